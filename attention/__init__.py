@@ -1,0 +1,1 @@
+"""Maths of attention control on queries, keys and values. Pure torch."""

@@ -1,0 +1,1 @@
+"""One file = one paper: its settings and its pure steps."""

@@ -1,0 +1,1 @@
+"""ComfyUI's side of the wall: conditioning, branch rows, patches, guider, sampler."""

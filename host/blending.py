@@ -1,0 +1,58 @@
+"""Background Blending in a ComfyUI run: the target's denoised prediction is the source's on the background."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import comfy.patcher_extension
+import torch
+from torch import Tensor
+
+from ..editors.ale import background_weights, is_blending_step
+from ..inversion.blending import blend
+from ..regions.regions import Regions
+from .conditioning import run_settings
+from .patching import WRAPPERS, require_two_branch, with_wrapper
+from .rows import step_index
+
+NODE = "Background Blending"
+KEY = "ale_edit.background_blending"
+
+
+def apply_background_blending(model: Any, regions: Regions, is_soft: bool = False) -> Any:
+    """A clone of a MODEL that keeps the source outside the regions, under a two-branch guider."""
+
+    def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        guider = executor.class_obj
+        require_two_branch(guider, NODE)
+        settings = run_settings(guider.conds)
+        if settings.blending:
+            wrapper = _make_predict_noise(regions, settings.variant, is_soft)
+            comfy.patcher_extension.add_wrapper(
+                WRAPPERS.PREDICT_NOISE, wrapper, guider.model_options, is_model_options=True
+            )
+        return executor(*args, **kwargs)
+
+    return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, KEY, outer_sample, NODE)
+
+
+def _make_predict_noise(regions: Regions, variant: Any, is_soft: bool) -> Any:
+    """The wrapper of one run."""
+
+    @cache
+    def weights(height: int, width: int, device: torch.device) -> Tensor:
+        return background_weights(regions, height, width, variant, is_soft).to(device)
+
+    def predict_noise(
+        executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None
+    ) -> Tensor:
+        denoised = executor(x, timestep, model_options, seed)
+        options = model_options["transformer_options"]
+        step = step_index({**options, "sigmas": timestep})
+        if not is_blending_step(step, len(options["sample_sigmas"]) - 1, variant):
+            return denoised
+        source, target = denoised.chunk(2)
+        return torch.cat([source, blend(source, target, weights(*x.shape[-2:], x.device))])
+
+    return predict_noise

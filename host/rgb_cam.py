@@ -1,0 +1,208 @@
+"""RGB-CAM in a ComfyUI run: the maths of attention/rgb_cam.py in every cross-attention layer of a UNet.
+
+The rows to act on are known by the conditioning: chunks whose entry carries Object-Restricted Embeddings. Everything that
+a run needs (projected keys and values, cells of each region on each layer's grid) is built during the run and
+dropped at its end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ..attention.rgb_cam import Attention, RegionText, region_cross_attention, region_text
+from ..prompts.ore import ObjectRestrictedEmbeddings
+from ..regions.grid import CellGroup, cell_groups, coverage
+from ..regions.regions import Regions, fit_masks
+from .conditioning import OREEntry, ore_entries
+from .patching import WRAPPERS, with_wrapper
+from .rows import ore_rows
+from .unet import LayerKey, cross_attention_layers, require_cross_attention
+
+logger = logging.getLogger(__name__)
+
+NODE = "Region Cross-Attention"
+KEY = "ale_edit.rgb_cam"
+PIXELS_PER_CELL = 8
+
+
+def apply_rgb_cam(model: Any, regions: Regions, strength: float = 1.0) -> Any:
+    """A clone of a MODEL whose cross-attention follows the regions.
+
+    strength: 0 is the unpatched model, 1 is RGB-CAM; between them the two attention outputs are mixed.
+    """
+    require_cross_attention(model, NODE)
+
+    def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        guider = executor.class_obj
+        entries = _require_entries(guider, regions)
+        settings = next(iter(entries.values())).ore.settings
+        if strength > 0 and settings.rgb_cam:
+            layers = cross_attention_layers(guider.model_patcher.get_model_object("diffusion_model"))
+            run = _Run(entries, regions, strength, guider.model_patcher)
+            run.install(layers, guider.model_options)
+        return executor(*args, **kwargs)
+
+    return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, KEY, outer_sample, NODE)
+
+
+def _require_entries(guider: Any, regions: Regions) -> dict[UUID, OREEntry]:
+    entries = ore_entries(guider.conds)
+    if not entries:
+        raise ValueError(
+            f"{NODE}: no conditioning of this run was made by Object-Restricted Embeddings. Connect the target output of "
+            "that node to the positive input of the sampler, or to the target input of Two-Branch Guider."
+        )
+    for entry in entries.values():
+        phrases = entry.ore.phrases
+        if len(phrases) != len(regions.names):
+            raise ValueError(
+                f"{NODE}: the conditioning has {len(phrases)} objects ({', '.join(phrases)}), the regions input has "
+                f"{len(regions.names)} ({', '.join(regions.names)}). Connect the same edits to "
+                "Object-Restricted Embeddings and to Regions."
+            )
+    return entries
+
+
+class _Run:
+    """State of one sampling run."""
+
+    def __init__(
+        self, entries: Mapping[UUID, OREEntry], regions: Regions, strength: float, patcher: Any
+    ) -> None:
+        self._entries = entries
+        self._regions = regions
+        self._strength = strength
+        self._patcher = patcher
+        self._groups: dict[tuple[int, ...], tuple[CellGroup, ...]] = {}
+        self._texts: dict[Any, list[RegionText]] = {}
+
+    def install(self, layers: Mapping[LayerKey, Module], model_options: dict[str, Any]) -> None:
+        """Put a replacement around every layer into the run's own model options, outermost."""
+        options = model_options.setdefault("transformer_options", {})
+        replace = options["patches_replace"] = dict(options.get("patches_replace", {}))
+        attn2 = replace["attn2"] = dict(replace.get("attn2", {}))
+        for key, module in layers.items():
+            _require_width(module, self._entries)
+            attn2[key] = self._make_attn2_replace(key, module, attn2.get(key) or attn2.get(key[:2]))
+
+    def _make_attn2_replace(self, key: LayerKey, module: Module, inner: Any) -> Any:
+        def attn2_replace(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+            attention = _attention(options)
+            targets = ore_rows(q.shape[0], options, self._entries)
+            if not targets:
+                return inner(q, k, v, options) if inner else attention(q, k, v)
+            rows = [rows for rows, _ in targets]
+            out = _inner_output(q, k, v, rows, options, inner, attention, self._strength == 1.0)
+            for rows, entry in targets:
+                _require_tiling(k, entry.ore)
+                texts = self._region_texts(key, module, entry.ore, q, options)
+                ours = region_cross_attention(q[rows], texts, attention)
+                if inner or self._strength != 1.0:
+                    plain = attention(q[rows], k[rows], v[rows])
+                    out[rows] += self._strength * (ours - plain)
+                else:
+                    out[rows] = ours
+            return out
+
+        return attn2_replace
+
+    def _region_texts(
+        self,
+        key: LayerKey,
+        module: Module,
+        ore: ObjectRestrictedEmbeddings,
+        q: Tensor,
+        options: dict[str, Any],
+    ) -> list[RegionText]:
+        """Keys and values of every group of cells of one layer, projected once a run by the layer itself."""
+        height, width = options["activations_shape"][-2:]
+        # scheduled weight hooks change the projections in the middle of a run
+        hooks = getattr(self._patcher, "current_hooks", None)
+        cache_key = (key, id(ore), height, width, q.device, q.dtype, hooks)
+        if cache_key not in self._texts:
+            keys = module.to_k(ore.keys.to(q))  # (N, C)
+            values = module.to_v(ore.values.to(q))  # (K+1, N, C)
+            groups = self._cell_groups(ore, options)
+            self._texts[cache_key] = [
+                region_text(keys, values, ore.owner, g.cells, g.value, g.visible) for g in groups
+            ]
+        return self._texts[cache_key]
+
+    def _cell_groups(
+        self, ore: ObjectRestrictedEmbeddings, options: dict[str, Any]
+    ) -> tuple[CellGroup, ...]:
+        height, width = options["activations_shape"][-2:]
+        image_height, image_width = (PIXELS_PER_CELL * n for n in options["original_shape"][-2:])
+        shape = (height, width, image_height, image_width)
+        if shape not in self._groups:
+            masks, _ = fit_masks(self._regions.dilated, image_height, image_width)
+            covered = coverage(masks, height, width, keep_small=ore.settings.variant == "paper")
+            self._groups[shape] = cell_groups(covered, ore.settings.overlap == "last object")
+        return self._groups[shape]
+
+
+def _attention(options: dict[str, Any]) -> Attention:
+    """ComfyUI's selected attention, with the running layer's heads and precision."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return optimized_attention(
+            q, k, v, options["n_heads"], attn_precision=options["attn_precision"], transformer_options=options
+        )
+
+    return attention
+
+
+def _inner_output(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    ours: list[slice],
+    options: dict[str, Any],
+    inner: Any,
+    attention: Attention,
+    is_full_strength: bool,
+) -> Tensor:
+    """What the layer gives without RGB-CAM, (B, L, C); our own rows are left undefined where they are not needed."""
+    if inner:
+        return inner(q, k, v, options).clone()
+    if not is_full_strength:
+        return attention(q, k, v)
+    out = torch.empty_like(q)
+    for rows in _other_rows(q.shape[0], ours):
+        out[rows] = attention(q[rows], k[rows], v[rows])
+    return out
+
+
+def _other_rows(count: int, ours: list[slice]) -> list[slice]:
+    """The maximal runs of rows that are not ours."""
+    edges = [0, *(edge for rows in sorted(ours, key=lambda r: r.start) for edge in (rows.start, rows.stop)), count]
+    runs = zip(edges[::2], edges[1::2], strict=True)
+    return [slice(start, stop) for start, stop in runs if start < stop]
+
+
+def _require_width(module: Module, entries: Mapping[UUID, OREEntry]) -> None:
+    expected = module.to_k.in_features
+    for entry in entries.values():
+        width = entry.ore.keys.shape[-1]
+        if width != expected:
+            raise ValueError(
+                f"{NODE}: the conditioning has {width} channels a token, the model expects {expected}; it was made with "
+                "another text encoder. Connect the CLIP output of the same checkpoint to Object-Restricted Embeddings."
+            )
+
+
+def _require_tiling(k: Tensor, ore: ObjectRestrictedEmbeddings) -> None:
+    tokens, expected = k.shape[1], ore.keys.shape[0]
+    if tokens % expected:
+        raise ValueError(
+            f"{NODE}: the model sees {tokens} tokens where the conditioning has {expected}; another node changed the "
+            "text after Object-Restricted Embeddings. Remove what appends tokens to this conditioning."
+        )

@@ -1,0 +1,48 @@
+"""Self-attention injection in a ComfyUI run: target rows take the source rows' queries and keys (attn1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..attention.self_injection import rows_with_source
+from ..editors.ale import is_injection_step
+from .conditioning import run_settings
+from .patching import WRAPPERS, require_two_branch, with_wrapper
+from .rows import branch_rows, chunk_rows, step_index
+from .unet import require_cross_attention
+
+NODE = "Self-Attention Injection"
+KEY = "ale_edit.self_injection"
+ACTIVE_KEY = "ale_edit_injects"
+
+
+def apply_self_injection(model: Any, schedule: float) -> Any:
+    """A clone of a MODEL that injects self-attention during the first `schedule` share of the steps, in [0, 1]."""
+    require_cross_attention(model, NODE)
+
+    def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        guider = executor.class_obj
+        require_two_branch(guider, NODE)
+        variant = run_settings(guider.conds).variant
+
+        def is_active(options: dict[str, Any]) -> bool:
+            steps = len(options["sample_sigmas"]) - 1
+            return is_injection_step(step_index(options), steps, schedule, variant)
+
+        def attn1_patch(n: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]) -> Any:
+            if not is_active(options):
+                return n, context, value
+            chunks = (branch_rows(chunk) for chunk in chunk_rows(n.shape[0], options))
+            index = rows_with_source(n.shape[0], ((rows.source, rows.target) for rows in chunks))
+            index = index.to(n.device)
+            return n[index], context[index], value
+
+        options = guider.model_options.setdefault("transformer_options", {})
+        patches = options["patches"] = dict(options.get("patches", {}))
+        patches["attn1_patch"] = [attn1_patch, *patches.get("attn1_patch", [])]
+        options[ACTIVE_KEY] = is_active
+        return executor(*args, **kwargs)
+
+    return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, KEY, outer_sample, NODE)

@@ -1,0 +1,41 @@
+"""The cross-attention layers of ComfyUI's UNet, by the block keys that its patches use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from torch.nn import Module
+
+LayerKey: TypeAlias = tuple[str, int, int]
+"""("input" | "middle" | "output", block number, transformer index)."""
+
+
+def cross_attention_layers(diffusion_model: Module) -> dict[LayerKey, Module]:
+    """Every attn2 module of a UNet; empty for other architectures (Flux, SD3, ...)."""
+    layers: dict[LayerKey, Module] = {}
+    for name, number, block in _blocks(diffusion_model):
+        for module in block.modules():
+            for index, transformer in enumerate(getattr(module, "transformer_blocks", ())):
+                if getattr(transformer, "attn2", None) is not None:
+                    layers[(name, number, index)] = transformer.attn2
+    return layers
+
+
+def _blocks(diffusion_model: Module) -> Iterator[tuple[str, int, Module]]:
+    for name, attribute in (("input", "input_blocks"), ("output", "output_blocks")):
+        for number, block in enumerate(getattr(diffusion_model, attribute, ())):
+            yield name, number, block
+    middle = getattr(diffusion_model, "middle_block", None)
+    if isinstance(middle, Module):
+        yield "middle", 0, middle
+
+
+def require_cross_attention(model: Any, node: str) -> None:
+    """Raises ValueError when the model input of `node` is no UNet with cross-attention to text."""
+    diffusion_model = model.get_model_object("diffusion_model")
+    if not cross_attention_layers(diffusion_model):
+        raise ValueError(
+            f"{node}: the model input is a {type(model.model).__name__} ({type(diffusion_model).__name__}), which has no "
+            "UNet cross-attention layers. Connect a checkpoint of the SD 1.5 family."
+        )

@@ -1,0 +1,1 @@
+"""Words -> token spans -> embeddings. Pure torch."""

@@ -1,0 +1,124 @@
+"""What the user asks for: pairs of phrases, and the settings that hold for the whole graph.
+
+An edit turns one source phrase ("wolf") into one target phrase ("brown-colored goat"). The base prompts are the
+phrases joined by " and " (ALE-Edit, section 3.1) unless full prompts that contain the phrases are given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from torch import Tensor
+
+ARROW = "->"
+JOINER = " and "
+
+Variant = Literal["paper", "published code"]
+EndOfText = Literal["ours", "naive", "zeros", "bos", "empty string"]
+Overlap = Literal["background", "last object"]
+
+VARIANTS: tuple[str, ...] = get_args(Variant)
+END_OF_TEXT: tuple[str, ...] = get_args(EndOfText)
+OVERLAPS: tuple[str, ...] = get_args(Overlap)
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """Choices that must be the same in every node of one graph; they travel with the edits.
+
+    variant: "paper" follows the text and algorithms of ALE-Edit, "published code" the authors' repository.
+    ore, rgb_cam, blending: ablation switches (tables 12 and 13 of the paper).
+    end_of_text: what the end-of-text rows of each object's embedding hold (table 12).
+    end_of_text_in_base: apply that choice to the background's embedding too.
+    overlap: whose value a pixel takes that lies in several objects: the background's (section 3.2 and the
+        published code) or that of the last object in the list (Algorithm 2, line 12).
+    """
+
+    variant: Variant = "paper"
+    ore: bool = True
+    rgb_cam: bool = True
+    blending: bool = True
+    end_of_text: EndOfText = "ours"
+    end_of_text_in_base: bool = False
+    overlap: Overlap = "background"
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """One object: its phrase in the source, its phrase in the target, and optionally where it is.
+
+    mask: (H, W) in [0, 1], 1 on the object in the source image, or None.
+    """
+
+    source: str
+    target: str
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Edits:
+    """All edits of one image, in order, with optional full prompts and the method's settings."""
+
+    items: tuple[Edit, ...]
+    source_prompt: str | None = None
+    target_prompt: str | None = None
+    settings: MethodSettings = MethodSettings()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(edit.source for edit in self.items)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(edit.target for edit in self.items)
+
+    def added(self, edit: Edit) -> Edits:
+        return replace(self, items=(*self.items, edit))
+
+
+def make_edit(source: str, target: str, mask: Tensor | None = None) -> Edit:
+    """An Edit with stripped phrases.
+
+    Raises ValueError when a side is empty.
+    """
+    source, target = source.strip(), target.strip()
+    for side, phrase in (("source", source), ("target", target)):
+        if not phrase:
+            raise ValueError(
+                f'The {side} phrase of the edit "{source} {ARROW} {target}" is empty. '
+                f"Name the object before and after the edit, such as wolf {ARROW} brown-colored goat."
+            )
+    return Edit(source, target, mask)
+
+
+def parse_edits(text: str) -> tuple[Edit, ...]:
+    """Edits from lines of the form "wolf -> brown-colored goat"; empty lines and lines that start with # are skipped.
+
+    Raises ValueError naming the line that has no arrow, several arrows, or an empty side, or when no edit is left.
+    """
+    edits: list[Edit] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.replace("→", ARROW).strip()
+        if not line or line.startswith("#"):
+            continue
+        sides = line.split(ARROW)
+        if len(sides) != 2:
+            raise ValueError(
+                f'Line {number} of the edits, "{line}", has {len(sides) - 1} arrows instead of one. '
+                f'Write each edit on a line of its own as "wolf {ARROW} brown-colored goat".'
+            )
+        try:
+            edits.append(make_edit(*sides))
+        except ValueError as error:
+            raise ValueError(f"Line {number} of the edits: {error}") from None
+    if not edits:
+        raise ValueError(
+            f'There are no edits. Write at least one line such as "wolf {ARROW} brown-colored goat".'
+        )
+    return tuple(edits)
+
+
+def base_prompt(phrases: tuple[str, ...]) -> str:
+    """The base prompt: the phrases joined by " and " (ALE-Edit, section 3.1)."""
+    return JOINER.join(phrases)

@@ -1,0 +1,1 @@
+"""Pixels -> objects: masks, dilation, background, and their form on a layer's grid."""

@@ -1,0 +1,57 @@
+"""A picture of the regions: the image with one colour, outline and label per object."""
+
+from __future__ import annotations
+
+import colorsys
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .regions import Regions, dilate
+
+FILL = 0.45
+GOLDEN_RATIO = 0.6180339887
+
+
+def object_color(index: int) -> tuple[float, float, float]:
+    """An RGB colour in [0, 1] per object; neighbouring indices differ clearly in hue."""
+    return colorsys.hsv_to_rgb((0.02 + index * GOLDEN_RATIO) % 1.0, 0.85, 1.0)
+
+
+def preview_regions(image: Tensor, regions: Regions) -> Tensor:
+    """image (H, W, 3) in [0, 1], the size of the masks, with the regions painted over it: (H, W, 3).
+
+    The raw mask is filled, the edge of the dilated mask is drawn as a line, and the label names the object.
+    """
+    out = image.clone()
+    height = image.shape[0]
+    line = max(1, height // 256)
+    edges = dilate(regions.dilated, line) - regions.dilated
+    for i, mask in enumerate(regions.raw):
+        color = torch.tensor(object_color(i))
+        out = torch.lerp(out, color.expand_as(out), FILL * mask[..., None])
+        out = torch.where(edges[i][..., None] > 0, color, out)
+    return _with_labels(out, regions)
+
+
+def _with_labels(image: Tensor, regions: Regions) -> Tensor:
+    height, width = image.shape[:2]
+    picture = Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=max(10, height // 24))
+    margin = max(2, height // 200)
+    for i, name in enumerate(regions.names):
+        text = f"{i + 1} {name}"
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+        label_width, label_height = right - left + 2 * margin, bottom - top + 2 * margin
+        rows, columns = regions.raw[i].nonzero(as_tuple=True)
+        x = int(columns.float().mean()) - label_width // 2
+        y = int(rows.min()) - label_height
+        x = min(max(x, 0), max(width - label_width, 0))
+        y = min(max(y, 0), max(height - label_height, 0))
+        color = tuple(int(255 * channel) for channel in object_color(i))
+        draw.rectangle((x, y, x + label_width, y + label_height), fill=(20, 20, 20), outline=color)
+        draw.text((x + margin - left, y + margin - top), text, font=font, fill=(255, 255, 255))
+    return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)
