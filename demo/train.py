@@ -1,0 +1,106 @@
+"""Trains the demo model from nothing: autoencoder, text encoder, latents, UNet, judge. Resumable at any moment.
+
+    python dev.py train-demo --out DIR --threads 1 --minutes-unet 70
+
+An interrupted run is continued by the same command; a stage whose minutes are spent is not trained again.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .latents import make_shard
+from .stage import StagePlan
+from .text_encoder import TrainableText
+from .train_autoencoder import train_autoencoder
+from .train_judge import train_judge
+from .train_text import train_text
+from .train_unet import train_unet
+from .weights import FOLDER, write_weights
+
+log = logging.getLogger(__name__)
+
+_SMOKE_STEPS = 3
+_SMOKE_SCENES = 200
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run all stages and write the weight files; returns the exit status."""
+    options = _parser().parse_args(argv)
+    if options.evaluate:
+        from .evaluate import evaluate
+
+        sys.stdout.write(evaluate(options.weights, options.scenes) + "\n")
+        return 0
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True
+    )
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    train_all(options, device)
+    return 0
+
+
+def train_all(options: argparse.Namespace, device: torch.device) -> None:
+    """All stages in order; each writes its weight file when it is done."""
+    out, folder = options.out, options.weights
+    autoencoder = train_autoencoder(_plan(options, "autoencoder", 16, 1.5e-3), out, device)
+    write_weights("autoencoder", autoencoder.state_dict(), folder)
+    text = train_text(_plan(options, "text", 64, 1e-3), out, device)
+    write_weights("text", text_weights(text), folder)
+    scenes = _SMOKE_SCENES if options.smoke else options.scenes_unet
+    shard = make_shard(autoencoder, scenes, out / "latents.npy")
+    judge = train_judge(_plan(options, "judge", 32, 2e-3), out, device)
+    write_weights("judge", judge.state_dict(), folder)
+    unet = train_unet(_plan(options, "unet", 32, 1e-3), out, device, text=text, shard=shard)
+    write_weights("unet", unet.state_dict(), folder)
+    log.info("The weights are in %s", folder)
+
+
+def text_weights(text: TrainableText) -> dict[str, Tensor]:
+    """The text encoder's weight file: CLIPTextModel's layers, and the table of known tokens."""
+    weights = {f"text_model.{k}": v for k, v in text.text_model.state_dict().items()}
+    return {**weights, "token_ids": text.token_ids, "table": text.table.weight}
+
+
+def export_unet(out: Path, folder: Path) -> Path:
+    """Write the averaged weights of the UNet's last checkpoint, while its stage still runs."""
+    state = torch.load(out / "unet.pt", map_location="cpu", weights_only=True)
+    return write_weights("unet", state["ema"], folder)
+
+
+def _plan(options: argparse.Namespace, name: str, batch: int, learning_rate: float) -> StagePlan:
+    minutes = getattr(options, f"minutes_{name}")
+    return StagePlan(
+        name, minutes, batch, learning_rate, max_steps=_SMOKE_STEPS if options.smoke else None
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="train-demo", description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=Path("output/train-demo"), help="checkpoints and latents"
+    )
+    parser.add_argument("--weights", type=Path, default=FOLDER, help="where the weight files go")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="CPU threads; 1 leaves a shared machine usable"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--minutes-autoencoder", type=float, default=14.0)
+    parser.add_argument("--minutes-text", type=float, default=3.0)
+    parser.add_argument("--minutes-unet", type=float, default=70.0)
+    parser.add_argument("--minutes-judge", type=float, default=2.0)
+    parser.add_argument(
+        "--scenes-unet", type=int, default=36_000, help="scenes the UNet is trained on"
+    )
+    parser.add_argument("--smoke", action="store_true", help="a few steps of every stage")
+    parser.add_argument(
+        "--evaluate", action="store_true", help="print the model card's figures instead"
+    )
+    parser.add_argument("--scenes", type=int, default=100, help="scenes per figure of --evaluate")
+    return parser

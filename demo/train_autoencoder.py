@@ -1,0 +1,89 @@
+"""Training stage 1: the autoencoder, on 64x64 crops of scenes with latent noise."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .autoencoder import SD15_SCALE, DemoAutoencoder
+from .render import render_batch
+from .scenes import CHECK_SEEDS, TRAINING_SEEDS, make_scene
+from .stage import Stage, StagePlan
+
+CROP = 64
+POOL = 6_000  # scenes rendered once, then cropped again and again
+LATENT_NOISE = 0.06  # of the normalised latent, so that small errors of the UNet do not show
+_COUNTS = (1, 2, 2, 3, 3, 4)
+
+
+def scene_pool(count: int, first_seed: int) -> Tensor:
+    """Rendered scenes (count, 3, H, W) as uint8."""
+    parts = []
+    for start in range(0, count, 100):
+        seeds = range(first_seed + start, first_seed + min(start + 100, count))
+        images, _ = render_batch(
+            [make_scene(s, _COUNTS[s % len(_COUNTS)], distinct_colors=False) for s in seeds]
+        )
+        parts.append((images.permute(0, 3, 1, 2) * 255).round().byte())
+    return torch.cat(parts)
+
+
+def random_crops(pool: Tensor, step: int, batch: int) -> Tensor:
+    """Crops (batch, 3, 64, 64) in [-1, 1] that depend on the step alone."""
+    rng = np.random.default_rng((11, step))
+    picks = rng.integers(0, len(pool), batch).tolist()
+    corners = rng.integers(0, (pool.shape[2] - CROP) // 4 + 1, (batch, 2)) * 4
+    crops = [
+        pool[i, :, y : y + CROP, x : x + CROP]
+        for i, (y, x) in zip(picks, corners.tolist(), strict=True)
+    ]
+    return torch.stack(crops).float() / 127.5 - 1
+
+
+def reconstruction_loss(result: Tensor, target: Tensor) -> Tensor:
+    """L1 + 4 MSE + differences of neighbouring pixels, images (B, 3, H, W)."""
+    error = result - target
+    across = (error[..., 1:] - error[..., :-1]).abs().mean() + (
+        error[..., 1:, :] - error[..., :-1, :]
+    ).abs().mean()
+    return error.abs().mean() + 4 * error.square().mean() + 0.5 * across
+
+
+def train_autoencoder(plan: StagePlan, out: Path, device: torch.device) -> DemoAutoencoder:
+    """Train (or continue) the autoencoder and return it with averaged weights, in eval mode."""
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(1)
+        net = DemoAutoencoder()
+    net = net.to(device, memory_format=torch.channels_last)
+    stage = Stage(plan, net, out)
+    pool = (
+        scene_pool(min(POOL, 50 * (plan.max_steps or POOL)), TRAINING_SEEDS.start)
+        if stage.position < 1
+        else None
+    )
+
+    def loss_at(step: int, position: float) -> Tensor:
+        images = random_crops(pool, step, plan.batch).to(device, memory_format=torch.channels_last)
+        noise = torch.Generator().manual_seed(step)
+        with torch.autocast(device.type, torch.bfloat16):
+            latent = net.encode(images)
+            jitter = torch.randn(latent.shape, generator=noise).to(device) * (
+                LATENT_NOISE / SD15_SCALE
+            )
+            result = net.decode(latent + jitter)
+        return reconstruction_loss(result.float(), images)
+
+    net.load_state_dict(stage.train(loss_at))
+    return net.eval()
+
+
+def psnr(net: DemoAutoencoder, count: int = 64) -> float:
+    """Mean PSNR in dB of whole two-object scenes that training never saw."""
+    images, _ = render_batch([make_scene(CHECK_SEEDS[i], triples="all") for i in range(count)])
+    pixels = images.permute(0, 3, 1, 2).to(next(net.parameters()).device)
+    with torch.inference_mode():
+        result = (net.decode(net.encode(pixels * 2 - 1)) * 0.5 + 0.5).clamp(0, 1)
+    mse = F.mse_loss(result, pixels, reduction="none").mean((1, 2, 3))
+    return float((-10 * mse.log10()).mean())

@@ -1,0 +1,94 @@
+"""Training stage 2: the text encoder alone, against the symbolic scene, then frozen.
+
+Each word token predicts what its object has been given so far. End-of-text and padding tokens predict the
+contents of the whole caption, so that they carry its meaning as CLIP's do.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .models import new_text_model, tokenize
+from .caption_sampler import NO_OBJECT, CaptionSampler, TokenizedCaptions
+from .scenes import BACKGROUNDS, COLORS, MATERIALS, MAX_OBJECTS, SHAPES, is_held_out
+from .stage import Stage, StagePlan
+from .text_encoder import CONTEXT_DIM, TrainableText
+
+_UNKNOWN_WORD = 0.1  # share of captions into which an unknown word is put in
+_CLASSES = (len(SHAPES) + 1, len(COLORS) + 1, len(MATERIALS) + 1)  # the last of each: not said
+_TRIPLES = np.array(
+    [
+        (s, c, m)
+        for s, shape in enumerate(SHAPES)
+        for c, color in enumerate(COLORS)
+        for m, material in enumerate(MATERIALS)
+        if not is_held_out(shape, color, material)
+    ]
+)
+
+
+class _TextWithHeads(nn.Module):
+    """The encoder and the linear read-outs that exist only while it trains."""
+
+    def __init__(self, text: TrainableText):
+        super().__init__()
+        self.text = text
+        self.said = nn.Linear(CONTEXT_DIM, sum(_CLASSES))
+        self.contents = nn.Linear(CONTEXT_DIM, len(SHAPES) * (2 + _CLASSES[1] + _CLASSES[2]))
+
+    def loss(self, captions: TokenizedCaptions) -> Tensor:
+        states = self.text(captions.ids)
+        words = states[captions.owner != NO_OBJECT]  # (L, 128)
+        targets = captions.said[captions.owner != NO_OBJECT]
+        heads = self.said(words).split(_CLASSES, -1)
+        loss = sum(F.cross_entropy(h, targets[:, i]) for i, h in enumerate(heads))
+        row, position = captions.is_end.nonzero(as_tuple=True)
+        pick = torch.arange(
+            0, len(row), 5, device=row.device
+        )  # a fifth of the end tokens is enough
+        ends = self.contents(states[row[pick], position[pick]]).unflatten(-1, (len(SHAPES), -1))
+        targets = captions.contents[row[pick]]
+        for i, h in enumerate(ends.split((2, *_CLASSES[1:]), -1)):
+            loss = loss + 2 * F.cross_entropy(h.flatten(0, 1), targets[..., i].flatten())
+        return loss
+
+
+def random_labels(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (count, 4, 3) of 1..4 objects of different shapes, trained triples only; backgrounds (count,)."""
+    labels = np.full((count, MAX_OBJECTS, 3), -1)
+    for row in labels:
+        objects = rng.choice((1, 2, 3, 4), p=(0.2, 0.4, 0.3, 0.1))
+        while len(set(row[:objects, 0].tolist()) - {-1}) < objects:
+            row[:objects] = _TRIPLES[rng.integers(0, len(_TRIPLES), objects)]
+    return labels, rng.integers(0, len(BACKGROUNDS), count)
+
+
+def _insert_word(captions: TokenizedCaptions, row: int, place: int, word: int) -> None:
+    """Put a word that says nothing into one caption of the batch, in place."""
+    for tokens in (captions.ids, captions.owner, captions.said, captions.is_end):
+        tokens[row, place + 1 :] = tokens[row, place:-1].clone()
+    if not captions.is_end[row, place]:
+        captions.ids[row, place] = word
+        captions.owner[row, place] = NO_OBJECT
+
+
+def train_text(plan: StagePlan, out: Path, device: torch.device) -> TrainableText:
+    """Train (or continue) the text encoder and return it frozen, with averaged weights."""
+    sampler = CaptionSampler(tokenize)
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(2)
+        net = _TextWithHeads(TrainableText(new_text_model(), sampler.token_ids)).to(device)
+    stage = Stage(plan, net, out)
+
+    def loss_at(step: int, position: float) -> Tensor:
+        rng = np.random.default_rng((22, step))
+        captions = sampler.draw(*random_labels(rng, plan.batch), rng).to(device)
+        for row in np.flatnonzero(rng.random(plan.batch) < _UNKNOWN_WORD).tolist():
+            _insert_word(captions, row, int(rng.integers(1, 12)), net.text.unknown)
+        return net.loss(captions)
+
+    net.load_state_dict(stage.train(loss_at))
+    return net.text.eval().requires_grad_(False)

@@ -1,0 +1,132 @@
+"""Training stage 4: the UNet, eps-prediction on SD 1.5's schedule, with the frozen text encoder.
+
+Loss weights: min-SNR-5 (Hang et al., 2023, arXiv 2303.09556). In the first half a small grounding loss pulls
+the attention of an object's pixels from other objects' words to its own. Words are dropped from some captions
+while their end-of-text run stays, so that both carry meaning, as in CLIP-conditioned models.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .caption_sampler import TOKENS, CaptionSampler, TokenizedCaptions
+from .latents import LatentShard
+from .models import new_unet, tokenize
+from .scenes import MAX_OBJECTS
+from .stage import Stage, StagePlan
+from .text_encoder import TrainableText
+
+_EMPTY_CAPTION = 0.10  # share of samples trained without any caption, for classifier-free guidance
+_DROP_ALL_WORDS = 0.12  # share of captions that keep only their end-of-text run
+_DROP_SOME_WORDS = 0.12  # share that lose each word with a probability drawn from [0, 1]
+_DROP_OBJECT = 0.10  # share that lose all words of one object
+_GROUNDING = 0.06  # weight of the grounding loss
+_GROUNDING_UNTIL = 0.5  # of the stage
+_MAX_SNR = 5.0
+
+
+def alpha_bars() -> Tensor:
+    """Cumulative signal share (1000,) of SD 1.5's noise schedule."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, 0).float()
+
+
+class TrainingAttention:
+    """ComfyUI attention override: plain softmax, per-sample hidden tokens, and a record of the text maps."""
+
+    def __init__(self, hidden: Tensor):
+        self.bias = hidden.float()[:, None, None] * -1e4  # (B, 1, 1, N)
+        self.maps: list[Tensor] = []  # (B, L, N) each, mean over heads
+
+    def __call__(self, _default, q: Tensor, k: Tensor, v: Tensor, heads: int, **_options) -> Tensor:
+        q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, h, L, D)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        is_text = k.shape[2] == TOKENS
+        shares = (
+            (scores + self.bias.to(scores.dtype) if is_text else scores).softmax(-1).to(v.dtype)
+        )
+        if is_text:
+            self.maps.append(shares.float().mean(1))
+        return (shares @ v).transpose(1, 2).flatten(2)
+
+
+def drop_words(captions: TokenizedCaptions, rng: np.random.Generator) -> Tensor:
+    """Which word tokens (B, N) are withheld from the UNet; BOS and the end-of-text run never are."""
+    is_word = ~captions.is_end
+    is_word[:, 0] = False
+    dropped = torch.zeros_like(is_word)
+    for b, choice in enumerate(rng.random(len(is_word)).tolist()):
+        if choice < _DROP_ALL_WORDS:
+            dropped[b] = True
+        elif choice < _DROP_ALL_WORDS + _DROP_SOME_WORDS:
+            dropped[b] = torch.from_numpy(rng.random(TOKENS) < rng.random())
+        elif choice < _DROP_ALL_WORDS + _DROP_SOME_WORDS + _DROP_OBJECT:
+            named = captions.owner[b].unique()[1:].tolist()
+            if len(named) > 1:
+                dropped[b] = captions.owner[b] == named[rng.integers(0, len(named))]
+    return dropped & is_word
+
+
+def grounding_loss(maps: list[Tensor], owner: Tensor, masks: Tensor, is_intact: Tensor) -> Tensor:
+    """How much of an object's pixels' attention to object words goes to words of other objects, as -log share.
+
+    maps (B, L, N) each, owner (B, N), masks (B, 4, h, w) in [0, 1], is_intact (B,) captions without dropped words.
+    """
+    words = F.one_hot(owner + 1, MAX_OBJECTS + 1)[..., 1:].float()  # (B, N, 4)
+    weight = is_intact[:, None] & (words.sum(1) > 0) & ((words.sum(1) > 0).sum(1, keepdim=True) > 1)
+    total = torch.zeros((), device=masks.device)
+    for attention in maps:
+        side = int(attention.shape[1] ** 0.5)
+        inside = F.adaptive_avg_pool2d(masks, side).flatten(2) * weight[..., None]  # (B, 4, L)
+        mass = (attention @ words).transpose(1, 2)  # (B, 4, L)
+        share = mass / (mass.sum(1, keepdim=True) + 1e-6)
+        total = total - (inside * (share + 1e-4).log()).sum() / (inside.sum() + 1e-6)
+    return total / len(maps)
+
+
+def train_unet(
+    plan: StagePlan, out: Path, device: torch.device, *, text: TrainableText, shard: LatentShard
+) -> nn.Module:
+    """Train (or continue) the UNet and return it with averaged weights."""
+    sampler = CaptionSampler(tokenize)
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(4)
+        unet = new_unet()
+    stage = Stage(plan, unet.to(device), out)
+    schedule = alpha_bars().to(device)
+
+    def loss_at(step: int, position: float) -> Tensor:
+        rng = np.random.default_rng((44, step))
+        batch = shard.batch(rng.integers(0, len(shard), plan.batch))
+        x0, masks = batch.latents.to(device), batch.masks.to(device)
+        is_empty = rng.random(plan.batch) < _EMPTY_CAPTION
+        captions = sampler.draw(batch.labels, batch.backgrounds, rng, is_empty)
+        dropped = drop_words(captions, rng).to(device)
+        captions = captions.to(device)
+        with torch.no_grad():
+            context = text(captions.ids)
+        is_zeroed = torch.from_numpy(rng.random(plan.batch) < 0.5).to(device)[:, None]
+        context = context.masked_fill((dropped & is_zeroed)[..., None], 0)
+        attention = TrainingAttention(dropped & ~is_zeroed)
+
+        t = torch.from_numpy(rng.integers(0, 1000, plan.batch)).to(device)
+        noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)).to(device)
+        alpha_bar = schedule[t][:, None, None, None]
+        x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
+        with torch.autocast(device.type, torch.bfloat16):
+            options = {"optimized_attention_override": attention}
+            eps = unet(x_t, t.float(), context=context, transformer_options=options)
+        snr = alpha_bar.flatten() / (1 - alpha_bar.flatten())
+        error = (eps.float() - noise).square().mean((1, 2, 3))
+        loss = (error * snr.clamp(max=_MAX_SNR) / snr).mean()
+        if position < _GROUNDING_UNTIL:
+            loss = loss + _GROUNDING * grounding_loss(
+                attention.maps, captions.owner, masks, ~dropped.any(1)
+            )
+        return loss
+
+    unet.load_state_dict(stage.train(loss_at))
+    return unet.eval()

@@ -1,0 +1,71 @@
+"""Reads and writes the demo model's weight files: fp16 safetensors, checked against demo/weights/weights.json."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from torch import Tensor
+
+FOLDER = Path(__file__).parent / "weights"
+TABLE = "weights.json"
+PARTS = ("autoencoder", "text", "unet", "judge")
+
+_CURE = "Clone the repository again, or train the model anew: python dev.py train-demo"
+
+
+def read_weights(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
+    """The tensors of one part (fp32); ValueError that names the file and the cure if it is not the one listed."""
+    import comfy.utils
+
+    path = folder / f"{part}.safetensors"
+    if not path.is_file():
+        raise ValueError(f"The demo model's weight file {path} is missing. {_CURE}")
+    listed = _listed(folder).get(path.name)
+    if listed is None:
+        raise ValueError(f"The demo model's weight file {path} is not listed in {TABLE}. {_CURE}")
+    size = path.stat().st_size
+    if size != listed["bytes"]:
+        raise ValueError(
+            f"The demo model's weight file {path} has {size} bytes, not {listed['bytes']}. {_CURE}"
+        )
+    if _sha256(path) != listed["sha256"]:
+        raise ValueError(
+            f"The demo model's weight file {path} was changed: its SHA-256 is not the listed one. {_CURE}"
+        )
+    tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def write_weights(part: str, tensors: dict[str, Tensor], folder: Path = FOLDER) -> Path:
+    """Write one part as fp16 and list its size and hash; a reader sees the old file or the new one."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{part}.safetensors"
+    halves = {
+        k: (v.half() if v.is_floating_point() else v).detach().cpu().contiguous().clone()
+        for k, v in tensors.items()
+    }
+    save_file(halves, f"{path}.part")
+    os.replace(f"{path}.part", path)
+    table = _listed(folder) if (folder / TABLE).is_file() else {}
+    table[path.name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
+    (folder / f"{TABLE}.part").write_text(
+        json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
+    os.replace(folder / f"{TABLE}.part", folder / TABLE)
+    return path
+
+
+def _listed(folder: Path) -> dict[str, dict]:
+    try:
+        return json.loads((folder / TABLE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"The list of demo weight files {folder / TABLE} cannot be read ({error}). {_CURE}"
+        ) from error
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
