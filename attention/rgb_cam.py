@@ -1,11 +1,13 @@
 """Region-Guided Blending for Cross-Attention Masking (RGB-CAM).
 
-Mun, Nam, Cho, Ok: Addressing Text Embedding Leakage in Diffusion-based Image Editing, ICCV 2025 (arXiv 2412.04715),
-section 3.2, Algorithm 2 and Eq. 3. Shapes: B batch, L positions, N tokens, C = heads * width channels, K objects.
+Mun, Nam, Cho, Ok: Addressing Text Embedding Leakage in Diffusion-based Image Editing, ICCV 2025
+(arXiv 2412.04715), section 3.2, Algorithm 2 and Eq. 3. Shapes: B batch, L positions, N tokens, C =
+heads * width channels, K objects.
 
-As published, every position is computed with each of the K+1 values and all but one result is thrown away. Here the
-positions are grouped by region first, so that the attention rows sum to L whatever K is. A word that a region must
-not see is left out of its keys, which is the limit of the published additive mask of -100.
+As published, every position is computed with each of the K+1 values and all but one result is
+thrown away. Here the positions are grouped by region first, so that the attention rows sum to L
+whatever K is. A word that a region must not see is left out of its keys, which is the limit of the
+published additive mask of -100.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ Attention: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class RegionText:
-    """The text of one region of one layer: positions (n,) int64, keys and values (1, n_visible, C)."""
+    """The text of one region of one layer: positions (n,) int64, keys and values (1, n_visible,
+    C)."""
 
     positions: Tensor
     keys: Tensor
@@ -31,9 +34,11 @@ class RegionText:
 
 
 def visible_tokens(owner: Tensor, objects: Sequence[int]) -> Tensor:
-    """(n,) int64: the tokens that a region may attend to: those of no object, and those of the given objects.
+    """(n,) int64: the tokens that a region may attend to: those of no object, and those of the
+    given objects.
 
-    owner: (N,) int64, object of each token, or a negative number for the start of text, "and" and the end-of-text run.
+    owner: (N,) int64, object of each token, or a negative number for the start of text, "and" and
+        the end-of-text run.
     """
     allowed = owner < 0
     for i in objects:
@@ -42,11 +47,17 @@ def visible_tokens(owner: Tensor, objects: Sequence[int]) -> Tensor:
 
 
 def region_text(
-    keys: Tensor, values: Tensor, owner: Tensor, positions: Tensor, value: int, objects: Sequence[int]
+    keys: Tensor,
+    values: Tensor,
+    owner: Tensor,
+    positions: Tensor,
+    value: int,
+    objects: Sequence[int],
 ) -> RegionText:
     """Keys and values that one region attends to (Algorithm 2, lines 4 and 10).
 
-    keys: (N, C) projections of the plain prompt; values: (K+1, N, C) projections of ORE_1 .. ORE_K, e'_base.
+    keys: (N, C) projections of the plain prompt; values: (K+1, N, C) projections of ORE_1 .. ORE_K,
+        e'_base.
     """
     tokens = visible_tokens(owner.to(keys.device), objects)
     return RegionText(positions.to(keys.device), keys[None, tokens], values[value, tokens][None])

@@ -1,4 +1,5 @@
-"""Background Blending in a ComfyUI run: the target's denoised prediction is the source's on the background."""
+"""Background Blending in a ComfyUI run: the target's denoised prediction is the source's on the
+background."""
 
 from __future__ import annotations
 

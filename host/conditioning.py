@@ -1,7 +1,8 @@
-"""How Object-Restricted Embeddings travel inside ComfyUI's CONDITIONING, and how a run finds them again.
+"""How Object-Restricted Embeddings travel inside ComfyUI's CONDITIONING, and how a run finds them
+again.
 
-A CONDITIONING is a list of [tensor (1, N, D), dict]; keys of the dict that ComfyUI does not know survive until sampling,
-where each entry also has a uuid that attention patches see.
+A CONDITIONING is a list of [tensor (1, N, D), dict]; keys of the dict that ComfyUI does not know
+survive until sampling, where each entry also has a uuid that attention patches see.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ BRANCHES_KEY = "ale_edit_branches"
 class OREEntry:
     """One conditioning entry of a run that carries our embeddings.
 
-    is_two_branch: its rows are [source x B, target x B] and only the target's are ours; otherwise all its rows are.
+    is_two_branch: its rows are [source x B, target x B] and only the target's are ours; otherwise
+        all its rows are.
     """
 
     ore: ObjectRestrictedEmbeddings
@@ -31,7 +33,8 @@ class OREEntry:
 
 
 def make_conditioning(ore: ObjectRestrictedEmbeddings, pooled: Tensor | None) -> list[list[Any]]:
-    """A CONDITIONING whose tensor is e'_base, for any sampler, and which carries the whole bundle for RGB-CAM."""
+    """A CONDITIONING whose tensor is e'_base, for any sampler, and which carries the whole bundle
+    for RGB-CAM."""
     return [[ore.base[None], {"pooled_output": pooled, ORE_KEY: ore}]]
 
 
@@ -46,6 +49,7 @@ def ore_entries(conds: dict[str, list[dict[str, Any]]]) -> dict[UUID, OREEntry]:
 
 
 def run_settings(conds: dict[str, list[dict[str, Any]]]) -> MethodSettings:
-    """The method's settings of a run: those that its conditioning was made with, else the defaults."""
+    """The method's settings of a run: those that its conditioning was made with, else the
+    defaults."""
     entries = list(ore_entries(conds).values())
     return entries[0].ore.settings if entries else MethodSettings()

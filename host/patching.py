@@ -13,7 +13,8 @@ WRAPPERS = comfy.patcher_extension.WrappersMP
 def with_wrapper(model: Any, kind: str, key: str, wrapper: Callable[..., Any], node: str) -> Any:
     """A clone of `model` that carries `wrapper`; the input model stays as it is.
 
-    Raises ValueError when the model already carries one under the same key: two would not know of each other.
+    Raises ValueError when the model already carries one under the same key: two would not know of
+        each other.
     """
     if model.wrappers.get(kind, {}).get(key):
         raise ValueError(
@@ -29,5 +30,6 @@ def require_two_branch(guider: Any, node: str) -> None:
     if not getattr(guider, "is_two_branch", False):
         raise ValueError(
             f"{node} needs a source branch, but this run has none: the model went into a "
-            f"{type(guider).__name__}. Use Two-Branch Guider with SamplerCustomAdvanced, or bypass {node}."
+            f"{type(guider).__name__}. Use Two-Branch Guider with SamplerCustomAdvanced, or "
+            f"bypass {node}."
         )

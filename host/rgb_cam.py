@@ -1,13 +1,13 @@
-"""RGB-CAM in a ComfyUI run: the maths of attention/rgb_cam.py in every cross-attention layer of a UNet.
+"""RGB-CAM in a ComfyUI run: the maths of attention/rgb_cam.py in every cross-attention layer of a
+UNet.
 
-The rows to act on are known by the conditioning: chunks whose entry carries Object-Restricted Embeddings. Everything that
-a run needs (projected keys and values, cells of each region on each layer's grid) is built during the run and
-dropped at its end.
+The rows to act on are known by the conditioning: chunks whose entry carries Object-Restricted
+Embeddings. Everything that a run needs (projected keys and values, cells of each region on each
+layer's grid) is built during the run and dropped at its end.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -25,8 +25,6 @@ from .patching import WRAPPERS, with_wrapper
 from .rows import ore_rows
 from .unet import LayerKey, cross_attention_layers, require_cross_attention
 
-logger = logging.getLogger(__name__)
-
 NODE = "Region Cross-Attention"
 KEY = "ale_edit.rgb_cam"
 PIXELS_PER_CELL = 8
@@ -35,7 +33,8 @@ PIXELS_PER_CELL = 8
 def apply_rgb_cam(model: Any, regions: Regions, strength: float = 1.0) -> Any:
     """A clone of a MODEL whose cross-attention follows the regions.
 
-    strength: 0 is the unpatched model, 1 is RGB-CAM; between them the two attention outputs are mixed.
+    strength: 0 is the unpatched model, 1 is RGB-CAM; between them the two attention outputs are
+        mixed.
     """
     require_cross_attention(model, NODE)
 
@@ -44,7 +43,9 @@ def apply_rgb_cam(model: Any, regions: Regions, strength: float = 1.0) -> Any:
         entries = _require_entries(guider, regions)
         settings = next(iter(entries.values())).ore.settings
         if strength > 0 and settings.rgb_cam:
-            layers = cross_attention_layers(guider.model_patcher.get_model_object("diffusion_model"))
+            layers = cross_attention_layers(
+                guider.model_patcher.get_model_object("diffusion_model")
+            )
             run = _Run(entries, regions, strength, guider.model_patcher)
             run.install(layers, guider.model_options)
         return executor(*args, **kwargs)
@@ -56,16 +57,17 @@ def _require_entries(guider: Any, regions: Regions) -> dict[UUID, OREEntry]:
     entries = ore_entries(guider.conds)
     if not entries:
         raise ValueError(
-            f"{NODE}: no conditioning of this run was made by Object-Restricted Embeddings. Connect the target output of "
-            "that node to the positive input of the sampler, or to the target input of Two-Branch Guider."
+            f"{NODE}: no conditioning of this run was made by Object-Restricted Embeddings. "
+            "Connect the target output of that node to the positive input of the sampler, or to "
+            "the target input of Two-Branch Guider."
         )
     for entry in entries.values():
         phrases = entry.ore.phrases
         if len(phrases) != len(regions.names):
             raise ValueError(
-                f"{NODE}: the conditioning has {len(phrases)} objects ({', '.join(phrases)}), the regions input has "
-                f"{len(regions.names)} ({', '.join(regions.names)}). Connect the same edits to "
-                "Object-Restricted Embeddings and to Regions."
+                f"{NODE}: the conditioning has {len(phrases)} objects ({', '.join(phrases)}), the "
+                f"regions input has {len(regions.names)} ({', '.join(regions.names)}). Connect "
+                "the same edits to Object-Restricted Embeddings and to Regions."
             )
     return entries
 
@@ -121,7 +123,8 @@ class _Run:
         q: Tensor,
         options: dict[str, Any],
     ) -> list[RegionText]:
-        """Keys and values of every group of cells of one layer, projected once a run by the layer itself."""
+        """Keys and values of every group of cells of one layer, projected once a run by the layer
+        itself."""
         height, width = options["activations_shape"][-2:]
         # scheduled weight hooks change the projections in the middle of a run
         hooks = getattr(self._patcher, "current_hooks", None)
@@ -142,7 +145,7 @@ class _Run:
         image_height, image_width = (PIXELS_PER_CELL * n for n in options["original_shape"][-2:])
         shape = (height, width, image_height, image_width)
         if shape not in self._groups:
-            masks, _ = fit_masks(self._regions.dilated, image_height, image_width)
+            masks = fit_masks(self._regions.dilated, image_height, image_width)
             covered = coverage(masks, height, width, keep_small=ore.settings.variant == "paper")
             self._groups[shape] = cell_groups(covered, ore.settings.overlap == "last object")
         return self._groups[shape]
@@ -154,7 +157,12 @@ def _attention(options: dict[str, Any]) -> Attention:
 
     def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return optimized_attention(
-            q, k, v, options["n_heads"], attn_precision=options["attn_precision"], transformer_options=options
+            q,
+            k,
+            v,
+            options["n_heads"],
+            attn_precision=options["attn_precision"],
+            transformer_options=options,
         )
 
     return attention
@@ -170,7 +178,8 @@ def _inner_output(
     attention: Attention,
     is_full_strength: bool,
 ) -> Tensor:
-    """What the layer gives without RGB-CAM, (B, L, C); our own rows are left undefined where they are not needed."""
+    """What the layer gives without RGB-CAM, (B, L, C); our own rows are left undefined where they
+    are not needed."""
     if inner:
         return inner(q, k, v, options).clone()
     if not is_full_strength:
@@ -183,7 +192,11 @@ def _inner_output(
 
 def _other_rows(count: int, ours: list[slice]) -> list[slice]:
     """The maximal runs of rows that are not ours."""
-    edges = [0, *(edge for rows in sorted(ours, key=lambda r: r.start) for edge in (rows.start, rows.stop)), count]
+    edges = [
+        0,
+        *(edge for rows in sorted(ours, key=lambda r: r.start) for edge in (rows.start, rows.stop)),
+        count,
+    ]
     runs = zip(edges[::2], edges[1::2], strict=True)
     return [slice(start, stop) for start, stop in runs if start < stop]
 
@@ -194,8 +207,9 @@ def _require_width(module: Module, entries: Mapping[UUID, OREEntry]) -> None:
         width = entry.ore.keys.shape[-1]
         if width != expected:
             raise ValueError(
-                f"{NODE}: the conditioning has {width} channels a token, the model expects {expected}; it was made with "
-                "another text encoder. Connect the CLIP output of the same checkpoint to Object-Restricted Embeddings."
+                f"{NODE}: the conditioning has {width} channels a token, the model expects "
+                f"{expected}; it was made with another text encoder. Connect the CLIP output of "
+                "the same checkpoint to Object-Restricted Embeddings."
             )
 
 
@@ -203,6 +217,7 @@ def _require_tiling(k: Tensor, ore: ObjectRestrictedEmbeddings) -> None:
     tokens, expected = k.shape[1], ore.keys.shape[0]
     if tokens % expected:
         raise ValueError(
-            f"{NODE}: the model sees {tokens} tokens where the conditioning has {expected}; another node changed the "
-            "text after Object-Restricted Embeddings. Remove what appends tokens to this conditioning."
+            f"{NODE}: the model sees {tokens} tokens where the conditioning has {expected}; "
+            "another node changed the text after Object-Restricted Embeddings. Remove what "
+            "appends tokens to this conditioning."
         )

@@ -1,7 +1,7 @@
 """Which rows of a UNet batch belong to which conditioning entry and branch.
 
-ComfyUI batches one chunk of rows per conditioning entry, in any order and possibly in several calls; inside a chunk of
-the two-branch guider the rows are [source x B, target x B].
+ComfyUI batches one chunk of rows per conditioning entry, in any order and possibly in several
+calls; inside a chunk of the two-branch guider the rows are [source x B, target x B].
 """
 
 from __future__ import annotations

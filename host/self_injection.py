@@ -1,4 +1,5 @@
-"""Self-attention injection in a ComfyUI run: target rows take the source rows' queries and keys (attn1)."""
+"""Self-attention injection in a ComfyUI run: target rows take the source rows' queries and keys
+(attn1)."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ ACTIVE_KEY = "ale_edit_injects"
 
 
 def apply_self_injection(model: Any, schedule: float) -> Any:
-    """A clone of a MODEL that injects self-attention during the first `schedule` share of the steps, in [0, 1]."""
+    """A clone of a MODEL that injects self-attention during the first `schedule` share of the
+    steps, in [0, 1]."""
     require_cross_attention(model, NODE)
 
     def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,11 +1,11 @@
 """ComfyUI's CLIP -> token spans -> Object-Restricted Embeddings.
 
-Only public calls of CLIP are used (tokenize, encode_from_tokens), so clip skip, LoRA and weights act as everywhere.
+Only public calls of CLIP are used (tokenize, encode_from_tokens), so clip skip, LoRA and weights
+act as everywhere.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Literal
 
 from torch import Tensor
@@ -22,8 +22,6 @@ from ..prompts.spans import (
     spans_in_order,
 )
 
-logger = logging.getLogger(__name__)
-
 START_OF_TEXT = 49406
 END_OF_TEXT = 49407
 
@@ -38,15 +36,18 @@ def tokenize(clip: Any, prompt: str) -> Tokens:
     tokens = clip.tokenize(prompt)
     if set(tokens) != {"l"}:
         raise ValueError(
-            f"Object-Restricted Embeddings: the CLIP input has the encoders {', '.join(sorted(tokens))}; "
-            "this version supports SD 1.5's single CLIP-L encoder. Connect the CLIP of an SD 1.5 checkpoint."
+            "Object-Restricted Embeddings: the CLIP input has the encoders "
+            f"{', '.join(sorted(tokens))}; this version supports SD 1.5's single CLIP-L encoder. "
+            "Connect the CLIP of an SD 1.5 checkpoint."
         )
     chunks = tuple(tuple(entry[0] for entry in chunk) for chunk in tokens["l"])
     return Tokens(chunks, tuple(_end_row(chunk) for chunk in chunks))
 
 
 def _end_row(chunk: tuple[Token, ...]) -> int:
-    return next(row for row, token in enumerate(chunk) if isinstance(token, int) and token == END_OF_TEXT)
+    return next(
+        row for row, token in enumerate(chunk) if isinstance(token, int) and token == END_OF_TEXT
+    )
 
 
 def encode(clip: Any, prompt: str) -> tuple[Tensor, Tensor | None]:
@@ -55,16 +56,21 @@ def encode(clip: Any, prompt: str) -> tuple[Tensor, Tensor | None]:
     return cond[0], pooled
 
 
-def embed_side(clip: Any, edits: Edits, side: Side) -> tuple[ObjectRestrictedEmbeddings, Tensor | None]:
-    """Object-Restricted Embeddings of all source or all target phrases, and the base prompt's pooled output.
+def embed_side(
+    clip: Any, edits: Edits, side: Side
+) -> tuple[ObjectRestrictedEmbeddings, Tensor | None]:
+    """Object-Restricted Embeddings of all source or all target phrases, and the base prompt's
+    pooled output.
 
-    Raises ValueError when there is no edit, a phrase yields no token or more than one chunk, or does not stand in the
-    full prompt.
+    Raises ValueError when there is no edit, a phrase yields no token or more than one chunk, or
+    does not stand in the full prompt.
     """
     phrases = edits.sources if side == "source" else edits.targets
     full_prompt = edits.source_prompt if side == "source" else edits.target_prompt
     if not phrases:
-        raise ValueError("Object-Restricted Embeddings: the input edits is empty. Add at least one Edit Object.")
+        raise ValueError(
+            "Object-Restricted Embeddings: the input edits is empty. Add at least one Edit Object."
+        )
     prompt = full_prompt if full_prompt is not None else base_prompt(phrases)
     tokens = tokenize(clip, prompt)
     words = [_phrase_tokens(clip, phrase, side) for phrase in phrases]
@@ -89,12 +95,13 @@ def _phrase_tokens(clip: Any, phrase: str, side: Side) -> tuple[Token, ...]:
     tokens = tokenize(clip, phrase)
     if len(tokens.chunks) > 1:
         raise ValueError(
-            f'The {side} phrase "{phrase}" has {len(tokens.words)} tokens, more than the 75 of one chunk. '
-            "Shorten it to the object and its attributes."
+            f'The {side} phrase "{phrase}" has {len(tokens.words)} tokens, more than the 75 of '
+            "one chunk. Shorten it to the object and its attributes."
         )
     if not tokens.words:
         raise ValueError(
-            f'The {side} phrase "{phrase}" yields no tokens. Write it in letters that the text encoder knows.'
+            f'The {side} phrase "{phrase}" yields no tokens. Write it in letters that the text '
+            "encoder knows."
         )
     return tokens.words
 

@@ -1,7 +1,7 @@
 """A guider whose every UNet call holds the source branch and the target branch of each image.
 
-Latents are [source x B, target x B] in one batch, so attention patches see both, and each branch has its own
-guidance scale.
+Latents are [source x B, target x B] in one batch, so attention patches see both, and each branch
+has its own guidance scale.
 """
 
 from __future__ import annotations
@@ -15,35 +15,48 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from .conditioning import BRANCHES_KEY, ORE_KEY
+from .conditioning import BRANCHES_KEY
 from .patching import WRAPPERS
 from .self_injection import ACTIVE_KEY
 
 NODE = "Two-Branch Guider"
-SHARED_KEYS = ("area", "mask", "mask_strength", "control", "hooks", "gligen", "start_percent", "end_percent")
+SHARED_KEYS = (
+    "area",
+    "mask",
+    "mask_strength",
+    "control",
+    "hooks",
+    "gligen",
+    "start_percent",
+    "end_percent",
+)
 
 
 class TwoBranchGuider(comfy.samplers.CFGGuider):
-    """Guides source and target together; to be driven by a two-branch sampler such as Virtual Inversion."""
+    """Guides source and target together; to be driven by a two-branch sampler such as Virtual
+    Inversion."""
 
     is_two_branch = True
 
     def set_branches(self, source: Any, target: Any, negative: Any) -> None:
         """Take the CONDITIONING of both branches and the negative that they share.
 
-        Raises ValueError when source or target has several entries or they differ in area, mask, control or hooks.
+        Raises ValueError when source or target has several entries or they differ in area, mask,
+        control or hooks.
         """
         for name, cond in (("source", source), ("target", target)):
             if len(cond) != 1:
                 raise ValueError(
-                    f"{NODE}: the {name} input has {len(cond)} conditioning entries, it needs exactly one. Do not combine "
-                    "conditionings before this node; use edits and regions for several objects."
+                    f"{NODE}: the {name} input has {len(cond)} conditioning entries, it needs "
+                    "exactly one. Do not combine conditionings before this node; use edits and "
+                    "regions for several objects."
                 )
         for key in SHARED_KEYS:
             first, second = source[0][1].get(key), target[0][1].get(key)
             if not _is_same(first, second):
                 raise ValueError(
-                    f"{NODE}: the source and target inputs differ in {key}. Apply the same node to both conditionings."
+                    f"{NODE}: the source and target inputs differ in {key}. Apply the same node "
+                    "to both conditionings."
                 )
         self._source = comfy.sampler_helpers.convert_cond(source)[0]
         self._target = comfy.sampler_helpers.convert_cond(target)[0]
@@ -55,7 +68,13 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         self.cfg = target_guidance
 
     def sample(
-        self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        *args: Any,
+        **kwargs: Any,
     ) -> Tensor:
         """Run the sampler; as CFGGuider.sample, after checking what would give a wrong image."""
         _require_two_branch_sampler(sampler)
@@ -72,18 +91,29 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
 
     def outer_sample(self, *args: Any, **kwargs: Any) -> Tensor:
         comfy.patcher_extension.add_wrapper(
-            WRAPPERS.PREPARE_SAMPLING, _prepare_both_branches, self.model_options, is_model_options=True
+            WRAPPERS.PREPARE_SAMPLING,
+            _prepare_both_branches,
+            self.model_options,
+            is_model_options=True,
         )
         try:
             return super().outer_sample(*args, **kwargs)
         finally:
-            for name in ("inner_model", "loaded_models"):  # core leaves them behind when a run fails
+            for name in (
+                "inner_model",
+                "loaded_models",
+            ):  # core leaves them behind when a run fails
                 self.__dict__.pop(name, None)
 
     def predict_noise(
-        self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] = {}, seed: int | None = None
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any] | None = None,
+        seed: int | None = None,
     ) -> Tensor:
         """Denoised predictions (2B, C, h, w) of latents [source x B, target x B]."""
+        model_options = model_options or {}
         batch = x.shape[0] // 2
         cond, uncond = self._predictions(x, timestep, model_options)
         rows = (slice(0, batch), slice(batch, None))
@@ -96,7 +126,8 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
     def _predictions(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        """Conditional and unconditional predictions; rows that guidance 1 does not use are left out where that is exact."""
+        """Conditional and unconditional predictions; rows that guidance 1 does not use are left out
+        where that is exact."""
         positive, negative = self.conds["positive"], self.conds["negative"]
         is_off = [math.isclose(scale, 1.0) for scale in self._guidance]
         if model_options.get("disable_cfg1_optimization", False):
@@ -111,7 +142,9 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         cond, uncond = self._call([positive, negative], x, timestep, model_options)
         return cond, uncond
 
-    def _call(self, conds: list[Any], x: Tensor, timestep: Tensor, model_options: dict[str, Any]) -> list[Tensor]:
+    def _call(
+        self, conds: list[Any], x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+    ) -> list[Tensor]:
         if "sampler_calc_cond_batch_function" in model_options:
             args = {
                 "conds": conds,
@@ -124,15 +157,22 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         return comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
 
     def _is_coupled(self, timestep: Tensor, model_options: dict[str, Any]) -> bool:
-        """Whether the target's unconditional rows need the source's in the same call at this step."""
-        if x_is_on_gpu(timestep):
+        """Whether the target's unconditional rows need the source's in the same call at this
+        step."""
+        if timestep.device.type != "cpu":
             return True  # one larger call beats two smaller ones; docs/performance.md
         options = model_options["transformer_options"]
         is_injecting = options.get(ACTIVE_KEY)
         return is_injecting is not None and is_injecting({**options, "sigmas": timestep})
 
     def _guided(
-        self, cond: Tensor, uncond: Tensor, scale: float, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+        self,
+        cond: Tensor,
+        uncond: Tensor,
+        scale: float,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any],
     ) -> Tensor:
         """Classifier-free guidance of one branch, with every guidance patch on the model."""
         positive, negative = self.conds["positive"], self.conds["negative"]
@@ -163,12 +203,11 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         )
 
 
-def x_is_on_gpu(x: Tensor) -> bool:
-    return x.device.type != "cpu"
-
-
-def _prepare_both_branches(executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
-    """Let ComfyUI reserve memory for both branches: a run's latent batch is twice the image batch."""
+def _prepare_both_branches(
+    executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Let ComfyUI reserve memory for both branches: a run's latent batch is twice the image
+    batch."""
     return executor(model, [2 * noise_shape[0], *noise_shape[1:]], *args, **kwargs)
 
 
@@ -178,7 +217,9 @@ def _branch_entry(source: dict[str, Any], target: dict[str, Any], batch: int) ->
     entry = dict(target)
     entry["cross_attn"] = torch.cat(
         [
-            cond["cross_attn"].repeat(batch, tokens // cond["cross_attn"].shape[1], 1)  # repeats do not change attention
+            cond["cross_attn"].repeat(
+                batch, tokens // cond["cross_attn"].shape[1], 1
+            )  # repeats do not change attention
             for cond in (source, target)
         ]
     )
@@ -200,18 +241,22 @@ def _require_two_branch_sampler(sampler: Any) -> None:
     if not getattr(function, "is_two_branch", False):
         name = getattr(function, "__name__", type(sampler).__name__)
         raise ValueError(
-            f"{NODE} needs a sampler that runs both branches, but the sampler input of this run is {name}. "
-            "Connect Virtual Inversion."
+            f"{NODE} needs a sampler that runs both branches, but the sampler input of this run "
+            f"is {name}. Connect Virtual Inversion."
         )
 
 
 def _require_sigmas(sigmas: Tensor) -> None:
     if len(sigmas) < 2:
-        raise ValueError(f"{NODE}: the sigmas input of this run has no step. Connect LCM Schedule with 1 or more steps.")
+        raise ValueError(
+            f"{NODE}: the sigmas input of this run has no step. Connect LCM Schedule with 1 or "
+            "more steps."
+        )
     if not bool((sigmas[1:] < sigmas[:-1]).all()) or float(sigmas[-1]) != 0:
         values = ", ".join(f"{value:.4g}" for value in sigmas.tolist())
         raise ValueError(
-            f"{NODE}: the sigmas of this run must fall at every step and end at 0; they are {values}. Connect LCM Schedule."
+            f"{NODE}: the sigmas of this run must fall at every step and end at 0; they are "
+            f"{values}. Connect LCM Schedule."
         )
 
 
@@ -219,26 +264,34 @@ def _require_latent(latent: Tensor, model: Any) -> None:
     channels = model.get_model_object("latent_format").latent_channels
     if latent.ndim != 4 or latent.shape[1] != channels:
         raise ValueError(
-            f"{NODE}: the latent of this run has the shape {tuple(latent.shape)}; the model needs (batch, {channels}, height, "
-            "width). Encode the source image with the VAE of the same checkpoint."
+            f"{NODE}: the latent of this run has the shape {tuple(latent.shape)}; the model needs "
+            f"(batch, {channels}, height, width). Encode the source image with the VAE of the "
+            "same checkpoint."
         )
     if not bool(torch.isfinite(latent).all()):
         raise ValueError(
-            f"{NODE}: the latent of this run holds NaN or infinite values. Encode the source image again, in fp32 if needed."
+            f"{NODE}: the latent of this run holds NaN or infinite values. Encode the source "
+            "image again, in fp32 if needed."
         )
     if not bool(latent.any()):
         raise ValueError(
-            f"{NODE}: the latent of this run is empty, there is no image to edit. Connect VAE Encode of the source image "
-            "instead of Empty Latent Image."
+            f"{NODE}: the latent of this run is empty, there is no image to edit. Connect VAE "
+            "Encode of the source image instead of Empty Latent Image."
         )
 
 
-def _require_text_width(positive: dict[str, Any], negative: list[dict[str, Any]], model: Any) -> None:
+def _require_text_width(
+    positive: dict[str, Any], negative: list[dict[str, Any]], model: Any
+) -> None:
     expected = model.model.model_config.unet_config.get("context_dim")
-    for name, cond in (("source and target", positive), *(("negative", entry) for entry in negative)):
+    for name, cond in (
+        ("source and target", positive),
+        *(("negative", entry) for entry in negative),
+    ):
         width = cond["cross_attn"].shape[-1]
         if expected is not None and width != expected:
             raise ValueError(
-                f"{NODE}: the {name} conditioning has {width} channels a token, the model expects {expected}; it was made "
-                "with another text encoder. Connect the CLIP output of the same checkpoint."
+                f"{NODE}: the {name} conditioning has {width} channels a token, the model expects "
+                f"{expected}; it was made with another text encoder. Connect the CLIP output of "
+                "the same checkpoint."
             )

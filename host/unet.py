@@ -36,6 +36,7 @@ def require_cross_attention(model: Any, node: str) -> None:
     diffusion_model = model.get_model_object("diffusion_model")
     if not cross_attention_layers(diffusion_model):
         raise ValueError(
-            f"{node}: the model input is a {type(model.model).__name__} ({type(diffusion_model).__name__}), which has no "
-            "UNet cross-attention layers. Connect a checkpoint of the SD 1.5 family."
+            f"{node}: the model input is a {type(model.model).__name__} "
+            f"({type(diffusion_model).__name__}), which has no UNet cross-attention layers. "
+            "Connect a checkpoint of the SD 1.5 family."
         )

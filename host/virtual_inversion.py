@@ -1,4 +1,5 @@
-"""Virtual inversion as a ComfyUI SAMPLER: InfEdit's DDCM loop (inversion/ddcm.py) over the two-branch guider."""
+"""Virtual inversion as a ComfyUI SAMPLER: InfEdit's DDCM loop (inversion/ddcm.py) over the
+two-branch guider."""
 
 from __future__ import annotations
 
@@ -29,15 +30,15 @@ def sample_virtual_inversion(
 ) -> Tensor:
     """DDCM, Algorithm 2 of InfEdit: the edited latents (B, C, h, w).
 
-    Reads the source image from model.latent_image and draws its noise on the CPU, so that item j of a batch at a seed is
-    the single run at seed + j; the noisy latents that ComfyUI passes in x are not used. A noise mask of the latent
-    keeps the source where it is 0.
+    Reads the source image from model.latent_image and draws its noise on the CPU, so that item j of
+    a batch at a seed is the single run at seed + j; the noisy latents that ComfyUI passes in x are
+    not used. A noise mask of the latent keeps the source where it is 0.
     """
     guider = model.inner_model
     if not getattr(guider, "is_two_branch", False):
         raise ValueError(
-            f"{NODE} needs a source and a target branch, but the guider of this run is a {type(guider).__name__}. "
-            "Connect Two-Branch Guider to SamplerCustomAdvanced."
+            f"{NODE} needs a source and a target branch, but the guider of this run is a "
+            f"{type(guider).__name__}. Connect Two-Branch Guider to SamplerCustomAdvanced."
         )
     extra_args = dict(extra_args or {})
     edit_mask = extra_args.pop("denoise_mask", None)
@@ -55,7 +56,15 @@ def sample_virtual_inversion(
         if edit_mask is not None:
             edit = torch.lerp(x0, edit, edit_mask)
         if callback is not None:
-            callback({"x": branches.target, "i": step, "sigma": sigma, "sigma_hat": sigma, "denoised": edit})
+            callback(
+                {
+                    "x": branches.target,
+                    "i": step,
+                    "sigma": sigma,
+                    "sigma_hat": sigma,
+                    "denoised": edit,
+                }
+            )
         if sigma_next > 0:
             branches = ddcm_step(branches, x0, edit, sigma, sigma_next, noise.draw(x0), eta)
     return edit
@@ -65,6 +74,7 @@ sample_virtual_inversion.is_two_branch = True
 
 
 def _is_pure_noise(guider: Any, sigma: float) -> bool:
-    """Whether a schedule starts at the model's largest sigma, where InfEdit starts from noise that holds no image."""
+    """Whether a schedule starts at the model's largest sigma, where InfEdit starts from noise that
+    holds no image."""
     sigma_max = float(guider.inner_model.model_sampling.sigma_max)
     return sigma >= sigma_max * (1 - 1e-4)

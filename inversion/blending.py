@@ -1,7 +1,8 @@
 """Background Blending (BB): outside the objects the target branch is the source branch.
 
-ALE-Edit, section 3.3 and Eq. 4, written on the denoised predictions: with D_target = D_source on the background the
-edit predicted there is the source latent itself, and so is the next noisy latent (the published form blends the latter).
+ALE-Edit, section 3.3 and Eq. 4, written on the denoised predictions: with D_target = D_source on
+the background the edit predicted there is the source latent itself, and so is the next noisy latent
+(the published form blends the latter).
 """
 
 from __future__ import annotations

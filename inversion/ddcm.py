@@ -1,8 +1,9 @@
 """Denoising Diffusion Consistent Model (DDCM), the virtual inversion of InfEdit.
 
-Xu, Huang, Pan, Ma, Chai: Inversion-Free Image Editing with Natural Language, CVPR 2024 (arXiv 2312.04965), Algorithm 2.
-Everything is in ComfyUI's variance-exploding space, x = x0 + sigma * eps, where the whole step needs only the source
-latent x0 and the two denoised predictions. Shapes: latents (B, C, h, w).
+Xu, Huang, Pan, Ma, Chai: Inversion-Free Image Editing with Natural Language, CVPR 2024 (arXiv
+2312.04965), Algorithm 2. Everything is in ComfyUI's variance-exploding space, x = x0 + sigma * eps,
+where the whole step needs only the source latent x0 and the two denoised predictions. Shapes:
+latents (B, C, h, w).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Branches:
 
 
 class ItemNoise:
-    """Noise drawn on the CPU with one generator an item: item j of a batch at `seed` is the single run at seed + j."""
+    """Noise drawn on the CPU with one generator an item: item j of a batch at `seed` is the single
+    run at seed + j."""
 
     def __init__(self, seed: int, shape: Sequence[int]) -> None:
         batch, *self._item_shape = shape
@@ -36,7 +38,8 @@ class ItemNoise:
 
 
 def start(x0: Tensor, noise: Tensor, sigma: float, is_pure_noise: bool) -> Branches:
-    """Both branches at the first sigma: pure noise (InfEdit's "denoise=False"), or the noised source image.
+    """Both branches at the first sigma: pure noise (InfEdit's "denoise=False"), or the noised
+    source image.
 
     Pure noise has the model's total variance, 1 + sigma^2, and holds nothing of x0.
     """
@@ -50,7 +53,13 @@ def predicted_edit(x0: Tensor, source_denoised: Tensor, target_denoised: Tensor)
 
 
 def ddcm_step(
-    branches: Branches, x0: Tensor, edit: Tensor, sigma: float, sigma_next: float, noise: Tensor, eta: float
+    branches: Branches,
+    x0: Tensor,
+    edit: Tensor,
+    sigma: float,
+    sigma_next: float,
+    noise: Tensor,
+    eta: float,
 ) -> Branches:
     """The next noisy latents. With eta = 1 both branches are re-noised with the same fresh noise.
 

@@ -1,7 +1,7 @@
 """Time steps of a latent consistency model.
 
-Luo et al.: Latent Consistency Models (arXiv 2310.04378); the spacing is diffusers' LCMScheduler from 0.24 on. ALE-Edit
-and InfEdit sample on it.
+Luo et al.: Latent Consistency Models (arXiv 2310.04378); the spacing is diffusers' LCMScheduler
+from 0.24 on. ALE-Edit and InfEdit sample on it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ ORIGINAL_STEPS = 50
 def lcm_timesteps(steps: int, strength: float = 1.0) -> list[int]:
     """Descending time steps, 999 first at strength 1: 15 -> 999, 939, 879, ..., 79.
 
-    steps: number of steps at strength 1, in [1, 50]. strength in (0, 1]: steps - int(steps * strength) of the noisiest
-    steps are left out (InfEdit).
+    steps: number of steps at strength 1, in [1, 50]. strength in (0, 1]: steps - int(steps *
+    strength) of the noisiest steps are left out (InfEdit).
 
     Raises ValueError when no step is left or there are more than 50.
     """
     if not 1 <= steps <= ORIGINAL_STEPS:
-        raise ValueError(f"steps is {steps}; a latent consistency schedule has 1 to {ORIGINAL_STEPS} steps.")
+        raise ValueError(
+            f"steps is {steps}; a latent consistency schedule has 1 to {ORIGINAL_STEPS} steps."
+        )
     if not 0 < strength <= 1:
         raise ValueError(f"strength is {strength}; it must be above 0 and at most 1.")
     spacing = TRAIN_STEPS // ORIGINAL_STEPS
@@ -30,6 +32,7 @@ def lcm_timesteps(steps: int, strength: float = 1.0) -> list[int]:
     kept = timesteps[steps - int(steps * strength) :]
     if not kept:
         raise ValueError(
-            f"{steps} steps at strength {strength} leave no step to sample. Raise the steps or the strength."
+            f"{steps} steps at strength {strength} leave no step to sample. Raise the steps or "
+            "the strength."
         )
     return kept

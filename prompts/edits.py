@@ -1,7 +1,8 @@
 """What the user asks for: pairs of phrases, and the settings that hold for the whole graph.
 
-An edit turns one source phrase ("wolf") into one target phrase ("brown-colored goat"). The base prompts are the
-phrases joined by " and " (ALE-Edit, section 3.1) unless full prompts that contain the phrases are given.
+An edit turns one source phrase ("wolf") into one target phrase ("brown-colored goat"). The base
+prompts are the phrases joined by " and " (ALE-Edit, section 3.1) unless full prompts that contain
+the phrases are given.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ OVERLAPS: tuple[str, ...] = get_args(Overlap)
 class MethodSettings:
     """Choices that must be the same in every node of one graph; they travel with the edits.
 
-    variant: "paper" follows the text and algorithms of ALE-Edit, "published code" the authors' repository.
+    variant: "paper" follows the text and algorithms of ALE-Edit, "published code" the authors'
+        repository.
     ore, rgb_cam, blending: ablation switches (tables 12 and 13 of the paper).
     end_of_text: what the end-of-text rows of each object's embedding hold (table 12).
     end_of_text_in_base: apply that choice to the background's embedding too.
-    overlap: whose value a pixel takes that lies in several objects: the background's (section 3.2 and the
-        published code) or that of the last object in the list (Algorithm 2, line 12).
+    overlap: whose value a pixel takes that lies in several objects: the background's (section 3.2
+        and the published code) or that of the last object in the list (Algorithm 2, line 12).
     """
 
     variant: Variant = "paper"
@@ -86,16 +88,18 @@ def make_edit(source: str, target: str, mask: Tensor | None = None) -> Edit:
     for side, phrase in (("source", source), ("target", target)):
         if not phrase:
             raise ValueError(
-                f'The {side} phrase of the edit "{source} {ARROW} {target}" is empty. '
-                f"Name the object before and after the edit, such as wolf {ARROW} brown-colored goat."
+                f'The {side} phrase of the edit "{source} {ARROW} {target}" is empty. Name the '
+                f"object before and after the edit, such as wolf {ARROW} brown-colored goat."
             )
     return Edit(source, target, mask)
 
 
 def parse_edits(text: str) -> tuple[Edit, ...]:
-    """Edits from lines of the form "wolf -> brown-colored goat"; empty lines and lines that start with # are skipped.
+    """Edits from lines of the form "wolf -> brown-colored goat"; empty lines and lines that start
+    with # are skipped.
 
-    Raises ValueError naming the line that has no arrow, several arrows, or an empty side, or when no edit is left.
+    Raises ValueError naming the line that has no arrow, several arrows, or an empty side, or when
+    no edit is left.
     """
     edits: list[Edit] = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -105,8 +109,8 @@ def parse_edits(text: str) -> tuple[Edit, ...]:
         sides = line.split(ARROW)
         if len(sides) != 2:
             raise ValueError(
-                f'Line {number} of the edits, "{line}", has {len(sides) - 1} arrows instead of one. '
-                f'Write each edit on a line of its own as "wolf {ARROW} brown-colored goat".'
+                f'Line {number} of the edits, "{line}", has {len(sides) - 1} arrows instead of '
+                f'one. Write each edit on a line of its own as "wolf {ARROW} brown-colored goat".'
             )
         try:
             edits.append(make_edit(*sides))
@@ -114,7 +118,8 @@ def parse_edits(text: str) -> tuple[Edit, ...]:
             raise ValueError(f"Line {number} of the edits: {error}") from None
     if not edits:
         raise ValueError(
-            f'There are no edits. Write at least one line such as "wolf {ARROW} brown-colored goat".'
+            f'There are no edits. Write at least one line such as "wolf {ARROW} brown-colored '
+            'goat".'
         )
     return tuple(edits)
 
@@ -122,3 +127,8 @@ def parse_edits(text: str) -> tuple[Edit, ...]:
 def base_prompt(phrases: tuple[str, ...]) -> str:
     """The base prompt: the phrases joined by " and " (ALE-Edit, section 3.1)."""
     return JOINER.join(phrases)
+
+
+def with_variant(edits: Edits, variant: Variant) -> Edits:
+    """The same edits under another variant of the method."""
+    return replace(edits, settings=replace(edits.settings, variant=variant))

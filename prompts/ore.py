@@ -1,7 +1,9 @@
-"""Object-Restricted Embeddings (ORE): text embeddings in which no object's words or end-of-text rows speak of another.
+"""Object-Restricted Embeddings (ORE): text embeddings in which no object's words or end-of-text
+rows speak of another.
 
-Mun, Nam, Cho, Ok: Addressing Text Embedding Leakage in Diffusion-based Image Editing, ICCV 2025 (arXiv 2412.04715),
-section 3.1 and Algorithm 1. Rows of a 77-token chunk: start of text, words, then the end-of-text run to the end.
+Mun, Nam, Cho, Ok: Addressing Text Embedding Leakage in Diffusion-based Image Editing, ICCV 2025
+(arXiv 2412.04715), section 3.1 and Algorithm 1. Rows of a 77-token chunk: start of text, words,
+then the end-of-text run to the end.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ BACKGROUND = -1
 class Phrase:
     """One object's phrase encoded alone.
 
-    embedding: (77, D); row 0 is start of text, rows [1, end) are its words, rows [end, 77) its end-of-text run.
+    embedding: (77, D); row 0 is start of text, rows [1, end) are its words, rows [end, 77) its
+        end-of-text run.
     span: where its words stand in the base prompt.
     """
 
@@ -33,7 +36,8 @@ class Phrase:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """The base prompt: embedding (chunks * 77, D) and, per chunk, the row of the first end-of-text token."""
+    """The base prompt: embedding (chunks * 77, D) and, per chunk, the row of the first end-of-text
+    token."""
 
     embedding: Tensor
     ends: tuple[int, ...]
@@ -79,11 +83,10 @@ def object_restricted_embeddings(
     owner = torch.full((keys.shape[0],), BACKGROUND, dtype=torch.int64)
     length = keys.shape[0] // len(base.ends)
     for i, phrase in enumerate(phrases):
-        offset = phrase.span.chunk * length
-        owner[offset + phrase.span.start : offset + phrase.span.stop] = i
+        owner.view(-1, length)[phrase.span.chunk, phrase.span.rows] = i
     if settings.ore:
         chunks = [
-            _chunk_values(chunk, end, c, phrases, empty, settings)
+            _chunk_values(_Chunk(c, chunk, end), phrases, empty, settings)
             for c, (chunk, end) in enumerate(zip(base.chunks(), base.ends, strict=True))
         ]
         values = torch.cat(chunks, dim=1)
@@ -93,65 +96,75 @@ def object_restricted_embeddings(
     return ObjectRestrictedEmbeddings(keys, values, owner, texts, settings)
 
 
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """One chunk of the base prompt: its number, plain encoding (77, D) and first end-of-text row."""
+
+    number: int
+    base: Tensor
+    end: int
+
+    def holds(self, phrase: Phrase) -> bool:
+        return phrase.span.chunk == self.number
+
+
 def _chunk_values(
-    base: Tensor, end: int, chunk: int, phrases: list[Phrase], empty: Tensor, settings: MethodSettings
+    chunk: _Chunk, phrases: list[Phrase], empty: Tensor, settings: MethodSettings
 ) -> Tensor:
     """Values of one chunk: (K+1, 77, D)."""
-    is_published = settings.variant == "published code"
-    substituted = base.clone()  # e'_base
-    for phrase in phrases:
-        if phrase.span.chunk == chunk:
-            rows = slice(phrase.span.start, phrase.span.stop)
-            # Differs from the paper: the published code reads the phrase's embedding at the base prompt's rows, which
-            # are its own words only for the first phrase of a prompt.
-            own_rows = rows if is_published else slice(1, phrase.end)
-            substituted[rows] = phrase.embedding[own_rows]
-    restricted = [
-        _restricted(substituted, base, end, chunk, i, phrases, empty, settings)
-        for i in range(len(phrases))
+    substituted = chunk.base.clone()  # e'_base
+    for phrase in filter(chunk.holds, phrases):  # lines 3 to 5
+        rows = phrase.span.rows
+        # Differs from the paper: the published code reads the phrase's embedding at the base
+        # prompt's rows, which are its own words only for the first phrase of a prompt.
+        own = rows if settings.variant == "published code" else slice(1, phrase.end)
+        substituted[rows] = phrase.embedding[own]
+    values = [
+        _restricted(chunk, substituted, i, phrases, empty, settings) for i in range(len(phrases))
     ]
     if settings.end_of_text_in_base and settings.end_of_text not in ("ours", "naive"):
-        substituted = substituted.clone()
-        substituted[end:] = end_of_text_rows(settings.end_of_text, base, end, base, end, empty)
-    return torch.stack([*restricted, substituted])
+        run = end_of_text_rows(
+            settings.end_of_text, chunk.base, chunk.end, chunk.base, chunk.end, empty
+        )
+        substituted[chunk.end :] = run
+    return torch.stack([*values, substituted])
 
 
 def _restricted(
+    chunk: _Chunk,
     substituted: Tensor,
-    base: Tensor,
-    end: int,
-    chunk: int,
     index: int,
     phrases: list[Phrase],
     empty: Tensor,
     settings: MethodSettings,
 ) -> Tensor:
     """ORE of object `index` in one chunk: (77, D)."""
-    out = substituted.clone()
-    phrase = phrases[index]
-    is_here = phrase.span.chunk == chunk
+    out = substituted.clone()  # line 6
     if settings.variant == "published code":
-        out[1:end] = 0  # "and" and every other word of the prompt too
+        out[1 : chunk.end] = 0  # "and" and every other word of the prompt too
     else:
         for j, other in enumerate(phrases):
-            if j != index and other.span.chunk == chunk:
-                out[other.span.start : other.span.stop] = 0  # line 8
-    if not is_here:
-        return out  # a chunk without the object keeps its own end-of-text run
-    out[phrase.span.start : phrase.span.stop] = phrase.embedding[1 : phrase.end]
-    out[end:] = end_of_text_rows(  # line 10, aligned so that the phrase's run starts at the base prompt's end
-        settings.end_of_text, base, end, phrase.embedding, phrase.end, empty
-    )
+            if j != index and chunk.holds(other):
+                out[other.span.rows] = 0  # line 8
+    phrase = phrases[index]
+    if chunk.holds(phrase):  # another chunk keeps its own end-of-text run
+        out[phrase.span.rows] = phrase.embedding[1 : phrase.end]
+        # line 10, aligned: the phrase's end-of-text run starts where the base prompt's does
+        out[chunk.end :] = end_of_text_rows(
+            settings.end_of_text, chunk.base, chunk.end, phrase.embedding, phrase.end, empty
+        )
     return out
 
 
 def end_of_text_rows(
     strategy: EndOfText, base: Tensor, end: int, phrase: Tensor, phrase_end: int, empty: Tensor
 ) -> Tensor:
-    """The end-of-text run of an object's embedding, (N - end, D), by the strategies of the paper's table 12.
+    """The end-of-text run of an object's embedding, (N - end, D), by the strategies of the paper's
+    table 12.
 
-    base, phrase, empty: (N, D) encodings of the base prompt, of the object alone and of the empty prompt; their
-    end-of-text runs start at rows end, phrase_end and 1. phrase_end must not be larger than end.
+    base, phrase, empty: (N, D) encodings of the base prompt, of the object alone and of the empty
+    prompt; their end-of-text runs start at rows end, phrase_end and 1. phrase_end must not be
+    larger than end.
     """
     count = base.shape[0] - end
     if strategy == "ours":

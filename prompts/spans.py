@@ -1,7 +1,8 @@
 """Where each object's phrase stands in a tokenised prompt.
 
-A prompt is a list of chunks; a chunk is a list of `length` tokens that begins with the start-of-text token and ends
-with a run of end-of-text and padding tokens. Tokens are compared by id (or, for textual inversions, by value).
+A prompt is a list of chunks; a chunk is a list of `length` tokens that begins with the
+start-of-text token and ends with a run of end-of-text and padding tokens. Tokens are compared by id
+(or, for textual inversions, by value).
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ class Span:
     chunk: int
     start: int
     stop: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
 
     def overlaps(self, other: Span) -> bool:
         return self.chunk == other.chunk and self.start < other.stop and other.start < self.stop
@@ -47,9 +52,11 @@ class Tokens:
 
 
 def spans_in_order(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[Span | None]:
-    """Spans of phrases that stand in the prompt in their own order, each searched behind the one before.
+    """Spans of phrases that stand in the prompt in their own order, each searched behind the one
+    before.
 
-    Exact for a base prompt that was joined from the phrases, also when a phrase is repeated or lies inside another.
+    Exact for a base prompt that was joined from the phrases, also when a phrase is repeated or lies
+    inside another.
     """
     spans: list[Span | None] = []
     chunk, row = 0, 1
@@ -64,7 +71,8 @@ def spans_in_order(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[S
 
 
 def spans_anywhere(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[Span | None]:
-    """Spans of phrases in a prompt that the user wrote: longest phrase first, none overlapping, equal phrases in order."""
+    """Spans of phrases in a prompt that the user wrote: longest phrase first, none overlapping,
+    equal phrases in order."""
     spans: list[Span | None] = [None] * len(phrases)
     taken: list[Span] = []
     for i in sorted(range(len(phrases)), key=lambda i: (-len(phrases[i]), i)):
@@ -75,7 +83,8 @@ def spans_anywhere(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[S
 
 
 def spans_first(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[Span | None]:
-    """The first occurrence of every phrase, as the published code searches: repeated phrases share one span."""
+    """The first occurrence of every phrase, as the published code searches: repeated phrases share
+    one span."""
     return [next(iter(_occurrences(prompt, phrase)), None) for phrase in phrases]
 
 

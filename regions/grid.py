@@ -1,7 +1,8 @@
 """Regions on the grid of one attention layer: which cells belong to which object.
 
-The published code resizes the masks to each layer with nearest-neighbour sampling; so do both variants here, except
-that in the paper variant an object that vanishes on a coarse grid keeps the cell it covers most.
+The published code resizes the masks to each layer with nearest-neighbour sampling; so do both
+variants here, except that in the paper variant an object that vanishes on a coarse grid keeps the
+cell it covers most.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class CellGroup:
     """Cells of a layer that are treated alike.
 
     cells: (n,) int64, positions in the flattened grid, ascending.
-    value: index of the embedding that the cells take their value from; K (the number of objects) is the background's.
+    value: index of the embedding that the cells take their value from; K (the number of objects) is
+        the background's.
     visible: the objects whose words the cells may attend to.
     """
 
@@ -32,8 +34,8 @@ class CellGroup:
 def coverage(masks: Tensor, height: int, width: int, keep_small: bool) -> Tensor:
     """(K, height, width) bool: the cells that each mask (K, H, W) covers on the grid.
 
-    keep_small: a non-empty mask that covers no cell gets the cell in which it has the most pixels, and that cell is
-    taken from the other objects unless it is their only one.
+    keep_small: a non-empty mask that covers no cell gets the cell in which it has the most pixels,
+    and that cell is taken from the other objects unless it is their only one.
     """
     # antialias-free nearest sampling, as torchvision's resize(NEAREST) of the published code
     covered = F.interpolate(masks[None], size=(height, width), mode="nearest")[0] >= THRESHOLD
@@ -51,29 +53,31 @@ def coverage(masks: Tensor, height: int, width: int, keep_small: bool) -> Tensor
 
 
 def cell_groups(covered: Tensor, last_object_wins: bool) -> tuple[CellGroup, ...]:
-    """Groups of cells with the same value and the same visible words; together they hold every cell once.
+    """Groups of cells with the same value and the same visible words; together they hold every cell
+    once.
 
-    covered: (K, h, w) bool. A cell that several objects cover takes the background's value, or that of the last object
-    (Algorithm 2, line 12) when last_object_wins; the words of all objects that cover it stay visible to it.
+    covered: (K, h, w) bool. A cell that several objects cover takes the background's value, or that
+    of the last object (Algorithm 2, line 12) when last_object_wins; the words of all objects that
+    cover it stay visible to it.
     """
     count = covered.shape[0]
     patterns, which = torch.unique(covered.flatten(1).T, dim=0, return_inverse=True)
     groups = []
     for p, pattern in enumerate(patterns):
         visible = tuple(pattern.nonzero().flatten().tolist())
-        if not visible or (len(visible) > 1 and not last_object_wins):
-            value = count
-        else:
-            value = visible[-1]
+        has_owner = len(visible) == 1 or (visible and last_object_wins)
+        value = visible[-1] if has_owner else count
         groups.append(CellGroup((which == p).nonzero().flatten(), value, visible))
     return tuple(groups)
 
 
 def latent_background(masks: Tensor, height: int, width: int, variant: str) -> Tensor:
-    """(height, width) bool on the latent grid: where Background Blending keeps the source. Eq. 4 of ALE-Edit.
+    """(height, width) bool on the latent grid: where Background Blending keeps the source. Eq. 4 of
+    ALE-Edit.
 
-    "paper": the cells that no object covers. "published code": the foreground is the union of the masks sampled at
-    the latent size and at a half, a quarter and an eighth of it, so it grows by up to 8 cells.
+    "paper": the cells that no object covers. "published code": the foreground is the union of the
+    masks sampled at the latent size and at a half, a quarter and an eighth of it, so it grows by up
+    to 8 cells.
     """
     if variant == "paper":
         return ~coverage(masks, height, width, keep_small=True).any(dim=0)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import colorsys
+from dataclasses import replace
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .regions import Regions, dilate
+from .regions import Regions, dilate, resize_masks
 
 FILL = 0.45
+GREY = 0.35
 GOLDEN_RATIO = 0.6180339887
 
 
@@ -20,10 +22,29 @@ def object_color(index: int) -> tuple[float, float, float]:
     return colorsys.hsv_to_rgb((0.02 + index * GOLDEN_RATIO) % 1.0, 0.85, 1.0)
 
 
-def preview_regions(image: Tensor, regions: Regions) -> Tensor:
-    """image (H, W, 3) in [0, 1], the size of the masks, with the regions painted over it: (H, W, 3).
+def preview_image(image: Tensor | None, regions: Regions) -> Tensor:
+    """preview_regions of the first of a batch of images (B, H, W, 3 or 4), or of plain grey: (1, H,
+    W, 3)."""
+    if image is None:
+        canvas = torch.full((*regions.raw.shape[-2:], 3), GREY)
+    else:
+        canvas = image[0, ..., :3].cpu()
+    if canvas.shape[:2] != regions.raw.shape[-2:]:
+        size = tuple(canvas.shape[:2])
+        regions = replace(
+            regions,
+            raw=resize_masks(regions.raw, *size),
+            dilated=resize_masks(regions.dilated, *size),
+        )
+    return preview_regions(canvas, regions)[None]
 
-    The raw mask is filled, the edge of the dilated mask is drawn as a line, and the label names the object.
+
+def preview_regions(image: Tensor, regions: Regions) -> Tensor:
+    """image (H, W, 3) in [0, 1], the size of the masks, with the regions painted over it: (H, W,
+    3).
+
+    The raw mask is filled, the edge of the dilated mask is drawn as a line, and the label names the
+    object.
     """
     out = image.clone()
     height = image.shape[0]

@@ -1,6 +1,7 @@
 """The regions of one image: a mask per object, dilated, and the background that no object covers.
 
-ALE-Edit, section 3.2 ("a slight dilation to improve transitions along object boundaries") and appendix D.
+ALE-Edit, section 3.2 ("a slight dilation to improve transitions along object boundaries") and
+appendix D.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 THRESHOLD = 0.5
+ASPECT_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class Regions:
     """Masks of K objects at image size.
 
-    raw: (K, H, W) in {0, 1}, as given. dilated: (K, H, W) in {0, 1}, what attention and blending use.
+    raw: (K, H, W) in {0, 1}, as given. dilated: (K, H, W) in {0, 1}, what attention and blending
+        use.
     names: K phrases, in the order of the edits.
     feather: width in pixels over which the background's edge fades; 0 is a hard edge.
     """
@@ -37,12 +40,14 @@ class Regions:
 
     @property
     def soft_background(self) -> Tensor:
-        """(H, W) in [0, 1]: 0 on the dilated masks, rising to 1 over about `feather` pixels outside them."""
+        """(H, W) in [0, 1]: 0 on the dilated masks, rising to 1 over about `feather` pixels outside
+        them."""
         if self.feather == 0:
             return self.background
         reach = max(self.feather // 3, 1)
         grown = dilate(self.dilated.amax(dim=0)[None], 2 * reach)
-        # a box of half-width `reach` around a pixel of the mask lies within distance 2 * reach of it
+        # a box of half-width `reach` around a pixel of the mask lies within distance 2 * reach of
+        # it
         padded = F.pad(grown[None], (reach,) * 4, mode="replicate")
         return 1 - F.avg_pool2d(padded, 2 * reach + 1, stride=1)[0, 0]
 
@@ -59,8 +64,9 @@ def make_regions(
 ) -> Regions:
     """Regions from one mask per object.
 
-    masks: K tensors (H, W) in [0, 1]; values from 0.5 on belong to the object. dilation, feather: radius of the
-    growing disc and width of the soft edge, as fractions of the image height (the paper: 0.01; its code: 0.04).
+    masks: K tensors (H, W) in [0, 1]; values from 0.5 on belong to the object. dilation, feather:
+    radius of the growing disc and width of the soft edge, as fractions of the image height (the
+    paper: 0.01; its code: 0.04).
 
     Raises ValueError when a mask is empty, naming the object.
     """
@@ -68,8 +74,8 @@ def make_regions(
     for name, mask in zip(names, raw, strict=True):
         if not mask.any():
             raise ValueError(
-                f'The mask of "{name}" is empty: no pixel is 0.5 or more. Paint or select the object, or remove '
-                "its edit."
+                f'The mask of "{name}" is empty: no pixel is 0.5 or more. Paint or select the '
+                "object, or remove its edit."
             )
     height = raw.shape[-2]
     dilated = dilate(raw, int(height * dilation))
@@ -79,7 +85,8 @@ def make_regions(
 def dilate(masks: Tensor, radius: int) -> Tensor:
     """Binary masks (K, H, W) grown by the disc x^2 + y^2 <= radius^2 (pixels).
 
-    A disc is a stack of horizontal runs: for each row offset dy one 1-D maximum over 2*sqrt(radius^2 - dy^2) + 1 pixels.
+    A disc is a stack of horizontal runs: for each row offset dy one 1-D maximum over
+        2*sqrt(radius^2 - dy^2) + 1 pixels.
     """
     out = masks
     height = masks.shape[-2]
@@ -96,16 +103,29 @@ def dilate(masks: Tensor, radius: int) -> Tensor:
     return out
 
 
-def fit_masks(masks: Tensor, height: int, width: int) -> tuple[Tensor, bool]:
-    """Masks (K, h, w) brought to (K, height, width), and whether they had to be resized.
+def fit_masks(masks: Tensor, height: int, width: int) -> Tensor:
+    """Masks (K, h, w) brought to (K, height, width), the pixels that a latent stands for.
 
-    A VAE crops up to 7 pixels a side to reach a multiple of 8: masks that are that much larger are centre-cropped
-    likewise; other sizes are resized (nearest).
+    A VAE crops up to 7 pixels a side to reach a multiple of 8: masks that are that much larger are
+    centre-cropped likewise; other sizes are resized. Raises ValueError when the shapes differ too
+    much for that.
     """
     h, w = masks.shape[-2:]
-    if (h, w) == (height, width):
-        return masks, False
     if 0 <= h - height < 8 and 0 <= w - width < 8:
         top, left = (h - height) // 2, (w - width) // 2
-        return masks[..., top : top + height, left : left + width], False
-    return F.interpolate(masks[None], size=(height, width), mode="nearest")[0], True
+        return masks[..., top : top + height, left : left + width]
+    return resize_masks(masks, height, width)
+
+
+def resize_masks(masks: Tensor, height: int, width: int) -> Tensor:
+    """Masks (K, h, w) resized to (K, height, width), nearest.
+
+    Raises ValueError when the aspect ratios differ by more than ASPECT_TOLERANCE.
+    """
+    h, w = masks.shape[-2:]
+    if abs(h * width / (w * height) - 1) > ASPECT_TOLERANCE:
+        raise ValueError(
+            f"Regions: the masks are {h}x{w} (height x width), the image is {height}x{width}: "
+            "their shapes differ. Make the masks from the image that is edited, at its size."
+        )
+    return F.interpolate(masks[None], size=(height, width), mode="nearest")[0]

@@ -1,0 +1,67 @@
+"""ALE-Edit as one call: the same functions that the single nodes wire together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ..editors.ale import ALESettings
+from ..prompts.edits import Edits
+from ..regions.paste import paste_background, restore_size
+from ..regions.regions import Regions
+from .blending import apply_background_blending
+from .conditioning import make_conditioning
+from .rgb_cam import apply_rgb_cam
+from .schedule import lcm_sigmas
+from .self_injection import apply_self_injection
+from .text import embed_side, encode
+from .two_branch_guider import TwoBranchGuider
+from .virtual_inversion import virtual_inversion_sampler
+
+
+def edit_image(
+    model: Any,
+    clip: Any,
+    vae: Any,
+    image: Tensor,
+    edits: Edits,
+    regions: Regions,
+    settings: ALESettings,
+    seed: int,
+    keeps_source_pixels: bool,
+) -> Tensor:
+    """Edit a batch of images (B, H, W, 3) in [0, 1]: (B, H, W, 3), at exactly the same size.
+
+    keeps_source_pixels: paste the source's own pixels back outside the regions.
+    """
+    import latent_preview
+
+    patched = apply_rgb_cam(model, regions)
+    patched = apply_self_injection(patched, settings.schedule)
+    patched = apply_background_blending(patched, regions)
+    guider = TwoBranchGuider(patched)
+    source, target = (
+        make_conditioning(*embed_side(clip, edits, side)) for side in ("source", "target")
+    )
+    negative, pooled = encode(clip, "")
+    guider.set_branches(source, target, [[negative[None], {"pooled_output": pooled}]])
+    guider.set_guidance(settings.source_guidance, settings.target_guidance)
+    sigmas = lcm_sigmas(model, settings.steps, settings.strength)
+    latent = vae.encode(image[..., :3])
+    samples = guider.sample(
+        torch.zeros_like(latent),  # the sampler draws its own noise
+        latent,
+        virtual_inversion_sampler(settings.eta),
+        sigmas,
+        callback=latent_preview.prepare_callback(patched, len(sigmas) - 1),
+        seed=seed,
+    )
+    edited = vae.decode(samples.to(comfy.model_management.intermediate_device()))
+    return (
+        paste_background(edited, image, regions)
+        if keeps_source_pixels
+        else restore_size(edited, image)
+    )

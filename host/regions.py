@@ -1,0 +1,88 @@
+"""Edits and MASK inputs -> Regions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..prompts.edits import ARROW, Edits
+from ..regions.regions import Regions, make_regions, resize_masks
+
+logger = logging.getLogger(__name__)
+
+NODE = "Regions"
+
+
+def single_mask(mask: Tensor, node: str) -> Tensor:
+    """(H, W) of a MASK input, which may come as (H, W), (1, H, W) or (1, 1, H, W).
+
+    Raises ValueError when it holds several masks.
+    """
+    masks = mask_batch(mask)
+    if len(masks) != 1:
+        raise ValueError(
+            f"{node}: the mask input holds {len(masks)} masks, one object takes one. Select one "
+            "of them, or connect the whole batch to the masks input of Regions."
+        )
+    return masks[0]
+
+
+def mask_batch(mask: Tensor) -> Tensor:
+    """(K, H, W) of a MASK input of any of ComfyUI's shapes."""
+    return mask.reshape(-1, *mask.shape[-2:])
+
+
+def regions_from_edits(
+    edits: Edits,
+    masks: Tensor | None,
+    dilation: float,
+    feather: float = 0.0,
+    size: tuple[int, int] | None = None,
+) -> Regions:
+    """Regions of all edits: each edit's own mask, and for those without one the masks of a batch,
+    in order.
+
+    size: (height, width) of the image, when it is known; masks of another size but the same shape
+    are resized, which is logged. Raises ValueError when masks are missing or left over, or their
+    shapes differ.
+    """
+    chosen = _assign(edits, masks)
+    height, width = size or (chosen[0].shape[-2], chosen[0].shape[-1])
+    fitted = []
+    for edit, mask in zip(edits.items, chosen, strict=True):
+        if tuple(mask.shape) != (height, width):
+            logger.warning(
+                '%s: the mask of "%s" is %dx%d and was resized to %dx%d (height x width).',
+                NODE,
+                edit.source,
+                *mask.shape,
+                height,
+                width,
+            )
+            mask = resize_masks(mask[None], height, width)[0]
+        fitted.append(mask)
+    return make_regions(fitted, edits.sources, dilation, feather)
+
+
+def _assign(edits: Edits, masks: Tensor | None) -> Sequence[Tensor]:
+    if not edits.items:
+        raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
+    open_edits = [edit for edit in edits.items if edit.mask is None]
+    batch = list(mask_batch(masks)) if masks is not None else []
+    if len(batch) > len(open_edits):
+        raise ValueError(
+            f"{NODE}: the masks input holds {len(batch)} masks, but {len(open_edits)} of "
+            f"{len(edits.items)} edits need one. Connect one mask for each edit that has no mask "
+            "of its own."
+        )
+    if len(batch) < len(open_edits):
+        edit = open_edits[len(batch)]
+        raise ValueError(
+            f'{NODE}: the edit "{edit.source} {ARROW} {edit.target}" has no region. Connect a '
+            f"mask to its Edit Object or to the masks input of Regions; {len(open_edits)} masks "
+            f"are needed, {len(batch)} given."
+        )
+    rest = iter(batch)
+    return [edit.mask if edit.mask is not None else next(rest) for edit in edits.items]

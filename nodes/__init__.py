@@ -1,0 +1,14 @@
+"""What a user drags into a graph."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import demo, editors, model, prompts, regions, sampling
+
+
+class ALEEditExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            node
+            for module in (prompts, regions, model, sampling, editors, demo)
+            for node in module.NODES
+        ]

@@ -1,0 +1,101 @@
+"""The demo world: a small trained model and scenes, to try everything without a checkpoint."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..demo.captions import demo_edits
+from ..demo.models import load_demo_model
+from ..demo.render import render
+from ..demo.scenes import MAX_OBJECTS, make_scene
+from ..prompts.edits import ARROW
+
+CATEGORY = "ALE-Edit/demo"
+
+
+class DemoModelLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALEDemoModelLoader",
+            display_name="Demo Model Loader",
+            category=CATEGORY,
+            description=(
+                "Loads the pack's own small diffusion model of a synthetic world, which runs on "
+                "any CPU in seconds. It knows a few shapes, colours and materials only "
+                "(demo/MODEL_CARD.md)."
+            ),
+            inputs=[],
+            outputs=[
+                io.Model.Output(
+                    display_name="model", tooltip="An SD 1.5-shaped UNet of 7 million parameters."
+                ),
+                io.Clip.Output(
+                    display_name="clip",
+                    tooltip="Its text encoder; knows the demo world's words only.",
+                ),
+                io.Vae.Output(
+                    display_name="vae", tooltip="Its autoencoder, 8 pixels a latent cell."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(*load_demo_model())
+
+
+class DemoScene(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALEDemoScene",
+            display_name="Demo Scene",
+            category=CATEGORY,
+            description=(
+                "Draws a scene of the demo world with exact masks, and suggests colour edits for "
+                "it."
+            ),
+            inputs=[
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=99_999,
+                    tooltip="Which scene. 0 to 2999 are those of the published tables.",
+                ),
+                io.Int.Input(
+                    "objects",
+                    default=2,
+                    min=1,
+                    max=MAX_OBJECTS,
+                    tooltip="How many objects the scene holds.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The scene, 128x128."),
+                io.Mask.Output(
+                    display_name="masks",
+                    tooltip="One exact mask per object, in the order of the edits.",
+                ),
+                io.String.Output(
+                    display_name="edits text",
+                    tooltip="A colour edit per object, for the text of Edit List.",
+                ),
+                io.String.Output(
+                    display_name="description", tooltip="What the scene holds, as JSON."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, seed: int, objects: int) -> io.NodeOutput:
+        scene = make_scene(seed, objects)
+        image, masks = render(scene)
+        lines = [
+            f"{source} {ARROW} {target}" for source, target, _ in demo_edits(seed, objects=objects)
+        ]
+        return io.NodeOutput(image[None], masks, "\n".join(lines), scene.as_json())
+
+
+NODES = [DemoModelLoader, DemoScene]

@@ -1,0 +1,146 @@
+"""Whole editors as one node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..editors.ale import ALESettings
+from ..host.ale_edit import edit_image
+from ..host.regions import regions_from_edits
+from ..prompts.edits import VARIANTS, Edits, with_variant
+from ..regions.preview import preview_image
+from ..regions.regions import Regions
+from . import sockets
+from .model import schedule_inputs, schedule_of
+from .regions import DILATION_TOOLTIP
+from .sampling import (
+    SOURCE_GUIDANCE_TOOLTIP,
+    STEPS_TOOLTIP,
+    STRENGTH_TOOLTIP,
+    TARGET_GUIDANCE_TOOLTIP,
+    guidance_input,
+)
+
+AS_IN_EDITS = "as in the edits"
+
+
+class ALEEdit(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALEEdit",
+            display_name="ALE Edit",
+            category="ALE-Edit/editors",
+            description=(
+                "Edits several objects of an image at once, each with its own attributes, and "
+                "keeps the background: embeddings, region attention, injection, blending and "
+                "sampling in one node, with the paper's defaults. ALE-Edit (arXiv 2412.04715)."
+            ),
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="A checkpoint of the SD 1.5 family; best an LCM, or with an LCM LoRA.",
+                ),
+                io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
+                io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
+                io.Image.Input(
+                    "image", tooltip="The image to edit, or a batch; item j uses seed + j."
+                ),
+                sockets.Edits.Input("edits", tooltip="The edits, from Edit Object or Edit List."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of the noise.",
+                ),
+                io.Int.Input(
+                    "steps", default=ALESettings.steps, min=1, max=50, tooltip=STEPS_TOOLTIP
+                ),
+                guidance_input("source", ALESettings.source_guidance, SOURCE_GUIDANCE_TOOLTIP),
+                guidance_input("target", ALESettings.target_guidance, TARGET_GUIDANCE_TOOLTIP),
+                *schedule_inputs(),
+                io.Float.Input(
+                    "strength",
+                    default=ALESettings.strength,
+                    min=0.05,
+                    max=1.0,
+                    step=0.05,
+                    tooltip=STRENGTH_TOOLTIP,
+                ),
+                io.Float.Input(
+                    "dilation",
+                    default=ALESettings.dilation,
+                    min=0.0,
+                    max=0.25,
+                    step=0.005,
+                    tooltip=DILATION_TOOLTIP + " Not used when regions is connected.",
+                ),
+                io.Boolean.Input(
+                    "paste_background",
+                    default=False,
+                    tooltip=(
+                        "Put the source's own pixels back outside the regions, undoing the VAE's "
+                        "small colour shifts."
+                    ),
+                ),
+                io.Combo.Input(
+                    "variant",
+                    options=[AS_IN_EDITS, *VARIANTS],
+                    default=AS_IN_EDITS,
+                    tooltip=(
+                        "Follow the paper or the published code; by default what Method Settings "
+                        "says, else the paper."
+                    ),
+                ),
+                sockets.Regions.Input(
+                    "regions",
+                    optional=True,
+                    tooltip=sockets.REGIONS_TOOLTIP
+                    + " Without it, the edits' own masks are taken.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="image", tooltip="The edited image, at the size of the source."
+                ),
+                io.Image.Output(
+                    display_name="regions preview",
+                    tooltip="The source with one colour and label per object.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        image: Any,
+        edits: Edits,
+        seed: int,
+        edit_type: str,
+        schedule: float,
+        dilation: float,
+        paste_background: bool,
+        variant: str,
+        regions: Regions | None = None,
+        **numbers: Any,
+    ) -> io.NodeOutput:
+        edits = edits if variant == AS_IN_EDITS else with_variant(edits, variant)
+        settings = ALESettings(
+            schedule=schedule_of(edit_type, schedule), dilation=dilation, **numbers
+        )
+        if regions is None:
+            regions = regions_from_edits(edits, None, dilation, size=tuple(image.shape[1:3]))
+        edited = edit_image(
+            model, clip, vae, image, edits, regions, settings, seed, paste_background
+        )
+        return io.NodeOutput(edited, preview_image(image, regions))
+
+
+NODES = [ALEEdit]

@@ -1,0 +1,150 @@
+"""Nodes that patch a model: MODEL -> MODEL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..editors.ale import SCHEDULES
+from ..host.blending import apply_background_blending
+from ..host.rgb_cam import apply_rgb_cam
+from ..host.self_injection import apply_self_injection
+from ..regions.regions import Regions
+from . import sockets
+
+CATEGORY = "ALE-Edit/model"
+CUSTOM = "custom"
+PRESET_TOOLTIP = (
+    "The kind of edit: color keeps the structure in all steps, material in 0.6 of them, "
+    "everything else in 0.5 (ALE-Edit, appendix D). For mixed kinds take the lowest. custom: the "
+    "schedule below."
+)
+SCHEDULE_TOOLTIP = (
+    "With custom: the share of the steps in which the structure of the source is injected. 0: "
+    "never, 1: always."
+)
+
+
+def schedule_of(preset: str, schedule: float) -> float:
+    """The share of steps that a preset stands for, or the given one for "custom"."""
+    return schedule if preset == CUSTOM else SCHEDULES[preset]
+
+
+def schedule_inputs() -> list[Any]:
+    """The two widgets that choose a self-attention schedule."""
+    return [
+        io.Combo.Input(
+            "edit_type", options=[*SCHEDULES, CUSTOM], default="object", tooltip=PRESET_TOOLTIP
+        ),
+        io.Float.Input(
+            "schedule", default=0.5, min=0.0, max=1.0, step=0.05, tooltip=SCHEDULE_TOOLTIP
+        ),
+    ]
+
+
+class RegionCrossAttention(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALERegionCrossAttention",
+            display_name="Region Cross-Attention (RGB-CAM)",
+            category=CATEGORY,
+            description=(
+                "Each region of the image sees the words of its own object only. Works in the "
+                "two-branch editor, and alone with a KSampler as regional generation. ALE-Edit, "
+                "section 3.2 and Algorithm 2 (arXiv 2412.04715)."
+            ),
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="A checkpoint of the SD 1.5 family, with any LoRA or other patches.",
+                ),
+                sockets.Regions.Input(
+                    "regions", tooltip=sockets.REGIONS_TOOLTIP + " Same edits as the embeddings."
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="1: RGB-CAM. 0: the model without it. Between them, a mixture of both.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with region-wise text.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, regions: Regions, strength: float) -> io.NodeOutput:
+        return io.NodeOutput(apply_rgb_cam(model, regions, strength))
+
+
+class SelfAttentionInjection(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALESelfAttentionInjection",
+            display_name="Self-Attention Injection",
+            category=CATEGORY,
+            description=(
+                "Keeps the structure of the source image: during the first steps the edited "
+                "branch attends with the source branch's queries and keys. Needs Two-Branch "
+                "Guider. Free-Prompt-Editing (CVPR 2024), ALE-Edit appendix D."
+            ),
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="A checkpoint of the SD 1.5 family, with any patches."
+                ),
+                *schedule_inputs(),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with structure injection.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, edit_type: str, schedule: float) -> io.NodeOutput:
+        return io.NodeOutput(apply_self_injection(model, schedule_of(edit_type, schedule)))
+
+
+class BackgroundBlending(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALEBackgroundBlending",
+            display_name="Background Blending",
+            category=CATEGORY,
+            description=(
+                "Outside the regions the edited branch is the source branch, so the background "
+                "stays. Needs Two-Branch Guider. ALE-Edit, section 3.3 and Eq. 4 (arXiv "
+                "2412.04715)."
+            ),
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="A checkpoint of the SD 1.5 family, with any patches."
+                ),
+                sockets.Regions.Input("regions", tooltip=sockets.REGIONS_TOOLTIP),
+                io.Combo.Input(
+                    "edge",
+                    options=["hard", "soft"],
+                    default="hard",
+                    tooltip=(
+                        "hard: the mask of Method Settings' variant. soft: source and edit are "
+                        "mixed along the edge, over the feather of Regions."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with background blending.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, regions: Regions, edge: str) -> io.NodeOutput:
+        return io.NodeOutput(apply_background_blending(model, regions, is_soft=edge == "soft"))
+
+
+NODES = [RegionCrossAttention, SelfAttentionInjection, BackgroundBlending]

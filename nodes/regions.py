@@ -1,0 +1,139 @@
+"""Nodes that say where the objects are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..editors.ale import ALESettings
+from ..host.regions import regions_from_edits
+from ..prompts.edits import Edits
+from ..regions.paste import paste_background
+from ..regions.preview import preview_image
+from ..regions.regions import Regions
+from . import sockets
+
+CATEGORY = "ALE-Edit/regions"
+DILATION_TOOLTIP = (
+    "How far each mask grows, as a fraction of the image height, so that edges belong to the "
+    "object. Paper: 0.01 (7 pixels at 768), published code: 0.04, 0 leaves the masks as they are."
+)
+
+
+class RegionsNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALERegions",
+            display_name="Regions",
+            category=CATEGORY,
+            description=(
+                "Turns one mask per edit into regions: dilated masks, background, and a preview "
+                "with one colour and label per object. ALE-Edit, section 3.2."
+            ),
+            inputs=[
+                sockets.Edits.Input(
+                    "edits",
+                    tooltip="The edits; each needs one mask, its own or one of the masks input.",
+                ),
+                io.Float.Input(
+                    "dilation",
+                    default=ALESettings.dilation,
+                    min=0.0,
+                    max=0.25,
+                    step=0.005,
+                    tooltip=DILATION_TOOLTIP,
+                ),
+                io.Float.Input(
+                    "feather",
+                    default=0.0,
+                    min=0.0,
+                    max=0.25,
+                    step=0.005,
+                    tooltip=(
+                        "Width over which the background's edge fades in soft Background "
+                        "Blending and Paste Background, as a fraction of the image height. 0: a "
+                        "hard edge."
+                    ),
+                ),
+                io.Mask.Input(
+                    "masks",
+                    optional=True,
+                    tooltip=(
+                        "A batch with one mask for each edit that has no mask of its own, in the "
+                        "order of the edits."
+                    ),
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The source image: fixes the size and is shown under the preview.",
+                ),
+            ],
+            outputs=[
+                sockets.Regions.Output(display_name="regions", tooltip=sockets.REGIONS_TOOLTIP),
+                io.Mask.Output(
+                    display_name="object masks",
+                    tooltip="The masks as given, one per object (undilated).",
+                ),
+                io.Mask.Output(
+                    display_name="background mask",
+                    tooltip="1 where no dilated mask is; fades with feather.",
+                ),
+                io.Image.Output(
+                    display_name="preview",
+                    tooltip="The image with one colour and label per object.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, edits: Edits, dilation: float, feather: float, masks: Any = None, image: Any = None
+    ) -> io.NodeOutput:
+        size = tuple(image.shape[1:3]) if image is not None else None
+        regions = regions_from_edits(edits, masks, dilation, feather, size)
+        preview = preview_image(image, regions)
+        return io.NodeOutput(
+            regions,
+            regions.raw,
+            regions.soft_background[None],
+            preview,
+            ui=ui.PreviewImage(preview, cls=cls),
+        )
+
+
+class PasteBackground(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALEPasteBackground",
+            display_name="Paste Background",
+            category=CATEGORY,
+            description=(
+                "Puts the source image's own pixels back outside the regions and restores its "
+                "exact size. The VAE shifts colours slightly even where nothing was edited; this "
+                "undoes it."
+            ),
+            inputs=[
+                io.Image.Input("edited", tooltip="The edited image, decoded by the VAE."),
+                io.Image.Input("source", tooltip="The image that was edited."),
+                sockets.Regions.Input(
+                    "regions", tooltip=sockets.REGIONS_TOOLTIP + " Their feather softens the edge."
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="image",
+                    tooltip="At the source's size, its pixels outside the regions.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, edited: Any, source: Any, regions: Regions) -> io.NodeOutput:
+        return io.NodeOutput(paste_background(edited, source, regions))
+
+
+NODES = [RegionsNode, PasteBackground]

@@ -1,0 +1,164 @@
+"""Nodes for SamplerCustomAdvanced: guider, sampler, sigmas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..editors.ale import ALESettings
+from ..host.schedule import lcm_sigmas
+from ..host.two_branch_guider import TwoBranchGuider
+from ..host.virtual_inversion import virtual_inversion_sampler
+
+CATEGORY = "ALE-Edit/sampling"
+STRENGTH_TOOLTIP = (
+    "Share of the steps that runs, from the last ones: below 1 the edit starts from the noised "
+    "source image and stays closer to it."
+)
+STEPS_TOOLTIP = "Number of latent consistency steps, 1 to 50. Paper: 15."
+
+
+def guidance_input(branch: str, default: float, tooltip: str) -> Any:
+    """A guidance scale widget."""
+    return io.Float.Input(
+        f"{branch}_guidance",
+        default=default,
+        min=0.0,
+        max=30.0,
+        step=0.1,
+        round=0.01,
+        tooltip=tooltip,
+    )
+
+
+SOURCE_GUIDANCE_TOOLTIP = (
+    "Classifier-free guidance of the source branch. 1 (default) is off and keeps the image."
+)
+TARGET_GUIDANCE_TOOLTIP = (
+    "Classifier-free guidance of the edited branch. 2 (default) suits LCM models; plain models "
+    "3 to 7."
+)
+
+
+class TwoBranchGuiderNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALETwoBranchGuider",
+            display_name="Two-Branch Guider",
+            category=CATEGORY,
+            description=(
+                "Runs the source image and its edit side by side in every step, each with its "
+                "own guidance. Use with Virtual Inversion in SamplerCustomAdvanced."
+            ),
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="The model, with Region Cross-Attention, injection and blending.",
+                ),
+                io.Conditioning.Input(
+                    "source", tooltip="Describes the image as it is: ORE's source output."
+                ),
+                io.Conditioning.Input(
+                    "target", tooltip="Describes the edited image: ORE's target output."
+                ),
+                io.Conditioning.Input(
+                    "negative", tooltip="Shared by both branches; the empty prompt in the paper."
+                ),
+                guidance_input("source", ALESettings.source_guidance, SOURCE_GUIDANCE_TOOLTIP),
+                guidance_input("target", ALESettings.target_guidance, TARGET_GUIDANCE_TOOLTIP),
+            ],
+            outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        source: Any,
+        target: Any,
+        negative: Any,
+        source_guidance: float,
+        target_guidance: float,
+    ) -> io.NodeOutput:
+        guider = TwoBranchGuider(model)
+        guider.set_branches(source, target, negative)
+        guider.set_guidance(source_guidance, target_guidance)
+        return io.NodeOutput(guider)
+
+
+class VirtualInversion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALEVirtualInversion",
+            display_name="Virtual Inversion (DDCM)",
+            category=CATEGORY,
+            description=(
+                "Edits without inverting the image: both branches share their noise and the "
+                "source's known latent corrects the edit at every step. InfEdit, Algorithm 2 "
+                "(arXiv 2312.04965). Needs Two-Branch Guider."
+            ),
+            inputs=[
+                io.Float.Input(
+                    "eta",
+                    default=ALESettings.eta,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip=(
+                        "Share of fresh noise in each step. 1 (default) is the method; lower "
+                        "values reuse the predicted noise."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Sampler.Output(display_name="sampler", tooltip="For SamplerCustomAdvanced.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, eta: float) -> io.NodeOutput:
+        return io.NodeOutput(virtual_inversion_sampler(eta))
+
+
+class LCMSchedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALELCMSchedule",
+            display_name="LCM Schedule",
+            category=CATEGORY,
+            description=(
+                "The exact time steps of a latent consistency model (arXiv 2310.04378), as "
+                "diffusers' LCMScheduler spaces them. Also good for models that are not "
+                "distilled."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="Gives the noise level of each time step."),
+                io.Int.Input(
+                    "steps", default=ALESettings.steps, min=1, max=50, tooltip=STEPS_TOOLTIP
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=ALESettings.strength,
+                    min=0.05,
+                    max=1.0,
+                    step=0.05,
+                    tooltip=STRENGTH_TOOLTIP,
+                ),
+            ],
+            outputs=[
+                io.Sigmas.Output(
+                    display_name="sigmas", tooltip="One noise level a step, and 0 at the end."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, steps: int, strength: float) -> io.NodeOutput:
+        return io.NodeOutput(lcm_sigmas(model, steps, strength))
+
+
+NODES = [TwoBranchGuiderNode, VirtualInversion, LCMSchedule]

@@ -1,0 +1,11 @@
+"""The pack's own socket types."""
+
+from comfy_api.latest import io
+
+Edits = io.Custom("ALE_EDITS")
+Regions = io.Custom("ALE_REGIONS")
+
+EDITS_OUTPUT_TOOLTIP = (
+    "The edits, in order, with the method's settings. Connect to every node with an edits input."
+)
+REGIONS_TOOLTIP = "Where each object of the edits is, from Regions."

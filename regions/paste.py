@@ -1,0 +1,37 @@
+"""Putting an edited image back onto the pixels of its source.
+
+A VAE crops an image to a multiple of 8 and shifts colours slightly even where nothing was edited.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .regions import Regions, resize_masks
+
+
+def restore_size(edited: Tensor, source: Tensor) -> Tensor:
+    """edited (B, h, w, 3) at the exact size of source (B or 1, H, W, 3): the strip the VAE cropped
+    is the source's.
+
+    Raises ValueError when the sizes differ by more than that strip.
+    """
+    height, width = source.shape[1:3]
+    top, left = (height - edited.shape[1]) // 2, (width - edited.shape[2]) // 2
+    if not (0 <= height - edited.shape[1] < 8 and 0 <= width - edited.shape[2] < 8):
+        raise ValueError(
+            f"The edited image is {edited.shape[1]}x{edited.shape[2]} (height x width), its "
+            f"source {height}x{width}. Connect the image that was encoded for this edit."
+        )
+    out = source[..., :3].expand(edited.shape[0], -1, -1, -1).clone()
+    out[:, top : top + edited.shape[1], left : left + edited.shape[2]] = edited
+    return out
+
+
+def paste_background(edited: Tensor, source: Tensor, regions: Regions) -> Tensor:
+    """The edited pixels inside the dilated regions and the source's outside, both (B, H, W, 3),
+    with the regions' edge."""
+    height, width = source.shape[1:3]
+    background = resize_masks(regions.soft_background[None], height, width)[0, ..., None]
+    return torch.lerp(restore_size(edited, source), source[..., :3], background)
