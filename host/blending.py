@@ -14,8 +14,9 @@ from ..editors.ale import background_weights, is_blending_step
 from ..inversion.blending import blend
 from ..regions.regions import Regions
 from .conditioning import run_settings
-from .patching import WRAPPERS, require_two_branch, with_wrapper
+from .patching import WRAPPERS, with_wrapper
 from .rows import step_index
+from .run_checks import require_two_branch
 
 NODE = "Background Blending"
 KEY = "ale_edit.background_blending"

@@ -23,13 +23,3 @@ def with_wrapper(model: Any, kind: str, key: str, wrapper: Callable[..., Any], n
     clone = model.clone()
     clone.add_wrapper_with_key(kind, key, wrapper)
     return clone
-
-
-def require_two_branch(guider: Any, node: str) -> None:
-    """Raises ValueError when a run has no source branch."""
-    if not getattr(guider, "is_two_branch", False):
-        raise ValueError(
-            f"{node} needs a source branch, but this run has none: the model went into a "
-            f"{type(guider).__name__}. Use Two-Branch Guider with SamplerCustomAdvanced, or "
-            f"bypass {node}."
-        )

@@ -14,7 +14,6 @@ from uuid import UUID
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from ..attention.rgb_cam import Attention, RegionText, region_cross_attention, region_text
 from ..prompts.ore import ObjectRestrictedEmbeddings
@@ -85,7 +84,7 @@ class _Run:
         self._groups: dict[tuple[int, ...], tuple[CellGroup, ...]] = {}
         self._texts: dict[Any, list[RegionText]] = {}
 
-    def install(self, layers: Mapping[LayerKey, Module], model_options: dict[str, Any]) -> None:
+    def install(self, layers: Mapping[LayerKey, Any], model_options: dict[str, Any]) -> None:
         """Put a replacement around every layer into the run's own model options, outermost."""
         options = model_options.setdefault("transformer_options", {})
         replace = options["patches_replace"] = dict(options.get("patches_replace", {}))
@@ -94,7 +93,7 @@ class _Run:
             _require_width(module, self._entries)
             attn2[key] = self._make_attn2_replace(key, module, attn2.get(key) or attn2.get(key[:2]))
 
-    def _make_attn2_replace(self, key: LayerKey, module: Module, inner: Any) -> Any:
+    def _make_attn2_replace(self, key: LayerKey, module: Any, inner: Any) -> Any:
         def attn2_replace(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
             attention = _attention(options)
             targets = ore_rows(q.shape[0], options, self._entries)
@@ -118,7 +117,7 @@ class _Run:
     def _region_texts(
         self,
         key: LayerKey,
-        module: Module,
+        module: Any,
         ore: ObjectRestrictedEmbeddings,
         q: Tensor,
         options: dict[str, Any],
@@ -201,7 +200,7 @@ def _other_rows(count: int, ours: list[slice]) -> list[slice]:
     return [slice(start, stop) for start, stop in runs if start < stop]
 
 
-def _require_width(module: Module, entries: Mapping[UUID, OREEntry]) -> None:
+def _require_width(module: Any, entries: Mapping[UUID, OREEntry]) -> None:
     expected = module.to_k.in_features
     for entry in entries.values():
         width = entry.ore.keys.shape[-1]

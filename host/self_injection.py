@@ -10,8 +10,9 @@ from torch import Tensor
 from ..attention.self_injection import rows_with_source
 from ..editors.ale import is_injection_step
 from .conditioning import run_settings
-from .patching import WRAPPERS, require_two_branch, with_wrapper
+from .patching import WRAPPERS, with_wrapper
 from .rows import branch_rows, chunk_rows, step_index
+from .run_checks import require_two_branch
 from .unet import require_cross_attention
 
 NODE = "Self-Attention Injection"

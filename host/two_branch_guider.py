@@ -17,6 +17,12 @@ from torch import Tensor
 
 from .conditioning import BRANCHES_KEY
 from .patching import WRAPPERS
+from .run_checks import (
+    require_latent,
+    require_sigmas,
+    require_text_width,
+    require_two_branch_sampler,
+)
 from .self_injection import ACTIVE_KEY
 
 NODE = "Two-Branch Guider"
@@ -77,11 +83,11 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         **kwargs: Any,
     ) -> Tensor:
         """Run the sampler; as CFGGuider.sample, after checking what would give a wrong image."""
-        _require_two_branch_sampler(sampler)
-        _require_sigmas(sigmas)
-        _require_latent(latent_image, self.model_patcher)
+        require_two_branch_sampler(sampler, NODE)
+        require_sigmas(sigmas, NODE)
+        require_latent(latent_image, self.model_patcher, NODE)
         positive = _branch_entry(self._source, self._target, latent_image.shape[0])
-        _require_text_width(positive, self._negative, self.model_patcher)
+        require_text_width(positive, self._negative, self.model_patcher, NODE)
         self.original_conds = {"positive": [positive], "negative": self._negative}
         try:
             return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -223,8 +229,10 @@ def _branch_entry(source: dict[str, Any], target: dict[str, Any], batch: int) ->
             for cond in (source, target)
         ]
     )
-    pooled = [cond.get("pooled_output") for cond in (source, target)]
-    if all(p is not None for p in pooled):
+    pooled = [
+        cond["pooled_output"] for cond in (source, target) if cond.get("pooled_output") is not None
+    ]
+    if len(pooled) == 2:
         entry["pooled_output"] = torch.cat([p.repeat(batch, 1) for p in pooled])
     entry[BRANCHES_KEY] = True
     return entry
@@ -234,64 +242,3 @@ def _is_same(first: Any, second: Any) -> bool:
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return first.shape == second.shape and torch.equal(first, second)
     return first is second or first == second
-
-
-def _require_two_branch_sampler(sampler: Any) -> None:
-    function = getattr(sampler, "sampler_function", None)
-    if not getattr(function, "is_two_branch", False):
-        name = getattr(function, "__name__", type(sampler).__name__)
-        raise ValueError(
-            f"{NODE} needs a sampler that runs both branches, but the sampler input of this run "
-            f"is {name}. Connect Virtual Inversion."
-        )
-
-
-def _require_sigmas(sigmas: Tensor) -> None:
-    if len(sigmas) < 2:
-        raise ValueError(
-            f"{NODE}: the sigmas input of this run has no step. Connect LCM Schedule with 1 or "
-            "more steps."
-        )
-    if not bool((sigmas[1:] < sigmas[:-1]).all()) or float(sigmas[-1]) != 0:
-        values = ", ".join(f"{value:.4g}" for value in sigmas.tolist())
-        raise ValueError(
-            f"{NODE}: the sigmas of this run must fall at every step and end at 0; they are "
-            f"{values}. Connect LCM Schedule."
-        )
-
-
-def _require_latent(latent: Tensor, model: Any) -> None:
-    channels = model.get_model_object("latent_format").latent_channels
-    if latent.ndim != 4 or latent.shape[1] != channels:
-        raise ValueError(
-            f"{NODE}: the latent of this run has the shape {tuple(latent.shape)}; the model needs "
-            f"(batch, {channels}, height, width). Encode the source image with the VAE of the "
-            "same checkpoint."
-        )
-    if not bool(torch.isfinite(latent).all()):
-        raise ValueError(
-            f"{NODE}: the latent of this run holds NaN or infinite values. Encode the source "
-            "image again, in fp32 if needed."
-        )
-    if not bool(latent.any()):
-        raise ValueError(
-            f"{NODE}: the latent of this run is empty, there is no image to edit. Connect VAE "
-            "Encode of the source image instead of Empty Latent Image."
-        )
-
-
-def _require_text_width(
-    positive: dict[str, Any], negative: list[dict[str, Any]], model: Any
-) -> None:
-    expected = model.model.model_config.unet_config.get("context_dim")
-    for name, cond in (
-        ("source and target", positive),
-        *(("negative", entry) for entry in negative),
-    ):
-        width = cond["cross_attn"].shape[-1]
-        if expected is not None and width != expected:
-            raise ValueError(
-                f"{NODE}: the {name} conditioning has {width} channels a token, the model expects "
-                f"{expected}; it was made with another text encoder. Connect the CLIP output of "
-                "the same checkpoint."
-            )

@@ -11,9 +11,9 @@ LayerKey: TypeAlias = tuple[str, int, int]
 """("input" | "middle" | "output", block number, transformer index)."""
 
 
-def cross_attention_layers(diffusion_model: Module) -> dict[LayerKey, Module]:
+def cross_attention_layers(diffusion_model: Module) -> dict[LayerKey, Any]:
     """Every attn2 module of a UNet; empty for other architectures (Flux, SD3, ...)."""
-    layers: dict[LayerKey, Module] = {}
+    layers: dict[LayerKey, Any] = {}
     for name, number, block in _blocks(diffusion_model):
         for module in block.modules():
             for index, transformer in enumerate(getattr(module, "transformer_blocks", ())):

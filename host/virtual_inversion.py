@@ -14,9 +14,15 @@ from ..inversion.ddcm import ItemNoise, ddcm_step, predicted_edit, start
 NODE = "Virtual Inversion"
 
 
+class TwoBranchSampler(comfy.samplers.KSAMPLER):
+    """A SAMPLER that runs latents [source x B, target x B]; Two-Branch Guider accepts no other."""
+
+    is_two_branch = True
+
+
 def virtual_inversion_sampler(eta: float = 1.0) -> Any:
     """A SAMPLER. eta in [0, 1] is the share of fresh noise in each step's variance."""
-    return comfy.samplers.KSAMPLER(sample_virtual_inversion, {"eta": eta})
+    return TwoBranchSampler(sample_virtual_inversion, {"eta": eta})
 
 
 def sample_virtual_inversion(
@@ -68,9 +74,6 @@ def sample_virtual_inversion(
         if sigma_next > 0:
             branches = ddcm_step(branches, x0, edit, sigma, sigma_next, noise.draw(x0), eta)
     return edit
-
-
-sample_virtual_inversion.is_two_branch = True
 
 
 def _is_pure_noise(guider: Any, sigma: float) -> bool:

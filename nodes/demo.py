@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 from comfy_api.latest import io
 
 from ..demo.captions import demo_edits
@@ -95,7 +98,7 @@ class DemoScene(io.ComfyNode):
         lines = [
             f"{source} {ARROW} {target}" for source, target, _ in demo_edits(seed, objects=objects)
         ]
-        return io.NodeOutput(image[None], masks, "\n".join(lines), scene.as_json())
+        return io.NodeOutput(image[None], masks, "\n".join(lines), json.dumps(asdict(scene)))
 
 
 NODES = [DemoModelLoader, DemoScene]

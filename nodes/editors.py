@@ -127,7 +127,7 @@ class ALEEdit(io.ComfyNode):
         schedule: float,
         dilation: float,
         paste_background: bool,
-        variant: str,
+        variant: Any,
         regions: Regions | None = None,
         **numbers: Any,
     ) -> io.NodeOutput:

@@ -113,7 +113,7 @@ def parse_edits(text: str) -> tuple[Edit, ...]:
                 f'one. Write each edit on a line of its own as "wolf {ARROW} brown-colored goat".'
             )
         try:
-            edits.append(make_edit(*sides))
+            edits.append(make_edit(sides[0], sides[1]))
         except ValueError as error:
             raise ValueError(f"Line {number} of the edits: {error}") from None
     if not edits:

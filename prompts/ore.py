@@ -98,7 +98,7 @@ def object_restricted_embeddings(
 
 @dataclass(frozen=True, eq=False)
 class _Chunk:
-    """One chunk of the base prompt: its number, plain encoding (77, D) and first end-of-text row."""
+    """One chunk of the base prompt: number, plain encoding (77, D), first end-of-text row."""
 
     number: int
     base: Tensor

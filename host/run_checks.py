@@ -1,0 +1,86 @@
+"""What would give a wrong image is refused when a run starts, before any sampling.
+
+Every error names the node whose input is wrong (`node`), the values found, and the cure.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def require_two_branch(guider: Any, node: str) -> None:
+    """Raises ValueError when a run has no source branch."""
+    if not getattr(guider, "is_two_branch", False):
+        raise ValueError(
+            f"{node} needs a source branch, but this run has none: the model went into a "
+            f"{type(guider).__name__}. Use Two-Branch Guider with SamplerCustomAdvanced, or "
+            f"bypass {node}."
+        )
+
+
+def require_two_branch_sampler(sampler: Any, node: str) -> None:
+    """Raises ValueError when a sampler does not run both branches."""
+    if not getattr(sampler, "is_two_branch", False):
+        function = getattr(sampler, "sampler_function", None)
+        name = getattr(function, "__name__", type(sampler).__name__)
+        raise ValueError(
+            f"{node} needs a sampler that runs both branches, but the sampler input of this run "
+            f"is {name}. Connect Virtual Inversion."
+        )
+
+
+def require_sigmas(sigmas: Tensor, node: str) -> None:
+    """Raises ValueError when a schedule has no step, does not fall at each step or does not end at 0."""
+    if len(sigmas) < 2:
+        raise ValueError(
+            f"{node}: the sigmas input of this run has no step. Connect LCM Schedule with 1 or "
+            "more steps."
+        )
+    if not bool((sigmas[1:] < sigmas[:-1]).all()) or float(sigmas[-1]) != 0:
+        values = ", ".join(f"{value:.4g}" for value in sigmas.tolist())
+        raise ValueError(
+            f"{node}: the sigmas of this run must fall at every step and end at 0; they are "
+            f"{values}. Connect LCM Schedule."
+        )
+
+
+def require_latent(latent: Tensor, model: Any, node: str) -> None:
+    """Raises ValueError when a latent is empty, not finite, or of another shape than the model's."""
+    channels = model.get_model_object("latent_format").latent_channels
+    if latent.ndim != 4 or latent.shape[1] != channels:
+        raise ValueError(
+            f"{node}: the latent of this run has the shape {tuple(latent.shape)}; the model needs "
+            f"(batch, {channels}, height, width). Encode the source image with the VAE of the "
+            "same checkpoint."
+        )
+    if not bool(torch.isfinite(latent).all()):
+        raise ValueError(
+            f"{node}: the latent of this run holds NaN or infinite values. Encode the source "
+            "image again, in fp32 if needed."
+        )
+    if not bool(latent.any()):
+        raise ValueError(
+            f"{node}: the latent of this run is empty, there is no image to edit. Connect VAE "
+            "Encode of the source image instead of Empty Latent Image."
+        )
+
+
+def require_text_width(
+    positive: dict[str, Any], negative: list[dict[str, Any]], model: Any, node: str
+) -> None:
+    """Raises ValueError when a conditioning was made with another text encoder than the model's."""
+    expected = model.model.model_config.unet_config.get("context_dim")
+    for name, cond in (
+        ("source and target", positive),
+        *(("negative", entry) for entry in negative),
+    ):
+        width = cond["cross_attn"].shape[-1]
+        if expected is not None and width != expected:
+            raise ValueError(
+                f"{node}: the {name} conditioning has {width} channels a token, the model expects "
+                f"{expected}; it was made with another text encoder. Connect the CLIP output of "
+                "the same checkpoint."
+            )
