@@ -33,7 +33,7 @@ def require_two_branch_sampler(sampler: Any, node: str) -> None:
 
 
 def require_sigmas(sigmas: Tensor, node: str) -> None:
-    """Raises ValueError when a schedule has no step, does not fall at each step or does not end at 0."""
+    """Raises ValueError when a schedule has no step, does not fall, or does not end at 0."""
     if len(sigmas) < 2:
         raise ValueError(
             f"{node}: the sigmas input of this run has no step. Connect LCM Schedule with 1 or "
@@ -48,7 +48,7 @@ def require_sigmas(sigmas: Tensor, node: str) -> None:
 
 
 def require_latent(latent: Tensor, model: Any, node: str) -> None:
-    """Raises ValueError when a latent is empty, not finite, or of another shape than the model's."""
+    """Raises ValueError when a latent is empty, not finite, or not of the model's shape."""
     channels = model.get_model_object("latent_format").latent_channels
     if latent.ndim != 4 or latent.shape[1] != channels:
         raise ValueError(
@@ -71,7 +71,7 @@ def require_latent(latent: Tensor, model: Any, node: str) -> None:
 def require_text_width(
     positive: dict[str, Any], negative: list[dict[str, Any]], model: Any, node: str
 ) -> None:
-    """Raises ValueError when a conditioning was made with another text encoder than the model's."""
+    """Raises ValueError when a conditioning was made with another text encoder."""
     expected = model.model.model_config.unet_config.get("context_dim")
     for name, cond in (
         ("source and target", positive),
