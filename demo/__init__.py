@@ -1,1 +1,1 @@
-"""The embedded demo world: seeded scenes with exact masks, a tiny Stable Diffusion 1.5-shaped model and a judge."""
+"""The embedded demo world: seeded scenes with exact masks, a tiny SD 1.5-shaped model, a judge."""

@@ -1,6 +1,6 @@
-"""The demo model's autoencoder: 128x128 image <-> 4 x 16x16 latent, unit variance after SD 1.5's scaling.
+"""The demo model's autoencoder: 128x128 image <-> 4x16x16 latent of SD 1.5's variance.
 
-Blocks as in TAESD (O. B. Bohan, 2023), but the full-resolution layers are replaced by a pixel shuffle of 4.
+Blocks as in TAESD (O. B. Bohan, 2023), with a pixel shuffle of 4 for the full-resolution layers.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Training captions as token ids, with what each token says about which object.
 
-A caption is drawn anew at each visit of a scene: object order, attributes named and background vary.
+A caption is drawn anew at each visit of a scene: order, attributes named and background vary.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class TokenizedCaptions:
 
     ids: Tensor  # (B, N) of the compact vocabulary
     owner: Tensor  # (B, N) object index of a word token, else -1
-    said: Tensor  # (B, N, 3) shape, color, material that this token's object has been given so far, or the unsaid class
+    said: Tensor  # (B, N, 3) shape, color, material its object was given so far (last class: none)
     contents: (
         Tensor  # (B, 8, 3) of the whole caption: is the shape present, its color, its material
     )
@@ -47,7 +47,7 @@ class TokenizedCaptions:
 
 
 class CaptionSampler:
-    """Turns labels of scenes into tokenized captions; `tokenize` is the host's tokenizer, text -> token ids."""
+    """Turns scene labels into tokenized captions; `tokenize` is the host's, text -> token ids."""
 
     def __init__(self, tokenize: Callable[[str], list[int]]):
         word_ids = {w: tokenize(w) for w in _WORDS}
@@ -82,7 +82,7 @@ class CaptionSampler:
         rng: np.random.Generator,
         is_empty: np.ndarray | None = None,
     ) -> TokenizedCaptions:
-        """Captions for labels (B, 4, 3) of shape, color, material (-1: no object) and backgrounds (B,).
+        """Captions for labels (B, 4, 3) of shape, color, material (-1: none), backgrounds (B,).
 
         Samples with is_empty (B,) get the empty caption.
         """

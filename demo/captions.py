@@ -1,4 +1,4 @@
-"""Words of the demo world: ALE-Bench's templates for objects, captions of scenes, and colour edits of scenes."""
+"""Words of the demo world: ALE-Bench's templates, captions of scenes, colour edits of scenes."""
 
 from collections.abc import Sequence
 
@@ -35,7 +35,7 @@ def scene_caption(
 def demo_edits(
     seed: int, *, objects: int = 2, name_colors: bool = False
 ) -> list[tuple[str, str, dict[str, str]]]:
-    """Colour edits of `make_scene(seed, objects)`: (source phrase, target phrase, what the judge must find).
+    """Colour edits of `make_scene(seed, objects)`: (source, target, what the judge must find).
 
     The target colours differ from each other and from every colour of the scene. `name_colors` also
     puts the present colour into the source phrase.

@@ -1,7 +1,7 @@
-"""The judge: a small CNN that reads shape, colour and material of the object inside a region of an image.
+"""The judge: a small CNN that reads shape, colour and material inside a region of an image.
 
-It is trained on rendered ground truth alone. The region only says where to look; its outline is not an input,
-because an edited object need not have the shape of its source's mask.
+It is trained on rendered ground truth alone. The region only says where to look; its outline is
+not an input, because an edited object need not have the shape of its source's mask.
 """
 
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ def region_boxes(masks: Tensor) -> Tensor:
 
 
 def crop_regions(images: Tensor, boxes: Tensor) -> Tensor:
-    """Crops (B, 3, 48, 48) of images (B, 3, H, W) at boxes (B, 3); what lies outside an image repeats its border."""
+    """Crops (B, 3, 48, 48) of images (B, 3, H, W) at boxes (B, 3); borders are repeated outside."""
     size = torch.tensor([images.shape[3], images.shape[2]])
     steps = (torch.arange(CROP) + 0.5) / CROP * 2 - 1
     x = boxes[:, None, None, 0] + boxes[:, None, None, 2] * steps[None, None, :]

@@ -1,5 +1,7 @@
-"""Training stage 3: scenes rendered and encoded once into a memory-mapped shard of latents with symbolic labels."""
+"""Training stage 3: scenes rendered and encoded once, into a memory-mapped shard with labels."""
 
+import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,9 @@ from .scenes import (
     Scene,
     make_scene,
 )
+from .stage import REPORT_EVERY_S
+
+log = logging.getLogger(__name__)
 
 CELLS = IMAGE_SIZE // 8
 _FIRST_SEED = TRAINING_SEEDS.start + 1_000_000
@@ -66,7 +71,7 @@ class LatentShard:
 
 
 def make_shard(net: DemoAutoencoder, count: int, path: Path) -> LatentShard:
-    """Write (or complete) the shard of `count` training scenes; an interrupted file is continued where it stopped."""
+    """Write the shard of `count` training scenes, or complete an interrupted one."""
     if path.exists() and len(np.load(path, mmap_mode="r")) == count:
         return LatentShard(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +80,11 @@ def make_shard(net: DemoAutoencoder, count: int, path: Path) -> LatentShard:
     records = np.lib.format.open_memmap(
         part, "r+" if is_resumed else "w+", _RECORD, None if is_resumed else (count,)
     )
+    reported = time.monotonic()
     for start in range(0, count, _CHUNK):
+        if time.monotonic() - reported > REPORT_EVERY_S:
+            reported = time.monotonic()
+            log.info("latents: %d of %d scenes", start, count)
         stop = min(start + _CHUNK, count)
         if not records["latent"][stop - 1].any():
             records[start:stop] = _encode_scenes(

@@ -1,4 +1,4 @@
-"""The demo model as ComfyUI's own classes: UNetModel in a ModelPatcher, CLIP with the SD 1 tokenizer, VAE.
+"""The demo model as ComfyUI's own classes: UNetModel in a ModelPatcher, CLIP, VAE.
 
 ComfyUI is imported inside the functions only, so that the demo world itself needs no ComfyUI.
 """
@@ -66,7 +66,7 @@ def build_model(weights: dict[str, Tensor]) -> "ModelPatcher":
 
 
 def build_clip(weights: dict[str, Tensor]) -> "CLIP":
-    """ComfyUI's CLIP for text encoder weights; any prompt tokenizes, unknown words all look the same."""
+    """ComfyUI's CLIP for text encoder weights; all unknown words look the same to it."""
     import comfy.sd
     import comfy.sd1_clip
     from comfy.supported_models_base import ClipTarget
@@ -86,7 +86,7 @@ def build_vae(weights: dict[str, Tensor]) -> "VAE":
     import comfy.sd
     import comfy.taesd.taesd
 
-    # VAE's constructor knows a fixed list of architectures; a TAESD of the same shapes sets all its fields.
+    # VAE's constructor knows a fixed list of architectures; a TAESD sets all its fields.
     vae = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD(latent_channels=4).state_dict())
     autoencoder = DemoAutoencoder()
     autoencoder.load_state_dict(weights)

@@ -1,7 +1,7 @@
-"""Draws demo scenes: anti-aliased shapes, five materials, low-chroma backgrounds, and exact object masks.
+"""Draws demo scenes: anti-aliased shapes, five materials, greyish backgrounds, exact masks.
 
-Textures are anchored to the image grid with periods of 8 or 16 pixels, so that one latent cell of an
-f8 autoencoder always sees the same pattern. Vectorised over all objects of a batch of scenes.
+Textures are anchored to the image grid with periods of 8 or 16 pixels, so that one latent cell of
+an f8 autoencoder always sees the same pattern. Vectorised over all objects of a batch of scenes.
 """
 
 from collections.abc import Sequence
@@ -31,13 +31,13 @@ _MORTAR = 0.88  # grey of the joints between bricks
 
 
 def render(scene: Scene, size: int = IMAGE_SIZE) -> tuple[Tensor, Tensor]:
-    """One scene's image (H, W, 3) in [0, 1] and its exact binary object masks (K, H, W), in object order."""
+    """One scene's image (H, W, 3) in [0, 1] and its exact binary object masks (K, H, W)."""
     images, masks = render_batch([scene], size)
     return images[0], masks[0, : len(scene.objects)]
 
 
 def render_batch(scenes: Sequence[Scene], size: int = IMAGE_SIZE) -> tuple[Tensor, Tensor]:
-    """Images (B, H, W, 3) in [0, 1] and masks (B, 4, H, W) of {0, 1}; rows past a scene's objects are 0."""
+    """Images (B, H, W, 3) in [0, 1] and masks (B, 4, H, W) of {0, 1}, 0 past a scene's objects."""
     images = torch.stack(
         [_draw_background(scene.background, size) for scene in scenes]
     )  # (B, 3, H, W)
@@ -93,7 +93,7 @@ def _box(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _star(u: Tensor, v: Tensor) -> Tensor:
-    """Five tips: the plane folded into one tenth of a turn, then one straight edge from tip to notch."""
+    """Five tips: the plane folded into a tenth of a turn, then one edge from tip to notch."""
     angle = torch.atan2(u, -v).abs()
     sector = 2 * torch.pi / 5
     angle = (torch.remainder(angle + sector / 2, sector) - sector / 2).abs()
@@ -142,7 +142,7 @@ _OUTLINES = {
 
 
 def _paint(material: Tensor, rgb: Tensor, v: Tensor, pixel: tuple[Tensor, Tensor]) -> Tensor:
-    """Each object's surface (K, 3, h, w) at the pixels (y, x) of its window; v (K, h, 1) is its own height."""
+    """Each object's surface (K, 3, h, w) at its window's pixels; v (K, h, 1) is its height."""
     y, x = pixel
     gain, white = _textures()  # (M, 16, 16) each
     gain, white = (
@@ -157,7 +157,7 @@ def _paint(material: Tensor, rgb: Tensor, v: Tensor, pixel: tuple[Tensor, Tensor
 
 
 def _textures() -> tuple[Tensor, Tensor]:
-    """One 16x16 tile per material (M, 16, 16): factor on the object's colour, and share of a pale grey."""
+    """One tile per material (M, 16, 16): factor on the object's colour, share of a pale grey."""
     x = torch.arange(16)[None, :].float()
     y = torch.arange(16)[:, None].float()
     gain, white = torch.ones(len(MATERIALS), 16, 16), torch.zeros(len(MATERIALS), 16, 16)

@@ -1,8 +1,8 @@
 """Scenes of the demo world as data: which objects an image holds, where, and on which background.
 
 Scene seeds are shared out once, so that no figure is measured on what was tuned or trained on:
-0..2999 published tables; 10,000..99,999 choosing settings; 100,000..199,999 the model card's checks;
-1,000,000 and above training.
+0..2999 published tables; 10,000..99,999 choosing settings; 100,000..199,999 the model card's
+checks; 1,000,000 and above training.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ Triples = Literal["trained", "held_out", "all"]
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object; centre (x, y) and size (circumscribed radius) are fractions of the image's side."""
+    """One object; centre (x, y) and size (outer radius) are fractions of the image's side."""
 
     shape: str
     color: str
@@ -59,7 +59,7 @@ class Scene:
 
 
 def is_held_out(shape: str, color: str, material: str) -> bool:
-    """Whether training never shows this triple (one in six; each of its three pairs is still trained on)."""
+    """Whether training never shows this triple (one in six; its pairs are trained on)."""
     total = SHAPES.index(shape) + COLORS.index(color) + MATERIALS.index(material)
     return total % 6 == 0
 
@@ -71,9 +71,9 @@ def make_scene(
     triples: Triples = "trained",
     distinct_colors: bool = True,
 ) -> Scene:
-    """The scene of a seed: `objects` (1..4) of different shapes that do not touch each other.
+    """The scene of a seed: 1..4 objects of different shapes that do not touch each other.
 
-    `triples` chooses which (shape, color, material) triples occur; training only ever uses "trained".
+    `triples` says which (shape, color, material) triples occur; training only uses "trained".
     """
     if objects not in _RADIUS:
         raise ValueError(

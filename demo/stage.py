@@ -1,4 +1,4 @@
-"""One training stage: learning rate by time spent, moving average of weights, checkpoints, resuming, progress line."""
+"""One training stage: rate by time spent, averaged weights, checkpoints, progress line."""
 
 import logging
 import os
@@ -79,7 +79,7 @@ class Stage:
         return min(done, 1.0)
 
     def train(self, loss_at: Callable[[int, float], Tensor]) -> dict[str, Tensor]:
-        """Minimise loss_at(step, position) until the plan's time is spent; returns the averaged state dict."""
+        """Minimise loss_at(step, position) until the time is spent; the averaged weights."""
         mark = saved = reported = time.monotonic()
         recent, first_step = 0.0, self.step
         self.net.train()

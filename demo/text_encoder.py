@@ -1,4 +1,4 @@
-"""The demo model's text encoder: ComfyUI's CLIPTextModel, 128 wide, causal, 77 tokens, end-of-text padding."""
+"""The demo model's text encoder: ComfyUI's CLIPTextModel, 128 wide, end-of-text padding."""
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ def _attend(attention: nn.Module, x: Tensor) -> Tensor:
 
 
 class TrainableText(nn.Module):
-    """A CLIPTextModel_ behind a compact table of the tokens that occur in captions, plus one for all others."""
+    """A CLIPTextModel_ behind a table of the captions' tokens, plus one for all others."""
 
     def __init__(self, text_model: nn.Module, token_ids: list[int]):
         super().__init__()
@@ -59,7 +59,7 @@ class TrainableText(nn.Module):
 
 
 def expand_table(token_ids: Tensor, table: Tensor) -> Tensor:
-    """Embedding (49408, 128) for ComfyUI's tokenizer: known tokens have their rows, all others the last one."""
+    """Embedding (49408, 128) for ComfyUI's tokenizer: unknown tokens have the table's last row."""
     full = table[-1].expand(VOCABULARY, -1).clone()
     full[token_ids.long()] = table[:-1]
     return full

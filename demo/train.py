@@ -1,8 +1,9 @@
-"""Trains the demo model from nothing: autoencoder, text encoder, latents, UNet, judge. Resumable at any moment.
+"""Trains the demo model from nothing: autoencoder, text encoder, latents, judge, UNet.
 
     python dev.py train-demo --out DIR --threads 1 --minutes-unet 70
 
-An interrupted run is continued by the same command; a stage whose minutes are spent is not trained again.
+An interrupted run is continued by the same command; a stage whose minutes are spent is not
+trained again.
 """
 
 import argparse

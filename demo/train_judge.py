@@ -1,4 +1,4 @@
-"""Training stage 5: the judge, on crops of rendered ground truth with random box errors, blur and noise."""
+"""Training stage 4: the judge, on crops of ground truth with box errors, blur and noise."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ _COUNTS = (1, 2, 2, 3, 3, 4)
 def object_crops(
     scenes: list[Scene], images: Tensor, masks: Tensor, jitter: np.random.Generator | None
 ) -> Tensor:
-    """One crop per object (K, 3, 48, 48), scene by scene; images (B, H, W, 3), masks (B, 4, H, W)."""
+    """One crop per object (K, 3, 48, 48); images (B, H, W, 3), masks (B, 4, H, W)."""
     owner = [b for b, scene in enumerate(scenes) for _ in scene.objects]
     slot = [k for scene in scenes for k in range(len(scene.objects))]
     boxes = region_boxes(masks[owner, slot])
@@ -66,7 +66,7 @@ def train_judge(plan: StagePlan, out: Path, device: torch.device) -> JudgeNet:
 
 
 def _degrade(crops: Tensor, rng: np.random.Generator) -> Tensor:
-    """Blur a random half of the crops a little and add noise, as decoding through an autoencoder does."""
+    """Blur a random half of the crops a little and add noise."""
     is_blurred = torch.from_numpy(rng.random(len(crops)) < 0.5)
     blurred = F.avg_pool2d(F.pad(crops, (1, 1, 1, 1), mode="replicate"), 3, 1)
     share = torch.from_numpy(rng.uniform(0.2, 0.9, len(crops))).float() * is_blurred

@@ -1,7 +1,7 @@
 """Training stage 2: the text encoder alone, against the symbolic scene, then frozen.
 
-Each word token predicts what its object has been given so far. End-of-text and padding tokens predict the
-contents of the whole caption, so that they carry its meaning as CLIP's do.
+Each word token predicts what its object has been given so far. End-of-text and padding tokens
+predict the contents of the whole caption, so that they carry its meaning as CLIP's do.
 """
 
 from pathlib import Path
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .models import new_text_model, tokenize
 from .caption_sampler import NO_OBJECT, CaptionSampler, TokenizedCaptions
+from .models import new_text_model, tokenize
 from .scenes import BACKGROUNDS, COLORS, MATERIALS, MAX_OBJECTS, SHAPES, is_held_out
 from .stage import Stage, StagePlan
 from .text_encoder import CONTEXT_DIM, TrainableText
@@ -57,7 +57,7 @@ class _TextWithHeads(nn.Module):
 
 
 def random_labels(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (count, 4, 3) of 1..4 objects of different shapes, trained triples only; backgrounds (count,)."""
+    """Labels (count, 4, 3) of 1..4 objects, trained triples only; backgrounds (count,)."""
     labels = np.full((count, MAX_OBJECTS, 3), -1)
     for row in labels:
         objects = rng.choice((1, 2, 3, 4), p=(0.2, 0.4, 0.3, 0.1))

@@ -1,8 +1,8 @@
-"""Training stage 4: the UNet, eps-prediction on SD 1.5's schedule, with the frozen text encoder.
+"""Training stage 5: the UNet, eps-prediction on SD 1.5's schedule, with the frozen text encoder.
 
-Loss weights: min-SNR-5 (Hang et al., 2023, arXiv 2303.09556). In the first half a small grounding loss pulls
-the attention of an object's pixels from other objects' words to its own. Words are dropped from some captions
-while their end-of-text run stays, so that both carry meaning, as in CLIP-conditioned models.
+Loss weights: min-SNR-5 (Hang et al., 2023, arXiv 2303.09556). In the first half a small grounding
+loss pulls the attention of an object's pixels from other objects' words to its own. Words are
+dropped from some captions while their end-of-text run stays, so that both carry meaning.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ def alpha_bars() -> Tensor:
 
 
 class TrainingAttention:
-    """ComfyUI attention override: plain softmax, per-sample hidden tokens, and a record of the text maps."""
+    """ComfyUI attention override: plain softmax, hidden tokens, and a record of the text maps."""
 
     def __init__(self, hidden: Tensor):
         self.bias = hidden.float()[:, None, None] * -1e4  # (B, 1, 1, N)
@@ -54,7 +54,7 @@ class TrainingAttention:
 
 
 def drop_words(captions: TokenizedCaptions, rng: np.random.Generator) -> Tensor:
-    """Which word tokens (B, N) are withheld from the UNet; BOS and the end-of-text run never are."""
+    """Which word tokens (B, N) the UNet does not get; BOS and the end-of-text run always stay."""
     is_word = ~captions.is_end
     is_word[:, 0] = False
     dropped = torch.zeros_like(is_word)
@@ -71,9 +71,9 @@ def drop_words(captions: TokenizedCaptions, rng: np.random.Generator) -> Tensor:
 
 
 def grounding_loss(maps: list[Tensor], owner: Tensor, masks: Tensor, is_intact: Tensor) -> Tensor:
-    """How much of an object's pixels' attention to object words goes to words of other objects, as -log share.
+    """-log of the share that an object's own words have in its pixels' attention to object words.
 
-    maps (B, L, N) each, owner (B, N), masks (B, 4, h, w) in [0, 1], is_intact (B,) captions without dropped words.
+    maps (B, L, N) each, owner (B, N), masks (B, 4, h, w), is_intact (B,) nothing dropped.
     """
     words = F.one_hot(owner + 1, MAX_OBJECTS + 1)[..., 1:].float()  # (B, N, 4)
     weight = is_intact[:, None] & (words.sum(1) > 0) & ((words.sum(1) > 0).sum(1, keepdim=True) > 1)

@@ -1,4 +1,4 @@
-"""Reads and writes the demo model's weight files: fp16 safetensors, checked against demo/weights/weights.json."""
+"""Reads and writes the demo model's weight files: fp16 safetensors with a table of hashes."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ _CURE = "Clone the repository again, or train the model anew: python dev.py trai
 
 
 def read_weights(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
-    """The tensors of one part (fp32); ValueError that names the file and the cure if it is not the one listed."""
+    """The tensors (fp32) of one part; ValueError with file and cure if it is not the one listed."""
     import comfy.utils
 
     path = folder / f"{part}.safetensors"
@@ -31,14 +31,14 @@ def read_weights(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
         )
     if _sha256(path) != listed["sha256"]:
         raise ValueError(
-            f"The demo model's weight file {path} was changed: its SHA-256 is not the listed one. {_CURE}"
+            f"The demo model's weight file {path} is not the listed one (SHA-256). {_CURE}"
         )
     tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
 def write_weights(part: str, tensors: dict[str, Tensor], folder: Path = FOLDER) -> Path:
-    """Write one part as fp16 and list its size and hash; a reader sees the old file or the new one."""
+    """Write one part as fp16 and list its size and hash; readers see the old file or the new."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,55 @@
+import json
+
+import pytest
+import torch
+
+from ale_edit.demo.stage import Stage, StagePlan, save_atomically
+from ale_edit.demo.train import main
+from ale_edit.demo.weights import PARTS, TABLE
+
+
+def _line_stage(out, steps):
+    net = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(net.weight, 0.0)
+    return Stage(StagePlan("line", 10, 1, 0.1, max_steps=steps), net, out)
+
+
+def _loss(stage):
+    return lambda step, position: (stage.net(torch.ones(1, 1)) - 3).square().sum()
+
+
+def test_a_stage_continues_from_its_checkpoint(tmp_path):
+    first = _line_stage(tmp_path, 40)
+    first.train(_loss(first))
+    second = _line_stage(tmp_path, 80)
+    assert second.step == 40 and second.position == 0.5
+    assert torch.equal(second.net.weight, first.net.weight)
+    weights = second.train(_loss(second))
+    assert second.step == 80
+    assert (weights["weight"] + weights["bias"]).item() == pytest.approx(3, abs=0.5)
+
+
+def test_an_interrupted_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    save_atomically({"step": 1}, path)
+
+    def fails(content, part):
+        part.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(OSError):
+        save_atomically({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+@pytest.mark.comfy
+def test_one_command_runs_every_stage_and_a_second_run_resumes(tmp_path):
+    command = ["--smoke", "--out", str(tmp_path / "run"), "--weights", str(tmp_path / "weights")]
+    assert main([*command, "--device", "cpu"]) == 0
+    listed = json.loads((tmp_path / "weights" / TABLE).read_text(encoding="utf-8"))
+    assert set(listed) == {f"{part}.safetensors" for part in PARTS}
+    (tmp_path / "run" / "judge.pt").unlink()
+    assert main([*command, "--device", "cpu"]) == 0
+    again = json.loads((tmp_path / "weights" / TABLE).read_text(encoding="utf-8"))
+    assert again == listed
