@@ -125,17 +125,19 @@ class _Run:
         """Keys and values of every group of cells of one layer, projected once a run by the layer
         itself."""
         height, width = options["activations_shape"][-2:]
-        # scheduled weight hooks change the projections in the middle of a run
-        hooks = getattr(self._patcher, "current_hooks", None)
-        cache_key = (key, id(ore), height, width, q.device, q.dtype, hooks)
-        if cache_key not in self._texts:
+        cache_key = (key, id(ore), height, width, q.device, q.dtype)
+        texts = self._texts.get(cache_key)
+        if texts is None:
             keys = module.to_k(ore.keys.to(q))  # (N, C)
             values = module.to_v(ore.values.to(q))  # (K+1, N, C)
-            groups = self._cell_groups(ore, options)
-            self._texts[cache_key] = [
-                region_text(keys, values, ore.owner, g.cells, g.value, g.visible) for g in groups
+            texts = [
+                region_text(keys, values, ore.owner, g.cells, g.value, g.visible)
+                for g in self._cell_groups(ore, options)
             ]
-        return self._texts[cache_key]
+            # weight hooks may change the projections in the middle of a run
+            if getattr(self._patcher, "current_hooks", None) is None:
+                self._texts[cache_key] = texts
+        return texts
 
     def _cell_groups(
         self, ore: ObjectRestrictedEmbeddings, options: dict[str, Any]
