@@ -18,7 +18,7 @@ from torch import Tensor
 from .latents import make_shard
 from .stage import StagePlan
 from .text_encoder import TrainableText
-from .train_autoencoder import train_autoencoder
+from .train_autoencoder import train_autoencoder, train_decoder
 from .train_judge import train_judge
 from .train_text import train_text
 from .train_unet import train_unet
@@ -51,6 +51,7 @@ def train_all(options: argparse.Namespace, device: torch.device) -> None:
     """All stages in order; each writes its weight file when it is done."""
     out, folder = options.out, options.weights
     autoencoder = train_autoencoder(_plan(options, "autoencoder", 16, 1.5e-3), out, device)
+    autoencoder = train_decoder(_plan(options, "decoder", 16, 1e-3), out, device, autoencoder)
     write_weights("autoencoder", autoencoder.state_dict(), folder)
     text = train_text(_plan(options, "text", 64, 1e-3), out, device)
     write_weights("text", text_weights(text), folder)
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes-autoencoder", type=float, default=14.0)
+    parser.add_argument("--minutes-decoder", type=float, default=7.0)
     parser.add_argument("--minutes-text", type=float, default=3.0)
     parser.add_argument("--minutes-unet", type=float, default=70.0)
     parser.add_argument("--minutes-judge", type=float, default=2.0)

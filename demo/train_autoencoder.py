@@ -1,4 +1,4 @@
-"""Training stage 1: the autoencoder, on 64x64 crops of scenes with latent noise."""
+"""Training stage 1: the autoencoder, on 64x64 crops of scenes with latent noise; its decoder longer."""
 
 from pathlib import Path
 
@@ -27,12 +27,12 @@ def scene_pool(count: int, first_seed: int) -> Tensor:
             [make_scene(s, _COUNTS[s % len(_COUNTS)], distinct_colors=False) for s in seeds]
         )
         parts.append((images.permute(0, 3, 1, 2) * 255).round().byte())
-    return torch.cat(parts)
+    return torch.cat(parts) if parts else torch.empty(0, 3, CROP, CROP, dtype=torch.uint8)
 
 
 def random_crops(pool: Tensor, step: int, batch: int) -> Tensor:
     """Crops (batch, 3, 64, 64) in [-1, 1] that depend on the step alone."""
-    rng = np.random.default_rng((11, step))
+    rng = np.random.default_rng((11, step % 2**32))
     picks = rng.integers(0, len(pool), batch).tolist()
     corners = rng.integers(0, (pool.shape[2] - CROP) // 4 + 1, (batch, 2)) * 4
     crops = [
@@ -58,25 +58,48 @@ def train_autoencoder(plan: StagePlan, out: Path, device: torch.device) -> DemoA
         net = DemoAutoencoder()
     net = net.to(device, memory_format=torch.channels_last)
     stage = Stage(plan, net, out)
-    pool = (
-        scene_pool(min(POOL, 50 * (plan.max_steps or POOL)), TRAINING_SEEDS.start)
-        if stage.position < 1
-        else None
-    )
+    pool = _pool(stage)
 
     def loss_at(step: int, position: float) -> Tensor:
         images = random_crops(pool, step, plan.batch).to(device, memory_format=torch.channels_last)
-        noise = torch.Generator().manual_seed(step)
         with torch.autocast(device.type, torch.bfloat16):
-            latent = net.encode(images)
-            jitter = torch.randn(latent.shape, generator=noise).to(device) * (
-                LATENT_NOISE / SD15_SCALE
-            )
-            result = net.decode(latent + jitter)
+            result = net.decode(_jittered(net.encode(images), step))
         return reconstruction_loss(result.float(), images)
 
     net.load_state_dict(stage.train(loss_at))
     return net.eval()
+
+
+def train_decoder(
+    plan: StagePlan, out: Path, device: torch.device, net: DemoAutoencoder
+) -> DemoAutoencoder:
+    """Give the decoder more time with the encoder, and so the latents, fixed."""
+    stage = Stage(plan, net.decoder, out)
+    pool = _pool(stage)
+
+    def loss_at(step: int, position: float) -> Tensor:
+        images = random_crops(pool, -step - 1, plan.batch)
+        images = images.to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            with torch.no_grad():
+                latent = _jittered(net.encode(images), step)
+            result = net.decode(latent)
+        return reconstruction_loss(result.float(), images)
+
+    net.decoder.load_state_dict(stage.train(loss_at))
+    return net.eval()
+
+
+def _pool(stage: Stage) -> Tensor:
+    """The scenes a stage crops from; none where it is finished."""
+    count = POOL if stage.plan.max_steps is None else 100
+    return scene_pool(count if stage.position < 1 else 0, TRAINING_SEEDS.start)
+
+
+def _jittered(latent: Tensor, step: int) -> Tensor:
+    """Latents with noise that depends on the step alone."""
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(step))
+    return latent + noise.to(latent.device) * (LATENT_NOISE / SD15_SCALE)
 
 
 def psnr(net: DemoAutoencoder, count: int = 64) -> float:

@@ -33,9 +33,7 @@ def test_what_was_written_is_read_back(folder):
 
 def test_a_missing_file_is_named_with_the_cure(folder):
     (folder / "text.safetensors").unlink()
-    with pytest.raises(
-        ValueError, match=r"text.safetensors is missing. Clone .* dev.py train-demo"
-    ):
+    with pytest.raises(ValueError, match=r"text.safetensors is missing. Clone .* train-demo"):
         read_weights("text", folder)
 
 
