@@ -1,0 +1,68 @@
+import pytest
+from ale_edit.prompts.edits import (
+    Edits,
+    MethodSettings,
+    base_prompt,
+    make_edit,
+    parse_edits,
+    with_variant,
+)
+
+
+def test_lines_become_edits_in_their_order_with_stripped_phrases():
+    edits = parse_edits("  wolf -> brown-colored goat \nmoon->soccer ball")
+    assert [(edit.source, edit.target) for edit in edits] == [
+        ("wolf", "brown-colored goat"),
+        ("moon", "soccer ball"),
+    ]
+
+
+def test_empty_lines_and_comments_are_skipped():
+    edits = parse_edits("\n# a remark -> nothing\n\n wolf -> goat\n   \n")
+    assert [(edit.source, edit.target) for edit in edits] == [("wolf", "goat")]
+
+
+def test_the_unicode_arrow_is_an_arrow():
+    (edit,) = parse_edits("wolf → goat")
+    assert (edit.source, edit.target) == ("wolf", "goat")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("wolf -> goat\nmoon", ["Line 2", '"moon"', "0 arrows", "->"]),
+        ("a -> b -> c", ["Line 1", '"a -> b -> c"', "2 arrows"]),
+        ("wolf -> goat\n\n -> ball", ["Line 3", "source", "empty"]),
+        ("wolf ->", ["Line 1", "target", "empty"]),
+        ("", ["no edits", "wolf -> brown-colored goat"]),
+        ("# only a remark\n\n", ["no edits"]),
+    ],
+)
+def test_a_bad_list_is_refused_with_its_line_its_text_and_the_cure(text: str, words: list[str]):
+    with pytest.raises(ValueError) as error:
+        parse_edits(text)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+@pytest.mark.parametrize(("pair", "side"), [((" ", "goat"), "source"), (("wolf", "\n"), "target")])
+def test_an_empty_side_is_named(pair: tuple[str, str], side: str):
+    with pytest.raises(ValueError, match=f"The {side} phrase .* is empty") as error:
+        make_edit(*pair)
+    assert "Name the object" in str(error.value)
+
+
+def test_edits_are_added_without_changing_the_earlier_ones():
+    first = Edits((make_edit("a", "b"),))
+    second = first.added(make_edit("c", "d"))
+    assert (first.sources, second.sources, second.targets) == (("a",), ("a", "c"), ("b", "d"))
+
+
+def test_the_base_prompt_joins_the_phrases_with_and():
+    assert base_prompt(("wolf", "moon", "tree")) == "wolf and moon and tree"
+
+
+def test_another_variant_leaves_every_other_setting_as_it_is():
+    edits = Edits((make_edit("a", "b"),), "an a", settings=MethodSettings(end_of_text="bos"))
+    changed = with_variant(edits, "published code")
+    assert changed.settings == MethodSettings(variant="published code", end_of_text="bos")
+    assert (changed.items, changed.source_prompt) == (edits.items, "an a")

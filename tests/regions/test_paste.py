@@ -1,0 +1,51 @@
+import pytest
+import torch
+from ale_edit.regions.paste import paste_background, restore_size
+from ale_edit.regions.regions import make_regions
+from ale_edit.tests.tiny import box_mask, generator
+
+
+def images(height: int, width: int, cropped_height: int, cropped_width: int):
+    draws = generator(0)
+    source = torch.rand(2, height, width, 3, generator=draws)
+    return torch.rand(2, cropped_height, cropped_width, 3, generator=draws), source
+
+
+@pytest.mark.parametrize(("height", "width"), [(70, 69), (64, 71), (64, 64)])
+def test_the_strip_that_the_vae_cropped_comes_back_from_the_source(height: int, width: int):
+    edited, source = images(height, width, 64, 64)
+    out = restore_size(edited, source)
+    top, left = (height % 8) // 2, (width % 8) // 2
+    inside = torch.zeros(height, width, dtype=torch.bool)
+    inside[top : top + 64, left : left + 64] = True
+    assert torch.equal(out[:, inside], edited.flatten(1, 2))
+    assert torch.equal(out[:, ~inside], source[:, ~inside])
+
+
+def test_one_source_serves_a_batch_of_edits_and_alpha_is_dropped():
+    out = restore_size(torch.zeros(3, 64, 64, 3), torch.ones(1, 66, 64, 4))
+    assert out.shape == (3, 66, 64, 3)
+
+
+def test_images_of_other_sizes_are_refused_with_both_sizes():
+    with pytest.raises(ValueError, match="edited image is 32x64 .* source 64x64.*Connect"):
+        restore_size(torch.zeros(1, 32, 64, 3), torch.zeros(1, 64, 64, 3))
+
+
+def test_outside_the_dilated_regions_every_pixel_is_the_sources():
+    edited, source = images(66, 64, 64, 64)
+    mask = box_mask(66, 64, top=20, left=20, bottom=40, right=40)
+    regions = make_regions([mask], ["wolf"], 0.05)
+    out = paste_background(edited, source, regions)
+    background = regions.background.bool()
+    assert torch.equal(out[:, background], source[:, background])
+    inside = ~background
+    assert torch.equal(out[:, inside], restore_size(edited, source)[:, inside])
+
+
+def test_a_feathered_edge_mixes_both_images():
+    edited, source = torch.zeros(1, 64, 64, 3), torch.ones(1, 64, 64, 3)
+    mask = box_mask(64, 64, top=20, left=20, bottom=40, right=40)
+    out = paste_background(edited, source, make_regions([mask], ["wolf"], 0.0, 0.15))
+    assert not out[0, 20:40, 20:40].any()
+    assert ((out > 0) & (out < 1)).any() and out[0, 0, 0].min() == 1

@@ -1,0 +1,174 @@
+"""Tiny real things for tests: ComfyUI's own UNet, CLIP, VAE and Flux classes with seeded random weights.
+
+Tests import this module through the pack's bootstrap: `from ale_edit.tests.tiny import tiny_model`.
+ComfyUI is imported inside the functions, so that the pure tests need none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from ale_edit.prompts.edits import Edits, MethodSettings, make_edit
+from ale_edit.regions.regions import Regions, make_regions
+from torch import Tensor, nn
+
+WIDTH = 32  # channels of a text token
+UNET_CONFIG = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": [1, 1, 1],
+    "channel_mult": [1, 2, 2],
+    "num_heads": 4,
+    "num_head_channels": -1,
+    "use_spatial_transformer": True,
+    "transformer_depth": [1, 1, 1],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1],
+    "transformer_depth_middle": 1,
+    "context_dim": WIDTH,
+    "use_linear_in_transformer": False,
+    "legacy": False,
+    "adm_in_channels": None,
+    "use_temporal_attention": False,
+}
+CLIP_CONFIG = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 2 * WIDTH,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "projection_dim": WIDTH,
+}
+PAIRS = (("wolf", "brown-colored goat"), ("yellow moon", "soccer ball"))
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=generator(seed))
+
+
+def fill(module: nn.Module, seed: int, std: float = 0.08) -> None:
+    """Seeded random weights; ComfyUI's layers leave theirs uninitialised. Norm scales are around 1."""
+    draws = generator(seed)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(False)
+        mean = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
+        drawn = torch.randn(parameter.shape, generator=draws) * std + mean
+        parameter.data.copy_(drawn)
+
+
+def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, width: int = WIDTH) -> Any:
+    """A MODEL: SD 1.5's UNet classes, 32 channels, three levels, in a ModelPatcher."""
+    import comfy.model_base
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    config = comfy.supported_models.SD15({**UNET_CONFIG, "context_dim": width, "dtype": dtype})
+    config.set_inference_dtype(dtype, None)
+    model = comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType.EPS)
+    model.diffusion_model.eval()
+    fill(model.diffusion_model, seed)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def tiny_flux() -> Any:
+    """A MODEL without UNet cross-attention: Flux's own classes."""
+    import comfy.model_base
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    config = comfy.supported_models.Flux(
+        {
+            "image_model": "flux",
+            "in_channels": 4,
+            "out_channels": 4,
+            "vec_in_dim": 16,
+            "context_in_dim": WIDTH,
+            "hidden_size": 32,
+            "mlp_ratio": 2.0,
+            "num_heads": 2,
+            "depth": 1,
+            "depth_single_blocks": 1,
+            "axes_dim": [4, 6, 6],
+            "theta": 10_000,
+            "patch_size": 2,
+            "qkv_bias": True,
+            "guidance_embed": False,
+            "dtype": torch.float32,
+        }
+    )
+    config.set_inference_dtype(torch.float32, None)
+    model = comfy.model_base.Flux(config)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def tiny_clip(seed: int = 1, width: int = WIDTH, embedding_directory: str | None = None) -> Any:
+    """A CLIP: SD 1.5's text encoder classes, small, with the real tokenizer."""
+    import comfy.sd
+    import comfy.sd1_clip
+    from comfy.supported_models_base import ClipTarget
+
+    config = {**CLIP_CONFIG, "hidden_size": width, "projection_dim": width}
+    clip = comfy.sd.CLIP(
+        ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel),
+        embedding_directory=embedding_directory,
+        model_options={"clip_l_model_config": config, "dtype": torch.float32},
+    )
+    fill(clip.cond_stage_model, seed, std=0.3)
+    return clip
+
+
+def tiny_vae(seed: int = 2) -> Any:
+    """A VAE: ComfyUI's TAESD with random weights."""
+    import comfy.sd
+    import comfy.taesd.taesd
+
+    taesd = comfy.taesd.taesd.TAESD(latent_channels=4)
+    fill(taesd, seed, std=0.05)
+    return comfy.sd.VAE(sd=taesd.state_dict())
+
+
+def edits_of(
+    pairs: Sequence[tuple[str, str]] = PAIRS,
+    masks: Sequence[Tensor] | None = None,
+    source_prompt: str | None = None,
+    target_prompt: str | None = None,
+    **settings: Any,
+) -> Edits:
+    chosen = masks if masks is not None else [None] * len(pairs)
+    items = tuple(make_edit(*pair, mask) for pair, mask in zip(pairs, chosen, strict=True))
+    return Edits(items, source_prompt, target_prompt, MethodSettings(**settings))
+
+
+def box_mask(
+    height: int, width: int, *, top: int, left: int, bottom: int, right: int
+) -> Tensor:
+    """(height, width): 1 on rows [top, bottom) and columns [left, right)."""
+    mask = torch.zeros(height, width)
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def two_boxes(height: int = 128, width: int = 128) -> list[Tensor]:
+    """Two disjoint masks, also on the coarsest grid of the tiny UNet."""
+    h, w = height // 8, width // 8
+    return [
+        box_mask(height, width, top=h, left=h, bottom=4 * h, right=3 * w),
+        box_mask(height, width, top=4 * h, left=4 * w, bottom=8 * h, right=7 * w),
+    ]
+
+
+def two_regions(height: int = 128, width: int = 128, dilation: float = 0.0) -> Regions:
+    return make_regions(two_boxes(height, width), [source for source, _ in PAIRS], dilation)
+
+
+def source_latent(batch: int = 1, height: int = 16, width: int = 16, seed: int = 3) -> Tensor:
+    """(batch, 4, height, width) as a VAE gives it; item j alone is item 0 of a batch at seed + j."""
+    return torch.cat([5 * randn(1, 4, height, width, seed=seed + j) for j in range(batch)])
