@@ -17,6 +17,7 @@ from .conditioning import run_settings
 from .patching import WRAPPERS, with_wrapper
 from .rows import step_index
 from .run_checks import require_two_branch
+from .unet import require_cross_attention
 
 NODE = "Background Blending"
 KEY = "ale_edit.background_blending"
@@ -24,6 +25,7 @@ KEY = "ale_edit.background_blending"
 
 def apply_background_blending(model: Any, regions: Regions, is_soft: bool = False) -> Any:
     """A clone of a MODEL that keeps the source outside the regions, under a two-branch guider."""
+    require_cross_attention(model, NODE)
 
     def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         guider = executor.class_obj

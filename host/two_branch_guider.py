@@ -24,6 +24,7 @@ from .run_checks import (
     require_two_branch_sampler,
 )
 from .self_injection import ACTIVE_KEY
+from .unet import require_cross_attention
 
 NODE = "Two-Branch Guider"
 SHARED_KEYS = (
@@ -43,6 +44,10 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
     Inversion."""
 
     is_two_branch = True
+
+    def __init__(self, model: Any) -> None:
+        require_cross_attention(model, NODE)
+        super().__init__(model)
 
     def set_branches(self, source: Any, target: Any, negative: Any) -> None:
         """Take the CONDITIONING of both branches and the negative that they share.
