@@ -41,15 +41,28 @@ def coverage(masks: Tensor, height: int, width: int, keep_small: bool) -> Tensor
     covered = F.interpolate(masks[None], size=(height, width), mode="nearest")[0] >= THRESHOLD
     if not keep_small:
         return covered
-    lost = [i for i in range(len(masks)) if not covered[i].any() and masks[i].any()]
-    if lost:
-        share = F.adaptive_avg_pool2d(masks[None], (height, width))[0]
-        for i in lost:
-            is_only_cell = (covered & (covered.sum(dim=(1, 2), keepdim=True) == 1)).any(dim=0)
-            cell = torch.where(is_only_cell, share[i] - 1, share[i]).argmax()
-            covered.view(len(masks), -1)[:, cell] = False
-            covered.view(len(masks), -1)[i, cell] = True
+    for i in range(len(masks)):
+        if not covered[i].any() and masks[i].any():
+            cell = _cell_for_small(masks[i], covered)
+            covered[:, cell[0], cell[1]] = False
+            covered[i, cell[0], cell[1]] = True
     return covered
+
+
+def _cell_for_small(mask: Tensor, covered: Tensor) -> tuple[int, int]:
+    """The (row, column) in which `mask` (H, W) has the most pixels, sparing cells that are another
+    object's only one; where all of its cells are such, the nearest other cell to its centre."""
+    height, width = covered.shape[-2:]
+    share = F.adaptive_avg_pool2d(mask[None, None], (height, width))[0, 0]
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    center_row, center_column = ((share * n).sum() / share.sum() for n in (rows, columns))
+    distance = (rows - center_row) ** 2 + (columns - center_column) ** 2
+    score = torch.where(share > 0, share, -distance - 1)
+    is_only_cell = (covered & (covered.sum(dim=(1, 2), keepdim=True) == 1)).any(dim=0)
+    if not is_only_cell.all():
+        score = score.masked_fill(is_only_cell, -torch.inf)
+    best = int(score.argmax())
+    return best // width, best % width
 
 
 def cell_groups(covered: Tensor, last_object_wins: bool) -> tuple[CellGroup, ...]:
