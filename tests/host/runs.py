@@ -1,0 +1,126 @@
+"""Runs of the tiny model through ComfyUI's own sampling: a stock KSampler, and the two-branch guider.
+
+Imported by tests as `ale_edit.tests.host.runs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.sample
+import torch
+from ale_edit.host.blending import apply_background_blending
+from ale_edit.host.conditioning import make_conditioning
+from ale_edit.host.rgb_cam import apply_rgb_cam
+from ale_edit.host.schedule import lcm_sigmas
+from ale_edit.host.self_injection import apply_self_injection
+from ale_edit.host.text import embed_side, encode
+from ale_edit.host.two_branch_guider import TwoBranchGuider
+from ale_edit.host.virtual_inversion import virtual_inversion_sampler
+from ale_edit.prompts.edits import Edits
+from ale_edit.regions.regions import Regions
+from ale_edit.tests.tiny import edits_of, randn, source_latent, two_regions
+from torch import Tensor
+
+STEPS = 4
+Conditioning = list[list[Any]]
+
+
+def plain(clip: Any, prompt: str) -> Conditioning:
+    """As CLIPTextEncode."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+
+
+def side(clip: Any, edits: Edits, name: Any) -> Conditioning:
+    """As Object-Restricted Embeddings: name is "source" or "target"."""
+    return make_conditioning(*embed_side(clip, edits, name))
+
+
+def patched(model: Any, regions: Regions | None = None, schedule: float = 0.5) -> Any:
+    """The three model nodes of the main job."""
+    regions = regions or two_regions()
+    model = apply_self_injection(apply_rgb_cam(model, regions), schedule)
+    return apply_background_blending(model, regions)
+
+
+def guide(
+    model: Any,
+    clip: Any,
+    edits: Edits | None = None,
+    guidance: tuple[float, float] = (1.0, 2.0),
+    negative: str = "",
+) -> TwoBranchGuider:
+    edits = edits or edits_of()
+    guider = TwoBranchGuider(model)
+    source, target = side(clip, edits, "source"), side(clip, edits, "target")
+    guider.set_branches(source, target, plain(clip, negative))
+    guider.set_guidance(*guidance)
+    return guider
+
+
+def edit(
+    guider: Any,
+    latent: Tensor | None = None,
+    *,
+    seed: int = 5,
+    steps: int = STEPS,
+    strength: float = 1.0,
+    eta: float = 1.0,
+    noise_mask: Tensor | None = None,
+    callback: Callable[..., None] | None = None,
+) -> Tensor:
+    """As SamplerCustomAdvanced with Virtual Inversion and LCM Schedule."""
+    latent = source_latent() if latent is None else latent
+    return guider.sample(
+        torch.zeros_like(latent),
+        latent,
+        virtual_inversion_sampler(eta),
+        lcm_sigmas(guider.model_patcher, steps, strength),
+        denoise_mask=noise_mask,
+        callback=callback,
+        disable_pbar=True,
+        seed=seed,
+    )
+
+
+def generate(
+    model: Any,
+    positive: Conditioning,
+    negative: Conditioning,
+    *,
+    shape: tuple[int, int, int, int] = (1, 4, 16, 16),
+    noise: Tensor | None = None,
+    steps: int = 2,
+    cfg: float = 3.0,
+    seed: int = 5,
+    callback: Callable[..., None] | None = None,
+) -> Tensor:
+    """As KSampler with euler on an empty latent."""
+    noise = randn(*shape, seed=seed) if noise is None else noise
+    return comfy.sample.sample(
+        model,
+        noise,
+        steps,
+        cfg,
+        "euler",
+        "normal",
+        positive,
+        negative,
+        torch.zeros_like(noise),
+        callback=callback,
+        disable_pbar=True,
+        seed=seed,
+    )
+
+
+def with_option(model: Any, change: Callable[[Any], None]) -> Any:
+    """A clone of a MODEL after a stock patching call, as another pack's node makes it."""
+    clone = model.clone()
+    change(clone)
+    return clone
+
+
+def relative_error(made: Tensor, expected: Tensor) -> float:
+    """The largest difference, in standard deviations of what is expected."""
+    return float((made - expected).abs().max() / expected.std())
