@@ -48,8 +48,9 @@ def start(x0: Tensor, noise: Tensor, sigma: float, is_pure_noise: bool) -> Branc
 
 
 def predicted_edit(x0: Tensor, source_denoised: Tensor, target_denoised: Tensor) -> Tensor:
-    """The edited image as predicted at one step: p = x0 + D_target - D_source."""
-    return x0 + target_denoised - source_denoised
+    """The edited image as predicted at one step: p = x0 + (D_target - D_source), exactly x0 where
+    the two predictions are equal."""
+    return x0 + (target_denoised - source_denoised)
 
 
 def ddcm_step(

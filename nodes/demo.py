@@ -65,6 +65,7 @@ class DemoScene(io.ComfyNode):
                     default=0,
                     min=0,
                     max=99_999,
+                    control_after_generate=False,
                     tooltip="Which scene. 0 to 2999 are those of the published tables.",
                 ),
                 io.Int.Input(
