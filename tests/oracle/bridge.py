@@ -1,0 +1,87 @@
+"""The same tiny random UNet and text encoder in ComfyUI's classes and in diffusers' and transformers'.
+
+ComfyUI's modules hold the weights; the others load them under their own names.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from ale_edit.tests.tiny import CLIP_CONFIG, generator, tiny_clip, tiny_model
+from torch import nn
+
+from .ore_by_hand import TextEncoder
+
+# How strongly a layer speaks. The text's values and the self-attention's scores are raised, so that a random
+# network depends on words, masks and injection about as much as a trained one does.
+GAINS = {"attn2.to_v": 2.0, "attn2.to_out": 2.0, "attn2.to_q": 2.0, "attn1.to_q": 3.0, "out.2": 0.06}
+LATENT_SCALE = 0.18215
+
+
+def randomise(module: nn.Module, seed: int) -> None:
+    """Seeded weights that keep the variance from layer to layer; norms near the identity."""
+    draws = generator(seed)
+    for name, parameter in module.named_parameters():
+        noise = torch.randn(parameter.shape, generator=draws)
+        if parameter.ndim < 2:
+            parameter.data.copy_(noise * 0.1 + (1.0 if name.endswith("weight") else 0.0))
+        else:
+            gain = next((g for part, g in GAINS.items() if part in name), 1.0)
+            parameter.data.copy_(noise * gain / math.sqrt(parameter[0].numel()))
+
+
+def comfy_model(seed: int = 0) -> Any:
+    """MODEL: SD 1.5's UNet class with a transformer at every level."""
+    model = tiny_model()
+    randomise(model.model.diffusion_model, seed)
+    return model
+
+
+def comfy_clip(seed: int = 1) -> Any:
+    """CLIP: SD 1.5's text encoder class with the real vocabulary."""
+    clip = tiny_clip()
+    transformer = clip.cond_stage_model.clip_l.transformer
+    randomise(transformer, seed)
+    transformer.text_model.embeddings.token_embedding.weight.data.mul_(math.sqrt(32))
+    return clip
+
+
+def diffusers_unet(model: Any) -> Any:
+    """UNet2DConditionModel with the weights of a ComfyUI MODEL."""
+    import comfy.utils
+    from diffusers import UNet2DConditionModel
+
+    config = model.model.model_config.unet_config
+    widths = tuple(config["model_channels"] * m for m in config["channel_mult"])
+    unet = UNet2DConditionModel(
+        sample_size=32,
+        block_out_channels=widths,
+        down_block_types=("CrossAttnDownBlock2D",) * len(widths),
+        up_block_types=("CrossAttnUpBlock2D",) * len(widths),
+        layers_per_block=config["num_res_blocks"][0],
+        cross_attention_dim=config["context_dim"],
+        attention_head_dim=config["num_heads"],  # diffusers' name for the number of heads
+    ).eval()
+    names = comfy.utils.unet_to_diffusers(config)
+    weights = model.model.diffusion_model.state_dict()
+    loaded = {theirs: weights[ours] for theirs, ours in names.items() if ours in weights}
+    assert len(loaded) == len(weights)
+    unet.load_state_dict(loaded)
+    return unet.requires_grad_(False)
+
+
+def transformers_text_encoder(clip: Any) -> TextEncoder:
+    """CLIPTextModel with the weights of a ComfyUI CLIP, and the tokenizer from ComfyUI's vocabulary."""
+    import comfy
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    config = CLIPTextConfig(**CLIP_CONFIG, vocab_size=49408, hidden_act="quick_gelu")
+    model = CLIPTextModel(config).eval()
+    weights = clip.cond_stage_model.clip_l.transformer.text_model.state_dict()
+    prefix = "text_model." if any(n.startswith("text_model.") for n in model.state_dict()) else ""
+    model.load_state_dict({prefix + name: weight for name, weight in weights.items()})
+    folder = Path(next(iter(comfy.__path__))) / "sd1_tokenizer"
+    return TextEncoder(CLIPTokenizer.from_pretrained(folder), model.requires_grad_(False))

@@ -1,0 +1,168 @@
+"""One whole edit, by the pack inside ComfyUI and by the oracle on diffusers, step by step.
+
+Run it for the figures: `python dev.py _run ale_edit.tests.oracle.whole_edit` (COMFYUI_PATH set).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from ale_edit.tests.tiny import box_mask, randn
+from torch import Tensor
+
+from . import ale_diffusers as oracle
+from .ale_diffusers import Settings, Step
+from .bridge import LATENT_SCALE, comfy_clip, comfy_model, diffusers_unet
+from .bridge import transformers_text_encoder as twin_text_encoder
+
+SEED = 7
+Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels
+
+
+@dataclass(frozen=True)
+class Scene:
+    """pairs and boxes: K objects. size: latent cells."""
+
+    pairs: tuple[tuple[str, str], ...]
+    boxes: tuple[Box, ...]
+    size: tuple[int, int]
+    batch: int = 2
+
+    @property
+    def masks(self) -> list[Tensor]:
+        """K of (8h, 8w)."""
+        height, width = (8 * n for n in self.size)
+        return [
+            box_mask(height, width, top=t, left=left, bottom=b, right=r)
+            for t, left, b, r in self.boxes
+        ]
+
+    @property
+    def latents(self) -> Tensor:
+        """(B, 4, h, w), scaled as the UNet sees them."""
+        return randn(self.batch, 4, *self.size, seed=11)
+
+
+WOLF = ("wolf", "brown-colored goat")
+MOON = ("yellow moon", "soccer ball")
+CUP = ("cup", "small bottle made of glass")
+# Wolf and moon overlap once dilated. The cup covers one latent cell and lies between the samples of
+# every coarser grid. The odd scene's latent cannot be halved evenly; the small one is for planted mistakes.
+SCENES = {
+    "two objects": Scene((WOLF, MOON), ((16, 4, 62, 44), (68, 10, 118, 60)), (16, 8)),
+    "three objects": Scene(
+        (WOLF, CUP, MOON),
+        ((40, 8, 100, 62), (23, 87, 26, 90), (50, 66, 110, 150)),
+        (16, 24),
+    ),
+    "odd size": Scene((WOLF, MOON), ((20, 6, 70, 54), (10, 57, 60, 100)), (10, 14), batch=1),
+    "small": Scene(
+        (WOLF, CUP, MOON),
+        ((8, 4, 42, 65), (19, 99, 28, 108), (30, 66, 64, 92)),
+        (8, 16),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Twins:
+    """The same networks twice."""
+
+    model: Any
+    clip: Any
+    unet: Any
+    encoder: Any
+
+
+@cache
+def twins() -> Twins:
+    model, clip = comfy_model(), comfy_clip()
+    return Twins(model, clip, diffusers_unet(model), twin_text_encoder(clip))
+
+
+def run_pack(scene: Scene, settings: Settings, **method: Any) -> list[Step]:
+    """The edit by the pack's nodes' functions in ComfyUI; z and p (B, C, h, w) of every step."""
+    from ale_edit.host import blending, conditioning, rgb_cam, schedule, self_injection, text
+    from ale_edit.host import two_branch_guider, virtual_inversion
+    from ale_edit.prompts.edits import Edits, MethodSettings, make_edit
+    from ale_edit.regions.regions import make_regions
+
+    pack = twins()
+    chosen = MethodSettings(variant=settings.variant, overlap=settings.overlap, **method)
+    edits = Edits(tuple(make_edit(*pair) for pair in scene.pairs), settings=chosen)
+    regions = make_regions(scene.masks, [source for source, _ in scene.pairs], settings.dilation)
+    source, target = (
+        conditioning.make_conditioning(*text.embed_side(pack.clip, edits, side))
+        for side in ("source", "target")
+    )
+    negative = [[pack.clip.encode_from_tokens(pack.clip.tokenize("")), {}]]
+    model = rgb_cam.apply_rgb_cam(pack.model, regions)
+    model = self_injection.apply_self_injection(model, settings.schedule)
+    model = blending.apply_background_blending(model, regions)
+    guider = two_branch_guider.TwoBranchGuider(model)
+    guider.set_branches(source, target, negative)
+    guider.set_guidance(settings.source_guidance, settings.target_guidance)
+
+    sigmas = schedule.lcm_sigmas(pack.model, settings.steps, 1.0)
+    sampler = virtual_inversion.virtual_inversion_sampler(settings.eta)
+    latents = scene.latents / LATENT_SCALE
+    record: list[Step] = []
+
+    def callback(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
+        z = x / (1 + sigmas[step] ** 2) ** 0.5
+        record.append(Step(z[-scene.batch :].clone(), denoised[-scene.batch :].clone()))
+
+    with torch.inference_mode():
+        result = guider.sample(
+            torch.zeros_like(latents), latents, sampler, sigmas, callback=callback, seed=SEED
+        )
+    record.append(Step(record[-1].z, result * LATENT_SCALE))
+    return record
+
+
+@cache
+def run_oracle(scene: Scene, settings: Settings) -> list[Step]:
+    """The same by the oracle, image by image; item j has seed SEED + j."""
+    both = twins()
+    masks = np.stack([mask.numpy() > 0.5 for mask in scene.masks])
+    items = [
+        oracle.edit(both.unet, both.encoder, scene.pairs, masks, x0, SEED + j, settings)
+        for j, x0 in enumerate(scene.latents)
+    ]
+    record = [
+        Step(torch.stack([s.z for s in steps]), torch.stack([s.p for s in steps]))
+        for steps in zip(*items, strict=True)
+    ]
+    return [*record, record[-1]]
+
+
+def errors(ours: Sequence[Step], theirs: Sequence[Step], scene: Scene) -> list[float]:
+    """Per step, and last for the result: the largest difference of z and p, in standard deviations of the
+    source latent."""
+    assert len(ours) == len(theirs)
+    unit = float(scene.latents.std())
+    pairs = zip(ours, theirs, strict=True)
+    return [float(max((a.z - b.z).abs().max(), (a.p - b.p).abs().max())) / unit for a, b in pairs]
+
+
+def worst_error(scene: Scene, settings: Settings, **method: Any) -> float:
+    """The largest error of any step of the pack's edit against the oracle's."""
+    return max(errors(run_pack(scene, settings, **method), run_oracle(scene, settings), scene))
+
+
+def main(_argv: Sequence[str] = ()) -> int:
+    for name, scene in SCENES.items():
+        for variant in ("paper", "published code"):
+            if name == "odd size" and variant != "paper":
+                continue
+            start = time.perf_counter()
+            worst = worst_error(scene, Settings(variant=variant))
+            seconds = time.perf_counter() - start
+            print(f"{name}, {variant}: {worst:.1e} of the latent's std ({seconds:.1f} s)")
+    return 0
