@@ -1,0 +1,318 @@
+"""Talks to one ComfyUI over HTTP and its websocket.
+
+    async with ComfyClient(url) as client:
+        await client.check(workflow.classes())
+        async for progress in client.follow(await client.queue(workflow)): ...
+        images = await client.images()
+
+Progress comes over the websocket; where that fails, /history is asked until the run has ended.
+"""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+
+from .errors import (
+    ComfyError,
+    Interrupted,
+    NodeError,
+    NodeFailed,
+    PackMissing,
+    ServerGone,
+    WorkflowRejected,
+)
+from .workflow import Workflow
+
+POLL_S = 0.3
+REPLY_TIMEOUT_S = 60
+ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A node started (maximum 0), or is at step `value` of `maximum`."""
+
+    title: str
+    value: int = 0
+    maximum: int = 0
+
+
+@dataclass(frozen=True)
+class SavedImage:
+    """An image that a node of the run saved or previewed on the server."""
+
+    title: str
+    filename: str
+    subfolder: str
+    kind: str  # ComfyUI's "output" or "temp"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A queued workflow."""
+
+    prompt_id: str
+    workflow: Workflow
+
+
+class ComfyClient:
+    """A connection to the ComfyUI at `url`; use it as an async context manager."""
+
+    def __init__(self, url: str):
+        self.url = url.rstrip("/")
+        self._id = uuid.uuid4().hex
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+
+    async def __aenter__(self) -> "ComfyClient":
+        timeout = aiohttp.ClientTimeout(total=REPLY_TIMEOUT_S, connect=10)
+        self._session = aiohttp.ClientSession(timeout=timeout)
+        try:
+            await self._connect()
+        except BaseException:
+            await self._session.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._socket is not None:
+            await self._socket.close()
+        await self._session.close()
+
+    async def _connect(self) -> None:
+        await self.versions()
+        with suppress(aiohttp.ClientError, asyncio.TimeoutError):
+            self._socket = await self._session.ws_connect(
+                f"{self.url}/ws", params={"clientId": self._id}, heartbeat=30, max_msg_size=0
+            )
+
+    # what the server is
+
+    async def versions(self) -> dict[str, str]:
+        """Versions of ComfyUI, Python and PyTorch on the server."""
+        stats = await self._json("GET", "/system_stats")
+        system = stats.get("system", {}) if isinstance(stats, dict) else {}
+        if "comfyui_version" not in system:
+            raise ServerGone(f"What answers at {self.url} is not ComfyUI. Check the address.")
+        return {
+            "comfyui": system["comfyui_version"],
+            "python": system.get("python_version", "").split(" ")[0],
+            "pytorch": system.get("pytorch_version", ""),
+        }
+
+    async def check(self, needed: Iterable[str]) -> None:
+        """Raise PackMissing unless the server has loaded these node classes."""
+        loaded = await self._json("GET", "/object_info")
+        if missing := sorted(set(needed) - set(loaded)):
+            raise PackMissing(
+                f"ComfyUI at {self.url} has no node {', '.join(missing)}. Put the pack that has it "
+                "into custom_nodes and restart ComfyUI; its log says if a pack failed to load."
+            )
+
+    # a run
+
+    async def upload_image(self, image: bytes, name: str, subfolder: str = "ale-edit") -> str:
+        """Upload an image file; returns the name under which LoadImage finds it."""
+        form = aiohttp.FormData()
+        form.add_field("image", image, filename=name, content_type="application/octet-stream")
+        form.add_field("subfolder", subfolder)
+        form.add_field("overwrite", "true")
+        stored = await self._json("POST", "/upload/image", data=form)
+        return "/".join(part for part in (stored["subfolder"], stored["name"]) if part)
+
+    async def queue(self, workflow: Workflow) -> Run:
+        """Queue a workflow. Raises WorkflowRejected with each node's complaint."""
+        body = {"prompt": workflow.nodes, "client_id": self._id}
+        async with self._request("POST", "/prompt", json=body) as reply:
+            answer = await _decoded(reply)
+            if reply.status == 400:
+                raise _rejection(answer, workflow)
+            self._expect_ok(reply)
+        if answer.get("node_errors"):  # some outputs are fine and were queued: all or nothing here
+            await self.cancel(Run(answer["prompt_id"], workflow))
+            raise _rejection(answer, workflow)
+        return Run(answer["prompt_id"], workflow)
+
+    async def follow(self, run: Run) -> AsyncIterator[Progress]:
+        """Yield progress until the run has ended; raises NodeFailed or Interrupted if it failed."""
+        ended = False
+        while self._socket is not None and not ended:
+            try:
+                message = await self._socket.receive(timeout=5)
+            except asyncio.TimeoutError:
+                ended = await self._entry(run) is not None
+                continue
+            if message.type is aiohttp.WSMsgType.TEXT:
+                event = json.loads(message.data)
+                if event.get("data", {}).get("prompt_id") == run.prompt_id:
+                    ended = event["type"] in ENDINGS
+                    if progress := _progress(event, run.workflow):
+                        yield progress
+            elif message.type is not aiohttp.WSMsgType.BINARY:  # previews are binary
+                self._socket = None
+        await self._ended(run)
+
+    async def run(
+        self, workflow: Workflow, on_progress: Callable[[Progress], None] | None = None
+    ) -> list[SavedImage]:
+        """Queue, follow to the end, and return what was saved. Cancelled: the run is, too."""
+        run = await self.queue(workflow)
+        try:
+            async for progress in self.follow(run):
+                if on_progress is not None:
+                    on_progress(progress)
+        except asyncio.CancelledError:
+            with suppress(ComfyError):
+                await self.cancel(run)
+            raise
+        return await self.images(run)
+
+    async def cancel(self, run: Run) -> None:
+        """Take a run out of the queue, or interrupt it if it is the one at work."""
+        await self._json("POST", "/queue", json={"delete": [run.prompt_id]})
+        await self._json("POST", "/interrupt", json={"prompt_id": run.prompt_id})
+
+    async def images(self, run: Run) -> list[SavedImage]:
+        """The images a finished run saved, in the order of the history."""
+        entry = await self._entry(run) or {}
+        return [
+            SavedImage(
+                run.workflow.title(node_id), file["filename"], file["subfolder"], file["type"]
+            )
+            for node_id, output in entry.get("outputs", {}).items()
+            for file in output.get("images", [])
+        ]
+
+    async def fetch(self, image: SavedImage) -> bytes:
+        query = {"filename": image.filename, "subfolder": image.subfolder, "type": image.kind}
+        async with self._request("GET", "/view", params=query) as reply:
+            self._expect_ok(reply)
+            return await reply.read()
+
+    async def fetch_to(self, image: SavedImage, path: Path) -> Path:
+        path.write_bytes(await self.fetch(image))
+        return path
+
+    # below the surface
+
+    async def _ended(self, run: Run) -> None:
+        """Wait for the run's place in the history, and raise what it says went wrong."""
+        while (entry := await self._entry(run)) is None:
+            if not await self._is_queued(run) and await self._entry(run) is None:
+                raise Interrupted(f"{run.workflow.name} was taken out of the queue.")
+            await asyncio.sleep(POLL_S)
+        for kind, content in entry.get("status", {}).get("messages", []):
+            if kind == "execution_interrupted":
+                raise Interrupted(f"{run.workflow.name} was interrupted.")
+            if kind == "execution_error":
+                raise _failure(content, run.workflow)
+
+    async def _entry(self, run: Run) -> dict[str, Any] | None:
+        return (await self._json("GET", f"/history/{run.prompt_id}")).get(run.prompt_id)
+
+    async def _is_queued(self, run: Run) -> bool:
+        queue = await self._json("GET", "/queue")
+        items = [*queue["queue_running"], *queue["queue_pending"]]
+        return any(item[1] == run.prompt_id for item in items)
+
+    async def _json(self, method: str, path: str, **request: Any) -> Any:
+        async with self._request(method, path, **request) as reply:
+            self._expect_ok(reply)
+            return await _decoded(reply)
+
+    def _expect_ok(self, reply: aiohttp.ClientResponse) -> None:
+        if reply.status != 200:
+            raise ServerGone(
+                f"{self.url} answered {reply.status} ({reply.reason}) to {reply.url.path}. "
+                "Check that the address is ComfyUI's and look into its log."
+            )
+
+    def _request(self, method: str, path: str, **request: Any) -> "_Reply":
+        return _Reply(self.url, self._session.request(method, self.url + path, **request))
+
+
+class _Reply:
+    """A request whose connection errors come out as ServerGone."""
+
+    def __init__(self, url: str, request: Any):
+        self._url = url
+        self._request = request
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        try:
+            return await self._request.__aenter__()
+        except aiohttp.InvalidURL as error:
+            raise ServerGone(f"{self._url!r} is not an address. Write http://HOST:PORT.") from error
+        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+            raise self._gone(error) from error
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._request.__aexit__(exc_type, exc, traceback)
+        if isinstance(exc, aiohttp.ClientError | asyncio.TimeoutError):
+            raise self._gone(exc) from exc
+
+    def _gone(self, error: BaseException) -> ServerGone:
+        return ServerGone(
+            f"No ComfyUI answers at {self._url} ({error or type(error).__name__}). "
+            "Start it, or look into its log if it was running."
+        )
+
+
+async def _decoded(reply: aiohttp.ClientResponse) -> Any:
+    """The reply as JSON; empty replies (of /queue and /interrupt) and other text as {}."""
+    try:
+        return json.loads(await reply.text())
+    except ValueError:
+        return {}
+
+
+def _progress(event: dict[str, Any], workflow: Workflow) -> Progress | None:
+    content = event["data"]
+    if event["type"] == "executing" and content.get("node"):
+        return Progress(workflow.title(content["node"]))
+    if event["type"] == "progress":
+        return Progress(workflow.title(content["node"]), content["value"], content["max"])
+    return None
+
+
+def _rejection(answer: dict[str, Any], workflow: Workflow) -> WorkflowRejected:
+    errors = tuple(
+        NodeError(
+            workflow.title(node_id),
+            problems["class_type"],
+            ": ".join(text for text in (error["message"], error.get("details")) if text),
+            error.get("extra_info", {}).get("input_name"),
+        )
+        for node_id, problems in answer.get("node_errors", {}).items()
+        for error in problems["errors"]
+    )
+    general = answer.get("error", {})
+    message = general.get("message", "") if isinstance(general, dict) else str(general)
+    details = general.get("details", "") if isinstance(general, dict) else ""
+    return WorkflowRejected(": ".join(text for text in (message, details) if text), errors)
+
+
+def _failure(content: dict[str, Any], workflow: Workflow) -> NodeFailed:
+    error = NodeError(
+        workflow.title(content["node_id"]),
+        content["node_type"],
+        content["exception_message"].strip(),
+    )
+    return NodeFailed(error, content["exception_type"], tuple(content["traceback"]))

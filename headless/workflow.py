@@ -1,0 +1,106 @@
+"""A workflow in ComfyUI's API format, addressed by node titles instead of numbers.
+
+Titles are what people see and keep; numbers change whenever a workflow is exported again.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+Link = tuple[str, int]  # (node id, output index)
+
+
+class Workflow:
+    """Nodes by id, as ComfyUI's /prompt takes them; `nodes` may be changed freely."""
+
+    def __init__(self, nodes: dict[str, dict[str, Any]], name: str = "workflow"):
+        self.nodes = copy.deepcopy(nodes)
+        self.name = name
+
+    @classmethod
+    def load(cls, path: Path) -> "Workflow":
+        """Read an API format file; a file saved from the editor's menu is told apart."""
+        try:
+            nodes = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ValueError(f"There is no workflow file {path}.") from error
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON ({error}).") from error
+        if isinstance(nodes, dict) and "nodes" in nodes and "links" in nodes:
+            raise ValueError(
+                f"{path} is in the format of ComfyUI's editor. Export it with 'Export (API)'."
+            )
+        if not isinstance(nodes, dict) or not all(
+            isinstance(node, dict) and "class_type" in node for node in nodes.values()
+        ):
+            raise ValueError(f"{path} is not a workflow in ComfyUI's API format.")
+        return cls(nodes, path.name)
+
+    def copy(self) -> "Workflow":
+        return Workflow(self.nodes, self.name)
+
+    def title(self, node_id: str) -> str:
+        """The title of a node, else its class; else its id (a subgraph's inner node)."""
+        node = self.nodes.get(node_id)
+        return node.get("_meta", {}).get("title", node["class_type"]) if node else node_id
+
+    def titles(self) -> dict[str, str]:
+        """Node id of each title."""
+        return {self.title(node_id): node_id for node_id in self.nodes}
+
+    def find(self, title: str) -> str:
+        """The id of the one node with this title."""
+        found = [node_id for node_id in self.nodes if self.title(node_id) == title]
+        if len(found) != 1:
+            count = "no node" if not found else f"{len(found)} nodes"
+            raise ValueError(
+                f"{self.name} has {count} titled {title!r}. "
+                f"It has: {', '.join(sorted(set(self.titles())))}."
+            )
+        return found[0]
+
+    def inputs(self, title: str) -> dict[str, Any]:
+        return self.nodes[self.find(title)]["inputs"]
+
+    def set(self, title: str, **inputs: Any) -> None:
+        """Give inputs of a node new values; an input that it does not have is an error."""
+        node = self.inputs(title)
+        if unknown := sorted(set(inputs) - set(node)):
+            raise ValueError(
+                f"{title!r} in {self.name} has no input {', '.join(map(repr, unknown))}. "
+                f"It has: {', '.join(sorted(node))}."
+            )
+        node.update(inputs)
+
+    def connect(self, title: str, input_name: str, source: str, output: int = 0) -> None:
+        """Link an output of the node titled `source` to an input, which may be a new one."""
+        self.inputs(title)[input_name] = [self.find(source), output]
+
+    def replace(self, title: str, class_type: str, inputs: dict[str, Any]) -> None:
+        """Make a node one of another class; links to its outputs stay."""
+        node = self.nodes[self.find(title)]
+        node["class_type"], node["inputs"] = class_type, dict(inputs)
+
+    def clone(self, title: str, new_title: str) -> str:
+        """Add a copy of a node under another title, and return its id."""
+        node = copy.deepcopy(self.nodes[self.find(title)])
+        node["_meta"] = {**node.get("_meta", {}), "title": new_title}
+        numbers = [int(node_id) for node_id in self.nodes if node_id.isdigit()]
+        new_id = str(max(numbers, default=0) + 1)
+        self.nodes[new_id] = node
+        return new_id
+
+    def remove(self, title: str) -> None:
+        """Drop a node and the links to it."""
+        gone = self.find(title)
+        del self.nodes[gone]
+        for node in self.nodes.values():
+            node["inputs"] = {
+                name: value
+                for name, value in node["inputs"].items()
+                if not (isinstance(value, list) and value[:1] == [gone])
+            }
+
+    def classes(self) -> set[str]:
+        return {node["class_type"] for node in self.nodes.values()}
