@@ -6,11 +6,11 @@ act as everywhere.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
-from ..prompts.edits import Edits, base_prompt
+from ..prompts.edits import JOINER, Edits, base_prompt
 from ..prompts.ore import ObjectRestrictedEmbeddings, Phrase, Prompt, object_restricted_embeddings
 from ..prompts.spans import (
     Span,
@@ -22,10 +22,13 @@ from ..prompts.spans import (
     spans_in_order,
 )
 
-START_OF_TEXT = 49406
+ENCODER = "l"
 END_OF_TEXT = 49407
 
 Side = Literal["source", "target"]
+Entry: TypeAlias = tuple[Any, ...]
+"""ComfyUI's (token, weight)."""
+Chunks: TypeAlias = list[list[Entry]]
 
 
 def tokenize(clip: Any, prompt: str) -> Tokens:
@@ -33,15 +36,51 @@ def tokenize(clip: Any, prompt: str) -> Tokens:
 
     Raises ValueError for a text encoder with other tokens than CLIP-L's.
     """
+    return _tokens(_chunks(clip, prompt))
+
+
+def encode(clip: Any, prompt: str) -> tuple[Tensor, Tensor | None]:
+    """Embedding (N, D) and pooled output (1, P) of a prompt."""
+    return _encode_chunks(clip, _chunks(clip, prompt))
+
+
+def _chunks(clip: Any, prompt: str) -> Chunks:
     tokens = clip.tokenize(prompt)
-    if set(tokens) != {"l"}:
+    if set(tokens) != {ENCODER}:
         raise ValueError(
             "Object-Restricted Embeddings: the CLIP input has the encoders "
             f"{', '.join(sorted(tokens))}; this version supports SD 1.5's single CLIP-L encoder. "
             "Connect the CLIP of an SD 1.5 checkpoint."
         )
-    chunks = tuple(tuple(entry[0] for entry in chunk) for chunk in tokens["l"])
-    return Tokens(chunks, tuple(_end_row(chunk) for chunk in chunks))
+    return tokens[ENCODER]
+
+
+def _joined_chunks(clip: Any, phrases: tuple[str, ...]) -> Chunks:
+    """The base prompt of several phrases, none of them cut by the border of a chunk."""
+    start, *end_and_padding = _chunks(clip, "")[0]
+    joiner = _words(_chunks(clip, JOINER))
+    chunks: Chunks = [[]]
+    for i, phrase in enumerate(phrases):
+        for group in (
+            (joiner, _words(_chunks(clip, phrase))) if i else (_words(_chunks(clip, phrase)),)
+        ):
+            if len(chunks[-1]) + len(group) > len(end_and_padding) - 1:
+                chunks.append([])
+            chunks[-1].extend(group)
+    return [
+        [start, *words, *end_and_padding[: len(end_and_padding) - len(words)]] for words in chunks
+    ]
+
+
+def _words(chunks: Chunks) -> list[Entry]:
+    """The entries of all chunks between start and end of text."""
+    ends = _tokens(chunks).ends
+    return [entry for chunk, end in zip(chunks, ends, strict=True) for entry in chunk[1:end]]
+
+
+def _tokens(chunks: Chunks) -> Tokens:
+    ids = tuple(tuple(entry[0] for entry in chunk) for chunk in chunks)
+    return Tokens(ids, tuple(_end_row(chunk) for chunk in ids))
 
 
 def _end_row(chunk: tuple[Token, ...]) -> int:
@@ -50,9 +89,8 @@ def _end_row(chunk: tuple[Token, ...]) -> int:
     )
 
 
-def encode(clip: Any, prompt: str) -> tuple[Tensor, Tensor | None]:
-    """Embedding (N, D) and pooled output (1, P) of a prompt."""
-    cond, pooled = clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)
+def _encode_chunks(clip: Any, chunks: Chunks) -> tuple[Tensor, Tensor | None]:
+    cond, pooled = clip.encode_from_tokens({ENCODER: chunks}, return_pooled=True)
     return cond[0], pooled
 
 
@@ -71,17 +109,17 @@ def embed_side(
         raise ValueError(
             "Object-Restricted Embeddings: the input edits is empty. Add at least one Edit Object."
         )
-    prompt = full_prompt if full_prompt is not None else base_prompt(phrases)
-    tokens = tokenize(clip, prompt)
     words = [_phrase_tokens(clip, phrase, side) for phrase in phrases]
+    chunks = _joined_chunks(clip, phrases) if full_prompt is None else _chunks(clip, full_prompt)
+    tokens = _tokens(chunks)
     search: SpanSearch = spans_in_order if full_prompt is None else spans_anywhere
     if edits.settings.variant == "published code":
         search = spans_first
     spans = [
-        _require_span(span, phrase, prompt, side)
-        for span, phrase in zip(search(tokens, words), phrases, strict=True)
+        _require_span(span, phrase, tokens, word, full_prompt or base_prompt(phrases), side)
+        for span, phrase, word in zip(search(tokens, words), phrases, words, strict=True)
     ]
-    base, pooled = encode(clip, prompt)
+    base, pooled = _encode_chunks(clip, chunks)
     empty, _ = encode(clip, "")
     encoded = [
         Phrase(phrase, encode(clip, phrase)[0], len(word) + 1, span)
@@ -106,10 +144,23 @@ def _phrase_tokens(clip: Any, phrase: str, side: Side) -> tuple[Token, ...]:
     return tokens.words
 
 
-def _require_span(span: Span | None, phrase: str, prompt: str, side: Side) -> Span:
-    if span is None:
+def _require_span(
+    span: Span | None,
+    phrase: str,
+    tokens: Tokens,
+    words: tuple[Token, ...],
+    prompt: str,
+    side: Side,
+) -> Span:
+    if span is not None:
+        return span
+    unbroken = Tokens(((0, *tokens.words),), (len(tokens.words) + 1,))
+    if spans_first(unbroken, [words])[0] is not None:
         raise ValueError(
-            f'The {side} phrase "{phrase}" does not stand in the {side} prompt "{prompt}". '
-            "Use the same words in the edit and in the full prompt, once for every edit."
+            f'The {side} phrase "{phrase}" is cut by the border between two chunks of 75 tokens of '
+            f'the {side} prompt "{prompt}". Shorten the prompt, or move the phrase.'
         )
-    return span
+    raise ValueError(
+        f'The {side} phrase "{phrase}" does not stand in the {side} prompt "{prompt}". '
+        "Use the same words in the edit and in the full prompt, once for every edit."
+    )

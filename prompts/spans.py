@@ -62,7 +62,7 @@ def spans_in_order(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[S
     chunk, row = 0, 1
     for phrase in phrases:
         found = next(
-            (s for s in _occurrences(prompt, phrase) if (s.chunk, s.start) >= (chunk, row)), None
+            (s for s in occurrences(prompt, phrase) if (s.chunk, s.start) >= (chunk, row)), None
         )
         if found is not None:
             chunk, row = found.chunk, found.stop
@@ -76,7 +76,7 @@ def spans_anywhere(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[S
     spans: list[Span | None] = [None] * len(phrases)
     taken: list[Span] = []
     for i in sorted(range(len(phrases)), key=lambda i: (-len(phrases[i]), i)):
-        free = (s for s in _occurrences(prompt, phrases[i]) if not any(map(s.overlaps, taken)))
+        free = (s for s in occurrences(prompt, phrases[i]) if not any(map(s.overlaps, taken)))
         spans[i] = next(free, None)
         taken.extend(s for s in (spans[i],) if s is not None)
     return spans
@@ -85,13 +85,14 @@ def spans_anywhere(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[S
 def spans_first(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[Span | None]:
     """The first occurrence of every phrase, as the published code searches: repeated phrases share
     one span."""
-    return [next(iter(_occurrences(prompt, phrase)), None) for phrase in phrases]
+    return [next(iter(occurrences(prompt, phrase)), None) for phrase in phrases]
 
 
 SpanSearch: TypeAlias = Callable[[Tokens, Sequence[Sequence[Token]]], list[Span | None]]
 
 
-def _occurrences(prompt: Tokens, phrase: Sequence[Token]) -> list[Span]:
+def occurrences(prompt: Tokens, phrase: Sequence[Token]) -> list[Span]:
+    """Every span of the prompt at which the phrase stands whole inside one chunk."""
     length = len(phrase)
     return [
         Span(c, start, start + length)
