@@ -17,6 +17,7 @@ from ..prompts.spans import (
     SpanSearch,
     Token,
     Tokens,
+    occurrences,
     spans_anywhere,
     spans_first,
     spans_in_order,
@@ -60,10 +61,9 @@ def _joined_chunks(clip: Any, phrases: tuple[str, ...]) -> Chunks:
     start, *end_and_padding = _chunks(clip, "")[0]
     joiner = _words(_chunks(clip, JOINER))
     chunks: Chunks = [[]]
-    for i, phrase in enumerate(phrases):
-        for group in (
-            (joiner, _words(_chunks(clip, phrase))) if i else (_words(_chunks(clip, phrase)),)
-        ):
+    for phrase in phrases:
+        words = _words(_chunks(clip, phrase))
+        for group in (joiner, words) if chunks[0] else (words,):
             if len(chunks[-1]) + len(group) > len(end_and_padding) - 1:
                 chunks.append([])
             chunks[-1].extend(group)
@@ -155,7 +155,7 @@ def _require_span(
     if span is not None:
         return span
     unbroken = Tokens(((0, *tokens.words),), (len(tokens.words) + 1,))
-    if spans_first(unbroken, [words])[0] is not None:
+    if len(occurrences(unbroken, words)) > len(occurrences(tokens, words)):
         raise ValueError(
             f'The {side} phrase "{phrase}" is cut by the border between two chunks of 75 tokens of '
             f'the {side} prompt "{prompt}". Shorten the prompt, or move the phrase.'
