@@ -1,0 +1,112 @@
+"""Workflow files, the nodes they use, and the front end's conversion of UI to API format.
+
+Imported by tests as `ale_edit.tests.workflows.graphs`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ale_edit
+
+Json = dict[str, Any]
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "workflows"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+NOTES = ("MarkdownNote", "Note")  # nodes that only the front end knows
+WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+CORE_EXTRAS = ("comfy_extras.nodes_custom_sampler",)
+
+
+def read_ui(name: str) -> Json:
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def read_api(name: str) -> Json:
+    return json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@cache
+def our_nodes() -> dict[str, type]:
+    """The pack's node classes by node id."""
+    return _extension_nodes(ale_edit)
+
+
+@cache
+def node_class(name: str) -> type:
+    """A node class of the pack or of ComfyUI itself; KeyError where there is none."""
+    core = importlib.import_module("nodes").NODE_CLASS_MAPPINGS
+    extras = (_extension_nodes(importlib.import_module(module)) for module in CORE_EXTRAS)
+    known: dict[str, type] = dict(core)
+    for nodes in (*extras, our_nodes()):
+        known.update(nodes)
+    return known[name]
+
+
+def _extension_nodes(module: Any) -> dict[str, type]:
+    async def load() -> dict[str, type]:
+        extension = await module.comfy_entrypoint()
+        return {node.GET_SCHEMA().node_id: node for node in await extension.get_node_list()}
+
+    return asyncio.run(load())
+
+
+def inputs_of(class_type: str) -> Iterator[tuple[str, str, Json]]:
+    """(name, type, options) of each input, in the order of the widgets."""
+    given = node_class(class_type).INPUT_TYPES()
+    for group in ("required", "optional"):
+        for name, (kind, *options) in given.get(group, {}).items():
+            yield name, "COMBO" if isinstance(kind, list) else kind, dict(*options)
+
+
+def outputs_of(class_type: str) -> tuple[str, ...]:
+    return tuple(node_class(class_type).RETURN_TYPES)
+
+
+def widgets_of(class_type: str) -> list[str | None]:
+    """What each entry of a node's widgets_values stands for: an input's name, or None for a widget
+    of the front end alone."""
+    widgets: list[str | None] = []
+    uploads = False
+    for name, kind, options in inputs_of(class_type):
+        if kind not in WIDGET_TYPES or options.get("forceInput"):
+            continue
+        widgets.append(name)
+        # these two names get a "control after generate" where the schema says nothing
+        if options.get("control_after_generate", name in ("seed", "noise_seed")):
+            widgets.append(None)
+        uploads = uploads or options.get("image_upload", False)
+    return [*widgets, None] if uploads else widgets
+
+
+def to_api(ui: Json) -> Json:
+    """The API format of a UI workflow, without titles, as the front end makes it."""
+    origins = {link[0]: [str(link[1]), link[2]] for link in ui["links"]}
+    api: Json = {}
+    for node in ui["nodes"]:
+        if node["type"] in NOTES:
+            continue
+        widgets = widgets_of(node["type"])
+        values = zip(widgets, node["widgets_values"], strict=True)
+        inputs = {name: value for name, value in values if name is not None}
+        for entry in node["inputs"]:
+            if entry["link"] is not None:
+                inputs[entry["name"]] = origins[entry["link"]]
+        api[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return api
+
+
+def without_titles(api: Json) -> Json:
+    kept = ("class_type", "inputs")
+    return {number: {key: node[key] for key in kept} for number, node in api.items()}
+
+
+def real_nodes(ui: Json) -> list[Json]:
+    return [node for node in ui["nodes"] if node["type"] not in NOTES]

@@ -1,0 +1,217 @@
+"""The workflows that people open, and those that tools queue, say the same and fit the nodes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ale_edit.tests.workflows.graphs import (
+    FOLDER,
+    NAMES,
+    NOTES,
+    Json,
+    inputs_of,
+    node_class,
+    our_nodes,
+    outputs_of,
+    read_api,
+    read_ui,
+    real_nodes,
+    to_api,
+    without_titles,
+)
+
+MAIN_JOB_TITLES = {
+    *("Model", "Source image", "Mask 1", "Mask 2", "Edit 1", "Edit 2", "Method", "Embeddings"),
+    *("Regions", "RGB-CAM", "Self-attention", "Blending", "Negative", "Guider", "Sampler"),
+    *("Schedule", "Noise", "Encode", "Sample", "Decode", "Decode source", "Save edited"),
+    *("Save reconstruction", "Save regions"),
+}
+TITLE_HEIGHT = 30
+every_workflow = pytest.mark.parametrize("name", NAMES)
+
+
+def test_each_workflow_has_both_forms() -> None:
+    assert NAMES
+    assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == NAMES
+
+
+def test_every_node_of_the_pack_is_shown_by_a_workflow() -> None:
+    shown = {node["class_type"] for name in NAMES for node in read_api(name).values()}
+    assert set(our_nodes()) <= shown
+
+
+def test_the_main_job_keeps_the_titles_that_it_is_filled_in_by() -> None:
+    titles = [node["_meta"]["title"] for node in read_api("ale_edit").values()]
+    assert len(titles) == len(set(titles))
+    assert set(titles) == MAIN_JOB_TITLES
+
+
+@every_workflow
+def test_ui_and_api_say_the_same(name: str) -> None:
+    assert to_api(read_ui(name)) == without_titles(read_api(name))
+
+
+@every_workflow
+def test_a_title_of_the_ui_is_the_title_of_the_api(name: str) -> None:
+    api = read_api(name)
+    for node in real_nodes(read_ui(name)):
+        display_name = getattr(node_class(node["type"]), "DISPLAY_NAME", None)
+        shown = node.get("title", display_name or api[str(node["id"])]["_meta"]["title"])
+        assert api[str(node["id"])]["_meta"]["title"] in (shown, display_name)
+
+
+def _exchange_widgets(ui: Json) -> None:
+    values = next(n for n in ui["nodes"] if n["type"] == "ALERegions")["widgets_values"]
+    values[:] = [values[1], values[0]]
+
+
+def _drop_control(ui: Json) -> None:
+    kinds = ("RandomNoise", "KSampler", "ALEEdit")
+    next(n for n in ui["nodes"] if n["type"] in kinds)["widgets_values"].remove("fixed")
+
+
+def _take_other_output(ui: Json) -> None:
+    next(link for link in ui["links"] if link[5] == "IMAGE")[2] += 1
+
+
+def _cut_link(ui: Json) -> None:
+    regions = next(n for n in ui["nodes"] if n["type"] == "ALERegions")
+    next(entry for entry in regions["inputs"] if entry["name"] == "edits")["link"] = None
+
+
+def _leave_out_node(ui: Json) -> None:
+    ui["nodes"].remove(next(n for n in ui["nodes"] if n["type"] == "SaveImage"))
+
+
+MISTAKES = [_exchange_widgets, _drop_control, _take_other_output, _cut_link, _leave_out_node]
+
+
+@every_workflow
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_difference_between_ui_and_api_is_noticed(
+    name: str, mistake: Callable[[Json], None]
+) -> None:
+    ui = copy.deepcopy(read_ui(name))
+    mistake(ui)
+    try:
+        converted = to_api(ui)
+    except ValueError:  # too few or too many widget values
+        return
+    assert converted != without_titles(read_api(name))
+
+
+@every_workflow
+def test_every_class_exists_and_gets_exactly_its_inputs(name: str) -> None:
+    for node in read_api(name).values():
+        known = {entry for entry, _, _ in inputs_of(node["class_type"])}
+        required = node_class(node["class_type"]).INPUT_TYPES().get("required", {})
+        assert set(required) <= set(node["inputs"]) <= known, node["_meta"]["title"]
+
+
+@every_workflow
+def test_every_value_is_one_that_its_widget_can_have(name: str) -> None:
+    for node in read_api(name).values():
+        for entry, kind, options in inputs_of(node["class_type"]):
+            value = node["inputs"].get(entry)
+            if value is None or isinstance(value, list) or options.get("image_upload"):
+                continue
+            assert _fits(value, kind, options, node["class_type"], entry), (entry, value)
+
+
+def _fits(value: Any, kind: str, options: Json, class_type: str, entry: str) -> bool:
+    if kind in ("INT", "FLOAT"):
+        number = int if kind == "INT" else (int, float)
+        return isinstance(value, number) and options["min"] <= value <= options["max"]
+    if kind == "COMBO":
+        given = node_class(class_type).INPUT_TYPES()
+        listed = {**given.get("required", {}), **given.get("optional", {})}[entry][0]
+        return value in (options.get("options") or listed)
+    return isinstance(value, bool if kind == "BOOLEAN" else str)
+
+
+@every_workflow
+def test_every_link_joins_sockets_of_one_type(name: str) -> None:
+    for node in read_api(name).values():
+        kinds = {entry: kind for entry, kind, _ in inputs_of(node["class_type"])}
+        for entry, value in node["inputs"].items():
+            if isinstance(value, list):
+                origin = read_api(name)[value[0]]["class_type"]
+                assert outputs_of(origin)[value[1]] == kinds[entry], (node["_meta"], entry)
+
+
+@every_workflow
+def test_the_tables_of_links_and_of_nodes_agree(name: str) -> None:
+    ui = read_ui(name)
+    nodes = {node["id"]: node for node in ui["nodes"]}
+    assert len(nodes) == len(ui["nodes"])
+    assert ui["last_node_id"] == max(nodes)
+    assert ui["last_link_id"] == max(link[0] for link in ui["links"]) == len(ui["links"])
+    for number, origin, output, target, entry, kind in ui["links"]:
+        made = nodes[origin]["outputs"][output]
+        used = nodes[target]["inputs"][entry]
+        assert number in made["links"] and used["link"] == number
+        assert made["type"] == used["type"] == kind
+    ends = [
+        entry["link"] for n in ui["nodes"] for entry in n["inputs"] if entry["link"] is not None
+    ]
+    starts = [link for n in ui["nodes"] for made in n["outputs"] for link in made["links"] or []]
+    assert sorted(ends) == sorted(starts) == sorted(link[0] for link in ui["links"])
+
+
+@every_workflow
+def test_the_sockets_of_a_node_are_those_of_its_schema(name: str) -> None:
+    for node in real_nodes(read_ui(name)):
+        schema = [(entry, kind) for entry, kind, _ in inputs_of(node["type"])]
+        assert [(entry["name"], entry["type"]) for entry in node["inputs"]] == schema
+        assert tuple(made["type"] for made in node["outputs"]) == outputs_of(node["type"])
+
+
+@every_workflow
+def test_no_nodes_overlap_and_each_stands_in_one_group(name: str) -> None:
+    ui = read_ui(name)
+    boxes = [_box(node) for node in ui["nodes"]]
+    for i, a in enumerate(boxes):
+        assert not [b for b in boxes[i + 1 :] if _overlap(a, b)], ui["nodes"][i]["type"]
+    groups = [_group_box(group) for group in ui["groups"]]
+    assert not [a for i, a in enumerate(groups) for b in groups[i + 1 :] if _overlap(a, b)]
+    for node in real_nodes(ui):
+        assert len([g for g in groups if _inside(_box(node), g)]) == 1, node["type"]
+
+
+@every_workflow
+def test_every_link_runs_from_left_to_right_or_down_a_column(name: str) -> None:
+    ui = read_ui(name)
+    x = {node["id"]: node["pos"][0] for node in ui["nodes"]}
+    assert not [link for link in ui["links"] if x[link[1]] > x[link[3]]]
+
+
+Box = tuple[float, float, float, float]
+
+
+def _box(node: Json) -> Box:
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - TITLE_HEIGHT, x + width, y + height
+
+
+def _group_box(group: Json) -> Box:
+    x, y, width, height = group["bounding"]
+    return x, y, x + width, y + height
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _inside(a: Box, b: Box) -> bool:
+    return b[0] <= a[0] and b[1] <= a[1] and a[2] <= b[2] and a[3] <= b[3]
+
+
+@every_workflow
+def test_a_note_says_what_to_change_for_ones_own_checkpoint_and_image(name: str) -> None:
+    notes = [node["widgets_values"][0] for node in read_ui(name)["nodes"] if node["type"] in NOTES]
+    assert len(notes) == 1
+    assert "your own checkpoint" in notes[0] and "Load Checkpoint" in notes[0]
