@@ -1,4 +1,4 @@
-"""Training stage 1: the autoencoder, on 64x64 crops of scenes with latent noise; its decoder longer."""
+"""Training stage 1: the autoencoder, on 64x64 crops with latent noise; then its decoder alone."""
 
 from pathlib import Path
 
