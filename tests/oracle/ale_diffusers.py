@@ -1,9 +1,9 @@
-"""ALE-Edit on diffusers' UNet2DConditionModel, in variance-preserving space: the oracle of the whole edit.
+"""ALE-Edit on diffusers' UNet2DConditionModel, variance preserving: the oracle of a whole edit.
 
 Mun, Nam, Cho, Ok: Addressing Text Embedding Leakage in Diffusion-based Image Editing (ICCV 2025,
-arXiv 2412.04715), Algorithms 1 and 2, Eq. 3 and 4, on the virtual inversion (DDCM) of Xu et al. (CVPR 2024,
-arXiv 2312.04965). Naive on purpose: one image at a time, four rows a step, one full attention output per
-region. Written from the specification alone; shares no line with the pack.
+arXiv 2412.04715), Algorithms 1 and 2, Eq. 3 and 4, on the virtual inversion (DDCM) of Xu et al.
+(CVPR 2024, arXiv 2312.04965). Naive on purpose: one image at a time, four rows a step, one full
+attention output per region. Written from the specification alone; shares no line with the pack.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Step:
-    """z: (C, h, w), the target's latent that entered the step, variance preserving. p: (C, h, w), the
-    prediction that the next latent (or the result) is made from."""
+    """z: (C, h, w), the target's latent that entered the step, variance preserving. p: (C, h, w),
+    the prediction that the next latent (or the result) is made from."""
 
     z: Tensor
     p: Tensor
@@ -69,9 +69,7 @@ def virtual_prediction(
     return x0 + ((z_t - z_s) - (1 - abar) ** 0.5 * (e_t - e_s)) / abar**0.5
 
 
-def virtual_noise(
-    z_s: Tensor, x0: Tensor, e_s: Tensor, e_t: Tensor, *, abar: float
-) -> Tensor:
+def virtual_noise(z_s: Tensor, x0: Tensor, e_s: Tensor, e_t: Tensor, *, abar: float) -> Tensor:
     """e = (e_t - e_s) + e_c with e_c the noise that leads from x0 to z_s."""
     return (e_t - e_s) + (z_s - abar**0.5 * x0) / (1 - abar) ** 0.5
 
@@ -83,7 +81,7 @@ def renoise(x: Tensor, e: Tensor, n: Tensor, *, abar: float, eta: float) -> Tens
 
 @dataclass
 class ALEAttention:
-    """diffusers' attention processor for the rows [source, target] x [unconditional, conditional]."""
+    """diffusers' attention processor for the rows [source, target] x [uncond, cond]."""
 
     settings: Settings
     texts: Texts
@@ -130,7 +128,8 @@ class ALEAttention:
         return total
 
     def layer(self, length: int) -> tuple[Tensor, Tensor]:
-        """Of a layer with `length` positions: (L, 77) added to the scores, and the K+1 masks (K+1, L)."""
+        """Of a layer with `length` positions: (L, 77) added to the scores, and the masks of the
+        regions and the background, (K+1, L)."""
         if length not in self._grids:
             grids = on_grid(self.masks, *self.shape_of(length), self.settings.variant)
             additive = torch.zeros(length, 77)
@@ -162,8 +161,8 @@ def is_injecting(step: int, settings: Settings) -> bool:
 
 
 def is_blending(step: int, settings: Settings) -> bool:
-    """Whether p of this step is blended. Published code: x_t after each scheduler step but the first; the
-    result, the last p, is not."""
+    """Whether p of this step is blended. Published code: x_t after each scheduler step but the
+    first; the result, the last p, is not."""
     if not settings.has_blending:
         return False
     return settings.variant == "paper" or 0 < step < settings.steps - 1
@@ -178,12 +177,14 @@ def edit(
     seed: int,
     settings: Settings,
 ) -> list[Step]:
-    """The whole edit of one image. masks: (K, H, W) bool, undilated; x0: (C, h, w), the source latent as
-    the UNet sees it (scaled)."""
+    """The whole edit of one image. masks: (K, H, W) bool, undilated; x0: (C, h, w), the source
+    latent as the UNet sees it (scaled)."""
     source = restrict(encoder, [pair[0] for pair in pairs], settings.variant)
     target = restrict(encoder, [pair[1] for pair in pairs], settings.variant)
     empty = encoder.encode("")
-    text = torch.stack([empty, empty, source.base if settings.has_ore else source.plain, target.plain])
+    text = torch.stack(
+        [empty, empty, source.base if settings.has_ore else source.plain, target.plain]
+    )
     size = (x0.shape[-2], x0.shape[-1])
     dilated = dilate(masks, settings.dilation)
     background = torch.from_numpy(latent_background(dilated, *size, settings.variant))
@@ -211,9 +212,7 @@ def edit(
     return record
 
 
-def guided(
-    unet: Any, z: Tensor, t: int, text: Tensor, settings: Settings
-) -> tuple[Tensor, Tensor]:
+def guided(unet: Any, z: Tensor, t: int, text: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
     """Both branches' noise predictions after classifier-free guidance, (C, h, w) each."""
     with torch.no_grad():
         e = unet(z, torch.tensor(t), encoder_hidden_states=text).sample

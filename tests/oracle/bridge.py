@@ -1,4 +1,5 @@
-"""The same tiny random UNet and text encoder in ComfyUI's classes and in diffusers' and transformers'.
+"""The same tiny random UNet and text encoder in ComfyUI's classes and in those of diffusers and
+transformers.
 
 ComfyUI's modules hold the weights; the others load them under their own names.
 """
@@ -10,14 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ale_edit.tests.tiny import CLIP_CONFIG, generator, tiny_clip, tiny_model
 from torch import nn
+
+from ale_edit.tests.tiny import CLIP_CONFIG, generator, tiny_clip, tiny_model
 
 from .ore_by_hand import TextEncoder
 
-# How strongly a layer speaks. The text's values and the self-attention's scores are raised, so that a random
-# network depends on words, masks and injection about as much as a trained one does.
-GAINS = {"attn2.to_v": 2.0, "attn2.to_out": 2.0, "attn2.to_q": 2.0, "attn1.to_q": 3.0, "out.2": 0.06}
+# How strongly a layer speaks. The text's values and the attention's scores are raised, so that the
+# random network depends clearly on words, masks and injection; the output is lowered, so that p
+# stays of order 1 from the largest sigma on.
+GAINS = {
+    "attn2.to_v": 2.0,
+    "attn2.to_out": 2.0,
+    "attn2.to_q": 2.0,
+    "attn1.to_q": 3.0,
+    "out.2": 0.06,
+}
 LATENT_SCALE = 0.18215
 
 
@@ -74,7 +83,7 @@ def diffusers_unet(model: Any) -> Any:
 
 
 def transformers_text_encoder(clip: Any) -> TextEncoder:
-    """CLIPTextModel with the weights of a ComfyUI CLIP, and the tokenizer from ComfyUI's vocabulary."""
+    """CLIPTextModel with the weights of a ComfyUI CLIP; the tokenizer of ComfyUI's vocabulary."""
     import comfy
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 

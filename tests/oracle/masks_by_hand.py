@@ -1,7 +1,7 @@
-"""Masks of the oracle, in numpy: disc dilation, nearest resizing, overlap, the background on the latent grid.
+"""Masks of the oracle, in numpy: disc dilation, nearest resizing, overlap, the latent's background.
 
-Written from the specification alone (ALE-Edit, section 3.2, Eq. 4 and the published code's behaviour);
-shares no line with the pack.
+Written from the specification alone (ALE-Edit, section 3.2, Eq. 4 and the published code's
+behaviour); shares no line with the pack.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def dilate(masks: Masks, fraction: float) -> Masks:
 
 
 def nearest(mask: Masks, height: int, width: int) -> Masks:
-    """(..., height, width): the pixel at floor(i * size / cells), as torch and torchvision take it."""
+    """(..., height, width): the pixel at floor(i * size / cells), as torchvision takes it."""
     rows = np.arange(height) * mask.shape[-2] // height
     columns = np.arange(width) * mask.shape[-1] // width
     return mask[..., rows[:, None], columns]
@@ -37,12 +37,15 @@ def most_covered_cell(mask: Masks, height: int, width: int) -> tuple[int, int]:
 
 
 def on_grid(masks: Masks, height: int, width: int, variant: str) -> Masks:
-    """(K, height, width): nearest; in the paper variant an object that vanishes keeps one cell."""
+    """(K, height, width): nearest; in the paper variant an object that vanishes keeps one cell, its
+    alone, since a shared cell would go to the background."""
     grids = nearest(masks, height, width).copy()
     if variant == "paper":
-        for mask, grid in zip(masks, grids, strict=True):
-            if not grid.any():
-                grid[most_covered_cell(mask, height, width)] = True
+        for i, mask in enumerate(masks):
+            if not grids[i].any():
+                row, column = most_covered_cell(mask, height, width)
+                grids[:, row, column] = False
+                grids[i, row, column] = True
     return grids
 
 

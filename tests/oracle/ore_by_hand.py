@@ -1,6 +1,8 @@
-"""Object-Restricted Embeddings of the oracle (ALE-Edit, Algorithm 1), from token ids and transformers' CLIP.
+"""Object-Restricted Embeddings of the oracle (ALE-Edit, Algorithm 1), from token ids and
+transformers' CLIP.
 
-Row indices include the start token at 0. Written from the specification alone; shares no line with the pack.
+Row indices include the start token at 0. Written from the specification alone; shares no line with
+the pack.
 """
 
 from __future__ import annotations
