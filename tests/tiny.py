@@ -156,8 +156,8 @@ def box_mask(
     return mask
 
 
-def two_boxes(height: int = 128, width: int = 128) -> list[Tensor]:
-    """Two disjoint masks, also on the coarsest grid of the tiny UNet."""
+def two_boxes(height: int = 64, width: int = 64) -> list[Tensor]:
+    """Two disjoint masks; on the coarsest grid of the tiny UNet, 2 x 2, the first covers no sample."""
     h, w = height // 8, width // 8
     return [
         box_mask(height, width, top=h, left=h, bottom=4 * h, right=3 * w),
@@ -165,10 +165,10 @@ def two_boxes(height: int = 128, width: int = 128) -> list[Tensor]:
     ]
 
 
-def two_regions(height: int = 128, width: int = 128, dilation: float = 0.0) -> Regions:
+def two_regions(height: int = 64, width: int = 64, dilation: float = 0.0) -> Regions:
     return make_regions(two_boxes(height, width), [source for source, _ in PAIRS], dilation)
 
 
-def source_latent(batch: int = 1, height: int = 16, width: int = 16, seed: int = 3) -> Tensor:
+def source_latent(batch: int = 1, height: int = 8, width: int = 8, seed: int = 3) -> Tensor:
     """(batch, 4, height, width) as a VAE gives it; item j alone is item 0 of a batch at seed + j."""
     return torch.cat([5 * randn(1, 4, height, width, seed=seed + j) for j in range(batch)])

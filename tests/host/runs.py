@@ -89,7 +89,7 @@ def generate(
     positive: Conditioning,
     negative: Conditioning,
     *,
-    shape: tuple[int, int, int, int] = (1, 4, 16, 16),
+    shape: tuple[int, int, int, int] = (1, 4, 8, 8),
     noise: Tensor | None = None,
     steps: int = 2,
     cfg: float = 3.0,

@@ -212,7 +212,7 @@ def test_two_of_our_conditionings_in_one_run_each_keep_their_own_embeddings(mode
 
 def test_the_regions_follow_the_pixels_that_the_vae_keeps(model, clip):
     masks = two_boxes()
-    padded = [torch.nn.functional.pad(mask, (2, 3, 3, 4)) for mask in masks]  # 135 x 133
+    padded = [torch.nn.functional.pad(mask, (2, 3, 3, 4)) for mask in masks]  # 71 x 69
     positive, negative = target(clip), plain(clip, "")
     made, expected = (
         generate(apply_rgb_cam(model, make_regions(m, ["a", "b"], 0.0)), positive, negative, steps=1)
@@ -484,7 +484,7 @@ def test_half_precision_runs_finite_and_near_full_precision(clip, model, dtype):
 def test_item_j_of_a_batch_is_the_single_image_of_its_noise(model, clip):
     args = (target(clip), plain(clip, ""))
     rgb_cam = apply_rgb_cam(model, two_regions())
-    noise = randn(3, 4, 16, 16)
+    noise = randn(3, 4, 8, 8)
     batch = generate(rgb_cam, *args, noise=noise)
     for j in range(3):
         alone = generate(rgb_cam, *args, noise=noise[j : j + 1])

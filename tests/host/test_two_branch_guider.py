@@ -24,7 +24,7 @@ from ale_edit.tests.host.runs import (
     side,
     with_option,
 )
-from ale_edit.tests.tiny import edits_of, source_latent, two_regions
+from ale_edit.tests.tiny import edits_of, source_latent
 from torch import Tensor
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
@@ -157,8 +157,8 @@ def rows_of(model: Any, run: Any) -> list[int]:
 
 
 def rows_of_edit(model: Any, clip: Any, guidance: tuple[float, float], **settings: Any) -> list[int]:
-    """Rows of the 15 steps of the paper, on an 8 x 8 latent."""
-    edits, latent = edits_of(**settings), source_latent(1, 8, 8)
+    """Rows of the 15 steps of the paper."""
+    edits, latent = edits_of(**settings), source_latent()
     return rows_of(model, lambda m: edit(guide(m, clip, edits, guidance), latent, steps=15))
 
 
@@ -169,7 +169,7 @@ def couple(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_call_a_step_spends_the_published_60_rows(model, clip, monkeypatch):
     couple(monkeypatch)
-    assert rows_of_edit(patched(model, two_regions(64, 64)), clip, (1.0, 2.0)) == [4] * 15
+    assert rows_of_edit(patched(model), clip, (1.0, 2.0)) == [4] * 15
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_one_call_a_step_spends_the_published_60_rows(model, clip, monkeypatch):
 def test_without_injection_the_sources_unconditional_row_is_left_out(
     model, clip, schedule, settings, total
 ):
-    rows = rows_of_edit(patched(model, two_regions(64, 64), schedule), clip, (1.0, 2.0), **settings)
+    rows = rows_of_edit(patched(model, schedule=schedule), clip, (1.0, 2.0), **settings)
     print(f"rows of 15 steps, schedule {schedule} {settings}: {sum(rows)} in {len(rows)} calls")
     assert sum(rows) == total
 
@@ -194,7 +194,7 @@ def test_without_injection_the_sources_unconditional_row_is_left_out(
     ("guidance", "rows"), [((1.0, 1.0), 2), ((2.0, 2.0), 4), ((2.0, 1.0), 4), ((1.5, 2.0), 4)]
 )
 def test_at_guidance_1_and_1_there_are_no_unconditional_rows(model, clip, guidance, rows):
-    assert rows_of_edit(patched(model, two_regions(64, 64)), clip, guidance) == [rows] * 15
+    assert rows_of_edit(patched(model), clip, guidance) == [rows] * 15
 
 
 def test_patches_that_need_the_unconditional_rows_get_them(model, clip):
