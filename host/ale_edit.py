@@ -14,7 +14,7 @@ from ..regions.paste import paste_background, restore_size
 from ..regions.regions import Regions
 from .blending import apply_background_blending
 from .conditioning import make_conditioning
-from .rgb_cam import apply_rgb_cam
+from .rgb_cam import PIXELS_PER_CELL, apply_rgb_cam
 from .schedule import lcm_sigmas
 from .self_injection import apply_self_injection
 from .text import embed_side, encode
@@ -39,6 +39,7 @@ def edit_image(
     """
     import latent_preview
 
+    _require_size(image)
     patched = apply_rgb_cam(model, regions)
     patched = apply_self_injection(patched, settings.schedule)
     patched = apply_background_blending(patched, regions)
@@ -65,3 +66,12 @@ def edit_image(
         if keeps_source_pixels
         else restore_size(edited, image)
     )
+
+
+def _require_size(image: Tensor) -> None:
+    height, width = image.shape[1:3]
+    if min(height, width) < PIXELS_PER_CELL:
+        raise ValueError(
+            f"ALE Edit: the image input is {height}x{width} (height x width); at least "
+            f"{PIXELS_PER_CELL} pixels a side are needed. Connect a larger image."
+        )

@@ -53,15 +53,16 @@ def regions_from_edits(
     fitted = []
     for edit, mask in zip(edits.items, chosen, strict=True):
         if tuple(mask.shape) != (height, width):
+            given = tuple(mask.shape)
+            mask = resize_masks(mask[None], height, width)[0]
             logger.warning(
                 '%s: the mask of "%s" is %dx%d and was resized to %dx%d (height x width).',
                 NODE,
                 edit.source,
-                *mask.shape,
+                *given,
                 height,
                 width,
             )
-            mask = resize_masks(mask[None], height, width)[0]
         fitted.append(mask)
     return make_regions(fitted, edits.sources, dilation, feather)
 

@@ -23,6 +23,7 @@ from ..prompts.spans import (
     spans_in_order,
 )
 
+NODE = "Object-Restricted Embeddings"
 ENCODER = "l"
 END_OF_TEXT = 49407
 
@@ -49,7 +50,7 @@ def _chunks(clip: Any, prompt: str) -> Chunks:
     tokens = clip.tokenize(prompt)
     if set(tokens) != {ENCODER}:
         raise ValueError(
-            "Object-Restricted Embeddings: the CLIP input has the encoders "
+            f"{NODE}: the clip input has the encoders "
             f"{', '.join(sorted(tokens))}; this version supports SD 1.5's single CLIP-L encoder. "
             "Connect the CLIP of an SD 1.5 checkpoint."
         )
@@ -106,9 +107,7 @@ def embed_side(
     phrases = edits.sources if side == "source" else edits.targets
     full_prompt = edits.source_prompt if side == "source" else edits.target_prompt
     if not phrases:
-        raise ValueError(
-            "Object-Restricted Embeddings: the input edits is empty. Add at least one Edit Object."
-        )
+        raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
     words = [_phrase_tokens(clip, phrase, side) for phrase in phrases]
     chunks = _joined_chunks(clip, phrases) if full_prompt is None else _chunks(clip, full_prompt)
     tokens = _tokens(chunks)
@@ -133,13 +132,13 @@ def _phrase_tokens(clip: Any, phrase: str, side: Side) -> tuple[Token, ...]:
     tokens = tokenize(clip, phrase)
     if len(tokens.chunks) > 1:
         raise ValueError(
-            f'The {side} phrase "{phrase}" has {len(tokens.words)} tokens, more than the 75 of '
-            "one chunk. Shorten it to the object and its attributes."
+            f'{NODE}: the {side} phrase "{phrase}" of the edits has {len(tokens.words)} tokens, '
+            "more than the 75 of one chunk. Shorten it to the object and its attributes."
         )
     if not tokens.words:
         raise ValueError(
-            f'The {side} phrase "{phrase}" yields no tokens. Write it in letters that the text '
-            "encoder knows."
+            f'{NODE}: the {side} phrase "{phrase}" of the edits yields no tokens. Write it in '
+            "letters that the text encoder knows."
         )
     return tokens.words
 
@@ -157,10 +156,12 @@ def _require_span(
     unbroken = Tokens(((0, *tokens.words),), (len(tokens.words) + 1,))
     if len(occurrences(unbroken, words)) > len(occurrences(tokens, words)):
         raise ValueError(
-            f'The {side} phrase "{phrase}" is cut by the border between two chunks of 75 tokens of '
-            f'the {side} prompt "{prompt}". Shorten the prompt, or move the phrase.'
+            f'{NODE}: the {side} phrase "{phrase}" of the edits is cut by the border between two '
+            f'chunks of 75 tokens in the {side}_prompt of Full Prompts, "{prompt}". Shorten the '
+            "prompt, or move the phrase."
         )
     raise ValueError(
-        f'The {side} phrase "{phrase}" does not stand in the {side} prompt "{prompt}". '
-        "Use the same words in the edit and in the full prompt, once for every edit."
+        f'{NODE}: the {side} phrase "{phrase}" of the edits does not stand in the {side}_prompt of '
+        f'Full Prompts, "{prompt}". Use the same words in the edit and in the full prompt, once '
+        "for every edit."
     )

@@ -22,17 +22,18 @@ def lcm_timesteps(steps: int, strength: float = 1.0) -> list[int]:
     """
     if not 1 <= steps <= ORIGINAL_STEPS:
         raise ValueError(
-            f"steps is {steps}; a latent consistency schedule has 1 to {ORIGINAL_STEPS} steps."
+            f"LCM Schedule: steps is {steps}; a latent consistency schedule has 1 to "
+            f"{ORIGINAL_STEPS} steps."
         )
     if not 0 < strength <= 1:
-        raise ValueError(f"strength is {strength}; it must be above 0 and at most 1.")
+        raise ValueError(f"LCM Schedule: strength is {strength}; it must be above 0 and at most 1.")
     spacing = TRAIN_STEPS // ORIGINAL_STEPS
     origin = [spacing * (i + 1) - 1 for i in range(ORIGINAL_STEPS)][::-1]
     timesteps = [origin[math.floor(i * ORIGINAL_STEPS / steps)] for i in range(steps)]
     kept = timesteps[steps - int(steps * strength) :]
     if not kept:
         raise ValueError(
-            f"{steps} steps at strength {strength} leave no step to sample. Raise the steps or "
-            "the strength."
+            f"LCM Schedule: {steps} steps at strength {strength} leave no step to sample. Raise "
+            "the steps or the strength."
         )
     return kept

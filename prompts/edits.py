@@ -85,12 +85,8 @@ def make_edit(source: str, target: str, mask: Tensor | None = None) -> Edit:
     Raises ValueError when a side is empty.
     """
     source, target = source.strip(), target.strip()
-    for side, phrase in (("source", source), ("target", target)):
-        if not phrase:
-            raise ValueError(
-                f'The {side} phrase of the edit "{source} {ARROW} {target}" is empty. Name the '
-                f"object before and after the edit, such as wolf {ARROW} brown-colored goat."
-            )
+    if side := _empty_side(source, target):
+        raise ValueError(f"Edit Object: {_empty_side_sentence(side, source, target)}")
     return Edit(source, target, mask)
 
 
@@ -106,22 +102,35 @@ def parse_edits(text: str) -> tuple[Edit, ...]:
         line = line.replace("→", ARROW).strip()
         if not line or line.startswith("#"):
             continue
-        sides = line.split(ARROW)
+        sides = [side.strip() for side in line.split(ARROW)]
         if len(sides) != 2:
             raise ValueError(
-                f'Line {number} of the edits, "{line}", has {len(sides) - 1} arrows instead of '
-                f'one. Write each edit on a line of its own as "wolf {ARROW} brown-colored goat".'
+                f'Edit List: line {number} of the text, "{line}", has {len(sides) - 1} arrows '
+                f'instead of one. Write each edit on a line of its own as "wolf {ARROW} '
+                'brown-colored goat".'
             )
-        try:
-            edits.append(make_edit(sides[0], sides[1]))
-        except ValueError as error:
-            raise ValueError(f"Line {number} of the edits: {error}") from None
+        source, target = sides
+        if side := _empty_side(source, target):
+            sentence = _empty_side_sentence(side, source, target)
+            raise ValueError(f"Edit List: line {number} of the text: {sentence}")
+        edits.append(Edit(source, target))
     if not edits:
         raise ValueError(
-            f'There are no edits. Write at least one line such as "wolf {ARROW} brown-colored '
-            'goat".'
+            "Edit List: the text holds no edit. Write at least one line such as "
+            f'"wolf {ARROW} brown-colored goat".'
         )
     return tuple(edits)
+
+
+def _empty_side(source: str, target: str) -> str | None:
+    return "source" if not source else "target" if not target else None
+
+
+def _empty_side_sentence(side: str, source: str, target: str) -> str:
+    return (
+        f'the {side} phrase of the edit "{source} {ARROW} {target}" is empty. Name the object '
+        f"before and after the edit, such as wolf {ARROW} brown-colored goat."
+    )
 
 
 def base_prompt(phrases: tuple[str, ...]) -> str:

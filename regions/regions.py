@@ -74,8 +74,9 @@ def make_regions(
     for name, mask in zip(names, raw, strict=True):
         if not mask.any():
             raise ValueError(
-                f'The mask of "{name}" is empty: no pixel is 0.5 or more. Paint or select the '
-                "object, or remove its edit."
+                f'Regions: the mask of "{name}" is empty: no pixel is 0.5 or more. Paint or '
+                "select the object in the mask of its Edit Object or in the masks input of "
+                "Regions, or remove its edit."
             )
     height = raw.shape[-2]
     dilated = dilate(raw, int(height * dilation))
@@ -118,7 +119,8 @@ def fit_masks(masks: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_masks(masks: Tensor, height: int, width: int) -> Tensor:
-    """Masks (K, h, w) resized to (K, height, width), nearest.
+    """Masks (K, h, w) resized to (K, height, width): the maximum of the pixels that fall together
+    when shrinking, so that no mask is lost, nearest when growing.
 
     Raises ValueError when the aspect ratios differ by more than ASPECT_TOLERANCE.
     """
@@ -128,4 +130,6 @@ def resize_masks(masks: Tensor, height: int, width: int) -> Tensor:
             f"Regions: the masks are {h}x{w} (height x width), the image is {height}x{width}: "
             "their shapes differ. Make the masks from the image that is edited, at its size."
         )
+    if h >= height and w >= width:
+        return F.adaptive_max_pool2d(masks, (height, width))
     return F.interpolate(masks[None], size=(height, width), mode="nearest")[0]

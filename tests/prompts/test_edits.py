@@ -30,12 +30,12 @@ def test_the_unicode_arrow_is_an_arrow():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("wolf -> goat\nmoon", ["Line 2", '"moon"', "0 arrows", "->"]),
-        ("a -> b -> c", ["Line 1", '"a -> b -> c"', "2 arrows"]),
-        ("wolf -> goat\n\n -> ball", ["Line 3", "source", "empty"]),
-        ("wolf ->", ["Line 1", "target", "empty"]),
-        ("", ["no edits", "wolf -> brown-colored goat"]),
-        ("# only a remark\n\n", ["no edits"]),
+        ("wolf -> goat\nmoon", ["Edit List", "line 2", '"moon"', "0 arrows", "->"]),
+        ("a -> b -> c", ["Edit List", "line 1", '"a -> b -> c"', "2 arrows"]),
+        ("wolf -> goat\n\n -> ball", ["Edit List", "line 3", "source", "empty"]),
+        ("wolf ->", ["Edit List", "line 1", "target", "empty"]),
+        ("", ["no edit", "wolf -> brown-colored goat"]),
+        ("# only a remark\n\n", ["no edit"]),
     ],
 )
 def test_a_bad_list_is_refused_with_its_line_its_text_and_the_cure(text: str, words: list[str]):
@@ -46,7 +46,7 @@ def test_a_bad_list_is_refused_with_its_line_its_text_and_the_cure(text: str, wo
 
 @pytest.mark.parametrize(("pair", "side"), [((" ", "goat"), "source"), (("wolf", "\n"), "target")])
 def test_an_empty_side_is_named(pair: tuple[str, str], side: str):
-    with pytest.raises(ValueError, match=f"The {side} phrase .* is empty") as error:
+    with pytest.raises(ValueError, match=f"Edit Object: the {side} phrase .* is empty") as error:
         make_edit(*pair)
     assert "Name the object" in str(error.value)
 

@@ -67,7 +67,9 @@ def literal_values(prompt: Prompt, phrases: list[Phrase], variant: str, strategy
                 value = base[row]
                 if owners:
                     own = phrases[owners[0]]
-                    shift = 0 if variant == "published code" and k != owners[0] else own.span.start - 1
+                    shift = (
+                        0 if variant == "published code" and k != owners[0] else own.span.start - 1
+                    )
                     value = own.embedding[row - shift]
                 if k < len(phrases):
                     is_word = 1 <= row < end

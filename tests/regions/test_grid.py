@@ -59,7 +59,9 @@ def test_objects_that_do_not_vanish_are_not_touched():
 
 def test_an_object_that_vanishes_spares_the_only_cell_of_another():
     only = box_mask(64, 64, top=16, left=16, bottom=32, right=32)  # exactly cell (1, 1) of 4x4
-    small = box_mask(64, 64, top=18, left=20, bottom=20, right=34)  # mostly there, a bit to the right
+    small = box_mask(
+        64, 64, top=18, left=20, bottom=20, right=34
+    )  # mostly there, a bit to the right
     covered = coverage(torch.stack([only, small]), 4, 4, keep_small=True)
     assert covered[0].nonzero().tolist() == [[1, 1]]
     assert covered[1].nonzero().tolist() == [[1, 2]]

@@ -39,7 +39,7 @@ def test_raw_masks_stay_undilated_and_hard():
 @pytest.mark.parametrize("mask", [torch.zeros(16, 16), torch.full((16, 16), 0.49)])
 def test_an_empty_mask_is_refused_by_the_name_of_its_object(mask: torch.Tensor):
     good = torch.ones(16, 16)
-    with pytest.raises(ValueError, match='The mask of "moon" is empty.*Paint or select'):
+    with pytest.raises(ValueError, match='Regions: the mask of "moon" is empty.*Paint or select'):
         make_regions([good, mask], ["wolf", "moon"], 0.01)
 
 
