@@ -1,0 +1,92 @@
+"""ALE Edit is the single nodes wired together, on a real VAE of ComfyUI's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from ale_edit.editors.ale import ALESettings
+from ale_edit.host.ale_edit import edit_image
+from ale_edit.host.schedule import lcm_sigmas
+from ale_edit.host.virtual_inversion import virtual_inversion_sampler
+from ale_edit.regions.paste import restore_size
+from ale_edit.tests.host.runs import guide, patched
+from ale_edit.tests.tiny import edits_of, generator, tiny_vae, two_regions
+from torch import Tensor
+
+
+@pytest.fixture(scope="module")
+def vae() -> Any:
+    return tiny_vae()
+
+
+def image_of(height: int, width: int, batch: int = 1) -> Tensor:
+    return torch.rand(batch, height, width, 3, generator=generator(4))
+
+
+SETTINGS = ALESettings(steps=3, target_guidance=1.7, schedule=0.6, eta=0.9)
+
+
+def test_one_node_is_the_single_nodes_wired_together(model, clip, vae):
+    image, regions = image_of(64, 64, 2), two_regions()
+    edits = edits_of(end_of_text="bos")
+    made = edit_image(model, clip, vae, image, edits, regions, SETTINGS, 5, False)
+
+    guider = guide(patched(model, regions, 0.6), clip, edits, (1.0, 1.7))
+    latent = vae.encode(image)
+    edited = guider.sample(
+        torch.zeros_like(latent),
+        latent,
+        virtual_inversion_sampler(0.9),
+        lcm_sigmas(model, 3, 1.0),
+        disable_pbar=True,
+        seed=5,
+    )
+    torch.testing.assert_close(made, vae.decode(edited), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("keeps_source_pixels", [False, True])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (70, 67)])
+def test_the_image_comes_back_at_its_exact_size(
+    model, clip, vae, height, width, keeps_source_pixels
+):
+    image, regions = image_of(height, width), two_regions(height, width)
+    args = (model, clip, vae, image, edits_of(), regions, SETTINGS, 5)
+    made = edit_image(*args, keeps_source_pixels)
+    assert made.shape == image.shape
+    assert torch.isfinite(made).all()
+    if keeps_source_pixels:
+        background = regions.background.bool()
+        assert torch.equal(made[:, background], image[:, background])
+        plain = edit_image(*args, False)
+        assert torch.equal(made[:, ~background], plain[:, ~background])
+    else:
+        cropped = vae.decode(vae.encode(image))
+        assert restore_size(cropped, image).shape == made.shape
+
+
+def test_the_alpha_of_an_image_is_ignored(model, clip, vae):
+    image, regions = image_of(64, 64), two_regions()
+    alpha = torch.cat([image, torch.zeros(1, 64, 64, 1)], dim=-1)
+    made, expected = (
+        edit_image(model, clip, vae, i, edits_of(), regions, SETTINGS, 5, True)
+        for i in (alpha, image)
+    )
+    assert torch.equal(made, expected)
+
+
+def test_strength_and_guidance_and_seed_reach_the_run(model, clip, vae):
+    from dataclasses import replace
+
+    image, regions = image_of(64, 64), two_regions()
+
+    def run(seed: int = 5, **changes: Any) -> Tensor:
+        settings = replace(ALESettings(steps=4), **changes)
+        return edit_image(model, clip, vae, image, edits_of(), regions, settings, seed, False)
+
+    first = run()
+    assert torch.equal(run(), first)
+    others = [run(6), run(strength=0.5), run(source_guidance=2.0), run(target_guidance=1.0)]
+    others += [run(eta=0.5), run(schedule=1.0), run(steps=5)]
+    assert not any(torch.equal(other, first) for other in others)

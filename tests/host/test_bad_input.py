@@ -1,0 +1,314 @@
+"""Every wrong wiring or value that a run can meet: one sentence with the node, the values and the cure.
+
+Bad edits are in tests/prompts, bad text in test_text.py, bad masks in test_regions.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.hooks
+import comfy.samplers
+import pytest
+import torch
+from ale_edit.host.blending import apply_background_blending
+from ale_edit.host.rgb_cam import apply_rgb_cam
+from ale_edit.host.schedule import lcm_sigmas
+from ale_edit.host.self_injection import apply_self_injection
+from ale_edit.host.two_branch_guider import TwoBranchGuider
+from ale_edit.host.virtual_inversion import virtual_inversion_sampler
+from ale_edit.regions.regions import make_regions
+from ale_edit.tests.host.runs import edit, generate, guide, patched, plain, side, with_option
+from ale_edit.tests.tiny import (
+    edits_of,
+    randn,
+    source_latent,
+    tiny_clip,
+    tiny_flux,
+    tiny_model,
+    two_boxes,
+    two_regions,
+)
+
+
+@pytest.fixture
+def calls(model: Any) -> Any:
+    """The tiny model, counting its UNet calls: no bad input may cost a step."""
+    counted: list[int] = []
+
+    def count(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        counted.append(1)
+        return executor(*args, **kwargs)
+
+    counting = with_option(model, lambda m: m.add_wrapper_with_key("apply_model", "count", count))
+    counting.calls = counted
+    return counting
+
+
+def refuses(words: list[str], run: Callable[[], Any], *models: Any) -> None:
+    """run() raises a ValueError of one sentence and its cure with these words, before any UNet call."""
+    with pytest.raises(ValueError) as error:
+        run()
+    text = str(error.value)
+    assert [word for word in words if word not in text] == [], text
+    assert text.endswith(".") and "\n" not in text
+    assert all(not model.calls for model in models)
+
+
+def sample(guider: Any, latent: Any = None, sampler: Any = None, sigmas: Any = None) -> Any:
+    latent = source_latent() if latent is None else latent
+    sampler = sampler or virtual_inversion_sampler()
+    sigmas = lcm_sigmas(guider.model_patcher, 4, 1.0) if sigmas is None else sigmas
+    return guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, disable_pbar=True)
+
+
+# -- wiring ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["euler", "lcm", "dpmpp_2m", "uni_pc", "ddim"])
+def test_two_branch_guider_with_a_stock_sampler(calls, clip, name):
+    words = ["Two-Branch Guider", "Virtual Inversion"]
+    sampler = comfy.samplers.sampler_object(name)
+    refuses(words, lambda: sample(guide(calls, clip), sampler=sampler), calls)
+
+
+def test_the_refused_stock_sampler_is_named(calls, clip):
+    sampler = comfy.samplers.sampler_object("euler")
+    refuses(["sample_euler"], lambda: sample(guide(calls, clip), sampler=sampler), calls)
+
+
+def stock_guider(model: Any, clip: Any) -> Any:
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(side(clip, edits_of(), "target"), plain(clip, ""))
+    return guider
+
+
+def test_virtual_inversion_with_a_stock_guider(calls, clip):
+    words = ["Virtual Inversion", "CFGGuider", "Connect Two-Branch Guider"]
+    refuses(words, lambda: sample(stock_guider(calls, clip)), calls)
+
+
+@pytest.mark.parametrize(
+    ("apply", "node"),
+    [
+        (lambda m: apply_self_injection(m, 0.5), "Self-Attention Injection"),
+        (lambda m: apply_background_blending(m, two_regions()), "Background Blending"),
+    ],
+)
+def test_injection_and_blending_with_a_stock_guider(calls, clip, apply, node):
+    target, negative = side(clip, edits_of(), "target"), plain(clip, "")
+    words = [node, "CFGGuider", "Use Two-Branch Guider", f"bypass {node}"]
+    refuses(words, lambda: generate(apply(calls), target, negative), calls)
+
+
+@pytest.mark.parametrize(
+    ("apply", "node"),
+    [
+        (lambda m: apply_rgb_cam(m, two_regions()), "Region Cross-Attention"),
+        (lambda m: apply_self_injection(m, 0.5), "Self-Attention Injection"),
+        (lambda m: apply_background_blending(m, two_regions()), "Background Blending"),
+    ],
+)
+def test_the_same_node_twice(model, apply, node):
+    refuses([node, "already", "Remove one"], lambda: apply(apply(model)))
+
+
+# -- conditionings ---------------------------------------------------------------------------------
+
+
+def test_rgb_cam_without_our_conditioning(calls, clip):
+    words = ["Region Cross-Attention", "Object-Restricted Embeddings", "Connect the target output"]
+    chain = apply_rgb_cam(calls, two_regions())
+    refuses(words, lambda: generate(chain, plain(clip, "a wolf"), plain(clip, "")), calls)
+    guider = TwoBranchGuider(chain)
+    guider.set_branches(plain(clip, "wolf"), plain(clip, "goat"), plain(clip, ""))
+    guider.set_guidance(1.0, 2.0)
+    refuses(words, lambda: sample(guider), calls)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_rgb_cam_with_another_number_of_regions_than_objects(calls, clip, count):
+    names = ["tree", "lamp", "door"][:count]
+    regions = make_regions([two_boxes()[0]] * count, names, 0.0)
+    words = ["Region Cross-Attention", "2 objects (brown-colored goat, soccer ball)"]
+    words += [f"has {count} ({', '.join(names)})", "Connect the same edits"]
+    refuses(words, lambda: sample(guide(apply_rgb_cam(calls, regions), clip)), calls)
+
+
+@pytest.mark.parametrize("name", ["source", "target"])
+@pytest.mark.parametrize("count", [0, 2])
+def test_source_or_target_of_several_entries_or_none(model, clip, name, count):
+    conds = {"source": plain(clip, "wolf"), "target": plain(clip, "goat")}
+    conds[name] = plain(clip, "wolf") * count
+    guider = TwoBranchGuider(model)
+    words = ["Two-Branch Guider", f"{name} input", f"has {count}", "exactly one"]
+    refuses(words, lambda: guider.set_branches(*conds.values(), plain(clip, "")))
+
+
+class Control:
+    """Only its identity is looked at."""
+
+
+@pytest.mark.parametrize(
+    ("key", "first", "second"),
+    [
+        ("area", (4, 4, 0, 0), (4, 4, 2, 2)),
+        ("control", Control(), Control()),
+        ("control", Control(), None),
+        ("hooks", comfy.hooks.HookGroup(), comfy.hooks.HookGroup()),
+        ("mask", torch.ones(1, 8, 8), torch.zeros(1, 8, 8)),
+        ("start_percent", 0.0, 0.5),
+    ],
+)
+def test_source_and_target_that_differ_in_what_both_branches_share(model, clip, key, first, second):
+    source, target = plain(clip, "wolf"), plain(clip, "goat")
+    source[0][1][key] = first
+    if second is not None:
+        target[0][1][key] = second
+    guider = TwoBranchGuider(model)
+    words = ["Two-Branch Guider", "source and target", f"differ in {key}", "Apply the same"]
+    refuses(words, lambda: guider.set_branches(source, target, plain(clip, "")))
+
+
+def test_what_both_branches_share_may_be_equal(model, clip):
+    source, target = plain(clip, "wolf"), plain(clip, "goat")
+    for cond in (source, target):
+        cond[0][1]["mask"] = torch.ones(1, 8, 8)
+    guider = TwoBranchGuider(model)
+    guider.set_branches(source, target, plain(clip, ""))
+    guider.set_guidance(1.0, 2.0)
+    assert torch.isfinite(sample(guider)).all()
+
+
+def test_embeddings_of_another_text_encoder(calls):
+    """The model wants 32 channels a token, this CLIP gives 64."""
+    other = tiny_clip(width=64)
+    words = ["64", "32", "another text encoder", "Connect the CLIP"]
+    refuses(["Two-Branch Guider", *words], lambda: sample(guide(calls, other)), calls)
+    chain = apply_rgb_cam(calls, two_regions())
+    target = side(other, edits_of(), "target")
+    refuses(
+        ["Region Cross-Attention", *words],
+        lambda: generate(chain, target, plain(tiny_clip(), "")),
+        calls,
+    )
+
+
+def test_a_negative_or_a_source_of_another_text_encoder_is_named(calls, clip):
+    other = tiny_clip(width=64)
+    guider = TwoBranchGuider(calls)
+    guider.set_branches(plain(clip, "wolf"), plain(clip, "goat"), plain(other, ""))
+    guider.set_guidance(1.0, 2.0)
+    refuses(["Two-Branch Guider", "negative", "64", "32"], lambda: sample(guider), calls)
+    for source, target in ((clip, other), (other, clip)):
+        guider.set_branches(plain(source, "wolf"), plain(target, "goat"), plain(clip, ""))
+        refuses(["Two-Branch Guider", "64", "32", "Connect"], lambda: sample(guider), calls)
+
+
+def test_text_changed_after_ore(calls, clip):
+    """Another node appended tokens: 77 of ours, 80 at the model."""
+    target = side(clip, edits_of(), "target")
+    longer = [[torch.cat([target[0][0], randn(1, 3, 32)], dim=1), target[0][1]]]
+    chain = apply_rgb_cam(calls, two_regions())
+    words = ["Region Cross-Attention", "80 tokens", "77", "Remove"]
+    refuses(words, lambda: generate(chain, longer, plain(clip, ""), cfg=1.0), calls)
+
+
+# -- latents and sigmas ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("latent", "words"),
+    [
+        (torch.zeros(1, 4, 8, 8), ["empty", "VAE Encode"]),
+        (torch.full((1, 4, 8, 8), float("nan")), ["NaN", "Encode"]),
+        (torch.full((1, 4, 8, 8), float("inf")), ["infinite", "Encode"]),
+        (torch.ones(1, 16, 8, 8), ["(1, 16, 8, 8)", "(batch, 4, height, width)", "VAE"]),
+        (torch.ones(1, 4, 3, 8, 8), ["(1, 4, 3, 8, 8)", "(batch, 4, height, width)"]),
+        (torch.ones(0, 4, 8, 8), ["empty"]),
+    ],
+)
+def test_a_latent_that_holds_no_image_of_this_model(calls, clip, latent, words):
+    words = ["Two-Branch Guider", "latent", *words]
+    refuses(words, lambda: sample(guide(patched(calls), clip), latent), calls)
+
+
+@pytest.mark.parametrize("latent", [source_latent(2)])
+def test_one_bad_image_of_a_batch_is_enough(calls, clip, latent):
+    latent = latent.clone()
+    latent[1, 2, 3, 4] = float("nan")
+    words = ["Two-Branch Guider", "latent", "NaN"]
+    refuses(words, lambda: sample(guide(calls, clip), latent), calls)
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "words"),
+    [
+        ([], ["no step", "LCM Schedule"]),
+        ([14.6], ["no step", "LCM Schedule"]),
+        ([1.0, 2.0, 0.0], ["1, 2, 0", "fall", "LCM Schedule"]),
+        ([2.0, 2.0, 0.0], ["2, 2, 0", "fall"]),
+        ([2.0, 1.0], ["2, 1", "end at 0"]),
+        ([1.0, 0.0, -1.0], ["1, 0, -1", "end at 0"]),
+        ([float("nan"), 1.0, 0.0], ["nan, 1, 0"]),
+        ([float("inf"), 1.0, 0.0], ["inf, 1, 0"]),
+    ],
+)
+def test_sigmas_without_steps_or_out_of_order(calls, clip, sigmas, words):
+    words = ["Two-Branch Guider", "sigmas", *words]
+    schedule = torch.tensor(sigmas)
+    refuses(words, lambda: sample(guide(patched(calls), clip), sigmas=schedule), calls)
+
+
+@pytest.mark.parametrize("steps", [0, -3, 51])
+def test_a_schedule_without_steps(model, steps):
+    refuses(["LCM Schedule", f"steps is {steps}", "1 to 50"], lambda: lcm_sigmas(model, steps, 1.0))
+
+
+def test_a_strength_that_leaves_no_step(model):
+    refuses(["LCM Schedule", "4 steps", "0.1", "Raise"], lambda: lcm_sigmas(model, 4, 0.1))
+
+
+# -- models ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("apply", "node"),
+    [
+        (lambda m: apply_rgb_cam(m, two_regions()), "Region Cross-Attention"),
+        (lambda m: apply_self_injection(m, 0.5), "Self-Attention Injection"),
+        (lambda m: apply_background_blending(m, two_regions()), "Background Blending"),
+        (TwoBranchGuider, "Two-Branch Guider"),
+        (lambda m: lcm_sigmas(m, 4, 1.0), "LCM Schedule"),
+    ],
+)
+def test_a_model_without_unet_cross_attention(apply, node):
+    words = [node, "model input", "Flux", "no UNet cross-attention", "SD 1.5"]
+    refuses(words, lambda: apply(tiny_flux()))
+
+
+# -- regions against the latent --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("apply", [apply_rgb_cam, apply_background_blending])
+def test_regions_of_another_shape_than_the_latent(calls, clip, apply):
+    chain = apply(calls, two_regions(64, 128))
+    words = ["Regions", "64x128", "64x64", "Make the masks"]
+    refuses(words, lambda: sample(guide(chain, clip)), calls)
+
+
+def test_every_refusal_leaves_the_guider_and_the_model_well(model, clip):
+    guider = guide(patched(model), clip)
+    expected = edit(guider)
+    for bad in (torch.zeros(1, 4, 8, 8), torch.full((1, 4, 8, 8), float("nan"))):
+        with pytest.raises(ValueError):
+            sample(guider, bad)
+    with pytest.raises(ValueError):
+        sample(guider, sampler=comfy.samplers.sampler_object("euler"))
+    assert torch.equal(edit(guider), expected)
+
+
+def test_another_width_is_no_obstacle_when_the_model_has_it():
+    clip, model = tiny_clip(width=64), tiny_model(width=64)
+    assert torch.isfinite(edit(guide(patched(model), clip))).all()
