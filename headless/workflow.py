@@ -63,7 +63,7 @@ class Workflow:
     def inputs(self, title: str) -> dict[str, Any]:
         return self.nodes[self.find(title)]["inputs"]
 
-    def set(self, title: str, **inputs: Any) -> None:
+    def fill(self, title: str, **inputs: Any) -> None:
         """Give inputs of a node new values; an input that it does not have is an error."""
         node = self.inputs(title)
         if unknown := sorted(set(inputs) - set(node)):

@@ -1,0 +1,340 @@
+"""The main job over ComfyUI's HTTP API: `dev.py demo` runs this against the server it started.
+
+A demo scene, or a person's own image and masks, goes through workflows/api/ale_edit.json twice:
+as it is, and with every part of the method switched off (the naive edit). Pictures and scores.json
+go to --out.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import io
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..demo.judge import Judge
+from ..demo.world import demo_edits, make_scene, render
+from ..headless import ComfyClient, ComfyError, Progress, Workflow
+from .pictures import side_by_side
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOW = ROOT / "workflows" / "api" / "ale_edit.json"
+SAVED = ("edited", "reconstruction", "regions")  # titles "Save edited", ... of the workflow
+NAIVE = {"ore": False, "rgb_cam": False, "blending": False}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One object: its words, its mask, and what the judge must find there (a demo scene's only)."""
+
+    source: str
+    target: str
+    mask: Image.Image
+    asked: dict[str, str] | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run of the workflow."""
+
+    images: dict[str, Image.Image]
+    seconds: float
+
+
+# -- the input -------------------------------------------------------------------------------------
+
+
+def demo_input(seed: int) -> tuple[Image.Image, list[Edit]]:
+    image, masks = render(make_scene(seed))
+    edits = [
+        Edit(source, target, to_picture(mask), asked)
+        for (source, target, asked), mask in zip(demo_edits(seed), masks, strict=True)
+    ]
+    return to_picture(image), edits
+
+
+def own_input(
+    image: Path, edits: Sequence[str], masks: Sequence[Path]
+) -> tuple[Image.Image, list[Edit]]:
+    if not edits or len(edits) != len(masks):
+        raise ValueError(
+            f"{len(edits)} edits and {len(masks)} masks. "
+            "Give --edit and --mask once per object, in the same order."
+        )
+    source = open_picture(image).convert("RGB")
+    return source, [
+        Edit(*split_edit(text), fitted_mask(mask, source.size), None)
+        for text, mask in zip(edits, masks, strict=True)
+    ]
+
+
+def split_edit(text: str) -> tuple[str, str]:
+    source, arrow, target = (part.strip() for part in text.partition("->"))
+    if not (source and arrow and target):
+        raise ValueError(f'--edit {text!r} is not of the form "source -> target".')
+    return source, target
+
+
+def open_picture(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            return ImageOps.exif_transpose(picture)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}).") from error
+
+
+def fitted_mask(path: Path, size: tuple[int, int]) -> Image.Image:
+    mask = open_picture(path).convert("L")
+    if mask.size != size:
+        print(f"{path} is {mask.size[0]}x{mask.size[1]}: resized to the image's {size}.")
+        mask = mask.resize(size, Image.Resampling.NEAREST)
+    return mask
+
+
+def to_picture(tensor: Tensor) -> Image.Image:
+    """Image (H, W, 3) or mask (H, W) in [0, 1] -> 8-bit picture."""
+    return Image.fromarray((tensor * 255).round().to(torch.uint8).cpu().numpy())
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(picture, dtype=np.float32) / 255)
+
+
+# -- the workflow ----------------------------------------------------------------------------------
+
+
+def filled_workflow(
+    image: str,
+    edits: Sequence[tuple[str, str, str]],
+    *,
+    seed: int | None = None,
+    checkpoint: str | None = None,
+) -> Workflow:
+    """The main workflow for one uploaded image and (source, target, uploaded mask) edits."""
+    workflow = Workflow.load(WORKFLOW)
+    workflow.fill("Source image", image=image)
+    fit_edit_chain(workflow, len(edits))
+    for number, (source, target, mask) in enumerate(edits, 1):
+        workflow.fill(f"Mask {number}", image=mask)
+        workflow.fill(f"Edit {number}", source=source, target=target)
+    if seed is not None:
+        workflow.fill("Noise", noise_seed=seed)
+    if checkpoint is not None:
+        workflow.replace("Model", "CheckpointLoaderSimple", {"ckpt_name": checkpoint})
+    return workflow
+
+
+def fit_edit_chain(workflow: Workflow, count: int) -> None:
+    """Clone or remove the Mask k and Edit k nodes until there are `count`, and link them anew."""
+    have = sum(re.fullmatch(r"Edit \d+", title) is not None for title in workflow.titles())
+    for number in range(have, count, -1):
+        workflow.remove(f"Edit {number}")
+        workflow.remove(f"Mask {number}")
+    for number in range(have + 1, count + 1):
+        workflow.clone("Mask 1", f"Mask {number}")
+        workflow.clone("Edit 1", f"Edit {number}")
+    for number in range(1, count + 1):
+        workflow.connect(f"Edit {number}", "mask", f"Mask {number}")
+        if number > 1:
+            workflow.connect(f"Edit {number}", "previous", f"Edit {number - 1}")
+    workflow.connect("Method", "edits", f"Edit {count}")
+
+
+async def upload(client: ComfyClient, picture: Image.Image) -> str:
+    """Upload as PNG under a name made of its content, so that no two inputs share one."""
+    data = as_png(picture.convert("RGB"))
+    return await client.upload_image(data, hashlib.sha256(data).hexdigest()[:16] + ".png")
+
+
+def as_png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+async def run_workflow(client: ComfyClient, workflow: Workflow, label: str) -> Outcome:
+    start = time.monotonic()
+    saved = await client.run(workflow, ProgressLine(label))
+    seconds = time.monotonic() - start
+    print(f"\r{label}: {seconds:.1f} s{' ' * 40}", flush=True)
+    images = {}
+    for image in saved:
+        name = image.title.removeprefix("Save ")
+        images[name] = Image.open(io.BytesIO(await client.fetch(image))).convert("RGB")
+    if missing := [f"Save {name}" for name in SAVED if name not in images]:
+        raise ComfyError(f"The run ended, but nothing came from {', '.join(missing)}.")
+    return Outcome(images, seconds)
+
+
+class ProgressLine:
+    """Shows progress on one line of a terminal; silent where the output is a file."""
+
+    def __init__(self, label: str):
+        self._label = label
+
+    def __call__(self, progress: Progress) -> None:
+        if sys.stdout.isatty():
+            steps = f" {progress.value}/{progress.maximum}" if progress.maximum else ""
+            print(f"\r{f'{self._label}: {progress.title}{steps}':<60}", end="", flush=True)
+
+
+# -- the scores ------------------------------------------------------------------------------------
+
+
+def scores_of(
+    source: Image.Image, edited: Image.Image, edits: Sequence[Edit], judge: Judge | None
+) -> dict[str, Any]:
+    """What the judge finds under each object's raw mask, and how well the background is kept."""
+    pixels = to_tensor(edited)
+    masks = [to_tensor(cropped(edit.mask, edited.size)) for edit in edits]
+    objects = []
+    for edit, mask in zip(edits, masks, strict=True):
+        reading = judge.read(pixels, mask) if judge and edit.asked else None
+        objects.append(
+            {
+                "source": edit.source,
+                "target": edit.target,
+                "asked": edit.asked,
+                "found": reading and {word: getattr(reading, word) for word in edit.asked or ()},
+                "correct": reading and reading.agrees(edit.asked or {}),
+            }
+        )
+    background = torch.stack(masks).amax(0) < 0.5
+    return {
+        "objects": objects,
+        "background_psnr": psnr(to_tensor(cropped(source, edited.size)), pixels, background),
+    }
+
+
+def psnr(a: Tensor, b: Tensor, where: Tensor) -> float | None:
+    """Peak signal-to-noise ratio in dB of 8-bit images (H, W, 3) over the pixels `where` (H, W).
+
+    Equal pixels count as an error of a quarter of one 8-bit level, so that the figure stays finite;
+    None if there are no such pixels.
+    """
+    if not where.any():
+        return None
+    error = (a - b)[where].double().square().mean().clamp(min=(0.25 / 255) ** 2)
+    return round(float(-10 * error.log10()), 2)
+
+
+def cropped(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The centre of a picture, as ComfyUI's VAE crops it to a multiple of 8."""
+    left, top = ((have - want) // 2 for have, want in zip(picture.size, size, strict=True))
+    return picture.crop((left, top, left + size[0], top + size[1]))
+
+
+def table(scores: dict[str, Any]) -> str:
+    """The scores as a few lines of text."""
+
+    def words(found: dict[str, str] | None) -> str:
+        return " ".join(reversed(found.values())) if found else "not judged"
+
+    def cell(entry: dict[str, Any]) -> str:
+        mark = {True: " (right)", False: " (wrong)", None: ""}[entry["correct"]]
+        return words(entry["found"]) + mark
+
+    rows = [["edit", "ALE edit", "naive edit"]]
+    for ale, naive in zip(scores["objects"], scores["naive"]["objects"], strict=True):
+        rows.append([f"{ale['source']} -> {ale['target']}", cell(ale), cell(naive)])
+    decibels = [scores["background_psnr"], scores["naive"]["background_psnr"]]
+    rows.append(
+        ["background kept (PSNR)", *("-" if d is None else f"{d:.1f} dB" for d in decibels)]
+    )
+    rows.append(
+        ["seconds", f"{scores['edit_seconds']:.1f}", f"{scores['naive']['edit_seconds']:.1f}"]
+    )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+# -- the whole -------------------------------------------------------------------------------------
+
+
+async def run_job(args: argparse.Namespace) -> dict[str, Any]:
+    own = args.image is not None
+    if own:
+        source, edits = own_input(args.image, args.edit, args.mask)
+    else:
+        source, edits = demo_input(args.seed)
+    judge = None if own else Judge.load()
+    args.out.mkdir(parents=True, exist_ok=True)
+    async with ComfyClient(args.server) as client:
+        names = [await upload(client, edit.mask) for edit in edits]
+        triples = [(e.source, e.target, name) for e, name in zip(edits, names, strict=True)]
+        workflow = filled_workflow(
+            await upload(client, source),
+            triples,
+            seed=args.seed if own else None,
+            checkpoint=args.checkpoint,
+        )
+        await client.check(workflow.classes())
+        ale = await run_workflow(client, workflow, "ALE edit")
+        plain = workflow.copy()
+        plain.fill("Method", **NAIVE)
+        naive = await run_workflow(client, plain, "naive edit")
+        versions = {"ale_edit": pack_version(), **await client.versions()}
+    edited, naively = ale.images["edited"], naive.images["edited"]
+    pictures = {"source": source, **{name: ale.images[name] for name in SAVED}}
+    pictures["comparison"] = side_by_side(
+        [("source", cropped(source, edited.size)), ("naive edit", naively), ("ALE edit", edited)]
+    )
+    for name, picture in pictures.items():
+        picture.save(args.out / f"{name}.png")
+    naive_scores = scores_of(source, naively, edits, judge)
+    scores = {
+        **scores_of(source, edited, edits, judge),
+        "edit_seconds": round(ale.seconds, 2),
+        "total_seconds": round(time.time() - args.started_at, 2),
+        "versions": versions,
+        "naive": {**naive_scores, "edit_seconds": round(naive.seconds, 2)},
+    }
+    (args.out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    return scores
+
+
+def pack_version() -> str:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
+    return found[1] if found else "unknown"
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(prog="dev.py demo", description=__doc__)
+    options.add_argument("--server", default="http://127.0.0.1:8188", metavar="URL")
+    options.add_argument("--out", type=Path, default=Path("output/demo"), metavar="DIR")
+    options.add_argument("--seed", type=int, default=0, help="demo scene, or noise for --image")
+    options.add_argument("--image", type=Path, metavar="FILE", help="your own image")
+    options.add_argument("--edit", action="append", default=[], metavar='"SOURCE -> TARGET"')
+    options.add_argument("--mask", type=Path, action="append", default=[], metavar="FILE")
+    options.add_argument("--checkpoint", metavar="NAME", help="a checkpoint the server has")
+    options.add_argument("--started-at", type=float, default=time.time(), help=argparse.SUPPRESS)
+    return options
+
+
+def main(argv: Sequence[str]) -> int:
+    options = parser()
+    args = options.parse_args(argv)
+    if args.image is None and (args.edit or args.mask):
+        options.error("--edit and --mask go with --image; a demo scene brings its own.")
+    try:
+        scores = asyncio.run(run_job(args))
+    except (ComfyError, ValueError, OSError) as error:
+        print(f"\ndemo: {error}", file=sys.stderr)
+        return 1
+    print(f"\n{table(scores)}\n\nPictures and scores.json are in {args.out.resolve()}")
+    return 0
