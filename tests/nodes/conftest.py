@@ -1,0 +1,66 @@
+"""What the nodes' tests share: tiny real models; ComfyUI runs nodes in inference mode."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ale_edit.tests.tiny import fill, tiny_clip, tiny_model, tiny_vae
+
+
+@pytest.fixture(scope="session")
+def model() -> Any:
+    return tiny_model()
+
+
+@pytest.fixture(scope="session")
+def clip() -> Any:
+    return tiny_clip()
+
+
+@pytest.fixture(scope="session")
+def vae() -> Any:
+    return tiny_vae()
+
+
+@pytest.fixture(scope="session")
+def kl_vae() -> Any:
+    """A VAE with ComfyUI's AutoencoderKL, as a checkpoint brings it, with random weights."""
+    import comfy.sd
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    ddconfig = {
+        "double_z": True,
+        "z_channels": 4,
+        "resolution": 64,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 32,
+        "ch_mult": [1, 1, 1, 1],
+        "num_res_blocks": 1,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    params = {"ddconfig": ddconfig, "embed_dim": 4}
+    autoencoder = AutoencoderKL(**params)
+    fill(autoencoder, seed=4, std=0.05)
+    return comfy.sd.VAE(sd=autoencoder.state_dict(), config={"params": params})
+
+
+@pytest.fixture(autouse=True)
+def inference_mode() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def temp_directory(tmp_path: Path) -> Iterator[Path]:
+    """Previews are written here."""
+    import folder_paths
+
+    before = folder_paths.get_temp_directory()
+    folder_paths.set_temp_directory(str(tmp_path))
+    yield tmp_path
+    folder_paths.set_temp_directory(before)
