@@ -1,0 +1,202 @@
+"""The house keeps its plan: imports go one way only, and the files that name a version agree."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PURE = ("prompts", "regions", "attention", "inversion")
+COMFY = {
+    *("comfy", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras"),
+    *("app", "execution", "folder_paths", "latent_preview", "node_helpers", "nodes", "protocol"),
+    "server",
+}
+
+# What a folder (or one file) may import of the pack, and of other packages.
+PACK: dict[str, set[str]] = {
+    "__init__.py": set(),
+    "nodes": {"host", "editors", "scoring", "demo", *PURE},
+    "host": {"editors", "demo", *PURE},
+    "editors": set(PURE),
+    **{folder: set() for folder in (*PURE, "scoring")},
+    "regions/preview.py": set(),
+    "demo": set(),
+    "bench": {"headless", "scoring", "demo"},
+    "bench/speed.py": {"host", "editors", "demo", *PURE},
+    "headless": set(),
+    "edit.py": {"headless"},
+    "dev.py": set(),
+}
+OTHERS: dict[str, set[str]] = {
+    "__init__.py": set(),
+    "nodes": {"torch", "numpy", *COMFY},
+    "host": {"torch", "numpy", *COMFY},
+    **{folder: {"torch", "numpy"} for folder in ("editors", *PURE, "scoring", "demo")},
+    "regions/preview.py": {"torch", "numpy", "PIL"},  # labels need a font
+    "bench": {"torch", "numpy", "PIL", "aiohttp"},
+    "bench/speed.py": {"torch", "numpy", *COMFY},
+    "headless": {"aiohttp"},
+    "edit.py": {"aiohttp"},
+    "dev.py": set(),
+}
+LATE: dict[str, set[str]] = {  # only inside a function
+    "__init__.py": {"nodes"},
+    "regions": {"transformers", "segment_anything"},
+    "demo": COMFY | {"safetensors", "PIL"},
+    "dev.py": {"torch", "comfy"},
+}
+
+
+def imports(source: str, file: str) -> Iterator[tuple[str, bool]]:
+    """Every module a file imports, and whether inside a function; the pack's own start with '.'."""
+
+    def visit(node: ast.AST, late: bool) -> Iterator[tuple[str, bool]]:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, late) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            yield from ((name, late) for name in resolved(node, names, file))
+        late = late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, late)
+
+    return visit(ast.parse(source), False)
+
+
+def resolved(node: ast.ImportFrom, names: list[str], file: str) -> list[str]:
+    """`from ..a.b import c` as '.a.b', seen from the pack's root; `from .. import a` as '.a'."""
+    if not node.level:
+        return [node.module or ""]
+    folders = Path(file).parts[:-1]
+    if node.level > len(folders) + 1:
+        return [f"outside the pack: {'.' * node.level}{node.module or ''}"]
+    base = list(folders[: len(folders) + 1 - node.level])
+    modules = [node.module] if node.module else names
+    return ["." + ".".join([*base, module]) for module in modules]
+
+
+def violations(source: str, file: str) -> list[str]:
+    """What this file imports against the plan."""
+    folder = file.split("/")[0]
+    place = file if file in PACK else folder
+    found = []
+    for module, late in imports(source, file):
+        own = module.startswith(".") or module.split(".")[0] == "ale_edit"
+        top = module.lstrip(".").removeprefix("ale_edit.").split(".")[0]
+        if own:
+            allowed = top == folder or top in PACK[place] or (late and top in LATE.get(place, ()))
+        else:
+            allowed = (
+                top in sys.stdlib_module_names
+                or top in OTHERS[place]
+                or (late and top in LATE.get(place, ()))
+            )
+        if not allowed or (own and not module.startswith(".")):
+            found.append(f"{file} imports {module}{' (late)' if late else ''}")
+    return found
+
+
+def pack_files() -> list[str]:
+    files = [path for path in ROOT.glob("*.py")]
+    for folder in {place for place in PACK if not place.endswith(".py")}:
+        files += (ROOT / folder).rglob("*.py")
+    return sorted(path.relative_to(ROOT).as_posix() for path in files)
+
+
+def test_imports_go_one_way_only():
+    files = pack_files()
+    assert "dev.py" in files and any(file.startswith("nodes/") for file in files)
+    found = [
+        violation
+        for file in files
+        for violation in violations((ROOT / file).read_text(encoding="utf-8"), file)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("attention/rgb_cam.py", "from ..inversion.ddcm import step"),
+        ("attention/rgb_cam.py", "from .. import inversion"),
+        ("attention/rgb_cam.py", "import comfy.model_management"),
+        ("attention/rgb_cam.py", "def f():\n    import comfy.ops"),
+        ("prompts/ore.py", "from ..host.text import spans"),
+        ("prompts/ore.py", "import transformers"),
+        ("regions/segment.py", "import transformers"),
+        ("editors/ale.py", "from ..host import rows"),
+        ("editors/ale.py", "import folder_paths"),
+        ("host/rows.py", "from ..nodes import sockets"),
+        ("host/rows.py", "from ..scoring import psnr"),
+        ("host/rows.py", "from ale_edit.prompts import edits"),
+        ("demo/models.py", "import comfy.sd"),
+        ("demo/models.py", "from ..prompts.edits import Edit"),
+        ("bench/main_job.py", "def f():\n    from ..host import rows"),
+        ("bench/main_job.py", "import nodes"),
+        ("headless/client.py", "import requests"),
+        ("headless/client.py", "from ..demo.world import render"),
+        ("headless/client.py", "from ... import elsewhere"),
+        ("dev.py", "import torch"),
+        ("dev.py", "import requests"),
+        ("__init__.py", "from .nodes import ALEEditExtension"),
+        ("__init__.py", "import torch"),
+    ],
+)
+def test_a_planted_import_against_the_plan_is_found(file: str, source: str):
+    assert violations(source, file)
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("nodes/model.py", "from ..host.rows import rows\nfrom comfy_api.latest import io"),
+        ("regions/segment.py", "def load():\n    import transformers"),
+        ("demo/models.py", "def build():\n    import comfy.sd"),
+        ("bench/main_job.py", "from ..demo.world import render\nfrom .pictures import x"),
+        ("bench/speed.py", "from ..host.rows import rows\nimport comfy.samplers"),
+        ("attention/rgb_cam.py", "import math\nimport torch\nfrom .maps import x"),
+        ("__init__.py", "async def comfy_entrypoint():\n    from .nodes import ALEEditExtension"),
+    ],
+)
+def test_imports_of_the_plan_are_allowed(file: str, source: str):
+    assert not violations(source, file)
+
+
+def test_no_file_stands_outside_the_plan():
+    outside = [
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.glob("*/**/*.py")
+        if path.relative_to(ROOT).parts[0] not in {*PACK, "tests", "output"}
+        and not path.relative_to(ROOT).parts[0].startswith(".")
+    ]
+    assert not outside
+
+
+def test_pyproject_and_changelog_name_the_same_version():
+    version = re.search(r'^version = "(.+)"$', read("pyproject.toml"), re.MULTILINE)
+    assert version and f"{version[1]}" in read("CHANGELOG.md").split("\n## ", 2)[1].splitlines()[0]
+
+
+def test_dev_py_and_the_constraints_pin_the_same_torch(dev):
+    constraints = read("dev-constraints.txt").splitlines()
+    assert set(dev.TORCH) <= set(constraints)
+    pinned = {line.split("==")[0].lower() for line in constraints}
+    assert {tool.lower() for tool in (*dev.TOOLS, *dev.UNLISTED)} <= pinned
+
+
+def test_no_file_holds_a_path_of_one_machine():
+    machine_paths = re.compile(r"/(?:root|work|opt|home/\w+)/")
+    texts = [ROOT / "dev-constraints.txt", *ROOT.glob("*.md"), *ROOT.glob(".ci/*")]
+    texts += [ROOT / file for file in pack_files()]
+    found = [path.name for path in texts if machine_paths.search(path.read_text(encoding="utf-8"))]
+    assert not found
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
