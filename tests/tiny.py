@@ -109,6 +109,19 @@ def tiny_flux() -> Any:
     return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
 
 
+def tiny_controlnet(seed: int = 4) -> Any:
+    """A CONTROL_NET for tiny_model: ComfyUI's own classes, with zero convolutions that are not zero."""
+    import comfy.cldm.cldm
+    import comfy.controlnet
+
+    config = {**UNET_CONFIG, "hint_channels": 3, "dtype": torch.float32}
+    for name in ("out_channels", "transformer_depth_output", "use_temporal_attention"):
+        config.pop(name)
+    net = comfy.cldm.cldm.ControlNet(**config)
+    fill(net, seed)
+    return comfy.controlnet.ControlNet(net.eval(), load_device=torch.device("cpu"))
+
+
 def tiny_clip(seed: int = 1, width: int = WIDTH, embedding_directory: str | None = None) -> Any:
     """A CLIP: SD 1.5's text encoder classes, small, with the real tokenizer."""
     import comfy.sd

@@ -221,6 +221,26 @@ def test_the_regions_follow_the_pixels_that_the_vae_keeps(model, clip):
     assert torch.equal(made, expected)
 
 
+@pytest.mark.parametrize("area", [(4, 4, 2, 2), (8, 4, 0, 4)])
+def test_a_conditioning_of_an_area_is_refused_instead_of_squeezing_the_regions_into_it(
+    model, clip, area
+):
+    """ConditioningSetArea: the UNet sees a part of the latent, the regions are of the whole."""
+    positive = target(clip)
+    positive[0][1]["area"] = area
+    with pytest.raises(ValueError, match="Region Cross-Attention.*area"):
+        generate(apply_rgb_cam(model, two_regions()), positive, plain(clip, ""))
+
+
+def test_a_masked_conditioning_keeps_its_regions(model, clip):
+    """ConditioningSetMask: the UNet sees the whole latent, the mask weighs its output."""
+    positive, negative = target(clip), plain(clip, "")
+    positive[0][1].update(mask=torch.ones(1, 64, 64), mask_strength=1.0)
+    rgb_cam = apply_rgb_cam(model, two_regions())
+    expected = generate(rgb_cam, target(clip), negative)
+    assert relative_error(generate(rgb_cam, positive, negative), expected) < 1e-4
+
+
 # -- batching by ComfyUI ---------------------------------------------------------------------------
 
 

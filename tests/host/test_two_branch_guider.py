@@ -24,7 +24,7 @@ from ale_edit.tests.host.runs import (
     side,
     with_option,
 )
-from ale_edit.tests.tiny import edits_of, source_latent
+from ale_edit.tests.tiny import edits_of, generator, source_latent, tiny_controlnet
 from torch import Tensor
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
@@ -61,10 +61,22 @@ def one_branch(model: Any, positive: Any, negative: Any, cfg: float, function: A
 
 
 def edit_by_two_runs(
-    model: Any, clip: Any, guidance: tuple[float, float], negative: str = ""
+    model: Any,
+    clip: Any,
+    guidance: tuple[float, float],
+    negative: str = "",
+    conds: Any = None,
 ) -> Tensor:
-    """DDCM with eta 1 as two separate stock runs; correct while nothing couples the branches."""
+    """DDCM with eta 1 as two separate stock runs; correct while nothing couples the branches.
+
+    conds: source, target and negative conditioning, when not those of the usual edits.
+    """
     edits, source_denoised = edits_of(), []
+    source, target, text = conds or (
+        side(clip, edits, "source"),
+        side(clip, edits, "target"),
+        plain(clip, negative),
+    )
 
     def noises(x0: Tensor, sigmas: Tensor) -> list[Tensor]:
         noise = ItemNoise(5, x0.shape)
@@ -83,9 +95,8 @@ def edit_by_two_runs(
             p = x0 + denoise(x, sigmas[i]) - source_denoised[i]
         return p
 
-    text = plain(clip, negative)
-    one_branch(model, side(clip, edits, "source"), text, guidance[0], run_source)
-    return one_branch(model, side(clip, edits, "target"), text, guidance[1], run_target)
+    one_branch(model, source, text, guidance[0], run_source)
+    return one_branch(model, target, text, guidance[1], run_target)
 
 
 @pytest.mark.parametrize("guidance", [(1.0, 2.0), (1.0, 1.0), (2.0, 1.0), (1.5, 3.0)])
@@ -139,6 +150,33 @@ def test_core_nodes_run_beside_all_of_ours_in_either_order(model, clip, node, ba
             results.append(edit(guide(changed, clip), source_latent(batch)))
     assert torch.isfinite(results[0]).all()
     assert relative_error(results[1], results[0]) < 1e-3
+
+
+def controlled(controlnet: Any, *conds: Any) -> list[Any]:
+    """As ControlNetApplyAdvanced on several conditionings: one control for all of them."""
+    hint = torch.rand(1, 3, 64, 64, generator=generator(6))
+    control = controlnet.copy().set_cond_hint(hint, 1.0, (0.0, 1.0))
+    extra = {"control": control, "control_apply_to_uncond": False}
+    return [[[text, {**options, **extra}] for text, options in cond] for cond in conds]
+
+
+def test_a_controlnet_acts_on_each_branch_as_on_a_stock_run(model, clip):
+    edits, net = edits_of(), tiny_controlnet()
+    conds = (side(clip, edits, "source"), side(clip, edits, "target"), plain(clip, ""))
+    conds = controlled(net, *conds)
+
+    def run(m: Any) -> Tensor:
+        guider = TwoBranchGuider(m)
+        guider.set_branches(*conds)
+        guider.set_guidance(1.0, 2.0)
+        return edit(guider)
+
+    made = run(model)
+    expected = edit_by_two_runs(model, clip, (1.0, 2.0), conds=conds)
+    print(f"ControlNet: {relative_error(made, expected):.1e} of the std")
+    assert relative_error(made, expected) < 1e-4
+    assert relative_error(made, edit(guide(model, clip))) > 0.01
+    assert torch.isfinite(run(patched(model))).all()
 
 
 # -- rows ------------------------------------------------------------------------------------------
