@@ -48,7 +48,7 @@ def one(node_id: str, **inputs: Any) -> Any:
     return run(node_id, **inputs)[0]
 
 
-def edits_with_masks(height: int = 128, width: int = 128) -> Any:
+def edits_with_masks(height: int = 64, width: int = 64) -> Any:
     """The tiny world's two edits, each with a mask of its own."""
     edits = None
     for (source, target), mask in zip(PAIRS, two_boxes(height, width), strict=True):
@@ -56,7 +56,7 @@ def edits_with_masks(height: int = 128, width: int = 128) -> Any:
     return edits
 
 
-def picture(batch: int = 1, height: int = 128, width: int = 128, seed: int = 11) -> Tensor:
+def picture(batch: int = 1, height: int = 64, width: int = 64, seed: int = 11) -> Tensor:
     """IMAGE (batch, height, width, 3) of smooth colours; item j alone is item 0 at seed + j."""
     coarse = torch.cat([randn(1, 3, 5, 5, seed=seed + j) for j in range(batch)])
     smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
