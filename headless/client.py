@@ -2,10 +2,9 @@
 
     async with ComfyClient(url) as client:
         await client.check(workflow.classes())
-        async for progress in client.follow(await client.queue(workflow)): ...
-        images = await client.images()
+        images = await client.run(workflow, on_progress)
 
-Progress comes over the websocket; where that fails, /history is asked until the run has ended.
+A client follows one run at a time. Progress comes over the websocket; where that fails, /history is asked until the run has ended.
 """
 
 import asyncio
@@ -32,6 +31,7 @@ from .errors import (
 from .workflow import Workflow
 
 POLL_S = 0.3
+QUIET_S = 2  # after this long without a message, the history is asked
 REPLY_TIMEOUT_S = 60
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 
@@ -72,6 +72,8 @@ class ComfyClient:
         self._socket: aiohttp.ClientWebSocketResponse | None = None
 
     async def __aenter__(self) -> "ComfyClient":
+        if not self.url.startswith(("http://", "https://")):
+            raise ServerGone(f"{self.url!r} is not an address. Write http://HOST:PORT.")
         timeout = aiohttp.ClientTimeout(total=REPLY_TIMEOUT_S, connect=10)
         self._session = aiohttp.ClientSession(timeout=timeout)
         try:
@@ -150,7 +152,7 @@ class ComfyClient:
         ended = False
         while self._socket is not None and not ended:
             try:
-                message = await self._socket.receive(timeout=5)
+                message = await self._socket.receive(timeout=QUIET_S)
             except asyncio.TimeoutError:
                 ended = await self._entry(run) is not None
                 continue
@@ -253,8 +255,6 @@ class _Reply:
     async def __aenter__(self) -> aiohttp.ClientResponse:
         try:
             return await self._request.__aenter__()
-        except aiohttp.InvalidURL as error:
-            raise ServerGone(f"{self._url!r} is not an address. Write http://HOST:PORT.") from error
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
             raise self._gone(error) from error
 
