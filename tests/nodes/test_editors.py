@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from ale_edit.tests.nodes.graph import (
     TEXT,
     edit_by_single_nodes,
@@ -16,7 +18,6 @@ from ale_edit.tests.nodes.graph import (
     run,
 )
 from ale_edit.tests.tiny import two_boxes
-from torch import Tensor
 
 Edit = Callable[..., tuple[Any, ...]]
 

@@ -1,4 +1,4 @@
-"""Edit Object, Edit List, Full Prompts, Method Settings and Object-Restricted Embeddings as nodes."""
+"""Edit Object, Edit List, Full Prompts, Method Settings and ORE as nodes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from ale_edit.host.conditioning import ORE_KEY
 from ale_edit.prompts.edits import MethodSettings
 from ale_edit.tests.nodes.graph import TEXT, edits_with_masks, one, run

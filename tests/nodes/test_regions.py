@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from ale_edit.tests.nodes.graph import TEXT, edits_with_masks, nodes, one, picture, run
 from ale_edit.tests.tiny import box_mask, two_boxes
 
