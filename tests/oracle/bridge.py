@@ -61,7 +61,7 @@ def comfy_clip(seed: int = 1) -> Any:
 def diffusers_unet(model: Any) -> Any:
     """UNet2DConditionModel with the weights of a ComfyUI MODEL."""
     import comfy.utils
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     config = model.model.model_config.unet_config
     widths = tuple(config["model_channels"] * m for m in config["channel_mult"])
@@ -87,7 +87,9 @@ def transformers_text_encoder(clip: Any) -> TextEncoder:
     import comfy
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    config = CLIPTextConfig(**CLIP_CONFIG, vocab_size=49408, hidden_act="quick_gelu")
+    config = CLIPTextConfig.from_dict(
+        {**CLIP_CONFIG, "vocab_size": 49408, "hidden_act": "quick_gelu"}
+    )
     model = CLIPTextModel(config).eval()
     weights = clip.cond_stage_model.clip_l.transformer.text_model.state_dict()
     prefix = "text_model." if any(n.startswith("text_model.") for n in model.state_dict()) else ""

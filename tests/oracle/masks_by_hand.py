@@ -57,12 +57,12 @@ def regions_and_background(grids: Masks, overlap: str) -> tuple[Masks, Masks]:
     else:
         later = [grids[i + 1 :].any(0) for i in range(len(grids))]
         regions = grids & ~np.stack(later)
-    return regions, ~regions.any(0)
+    return regions, ~np.asarray(regions.any(0))
 
 
 def latent_background(masks: Masks, height: int, width: int, variant: str) -> Masks:
     """(height, width): Eq. 4's m_back, or the published code's union over four scales, inverted."""
-    foreground = masks.any(0)
+    foreground = np.asarray(masks.any(0))
     grid = nearest(foreground, height, width)
     if variant == "published code":
         for scale in (2, 4, 8):
