@@ -4,7 +4,8 @@
         await client.check(workflow.classes())
         images = await client.run(workflow, on_progress)
 
-A client follows one run at a time. Progress comes over the websocket; where that fails, /history is asked until the run has ended.
+A client follows one run at a time. Progress comes over the websocket; where that fails, /history is
+asked until the run has ended.
 """
 
 import asyncio

@@ -1,0 +1,141 @@
+"""The parts of the main job that need no server."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from ale_edit.bench import main_job
+from ale_edit.bench.main_job import Edit, filled_workflow, main, psnr, scores_of, table
+from ale_edit.bench.pictures import side_by_side
+
+
+def chain(count: int) -> list[tuple[str, str, str]]:
+    return [(f"source {k}", f"target {k}", f"mask {k}.png") for k in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 16])
+def test_the_edit_chain_has_one_link_per_object_in_order(count):
+    workflow = filled_workflow("image.png", chain(count))
+    node_id = workflow.inputs("Method")["edits"][0]
+    for k in range(count, 0, -1):
+        node = workflow.nodes[node_id]
+        assert workflow.title(node_id) == f"Edit {k}"
+        assert (node["inputs"]["source"], node["inputs"]["target"]) == (
+            f"source {k}",
+            f"target {k}",
+        )
+        assert workflow.nodes[node["inputs"]["mask"][0]]["inputs"]["image"] == f"mask {k}.png"
+        node_id = node["inputs"].get("previous", [None])[0]
+    assert node_id is None
+    assert sum(node["class_type"] == "LoadImageMask" for node in workflow.nodes.values()) == count
+
+
+def test_a_checkpoint_takes_the_demo_models_place():
+    workflow = filled_workflow("image.png", chain(2), checkpoint="sd15.safetensors")
+    node_id = workflow.find("Model")
+    assert workflow.nodes[node_id]["class_type"] == "CheckpointLoaderSimple"
+    assert workflow.nodes[node_id]["inputs"] == {"ckpt_name": "sd15.safetensors"}
+    assert [node_id, 0] in [
+        link for node in workflow.nodes.values() for link in node["inputs"].values()
+    ]
+
+
+def test_the_seed_of_the_noise_can_be_chosen():
+    assert filled_workflow("i.png", chain(2), seed=9).inputs("Noise") == {"noise_seed": 9}
+
+
+def test_the_background_error_is_measured_outside_the_masks_alone():
+    source = Image.new("RGB", (32, 32), (100, 100, 100))
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (0, 0, 16, 32))
+    edits = [Edit("a", "b", mask, None)]
+    edited = source.copy()
+    edited.paste((255, 0, 0), (0, 0, 16, 32))
+    inside = scores_of(source, edited, edits, None)["background_psnr"]
+    edited.paste((110, 110, 110), (16, 0, 32, 32))
+    outside = scores_of(source, edited, edits, None)["background_psnr"]
+    assert inside > 60
+    assert outside == pytest.approx(28.13, abs=0.01)  # 20 log10(255 / 10)
+
+
+def test_psnr_agrees_with_torchmetrics():
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(9, 7, 3, generator=generator) for _ in range(2))
+    everywhere = torch.ones(9, 7, dtype=torch.bool)
+    expected = peak_signal_noise_ratio(a, b, data_range=1.0)
+    assert psnr(a, b, everywhere) == pytest.approx(float(expected), abs=0.006)
+
+
+def test_without_any_background_there_is_no_background_error():
+    image = Image.new("RGB", (8, 8))
+    everything = [Edit("a", "b", Image.new("L", (8, 8), 255), None)]
+    assert scores_of(image, image, everything, None)["background_psnr"] is None
+
+
+def test_an_image_that_the_vae_cropped_is_compared_with_the_sources_centre():
+    source = Image.new("RGB", (37, 35), "black")
+    source.paste((50, 60, 70), (2, 1, 34, 33))
+    edited = Image.new("RGB", (32, 32), (50, 60, 70))
+    mask = Image.new("L", (37, 35))
+    assert scores_of(source, edited, [Edit("a", "b", mask, None)], None)["background_psnr"] > 60
+
+
+def test_the_judge_reads_what_was_asked_for():
+    image, edits = main_job.demo_input(0)
+    scores = scores_of(image, image, edits, main_job.Judge.load())
+    for entry, edit in zip(scores["objects"], edits, strict=True):
+        assert entry["found"]["shape"] == edit.asked["shape"]
+        assert entry["correct"] is False  # nothing was recoloured
+    assert json.loads(json.dumps(scores)) == scores
+
+
+def test_the_table_shows_both_edits_side_by_side():
+    entry = {"source": "box", "target": "red-colored box"}
+    right = {**entry, "found": {"shape": "box", "color": "red"}, "correct": True}
+    wrong = {**entry, "found": {"shape": "box", "color": "blue"}, "correct": False}
+    naive = {"objects": [wrong], "background_psnr": None, "edit_seconds": 2.0}
+    scores = {"objects": [right], "background_psnr": 31.26, "edit_seconds": 1.0, "naive": naive}
+    lines = table(scores).splitlines()
+    assert "box -> red-colored box" in lines[1]
+    assert "red box (right)" in lines[1] and "blue box (wrong)" in lines[1]
+    assert "31.3 dB" in lines[2]
+
+
+def test_panels_are_enlarged_to_a_readable_size():
+    small = Image.new("RGB", (128, 128), "red")
+    sheet = side_by_side([("source", small), ("edit", small), ("again", small)])
+    assert sheet.width > 3 * 384 and sheet.height > 384
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--image", "none.png", "--edit", "a -> b", "--mask", "m.png"], "none.png cannot be read"),
+        (["--image", "{image}", "--edit", "a -> b"], "1 edits and 0 masks. Give --edit and --mask"),
+        (["--image", "{image}"], "0 edits and 0 masks"),
+        (["--image", "{image}", "--edit", "a to b", "--mask", "{image}"], "not of the form"),
+        (["--image", "{image}", "--edit", "a -> ", "--mask", "{image}"], "not of the form"),
+        (
+            ["--image", "{image}", "--edit", "a->b", "--mask", "{text}"],
+            "cannot be read as an image",
+        ),
+        (["--server", "http://127.0.0.1:1"], "No ComfyUI answers at http://127.0.0.1:1"),
+    ],
+)
+def test_bad_input_is_one_line_and_an_exit_code(tmp_path, capsys, argv, expected):
+    image, text = tmp_path / "image.png", tmp_path / "text.png"
+    Image.new("RGB", (16, 16)).save(image)
+    text.write_text("no image")
+    filled = [word.format(image=image, text=text) for word in argv]
+    assert main(["--out", str(tmp_path / "out"), *filled]) == 1
+    assert expected in capsys.readouterr().err
+
+
+def test_masks_without_an_image_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["--edit", "a -> b"])
+    assert "go with --image" in capsys.readouterr().err

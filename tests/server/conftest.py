@@ -1,0 +1,70 @@
+"""One real ComfyUI for all tests of this folder, started as dev.py starts it, caching nothing."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from ale_edit.headless import ComfyClient, SavedImage, Workflow
+
+COMFYUI = Path(os.environ["COMFYUI_PATH"])
+RUN_TIMEOUT_S = 600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folder = Path(__file__).parent
+    for item in items:
+        if folder in item.path.parents:
+            item.add_marker(pytest.mark.server)
+
+
+def new_server(dev: ModuleType, base: Path) -> Any:
+    host = dev.Host(COMFYUI, Path(sys.executable))
+    options = ["--disable-api-nodes", "--cache-none", *dev.device_options(host)]
+    return dev.Server(host, base, options=options)
+
+
+@pytest.fixture(scope="session")
+def server(dev: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        if "OMP_NUM_THREADS" not in os.environ:
+            patch.setenv("OMP_NUM_THREADS", "2")
+        with new_server(dev, tmp_path_factory.mktemp("comfyui")) as server:
+            yield server
+
+
+Job = Callable[[ComfyClient], Awaitable[Any]]
+
+
+@pytest.fixture
+def with_client(server: Any) -> Callable[[Job], Any]:
+    """Run a coroutine function with a client of the server, and return what it returns."""
+
+    def call(job: Job) -> Any:
+        async def whole() -> Any:
+            async with ComfyClient(server.url) as client:
+                return await asyncio.wait_for(job(client), RUN_TIMEOUT_S)
+
+        server.check_alive("between two tests")
+        return asyncio.run(whole())
+
+    return call
+
+
+@pytest.fixture
+def run(with_client: Callable[[Job], Any]) -> Callable[[Workflow], dict[str, bytes]]:
+    """Run a workflow; gives the image files it saved by the saving node's title."""
+
+    def call(workflow: Workflow) -> dict[str, bytes]:
+        async def job(client: ComfyClient) -> dict[str, bytes]:
+            saved: list[SavedImage] = await client.run(workflow)
+            return {image.title: await client.fetch(image) for image in saved}
+
+        return with_client(job)
+
+    return call

@@ -1,0 +1,184 @@
+"""The pack inside a real, unmodified ComfyUI: it loads, its workflows run, its errors are clear."""
+
+import asyncio
+import io
+import re
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ale_edit.bench.main_job import demo_input, filled_workflow, upload
+from ale_edit.headless import Interrupted, NodeFailed, Workflow, WorkflowRejected
+from ale_edit.tests.workflows.graphs import NAMES, our_nodes
+
+ROOT = Path(__file__).resolve().parents[2]
+FEW_STEPS = 3
+
+
+def pixels(file: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+
+
+@pytest.fixture
+def workflow(with_client) -> Workflow:
+    """The main workflow on demo scene 0, in few steps."""
+    source, edits = demo_input(0)
+
+    async def job(client) -> Workflow:
+        masks = [await upload(client, edit.mask) for edit in edits]
+        triples = [(e.source, e.target, mask) for e, mask in zip(edits, masks, strict=True)]
+        return filled_workflow(await upload(client, source), triples)
+
+    filled = with_client(job)
+    filled.fill("Schedule", steps=FEW_STEPS)
+    return filled
+
+
+def test_the_pack_loads_without_an_error(server, with_client):
+    loaded = with_client(lambda client: client._json("GET", "/object_info"))
+    of_pack = {
+        name for name, node in loaded.items() if node["python_module"] == "custom_nodes.ale-edit"
+    }
+    assert of_pack == set(our_nodes())
+    log = server.log.read_text(encoding="utf-8")
+    assert "IMPORT FAILED" not in log and "Traceback" not in log and "ALE-Edit could not" not in log
+
+
+def test_every_node_has_its_help_page(server):
+    for name in our_nodes():
+        with urllib.request.urlopen(f"{server.url}/extensions/ale-edit/docs/{name}.md") as page:
+            assert page.status == 200 and page.read().startswith(b"#")
+
+
+def test_the_workflows_are_offered_as_templates(with_client):
+    offered = with_client(lambda client: client._json("GET", "/workflow_templates"))
+    assert sorted(offered["ale-edit"]) == NAMES
+
+
+def test_a_workflow_of_stock_nodes_runs(run):
+    workflow = Workflow(
+        {
+            "1": {
+                "class_type": "EmptyImage",
+                "inputs": {"width": 24, "height": 16, "batch_size": 1, "color": 0xFF0000},
+            },
+            "2": {
+                "class_type": "SaveImage",
+                "inputs": {"images": ["1", 0], "filename_prefix": "x"},
+            },
+        }
+    )
+    image = pixels(run(workflow)["SaveImage"])
+    assert image.shape == (16, 24, 3)
+    assert (image == (255, 0, 0)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_workflow_runs(name, with_client, run):
+    workflow = Workflow.load(ROOT / "workflows" / "api" / f"{name}.json")
+    source, edits = demo_input(0)
+
+    async def job(client) -> None:
+        for title in workflow.titles():
+            if title == "Source image":
+                workflow.fill(title, image=await upload(client, source))
+            elif found := re.fullmatch(r"Mask (\d)", title):
+                mask = edits[int(found[1]) - 1].mask
+                workflow.fill(title, image=await upload(client, mask))
+
+    with_client(job)
+    for title, file in run(workflow).items():
+        assert pixels(file).std() > 5, f"{title} is one flat colour"
+
+
+BAD_INPUT = [
+    ({"Edit 1": {"source": "", "target": "ring"}}, "Edit 1"),
+    ({"Edit 1": {"target": "  "}}, "Edit 1"),
+    ({"Source image": {"image": "no such file.png"}}, "Source image"),
+    ({"Schedule": {"steps": 0}}, "Schedule"),
+    ({"Method": {"variant": "neither"}}, "Method"),
+    ({"Mask 2": {"channel": "blue of a file"}}, "Mask 2"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "title"), BAD_INPUT)
+def test_bad_input_is_an_error_that_names_the_node(workflow, run, inputs, title):
+    for node, values in inputs.items():
+        workflow.fill(node, **values)
+    with pytest.raises((NodeFailed, WorkflowRejected)) as caught:
+        run(workflow)
+    assert title in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_an_empty_mask_names_its_object_before_any_sampling(workflow, with_client, run):
+    empty = Image.new("L", (128, 128))
+    name = with_client(lambda client: upload(client, empty))
+    workflow.fill("Mask 1", image=name)
+    with pytest.raises(NodeFailed) as caught:
+        run(workflow)
+    assert workflow.inputs("Edit 1")["source"] in str(caught.value)
+    assert caught.value.error.title != "Sample"
+
+
+def test_the_server_is_well_after_an_error(workflow, run):
+    broken = workflow.copy()
+    broken.remove("Mask 1")
+    with pytest.raises((NodeFailed, WorkflowRejected)):
+        run(broken)
+    assert pixels(run(workflow)["Save edited"]).std() > 5
+
+
+def test_an_edit_a_second_edit_and_the_first_again_give_the_first_image_twice(workflow, run):
+    other = workflow.copy()
+    other.fill("Noise", noise_seed=7)
+    other.fill("Edit 1", target="pink-colored heart")
+    first, second, again = (pixels(run(w)["Save edited"]) for w in (workflow, other, workflow))
+    assert (first == again).all()
+    assert (first != second).any()
+
+
+def test_an_interrupted_run_says_so_and_leaves_the_server_well(workflow, with_client, run):
+    long = workflow.copy()
+    long.fill("Schedule", steps=50)
+
+    async def job(client) -> None:
+        queued = await client.queue(long)
+        with pytest.raises(Interrupted):
+            async for progress in client.follow(queued):
+                if progress.title == "Sample" and progress.value >= 1:
+                    await client.cancel(queued)
+
+    with_client(job)
+    assert pixels(run(workflow)["Save edited"]).std() > 5
+
+
+def test_a_cancelled_task_frees_the_server(workflow, with_client, run):
+    long = workflow.copy()
+    long.fill("Schedule", steps=50)
+
+    async def job(client) -> None:
+        sampling = asyncio.Event()
+        task = asyncio.create_task(
+            client.run(long, lambda p: sampling.set() if p.title == "Sample" else None)
+        )
+        await asyncio.wait_for(sampling.wait(), 300)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with_client(job)
+    assert pixels(run(workflow)["Save edited"]).std() > 5
+
+
+def test_no_python_file_of_comfyui_was_added_or_changed(server):
+    newer = [
+        path
+        for path in server.host.comfyui.rglob("*.py")
+        if path.stat().st_mtime > server.log.stat().st_ctime
+    ]
+    assert not newer
