@@ -495,9 +495,9 @@ class Server:
             time.sleep(0.2)
 
     def check_alive(self, when: str) -> None:
-        if self.process is None or (code := self.process.poll()) is not None:
-            code = "not started" if self.process is None else f"exit code {code}"
-            raise DevError(f"ComfyUI ended {when} ({code}).{self.log_end()}")
+        code = self.process.poll() if self.process else "none, it was not started"
+        if code is not None:
+            raise DevError(f"ComfyUI ended {when} (exit code {code}).{self.log_end()}")
 
     def log_end(self, lines: int = 15) -> str:
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
@@ -709,9 +709,14 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, **more: str) -> argparse.ArgumentParser:
+    def add(name: str, text: str, epilog: str | None = None) -> argparse.ArgumentParser:
         return commands.add_parser(
-            name, help=text, description=text, parents=[everywhere], allow_abbrev=False, **more
+            name,
+            help=text,
+            description=text,
+            epilog=epilog,
+            parents=[everywhere],
+            allow_abbrev=False,
         )
 
     demo = add(

@@ -360,9 +360,8 @@ def test_the_server_runs_with_the_pack_in_a_base_directory_of_its_own(dev, serve
 
 def test_the_server_is_stopped_when_the_job_fails(server):
     with pytest.raises(RuntimeError, match="job"), server:
-        process = server.process
         raise RuntimeError("job")
-    assert process is not None and process.poll() is not None
+    assert server.process.poll() is not None
 
 
 def test_a_server_that_dies_at_start_shows_the_end_of_its_log(dev, server, monkeypatch):
