@@ -14,7 +14,8 @@ from ..regions.paste import paste_background, restore_size
 from ..regions.regions import Regions
 from .blending import apply_background_blending
 from .conditioning import make_conditioning
-from .rgb_cam import PIXELS_PER_CELL, apply_rgb_cam
+from .regions import PIXELS_PER_CELL
+from .rgb_cam import apply_rgb_cam
 from .schedule import lcm_sigmas
 from .self_injection import apply_self_injection
 from .text import embed_side, encode

@@ -15,6 +15,7 @@ from ..inversion.blending import blend
 from ..regions.regions import Regions
 from .conditioning import run_settings
 from .patching import WRAPPERS, with_wrapper
+from .regions import masks_of_latent
 from .rows import step_index
 from .run_checks import require_two_branch
 from .unet import require_cross_attention
@@ -27,16 +28,19 @@ def apply_background_blending(model: Any, regions: Regions, is_soft: bool = Fals
     """A clone of a MODEL that keeps the source outside the regions, under a two-branch guider."""
     require_cross_attention(model, NODE)
 
-    def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    def outer_sample(
+        executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
         guider = executor.class_obj
         require_two_branch(guider, NODE)
+        masks_of_latent(regions, latent_image)  # refuses regions of another shape
         settings = run_settings(guider.conds)
         if settings.blending:
             wrapper = _make_predict_noise(regions, settings.variant, is_soft)
             comfy.patcher_extension.add_wrapper(
                 WRAPPERS.PREDICT_NOISE, wrapper, guider.model_options, is_model_options=True
             )
-        return executor(*args, **kwargs)
+        return executor(noise, latent_image, *args, **kwargs)
 
     return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, KEY, outer_sample, NODE)
 

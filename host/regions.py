@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..prompts.edits import ARROW, Edits
-from ..regions.regions import Regions, make_regions, resize_masks
+from ..regions.regions import Regions, fit_masks, make_regions, resize_masks
 
 logger = logging.getLogger(__name__)
 
 NODE = "Regions"
+PIXELS_PER_CELL = 8
 
 
 def single_mask(mask: Tensor, node: str) -> Tensor:
@@ -64,7 +65,36 @@ def regions_from_edits(
                 width,
             )
         fitted.append(mask)
-    return make_regions(fitted, edits.sources, dilation, feather)
+    regions = make_regions(fitted, edits.sources, dilation, feather)
+    _warn(regions, edits)
+    return regions
+
+
+def masks_of_latent(regions: Regions, latent: Tensor) -> Tensor:
+    """The dilated masks (K, 8h, 8w) of the pixels that a latent (..., h, w) stands for.
+
+    Raises ValueError when the regions have another shape than the image behind the latent.
+    """
+    height, width = (PIXELS_PER_CELL * n for n in latent.shape[-2:])
+    return fit_masks(regions.dilated, height, width)
+
+
+def _warn(regions: Regions, edits: Edits) -> None:
+    """Say once what is legal, but seldom meant."""
+    pairs = [
+        f'"{regions.names[i]}" and "{regions.names[j]}"' for i, j in regions.overlapping_pairs()
+    ]
+    if pairs:
+        logger.warning(
+            "%s: the dilated masks of %s overlap; the overlap goes to the %s.",
+            NODE,
+            ", ".join(pairs),
+            edits.settings.overlap,
+        )
+    if not regions.background.any():
+        logger.warning(
+            "%s: the masks cover the whole image; Background Blending keeps nothing.", NODE
+        )
 
 
 def _assign(edits: Edits, masks: Tensor | None) -> Sequence[Tensor]:

@@ -18,15 +18,15 @@ from torch import Tensor
 from ..attention.rgb_cam import Attention, RegionText, region_cross_attention, region_text
 from ..prompts.ore import ObjectRestrictedEmbeddings
 from ..regions.grid import CellGroup, cell_groups, coverage
-from ..regions.regions import Regions, fit_masks
+from ..regions.regions import Regions
 from .conditioning import OREEntry, ore_entries
 from .patching import WRAPPERS, with_wrapper
+from .regions import masks_of_latent
 from .rows import ore_rows
 from .unet import LayerKey, cross_attention_layers, require_cross_attention
 
 NODE = "Region Cross-Attention"
 KEY = "ale_edit.rgb_cam"
-PIXELS_PER_CELL = 8
 
 
 def apply_rgb_cam(model: Any, regions: Regions, strength: float = 1.0) -> Any:
@@ -37,22 +37,26 @@ def apply_rgb_cam(model: Any, regions: Regions, strength: float = 1.0) -> Any:
     """
     require_cross_attention(model, NODE)
 
-    def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    def outer_sample(
+        executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
         guider = executor.class_obj
         entries = _require_entries(guider, regions)
+        masks = masks_of_latent(regions, latent_image)
         settings = next(iter(entries.values())).ore.settings
         if strength > 0 and settings.rgb_cam:
             layers = cross_attention_layers(
                 guider.model_patcher.get_model_object("diffusion_model")
             )
-            run = _Run(entries, regions, strength, guider.model_patcher)
+            run = _Run(entries, masks, strength, guider.model_patcher)
             run.install(layers, guider.model_options)
-        return executor(*args, **kwargs)
+        return executor(noise, latent_image, *args, **kwargs)
 
     return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, KEY, outer_sample, NODE)
 
 
 def _require_entries(guider: Any, regions: Regions) -> dict[UUID, OREEntry]:
+    """Our conditioning entries of a run, checked against the regions."""
     entries = ore_entries(guider.conds)
     if not entries:
         raise ValueError(
@@ -60,6 +64,9 @@ def _require_entries(guider: Any, regions: Regions) -> dict[UUID, OREEntry]:
             "Connect the target output of that node to the positive input of the sampler, or to "
             "the target input of Two-Branch Guider."
         )
+    for cond in (cond for conds in guider.conds.values() for cond in conds):
+        if cond["uuid"] in entries:
+            _require_untouched(cond, entries[cond["uuid"]].ore)
     for entry in entries.values():
         phrases = entry.ore.phrases
         if len(phrases) != len(regions.names):
@@ -75,10 +82,10 @@ class _Run:
     """State of one sampling run."""
 
     def __init__(
-        self, entries: Mapping[UUID, OREEntry], regions: Regions, strength: float, patcher: Any
+        self, entries: Mapping[UUID, OREEntry], masks: Tensor, strength: float, patcher: Any
     ) -> None:
         self._entries = entries
-        self._regions = regions
+        self._masks = masks
         self._strength = strength
         self._patcher = patcher
         self._groups: dict[tuple[int, ...], tuple[CellGroup, ...]] = {}
@@ -102,7 +109,6 @@ class _Run:
             rows = [rows for rows, _ in targets]
             out = _inner_output(q, k, v, rows, options, inner, attention, self._strength == 1.0)
             for rows, entry in targets:
-                _require_tiling(k, entry.ore)
                 texts = self._region_texts(key, module, entry.ore, q, options)
                 ours = region_cross_attention(q[rows], texts, attention)
                 if inner or self._strength != 1.0:
@@ -132,7 +138,7 @@ class _Run:
             values = module.to_v(ore.values.to(q))  # (K+1, N, C)
             texts = [
                 region_text(keys, values, ore.owner, g.cells, g.value, g.visible)
-                for g in self._cell_groups(ore, options)
+                for g in self._cell_groups(ore, height, width)
             ]
             # weight hooks may change the projections in the middle of a run
             if getattr(self._patcher, "current_hooks", None) is None:
@@ -140,16 +146,13 @@ class _Run:
         return texts
 
     def _cell_groups(
-        self, ore: ObjectRestrictedEmbeddings, options: dict[str, Any]
+        self, ore: ObjectRestrictedEmbeddings, height: int, width: int
     ) -> tuple[CellGroup, ...]:
-        height, width = options["activations_shape"][-2:]
-        image_height, image_width = (PIXELS_PER_CELL * n for n in options["original_shape"][-2:])
-        shape = (height, width, image_height, image_width)
-        if shape not in self._groups:
-            masks = fit_masks(self._regions.dilated, image_height, image_width)
-            covered = coverage(masks, height, width, keep_small=ore.settings.variant == "paper")
-            self._groups[shape] = cell_groups(covered, ore.settings.overlap == "last object")
-        return self._groups[shape]
+        if (height, width) not in self._groups:
+            covered = coverage(self._masks, height, width, ore.settings.variant)
+            groups = cell_groups(covered, ore.settings.overlap == "last object")
+            self._groups[height, width] = groups
+        return self._groups[height, width]
 
 
 def _attention(options: dict[str, Any]) -> Attention:
@@ -214,11 +217,17 @@ def _require_width(module: Any, entries: Mapping[UUID, OREEntry]) -> None:
             )
 
 
-def _require_tiling(k: Tensor, ore: ObjectRestrictedEmbeddings) -> None:
-    tokens, expected = k.shape[1], ore.keys.shape[0]
+def _require_untouched(cond: Mapping[str, Any], ore: ObjectRestrictedEmbeddings) -> None:
+    """What other nodes may do to our conditioning before it reaches the sampler."""
+    tokens, expected = cond["cross_attn"].shape[1], ore.keys.shape[0]
     if tokens % expected:
         raise ValueError(
-            f"{NODE}: the model sees {tokens} tokens where the conditioning has {expected}; "
-            "another node changed the text after Object-Restricted Embeddings. Remove what "
-            "appends tokens to this conditioning."
+            f"{NODE}: the conditioning has {tokens} tokens where Object-Restricted Embeddings made "
+            f"{expected}; another node changed the text after it. Remove what appends tokens to "
+            "this conditioning."
+        )
+    if cond.get("area") is not None:
+        raise ValueError(
+            f"{NODE}: the conditioning is limited to the area {tuple(cond['area'])}. Remove "
+            "Conditioning (Set Area); the regions say where each object is."
         )

@@ -39,7 +39,8 @@ def require_sigmas(sigmas: Tensor, node: str) -> None:
             f"{node}: the sigmas input of this run has no step. Connect LCM Schedule with 1 or "
             "more steps."
         )
-    if not bool((sigmas[1:] < sigmas[:-1]).all()) or float(sigmas[-1]) != 0:
+    is_falling = bool(torch.isfinite(sigmas).all() and (sigmas[1:] < sigmas[:-1]).all())
+    if not is_falling or float(sigmas[-1]) != 0:
         values = ", ".join(f"{value:.4g}" for value in sigmas.tolist())
         raise ValueError(
             f"{node}: the sigmas of this run must fall at every step and end at 0; they are "
@@ -68,19 +69,13 @@ def require_latent(latent: Tensor, model: Any, node: str) -> None:
         )
 
 
-def require_text_width(
-    positive: dict[str, Any], negative: list[dict[str, Any]], model: Any, node: str
-) -> None:
-    """Raises ValueError when a conditioning was made with another text encoder."""
+def require_text_width(name: str, cond: dict[str, Any], model: Any, node: str) -> None:
+    """Raises ValueError when the conditioning of input `name` is another text encoder's."""
     expected = model.model.model_config.unet_config.get("context_dim")
-    for name, cond in (
-        ("source and target", positive),
-        *(("negative", entry) for entry in negative),
-    ):
-        width = cond["cross_attn"].shape[-1]
-        if expected is not None and width != expected:
-            raise ValueError(
-                f"{node}: the {name} conditioning has {width} channels a token, the model expects "
-                f"{expected}; it was made with another text encoder. Connect the CLIP output of "
-                "the same checkpoint."
-            )
+    width = cond["cross_attn"].shape[-1]
+    if expected is not None and width != expected:
+        raise ValueError(
+            f"{node}: the {name} conditioning has {width} channels a token, the model expects "
+            f"{expected}; it was made with another text encoder. Connect the CLIP output of the "
+            "same checkpoint."
+        )

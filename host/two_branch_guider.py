@@ -91,8 +91,10 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         require_two_branch_sampler(sampler, NODE)
         require_sigmas(sigmas, NODE)
         require_latent(latent_image, self.model_patcher, NODE)
+        inputs = [("source", self._source), ("target", self._target)]
+        for name, cond in [*inputs, *(("negative", cond) for cond in self._negative)]:
+            require_text_width(name, cond, self.model_patcher, NODE)
         positive = _branch_entry(self._source, self._target, latent_image.shape[0])
-        require_text_width(positive, self._negative, self.model_patcher, NODE)
         self.original_conds = {"positive": [positive], "negative": self._negative}
         try:
             return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -110,10 +112,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         try:
             return super().outer_sample(*args, **kwargs)
         finally:
-            for name in (
-                "inner_model",
-                "loaded_models",
-            ):  # core leaves them behind when a run fails
+            for name in ("inner_model", "loaded_models"):  # core leaves them when a run fails
                 self.__dict__.pop(name, None)
 
     def predict_noise(
@@ -127,18 +126,24 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         model_options = model_options or {}
         batch = x.shape[0] // 2
         cond, uncond = self._predictions(x, timestep, model_options)
-        rows = (slice(0, batch), slice(batch, None))
-        branches = [
-            self._guided(cond[r], uncond[r], scale, x[r], timestep[r], model_options)
-            for r, scale in zip(rows, self._guidance, strict=True)
-        ]
-        return torch.cat(branches)
+        # guidance patches see the whole batch, as they may call the model again; each scale's own
+        # branch is taken from the result
+        guided = {
+            scale: self._guided(cond, uncond, scale, x, timestep, model_options)
+            for scale in set(self._guidance)
+        }
+        source, target = (guided[scale] for scale in self._guidance)
+        return torch.cat([source[:batch], target[batch:]])
 
     def _predictions(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        """Conditional and unconditional predictions; rows that guidance 1 does not use are left out
-        where that is exact."""
+        """Conditional and unconditional predictions of both branches.
+
+        A branch at guidance 1 has its conditional prediction in both; the rows that it does not
+        need are left out of the call where no other row depends on them.
+        """
+        batch = x.shape[0] // 2
         positive, negative = self.conds["positive"], self.conds["negative"]
         is_off = [math.isclose(scale, 1.0) for scale in self._guidance]
         if model_options.get("disable_cfg1_optimization", False):
@@ -146,12 +151,13 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         if all(is_off):
             negative = None
         if is_off == [True, False] and not self._is_coupled(timestep, model_options):
-            batch = x.shape[0] // 2
             cond, _ = self._call([positive, None], x, timestep, model_options)
             _, uncond = self._call([None, negative], x[batch:], timestep[batch:], model_options)
             return cond, torch.cat([cond[:batch], uncond])
         cond, uncond = self._call([positive, negative], x, timestep, model_options)
-        return cond, uncond
+        rows = (slice(0, batch), slice(batch, None))
+        parts = [cond[r] if off else uncond[r] for r, off in zip(rows, is_off, strict=True)]
+        return cond, torch.cat(parts)
 
     def _call(
         self, conds: list[Any], x: Tensor, timestep: Tensor, model_options: dict[str, Any]
@@ -185,7 +191,8 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         timestep: Tensor,
         model_options: dict[str, Any],
     ) -> Tensor:
-        """Classifier-free guidance of one branch, with every guidance patch on the model."""
+        """Classifier-free guidance of all rows at one scale, with every guidance patch on the
+        model."""
         positive, negative = self.conds["positive"], self.conds["negative"]
         out = [cond, uncond]
         for patch in model_options.get("sampler_pre_cfg_function", []):

@@ -60,7 +60,8 @@ def sample_virtual_inversion(
         source_denoised, target_denoised = denoised.chunk(2)
         edit = predicted_edit(x0, source_denoised, target_denoised)
         if edit_mask is not None:
-            edit = torch.lerp(x0, edit, edit_mask)
+            mask = _step_mask(edit_mask, guider, sigmas, step, extra_args)
+            edit = torch.lerp(x0, edit, mask)
         if callback is not None:
             callback(
                 {
@@ -81,3 +82,14 @@ def _is_pure_noise(guider: Any, sigma: float) -> bool:
     holds no image."""
     sigma_max = float(guider.inner_model.model_sampling.sigma_max)
     return sigma >= sigma_max * (1 - 1e-4)
+
+
+def _step_mask(
+    mask: Tensor, guider: Any, sigmas: Tensor, step: int, extra_args: dict[str, Any]
+) -> Tensor:
+    """The latent's noise mask (B, C or 1, h, w) at one step; another node may change it by step."""
+    function = extra_args.get("model_options", {}).get("denoise_mask_function")
+    if function is None:
+        return mask
+    sigma = sigmas[step].expand(mask.shape[0])
+    return function(sigma, mask, extra_options={"model": guider, "sigmas": sigmas})

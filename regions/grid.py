@@ -1,8 +1,8 @@
 """Regions on the grid of one attention layer: which cells belong to which object.
 
-The published code resizes the masks to each layer with nearest-neighbour sampling; so do both
-variants here, except that in the paper variant an object that vanishes on a coarse grid keeps the
-cell it covers most.
+The published code samples the masks with nearest-neighbour, which reads the top left pixel of each
+cell: an object of a few cells loses its left and upper rim. The paper does not say how masks are
+resized; its variant here counts pixels, so a cell belongs to what covers it (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .regions import THRESHOLD
+
+MIN_SHARE = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +33,18 @@ class CellGroup:
     visible: tuple[int, ...]
 
 
-def coverage(masks: Tensor, height: int, width: int, keep_small: bool) -> Tensor:
-    """(K, height, width) bool: the cells that each mask (K, H, W) covers on the grid.
+def coverage(masks: Tensor, height: int, width: int, variant: str) -> Tensor:
+    """(K, height, width) bool: the cells of a grid that belong to each mask (K, H, W).
 
-    keep_small: a non-empty mask that covers no cell gets the cell in which it has the most pixels,
-    and that cell is taken from the other objects unless it is their only one.
+    "published code": the cells whose first pixel is in the mask (nearest sampling).
+    "paper": the cells of which the mask has at least the share MIN_SHARE. A non-empty mask without
+    such a cell gets the one in which it has the most pixels, and that cell is taken from the other
+    objects unless it is their only one.
     """
-    # antialias-free nearest sampling, as torchvision's resize(NEAREST) of the published code
-    covered = F.interpolate(masks[None], size=(height, width), mode="nearest")[0] >= THRESHOLD
-    if not keep_small:
-        return covered
+    if variant == "published code":
+        # antialias-free, as torchvision's resize(NEAREST)
+        return F.interpolate(masks[None], size=(height, width), mode="nearest")[0] >= THRESHOLD
+    covered = F.adaptive_avg_pool2d(masks, (height, width)) >= MIN_SHARE
     for i in range(len(masks)):
         if not covered[i].any() and masks[i].any():
             cell = _cell_for_small(masks[i], covered)
@@ -88,12 +92,12 @@ def latent_background(masks: Tensor, height: int, width: int, variant: str) -> T
     """(height, width) bool on the latent grid: where Background Blending keeps the source. Eq. 4 of
     ALE-Edit.
 
-    "paper": the cells that no object covers. "published code": the foreground is the union of the
+    "paper": the cells in which no object has a pixel. "published code": the foreground is the union of the
     masks sampled at the latent size and at a half, a quarter and an eighth of it, so it grows by up
     to 8 cells.
     """
     if variant == "paper":
-        return ~coverage(masks, height, width, keep_small=True).any(dim=0)
+        return F.adaptive_max_pool2d(masks, (height, width)).amax(dim=0) < THRESHOLD
     foreground = masks.amax(dim=0)[None, None]
     union = F.interpolate(foreground, size=(height, width), mode="nearest")
     for divisor in (2, 4, 8):
