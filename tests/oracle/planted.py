@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from .ale_diffusers import Settings
+from .masks_by_hand import on_grid
 
 PAPER = Settings()
 CODE = Settings(variant="published code")
@@ -151,6 +152,13 @@ def shifted_rows(right: Any) -> Any:
     return wrong
 
 
+def grids_of(variant: str) -> Callable[[Any], Any]:
+    def wrong(masks: Any, height: int, width: int, *_: Any, **__: Any) -> Any:
+        return torch.from_numpy(on_grid(masks.numpy() > 0.5, height, width, variant))
+
+    return lambda _: wrong
+
+
 REGIONS = [
     Mistake(
         "masks exchanged",
@@ -160,19 +168,12 @@ REGIONS = [
     Mistake(
         "grid transposed",
         "host.rgb_cam:coverage",
-        lambda right: lambda masks, h, w, **n: right(masks, w, h, **n).reshape(-1, h, w),
+        lambda right: (
+            lambda masks, h, w, *rest, **named: right(masks, w, h, *rest, **named).reshape(-1, h, w)
+        ),
     ),
-    Mistake(
-        "a vanished object lost",
-        "host.rgb_cam:coverage",
-        lambda right: lambda masks, h, w, **_: right(masks, h, w, keep_small=False),
-    ),
-    Mistake(
-        "a vanished object kept in the published code",
-        "host.rgb_cam:coverage",
-        lambda right: lambda masks, h, w, **_: right(masks, h, w, keep_small=True),
-        CODE,
-    ),
+    Mistake("a vanished object lost", "host.rgb_cam:coverage", grids_of("published code")),
+    Mistake("a vanished object kept", "host.rgb_cam:coverage", grids_of("paper"), CODE),
     Mistake(
         "overlap to the last object",
         "host.rgb_cam:cell_groups",
