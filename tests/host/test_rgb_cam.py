@@ -56,7 +56,7 @@ def published_form(
             chunks = options["cond_or_uncond"]
             rows = q.shape[0] // len(chunks)
             height, width = options["activations_shape"][-2:]
-            covered = coverage(regions.dilated, height, width, keep_small=True).flatten(1)
+            covered = coverage(regions.dilated, height, width, "paper").flatten(1)
             mask = torch.zeros(height * width, len(ore.owner))
             for token, owner in enumerate(ore.owner.tolist()):
                 if owner >= 0:

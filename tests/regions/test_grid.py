@@ -23,7 +23,7 @@ def pixel(row: int, column: int, height: int = 64, width: int = 64) -> Tensor:
 def test_coverage_is_torchvisions_nearest_resize(size: tuple[int, int]):
     masks = random_masks(3)
     expected = resize(masks, list(size), InterpolationMode.NEAREST, antialias=False) >= 0.5
-    assert torch.equal(coverage(masks, *size, keep_small=False), expected)
+    assert torch.equal(coverage(masks, *size, "published code"), expected)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -32,29 +32,34 @@ def test_nearest_reads_the_pixel_at_the_floor_of_the_scaled_index(size: tuple[in
     rows = [i * 96 // size[0] for i in range(size[0])]
     columns = [j * 144 // size[1] for j in range(size[1])]
     expected = masks[:, rows][:, :, columns] >= 0.5
-    assert torch.equal(coverage(masks, *size, keep_small=False), expected)
+    assert torch.equal(coverage(masks, *size, "published code"), expected)
 
 
 def test_a_small_object_keeps_the_cell_it_covers_most():
     small = box_mask(64, 64, top=20, left=28, bottom=22, right=35)  # most of it in column 1 of 4
-    covered = coverage(small[None], 4, 4, keep_small=True)
-    assert not coverage(small[None], 4, 4, keep_small=False).any()
+    covered = coverage(small[None], 4, 4, "paper")
+    assert not coverage(small[None], 4, 4, "published code").any()
     assert covered[0].nonzero().tolist() == [[1, 1]]
 
 
 def test_a_small_object_takes_its_cell_from_a_large_one():
     large, small = torch.ones(64, 64), pixel(21, 37)
-    covered = coverage(torch.stack([large, small]), 4, 4, keep_small=True)
+    covered = coverage(torch.stack([large, small]), 4, 4, "paper")
     assert covered[1].nonzero().tolist() == [[1, 2]]
     assert torch.equal(covered[0], ~covered[1])
 
 
-def test_objects_that_do_not_vanish_are_not_touched():
+@pytest.mark.parametrize("size", [(12, 18), (8, 8), (6, 9), (5, 7)])
+def test_in_the_paper_variant_a_cell_belongs_to_what_fills_a_quarter_of_it(size: tuple[int, int]):
     masks = random_masks(3)
-    for size in SIZES[:2]:
-        plain = coverage(masks, *size, keep_small=False)
-        assert plain.flatten(1).any(dim=1).all()
-        assert torch.equal(coverage(masks, *size, keep_small=True), plain)
+    height, width = size
+    for mask, cells in zip(masks, coverage(masks, *size, "paper"), strict=True):
+        for i in range(height):
+            for j in range(width):
+                top, bottom = i * 96 // height, -(-(i + 1) * 96 // height)
+                left, right = j * 144 // width, -(-(j + 1) * 144 // width)
+                share = float(mask[top:bottom, left:right].mean())
+                assert bool(cells[i, j]) == (share >= 0.25)
 
 
 def test_an_object_that_vanishes_spares_the_only_cell_of_another():
@@ -62,7 +67,7 @@ def test_an_object_that_vanishes_spares_the_only_cell_of_another():
     small = box_mask(
         64, 64, top=18, left=20, bottom=20, right=34
     )  # mostly there, a bit to the right
-    covered = coverage(torch.stack([only, small]), 4, 4, keep_small=True)
+    covered = coverage(torch.stack([only, small]), 4, 4, "paper")
     assert covered[0].nonzero().tolist() == [[1, 1]]
     assert covered[1].nonzero().tolist() == [[1, 2]]
 
@@ -76,7 +81,7 @@ def cells_near(mask: Tensor, size: int) -> Tensor:
 @pytest.mark.parametrize("count", [2, 3])
 def test_an_object_wholly_in_the_only_cell_of_another_still_gets_a_cell_at_its_place(count: int):
     masks = torch.stack([pixel(55 + i, 57 + i) for i in range(count)])  # all in cell (3, 3) of 4x4
-    covered = coverage(masks, 4, 4, keep_small=True)
+    covered = coverage(masks, 4, 4, "paper")
     for mask, cells in zip(masks, covered, strict=True):
         assert cells.any()
         assert not (cells & ~cells_near(mask, 4)).any()
@@ -87,18 +92,18 @@ def test_no_object_vanishes_on_any_grid(seed: int):
     rows, columns = (randn(2, 6, seed=seed).abs() * 23 % 63).long().tolist()
     masks = torch.stack([pixel(r, c) for r, c in zip(rows, columns, strict=True)])
     for size in (32, 16, 8, 4):
-        covered = coverage(masks, size, size, keep_small=True)
+        covered = coverage(masks, size, size, "paper")
         assert covered.flatten(1).any(dim=1).all()
 
 
 def test_a_mask_without_pixels_gets_no_cell():
-    assert not coverage(torch.zeros(1, 64, 64), 4, 4, keep_small=True).any()
+    assert not coverage(torch.zeros(1, 64, 64), 4, 4, "paper").any()
 
 
 @pytest.mark.parametrize("last_object_wins", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 5, 16])
 def test_groups_hold_every_cell_once(count: int, last_object_wins: bool):
-    covered = coverage(random_masks(count), 12, 18, keep_small=True)
+    covered = coverage(random_masks(count), 12, 18, "paper")
     groups = cell_groups(covered, last_object_wins)
     cells = torch.cat([group.cells for group in groups])
     assert torch.equal(cells.sort().values, torch.arange(12 * 18))
@@ -109,7 +114,7 @@ def test_groups_hold_every_cell_once(count: int, last_object_wins: bool):
 def test_each_cell_takes_the_value_and_the_words_that_the_overlap_rule_gives_it(
     last_object_wins: bool,
 ):
-    covered = coverage(random_masks(3), 12, 18, keep_small=False)
+    covered = coverage(random_masks(3), 12, 18, "published code")
     assert (covered.sum(dim=0) == 3).any()
     for group in cell_groups(covered, last_object_wins):
         for cell in group.cells.tolist():
@@ -119,11 +124,14 @@ def test_each_cell_takes_the_value_and_the_words_that_the_overlap_rule_gives_it(
             assert list(group.visible) == objects
 
 
-@pytest.mark.parametrize("size", [(12, 18), (16, 16), (8, 4)])
-def test_the_papers_background_is_what_no_object_covers(size: tuple[int, int]):
+@pytest.mark.parametrize("size", [(12, 18), (16, 16), (8, 4), (24, 36)])
+def test_the_papers_background_has_no_pixel_of_an_object(size: tuple[int, int]):
     masks = random_masks(2)
     background = latent_background(masks, *size, "paper")
-    assert torch.equal(background, ~coverage(masks, *size, keep_small=True).any(dim=0))
+    pixels = torch.nn.functional.interpolate(background[None, None].float(), size=(96, 144))[0, 0]
+    assert not (masks.bool() & pixels.bool()).any()
+    blocks = masks.amax(dim=0).reshape(size[0], 96 // size[0], size[1], 144 // size[1])
+    assert torch.equal(~background, blocks.sum(dim=(1, 3)) > 0)
 
 
 def test_a_small_object_is_not_blended_away_in_the_paper_variant():
@@ -144,9 +152,9 @@ def test_the_published_foreground_is_the_union_over_four_scales(size: tuple[int,
     assert torch.equal(background, ~union[0])
 
 
-def test_the_published_foreground_is_never_smaller_and_here_larger_than_the_papers():
+def test_the_published_foreground_is_larger_than_what_the_latent_grid_samples():
     masks = random_masks(2, height=128, width=128)
-    paper = latent_background(masks, 16, 16, "paper")
-    published = latent_background(masks, 16, 16, "published code")
-    assert not (published & ~paper).any()
-    assert published.sum() < paper.sum()
+    sampled = coverage(masks, 16, 16, "published code").any(dim=0)
+    foreground = ~latent_background(masks, 16, 16, "published code")
+    assert not (sampled & ~foreground).any()
+    assert foreground.sum() > sampled.sum()
