@@ -26,8 +26,8 @@ from .weights import FOLDER, write_weights
 
 log = logging.getLogger(__name__)
 
-_SMOKE_STEPS = 3
-_SMOKE_SCENES = 200
+_SMOKE_STEPS = 2
+_SMOKE_SCENES = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
