@@ -100,7 +100,12 @@ BAD_INPUT = [
     ({"Edit 1": {"target": "  "}}, "Edit 1"),
     ({"Source image": {"image": "no such file.png"}}, "Source image"),
     ({"Schedule": {"steps": 0}}, "Schedule"),
+    # ComfyUI 0.3.75 does not check the choices of V3 nodes itself.
     ({"Method": {"variant": "neither"}}, "Method"),
+    ({"Method": {"end_of_text": "neither"}}, "Method"),
+    ({"Method": {"overlap": "neither"}}, "Method"),
+    ({"Blending": {"edge": "neither"}}, "Blending"),
+    ({"Self-attention": {"edit_type": "neither"}}, "Self-attention"),
     ({"Mask 2": {"channel": "blue of a file"}}, "Mask 2"),
 ]
 
