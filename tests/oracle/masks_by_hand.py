@@ -1,7 +1,7 @@
-"""Masks of the oracle, in numpy: disc dilation, nearest resizing, overlap, the latent's background.
+"""Masks of the oracle, in numpy: disc dilation, layer grids, overlap, the latent's background.
 
-Written from the specification alone (ALE-Edit, section 3.2, Eq. 4 and the published code's
-behaviour); shares no line with the pack.
+Written from the specification (ALE-Edit, section 3.2, Eq. 4, the published code's behaviour, and
+what the pack defines where the paper is silent); shares no line with the pack.
 """
 
 from __future__ import annotations
@@ -27,25 +27,31 @@ def nearest(mask: Masks, height: int, width: int) -> Masks:
     return mask[..., rows[:, None], columns]
 
 
-def most_covered_cell(mask: Masks, height: int, width: int) -> tuple[int, int]:
-    """The cell of a (height, width) grid with the largest share of the mask."""
-    fine = np.repeat(np.repeat(mask, height, axis=0), width, axis=1)
+def shares(mask: Masks, height: int, width: int) -> np.ndarray:
+    """(height, width): the share of each cell's pixels that are in the mask (H, W). A pixel that a
+    border between cells cuts counts in both."""
     h, w = mask.shape
-    share = fine.reshape(height, h, width, w).mean((1, 3), dtype=np.float64)
-    row, column = np.unravel_index(share.argmax(), share.shape)
-    return int(row), int(column)
+    share = np.empty((height, width))
+    for i, j in np.ndindex(height, width):
+        rows = slice(i * h // height, -(-(i + 1) * h // height))
+        columns = slice(j * w // width, -(-(j + 1) * w // width))
+        share[i, j] = mask[rows, columns].mean()
+    return share
 
 
 def on_grid(masks: Masks, height: int, width: int, variant: str) -> Masks:
-    """(K, height, width): nearest; in the paper variant an object that vanishes keeps one cell, its
-    alone, since a shared cell would go to the background."""
-    grids = nearest(masks, height, width).copy()
-    if variant == "paper":
-        for i, mask in enumerate(masks):
-            if not grids[i].any():
-                row, column = most_covered_cell(mask, height, width)
-                grids[:, row, column] = False
-                grids[i, row, column] = True
+    """(K, height, width). Published code: nearest. The paper is silent; the pack's paper variant: a
+    cell belongs to a mask that holds a quarter of its pixels. An object that vanishes so keeps the
+    cell that it covers most, its alone, since a shared cell would go to the background."""
+    if variant == "published code":
+        return nearest(masks, height, width)
+    share = np.stack([shares(mask, height, width) for mask in masks])
+    grids = share >= 0.25
+    for i in range(len(masks)):
+        if not grids[i].any():
+            row, column = np.unravel_index(share[i].argmax(), share[i].shape)
+            grids[:, row, column] = False
+            grids[i, row, column] = True
     return grids
 
 
@@ -61,11 +67,13 @@ def regions_and_background(grids: Masks, overlap: str) -> tuple[Masks, Masks]:
 
 
 def latent_background(masks: Masks, height: int, width: int, variant: str) -> Masks:
-    """(height, width): Eq. 4's m_back, or the published code's union over four scales, inverted."""
+    """(height, width): Eq. 4's m_back, a cell without any pixel of an object; or the inverse of the
+    published code's union over four nearest samplings."""
     foreground = np.asarray(masks.any(0))
+    if variant == "paper":
+        return shares(foreground, height, width) == 0
     grid = nearest(foreground, height, width)
-    if variant == "published code":
-        for scale in (2, 4, 8):
-            coarse = nearest(foreground, height // scale, width // scale)
-            grid = grid | nearest(coarse, height, width)
+    for scale in (2, 4, 8):
+        coarse = nearest(foreground, height // scale, width // scale)
+        grid = grid | nearest(coarse, height, width)
     return ~grid

@@ -53,9 +53,9 @@ class Scene:
 WOLF = ("wolf", "brown-colored goat")
 MOON = ("yellow moon", "soccer ball")
 CUP = ("cup", "small bottle made of glass")
-# Wolf and moon overlap once dilated. The cup covers one latent cell and lies between the samples of
-# every coarser grid; inside the wolf it takes its cell from it there. The odd scene's latent cannot
-# be halved evenly; the small one is for settings and planted mistakes.
+# Wolf and moon overlap once dilated. The cup is so small that it vanishes on the coarsest grid, and
+# with nearest sampling on the finer one too; inside the wolf it takes its cell from it there.
+# The odd latent cannot be halved evenly; the small scene serves settings and planted mistakes.
 SCENES = {
     "two objects": Scene((WOLF, MOON), ((16, 4, 62, 44), (68, 10, 118, 60)), (16, 8)),
     "three objects": Scene(
