@@ -1,4 +1,4 @@
-"""Tiny real things for tests: ComfyUI's own UNet, CLIP, VAE and Flux classes with seeded random weights.
+"""Tiny real things for tests: ComfyUI's own model classes with seeded random weights.
 
 Tests import this module through the pack's bootstrap: `from ale_edit.tests.tiny import tiny_model`.
 ComfyUI is imported inside the functions, so that the pure tests need none.
@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from ale_edit.prompts.edits import Edits, MethodSettings, make_edit
 from ale_edit.regions.regions import Regions, make_regions
-from torch import Tensor, nn
 
 WIDTH = 32  # channels of a text token
 UNET_CONFIG = {
@@ -53,7 +54,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def fill(module: nn.Module, seed: int, std: float = 0.08) -> None:
-    """Seeded random weights; ComfyUI's layers leave theirs uninitialised. Norm scales are around 1."""
+    """Seeded random weights (ComfyUI's layers leave theirs uninitialised); norm scales near 1."""
     draws = generator(seed)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(False)
@@ -110,7 +111,7 @@ def tiny_flux() -> Any:
 
 
 def tiny_controlnet(seed: int = 4) -> Any:
-    """A CONTROL_NET for tiny_model: ComfyUI's own classes, with zero convolutions that are not zero."""
+    """A CONTROL_NET for tiny_model; its zero convolutions are not zero."""
     import comfy.cldm.cldm
     import comfy.controlnet
 
@@ -160,9 +161,7 @@ def edits_of(
     return Edits(items, source_prompt, target_prompt, MethodSettings(**settings))
 
 
-def box_mask(
-    height: int, width: int, *, top: int, left: int, bottom: int, right: int
-) -> Tensor:
+def box_mask(height: int, width: int, *, top: int, left: int, bottom: int, right: int) -> Tensor:
     """(height, width): 1 on rows [top, bottom) and columns [left, right)."""
     mask = torch.zeros(height, width)
     mask[top:bottom, left:right] = 1
@@ -170,7 +169,7 @@ def box_mask(
 
 
 def two_boxes(height: int = 64, width: int = 64) -> list[Tensor]:
-    """Two disjoint masks; on the coarsest grid of the tiny UNet, 2 x 2, the first covers no sample."""
+    """Two disjoint masks; nearest sampling loses the first on the coarsest grid, 2 x 2."""
     h, w = height // 8, width // 8
     return [
         box_mask(height, width, top=h, left=h, bottom=4 * h, right=3 * w),
@@ -183,5 +182,5 @@ def two_regions(height: int = 64, width: int = 64, dilation: float = 0.0) -> Reg
 
 
 def source_latent(batch: int = 1, height: int = 8, width: int = 8, seed: int = 3) -> Tensor:
-    """(batch, 4, height, width) as a VAE gives it; item j alone is item 0 of a batch at seed + j."""
+    """(batch, 4, height, width) as a VAE gives it; item j is item 0 at seed + j."""
     return torch.cat([5 * randn(1, 4, height, width, seed=seed + j) for j in range(batch)])

@@ -1,13 +1,14 @@
-"""RGB-CAM's grouped form against Algorithm 2 written as published, and its properties. fp32, 1e-5."""
+"""RGB-CAM's grouped form against Algorithm 2 as published, and its properties. fp32, 1e-5."""
 
 from itertools import permutations
 
 import pytest
 import torch
+from torch import Tensor
+
 from ale_edit.attention.rgb_cam import region_cross_attention, region_text, visible_tokens
 from ale_edit.regions.grid import cell_groups
 from ale_edit.tests.tiny import generator, randn
-from torch import Tensor
 
 HEADS, CHANNELS, TOKENS = 2, 8, 40
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -106,7 +107,9 @@ def test_the_fast_path_follows_the_overlap_rule(
 def test_the_two_overlap_rules_differ_in_the_overlap_and_only_there():
     covered = overlapping(3, 8, 8)
     args = (queries(1, 64), *text(3), covered)
-    difference = (grouped(*args, "background") - grouped(*args, "last object")).abs().amax(dim=-1)[0]
+    difference = (
+        (grouped(*args, "background") - grouped(*args, "last object")).abs().amax(dim=-1)[0]
+    )
     shared = (covered.sum(dim=0) > 1).flatten()
     assert (difference[shared] > 1e-2).all()
     assert (difference[~shared] < 1e-6).all()
@@ -125,12 +128,14 @@ def test_permuting_the_objects_changes_nothing():
     expected = grouped(q, keys, values, owner, covered, "background")
     for order in permutations(range(3)):
         place = torch.tensor([order.index(i) for i in range(3)] + [-1])  # [-1] maps -1 to itself
-        out = grouped(q, keys, values[[*order, 3]], place[owner], covered[list(order)], "background")
+        out = grouped(
+            q, keys, values[[*order, 3]], place[owner], covered[list(order)], "background"
+        )
         torch.testing.assert_close(out, expected, **CLOSE)
 
 
 def test_splitting_a_region_in_two_with_the_same_value_changes_nothing():
-    """The second half sees the first's words too when those are no one's: owner is for the unsplit."""
+    """Both halves see the same words: those of the split object are owned by none here."""
     keys, values, owner = text(2)
     owner[owner == 0] = -1
     covered, q = disjoint(2, 6, 6), queries(1, 36)

@@ -1,4 +1,5 @@
 import torch
+
 from ale_edit.attention.self_injection import rows_with_source
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from ale_edit.editors.ale import (
     SCHEDULES,
     ALESettings,

@@ -1,11 +1,14 @@
-"""What the host's tests share: one tiny model and one tiny CLIP; ComfyUI runs nodes in inference mode."""
+"""What the host's tests share: a tiny model, a tiny CLIP, inference mode as in ComfyUI's nodes."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+
 from ale_edit.tests.tiny import tiny_clip, tiny_model
+
+torch.set_printoptions(threshold=8, edgeitems=1)  # a failed comparison prints both latents
 
 
 @pytest.fixture(scope="session")

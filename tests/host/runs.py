@@ -1,4 +1,4 @@
-"""Runs of the tiny model through ComfyUI's own sampling: a stock KSampler, and the two-branch guider.
+"""Runs of the tiny model through ComfyUI's own sampling: KSampler and the two-branch guider.
 
 Imported by tests as `ale_edit.tests.host.runs`.
 """
@@ -10,18 +10,19 @@ from typing import Any
 
 import comfy.sample
 import torch
+from torch import Tensor
+
 from ale_edit.host.blending import apply_background_blending
 from ale_edit.host.conditioning import make_conditioning
 from ale_edit.host.rgb_cam import apply_rgb_cam
 from ale_edit.host.schedule import lcm_sigmas
 from ale_edit.host.self_injection import apply_self_injection
-from ale_edit.host.text import embed_side, encode
+from ale_edit.host.text import embed_side
 from ale_edit.host.two_branch_guider import TwoBranchGuider
 from ale_edit.host.virtual_inversion import virtual_inversion_sampler
 from ale_edit.prompts.edits import Edits
 from ale_edit.regions.regions import Regions
 from ale_edit.tests.tiny import edits_of, randn, source_latent, two_regions
-from torch import Tensor
 
 STEPS = 4
 Conditioning = list[list[Any]]

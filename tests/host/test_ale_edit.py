@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from ale_edit.editors.ale import ALESettings
 from ale_edit.host.ale_edit import edit_image
 from ale_edit.host.schedule import lcm_sigmas
@@ -13,7 +15,6 @@ from ale_edit.host.virtual_inversion import virtual_inversion_sampler
 from ale_edit.regions.paste import restore_size
 from ale_edit.tests.host.runs import guide, patched
 from ale_edit.tests.tiny import edits_of, generator, tiny_vae, two_regions
-from torch import Tensor
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Every wrong wiring or value that a run can meet: one sentence with the node, the values and the cure.
+"""Every wrong wiring or value that a run can meet: node, values and cure in one short message.
 
 Bad edits are in tests/prompts, bad text in test_text.py, bad masks in test_regions.py.
 """
@@ -12,6 +12,7 @@ import comfy.hooks
 import comfy.samplers
 import pytest
 import torch
+
 from ale_edit.host.blending import apply_background_blending
 from ale_edit.host.rgb_cam import apply_rgb_cam
 from ale_edit.host.schedule import lcm_sigmas
@@ -47,7 +48,7 @@ def calls(model: Any) -> Any:
 
 
 def refuses(words: list[str], run: Callable[[], Any], *models: Any) -> None:
-    """run() raises a ValueError of one sentence and its cure with these words, before any UNet call."""
+    """run() raises a ValueError with these words, on one line, before any UNet call."""
     with pytest.raises(ValueError) as error:
         run()
     text = str(error.value)

@@ -2,6 +2,7 @@ import logging
 
 import pytest
 import torch
+
 from ale_edit.host.regions import mask_batch, regions_from_edits, single_mask
 from ale_edit.prompts.edits import Edits
 from ale_edit.regions.regions import make_regions

@@ -11,6 +11,8 @@ from typing import Any
 import comfy.model_management
 import pytest
 import torch
+from torch import Tensor
+
 from ale_edit.attention.rgb_cam import RegionText
 from ale_edit.host import rgb_cam
 from ale_edit.host.blending import apply_background_blending
@@ -19,7 +21,6 @@ from ale_edit.host.self_injection import apply_self_injection
 from ale_edit.regions.grid import CellGroup
 from ale_edit.tests.host.runs import edit, generate, guide, patched, plain, side
 from ale_edit.tests.tiny import edits_of, source_latent, two_regions
-from torch import Tensor
 
 Interrupted = comfy.model_management.InterruptProcessingException
 RUN_STATE = (rgb_cam._Run, RegionText, CellGroup)

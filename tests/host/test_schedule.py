@@ -1,7 +1,8 @@
 import pytest
 import torch
-from ale_edit.host.schedule import lcm_sigmas
 from diffusers.schedulers.scheduling_lcm import LCMScheduler
+
+from ale_edit.host.schedule import lcm_sigmas
 
 
 def test_15_steps_are_the_sigmas_of_the_specification(model):

@@ -11,12 +11,13 @@ import comfy.sdxl_clip
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor
+
 from ale_edit.host.conditioning import ORE_KEY, make_conditioning
 from ale_edit.host.text import embed_side, encode, tokenize
 from ale_edit.prompts.edits import END_OF_TEXT, Edits
 from ale_edit.prompts.ore import ObjectRestrictedEmbeddings
 from ale_edit.tests.tiny import WIDTH, edits_of, randn, tiny_clip
-from torch import Tensor
 
 FILLER = " ".join(["word"] * 60)
 

@@ -1,4 +1,4 @@
-"""Virtual inversion and Background Blending through the two-branch guider: what the edit must keep."""
+"""Virtual inversion and Background Blending in a two-branch run: what the edit must keep."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from ale_edit.editors.ale import background_weights
 from ale_edit.host.blending import apply_background_blending
 from ale_edit.host.rgb_cam import apply_rgb_cam
@@ -13,7 +15,6 @@ from ale_edit.host.self_injection import apply_self_injection
 from ale_edit.regions.regions import Regions, make_regions
 from ale_edit.tests.host.runs import edit, guide, patched, relative_error, with_option
 from ale_edit.tests.tiny import PAIRS, edits_of, source_latent, two_boxes, two_regions
-from torch import Tensor
 
 SAME = [(source, source) for source, _ in PAIRS]
 OFF = {"ore": False, "rgb_cam": False, "blending": False}
@@ -105,7 +106,9 @@ def test_item_j_of_a_batch_is_the_single_edit_at_seed_plus_j(model, clip, seed):
         error = relative_error(made[j : j + 1], alone)
         print(f"item {j} of a batch: {error:.1e} of the std")
         assert error < 1e-4
-    assert relative_error(made[1:2], edit(guide(patched(model), clip), batch[1:2], seed=seed)) > 0.01
+    assert (
+        relative_error(made[1:2], edit(guide(patched(model), clip), batch[1:2], seed=seed)) > 0.01
+    )
 
 
 def test_a_noise_mask_keeps_the_source_where_it_is_0(model, clip):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from ale_edit.inversion.blending import blend
 from ale_edit.tests.tiny import randn
 

@@ -1,9 +1,10 @@
 import pytest
 import torch
-from ale_edit.inversion.ddcm import Branches, ItemNoise, ddcm_step, predicted_edit, start
-from ale_edit.tests.tiny import generator, randn
 from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from torch import Tensor
+
+from ale_edit.inversion.ddcm import Branches, ItemNoise, ddcm_step, predicted_edit, start
+from ale_edit.tests.tiny import generator, randn
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SHAPE = (2, 4, 6, 5)

@@ -1,6 +1,7 @@
 import pytest
-from ale_edit.inversion.lcm_schedule import lcm_timesteps
 from diffusers.schedulers.scheduling_lcm import LCMScheduler
+
+from ale_edit.inversion.lcm_schedule import lcm_timesteps
 
 
 @pytest.mark.parametrize("steps", range(1, 51))

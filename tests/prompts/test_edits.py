@@ -1,4 +1,5 @@
 import pytest
+
 from ale_edit.prompts.edits import (
     Edits,
     MethodSettings,

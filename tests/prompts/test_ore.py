@@ -8,6 +8,8 @@ from itertools import permutations
 
 import pytest
 import torch
+from torch import Tensor
+
 from ale_edit.prompts.edits import END_OF_TEXT, MethodSettings
 from ale_edit.prompts.ore import (
     BACKGROUND,
@@ -18,7 +20,6 @@ from ale_edit.prompts.ore import (
 )
 from ale_edit.prompts.spans import Span
 from ale_edit.tests.tiny import randn
-from torch import Tensor
 
 ROWS, WIDTH = 77, 6
 EMPTY = randn(ROWS, WIDTH, seed=99)

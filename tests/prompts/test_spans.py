@@ -1,6 +1,7 @@
 """Spans on made-up token ids; the real tokenizer's are in tests/host/test_text.py."""
 
 import torch
+
 from ale_edit.prompts.spans import (
     Span,
     Token,

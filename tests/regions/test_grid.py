@@ -1,11 +1,12 @@
 import pytest
 import torch
-from ale_edit.regions.grid import cell_groups, coverage, latent_background
-from ale_edit.tests.tiny import box_mask, randn
 from scipy import ndimage
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
+
+from ale_edit.regions.grid import cell_groups, coverage, latent_background
+from ale_edit.tests.tiny import box_mask, randn
 
 SIZES = [(16, 16), (8, 8), (4, 4), (2, 2), (6, 9), (5, 7), (1, 1)]
 

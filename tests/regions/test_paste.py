@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from ale_edit.regions.paste import paste_background, restore_size
 from ale_edit.regions.regions import make_regions
 from ale_edit.tests.tiny import box_mask, generator

@@ -1,4 +1,5 @@
 import torch
+
 from ale_edit.regions.preview import object_color, preview_image, preview_regions
 from ale_edit.regions.regions import make_regions
 from ale_edit.tests.tiny import box_mask
@@ -20,7 +21,7 @@ def test_each_object_is_tinted_outlined_and_labelled_and_the_rest_is_left():
     regions = make_regions(masks, ["wolf", "moon"], 0.02)
     image = torch.full((256, 256, 3), 0.5)
     preview = preview_regions(image, regions)
-    assert preview.shape == (256, 256, 3) and 0 <= preview.min() and preview.max() <= 1
+    assert preview.shape == (256, 256, 3) and preview.min() >= 0 and preview.max() <= 1
     for i, (y, x) in enumerate([(100, 60), (200, 180)]):  # inside, away from the label
         color = torch.tensor(object_color(i))
         torch.testing.assert_close(preview[y, x], 0.55 * 0.5 + 0.45 * color, rtol=0, atol=0.005)

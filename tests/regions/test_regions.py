@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
+
 from ale_edit.regions.regions import Regions, dilate, fit_masks, make_regions, resize_masks
 from ale_edit.tests.tiny import box_mask, randn
-from scipy import ndimage
 
 
 def random_masks(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
