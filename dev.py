@@ -45,6 +45,7 @@ CARRIER_ADDITIONS = ("extra_model_paths.yaml",)  # the carrier's own, not ComfyU
 COMFYUI_FLOOR = (0, 3, 75)
 DISK_GB = 12
 START_TIMEOUT_S = 300
+SERVED = ("main_job", "scenes")  # files of bench/ that talk to a ComfyUI
 
 
 class DevError(Exception):
@@ -599,20 +600,16 @@ def device_options(host: Host) -> list[str]:
     return [] if has_gpu(host) else ["--cpu"]
 
 
-def command_demo(args: argparse.Namespace, rest: list[str]) -> int:
-    host = find_host(args.comfyui)
-    job = "ale_edit.bench.main_job"
-    if args.server:
-        return run_module(host, job, ["--server", args.server, *rest])
-    base = Path(tempfile.mkdtemp(prefix="ale-edit-demo-"))
+def run_served(host: Host, module: str, argv: list[str], port: int | None = None) -> int:
+    """Run a module of the pack against a ComfyUI that is started for it and stopped after it."""
+    base = Path(tempfile.mkdtemp(prefix="ale-edit-"))
     started_at = time.time()
     options = ["--disable-api-nodes", *device_options(host)]
     say("Starting ComfyUI" + (" on the CPU" if "--cpu" in options else "") + " ... ", end="")
-    with Server(host, base, port=args.port, options=options) as server:
+    with Server(host, base, port=port, options=options) as server:
         say(f"{time.time() - started_at:.0f} s, {server.url}")
-        code = run_module(
-            host, job, ["--server", server.url, "--started-at", str(started_at), *rest]
-        )
+        served = ["--server", server.url, "--started-at", str(started_at)]
+        code = run_module(host, module, [*served, *argv])
         server.check_alive("during the job")
         if code != 0:
             say(f"The server's log: {server.log}")
@@ -621,7 +618,19 @@ def command_demo(args: argparse.Namespace, rest: list[str]) -> int:
     return code
 
 
+def command_demo(args: argparse.Namespace, rest: list[str]) -> int:
+    if args.port is not None:
+        check_port(args.port)  # before any set-up
+    host = find_host(args.comfyui)
+    job = "ale_edit.bench.main_job"
+    if args.server:
+        return run_module(host, job, ["--server", args.server, *rest])
+    return run_served(host, job, rest, args.port)
+
+
 def command_serve(args: argparse.Namespace, rest: list[str]) -> int:
+    if args.port is not None:
+        check_port(args.port)  # before any set-up
     host = find_host(args.comfyui)
     base = cache_folder() / f"serve-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
     with Server(host, base, port=args.port, options=[*device_options(host), *rest]) as server:
@@ -684,7 +693,10 @@ def command_bench(args: argparse.Namespace, rest: list[str]) -> int:
     if not (ROOT / "bench" / f"{args.name}.py").is_file():
         names = sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py"))
         raise DevError(f"There is no benchmark {args.name!r}. There are: {', '.join(names)}.")
-    return run_module(find_host(args.comfyui), f"ale_edit.bench.{args.name}", rest)
+    module = f"ale_edit.bench.{args.name}"
+    if args.name in SERVED and "--server" not in rest:
+        return run_served(find_host(args.comfyui), module, rest)
+    return run_module(find_host(args.comfyui), module, rest)
 
 
 def command_train_demo(args: argparse.Namespace, rest: list[str]) -> int:

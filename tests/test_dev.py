@@ -427,6 +427,17 @@ def test_errors_are_one_line_without_a_traceback(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_taken_port_is_an_error_before_any_set_up(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = run_dev("serve", "--port", port, ALE_EDIT_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 1
+    assert f"Port {port} cannot be used" in done.stderr
+    assert not (tmp_path / "cache").exists()
+
+
 def test_an_unknown_benchmark_is_an_error_that_names_the_known():
     done = run_dev("bench", "no-such")
     assert done.returncode == 1
