@@ -31,6 +31,7 @@ from .pictures import side_by_side
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = ROOT / "workflows" / "api" / "ale_edit.json"
 SAVED = ("edited", "reconstruction", "regions")  # titles "Save edited", ... of the workflow
+LCM_GUIDANCE = {"source_guidance": 1.0, "target_guidance": 2.0}  # the demo model is not distilled
 NAIVE = {"ore": False, "rgb_cam": False, "blending": False}
 
 
@@ -59,7 +60,9 @@ def demo_input(seed: int) -> tuple[Image.Image, list[Edit]]:
     image, masks = render(make_scene(seed))
     edits = [
         Edit(source, target, to_picture(mask), asked)
-        for (source, target, asked), mask in zip(demo_edits(seed), masks, strict=True)
+        for (source, target, asked), mask in zip(
+            demo_edits(seed, name_colors=True), masks, strict=True
+        )
     ]
     return to_picture(image), edits
 
@@ -132,6 +135,7 @@ def filled_workflow(
         workflow.fill("Noise", noise_seed=seed)
     if checkpoint is not None:
         workflow.replace("Model", "CheckpointLoaderSimple", {"ckpt_name": checkpoint})
+        workflow.fill("Guider", **LCM_GUIDANCE)
     return workflow
 
 
@@ -279,7 +283,7 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
         workflow = filled_workflow(
             await upload(client, source),
             triples,
-            seed=args.seed if own else None,
+            seed=args.seed,
             checkpoint=args.checkpoint,
         )
         await client.check(workflow.classes())
@@ -317,7 +321,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="dev.py demo", description=__doc__)
     options.add_argument("--server", default="http://127.0.0.1:8188", metavar="URL")
     options.add_argument("--out", type=Path, default=Path("output/demo"), metavar="DIR")
-    options.add_argument("--seed", type=int, default=0, help="demo scene, or noise for --image")
+    options.add_argument("--seed", type=int, default=0, help="of the demo scene and the noise")
     options.add_argument("--image", type=Path, metavar="FILE", help="your own image")
     options.add_argument("--edit", action="append", default=[], metavar='"SOURCE -> TARGET"')
     options.add_argument("--mask", type=Path, action="append", default=[], metavar="FILE")

@@ -47,8 +47,8 @@ def test_the_demo_command_starts_comfyui_and_writes_every_file(tmp_path):
     check_scores(json.loads((out / "scores.json").read_text()), 2, judged=True)
     sizes = {Image.open(out / name).size for name in ("source.png", "edited.png", "regions.png")}
     assert len(sizes) == 1
-    for source, target, _ in demo_edits(0):
-        assert f"{source} -> {target}" in done.stdout
+    for edit in demo_input(0)[1]:
+        assert f"{edit.source} -> {edit.target}" in done.stdout
     assert "background kept" in done.stdout and "Traceback" not in done.stderr
 
 

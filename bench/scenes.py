@@ -1,0 +1,97 @@
+"""How often both objects of a demo scene come out right: `dev.py bench scenes`.
+
+Runs the main job of every scene, ALE edit and naive edit, over the HTTP API of a ComfyUI, reads the
+results with the judge, and prints a table. Scenes 0 to 9 are the published ones; settings were
+chosen on seeds from 10000 on.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from . import main_job
+
+METHODS = ("naive edit", "ALE edit")
+
+
+def summary(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Counts over the objects of one method's scores, one entry a scene.
+
+    leaked: objects in which the judge finds the colour that another object was to get.
+    """
+    objects = [entry for scene in scores for entry in scene["objects"]]
+    leaked = 0
+    for scene in scores:
+        for entry in scene["objects"]:
+            others = [other["asked"] for other in scene["objects"] if other is not entry]
+            leaked += any(entry["found"]["color"] == asked["color"] for asked in others)
+    decibels = [scene["background_psnr"] for scene in scores]
+    return {
+        "scenes": len(scores),
+        "scenes_right": sum(all(e["correct"] for e in scene["objects"]) for scene in scores),
+        "objects": len(objects),
+        "objects_right": sum(entry["correct"] for entry in objects),
+        "objects_leaked": leaked,
+        "background_psnr": round(sum(decibels) / len(decibels), 2),
+    }
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """The summaries as Markdown."""
+    lines = [
+        "| method | scenes right | objects right | leaked | background PSNR |",
+        "|---|---|---|---|---|",
+    ]
+    for method, r in results.items():
+        lines.append(
+            f"| {method} | {r['scenes_right']} / {r['scenes']} "
+            f"| {r['objects_right']} / {r['objects']} | {r['objects_leaked']} / {r['objects']} "
+            f"| {r['background_psnr']} dB |"
+        )
+    return "\n".join(lines)
+
+
+def run_scenes(server: str, seeds: range, out: Path) -> dict[str, dict[str, Any]]:
+    """Run the scenes on a server, write their pictures below `out`, and summarise both methods."""
+    scores = []
+    for seed in seeds:
+        options = ["--server", server, "--seed", str(seed), "--out", str(out / f"scene{seed}")]
+        args = main_job.parser().parse_args(options)
+        args.started_at = time.time()
+        scores.append(asyncio.run(main_job.run_job(args)))
+    by_method = ([scene["naive"] for scene in scores], scores)
+    return {method: summary(s) for method, s in zip(METHODS, by_method, strict=True)}
+
+
+def stacked(paths: Sequence[Path]) -> Image.Image:
+    """Pictures of one width below each other."""
+    pictures = [Image.open(path) for path in paths]
+    out = Image.new("RGB", (pictures[0].width, sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        out.paste(picture, (0, top))
+        top += picture.height
+    return out
+
+
+def main(argv: Sequence[str]) -> int:
+    options = argparse.ArgumentParser(prog="dev.py bench scenes", description=__doc__)
+    options.add_argument("--server", required=True, metavar="URL", help="a ComfyUI with the pack")
+    options.add_argument("--first", type=int, default=0, help="seed of the first scene")
+    options.add_argument("--count", type=int, default=10, help="number of scenes")
+    options.add_argument("--out", type=Path, default=Path("output/scenes"), metavar="DIR")
+    options.add_argument("--started-at", help=argparse.SUPPRESS)
+    args = options.parse_args(argv)
+    seeds = range(args.first, args.first + args.count)
+    results = run_scenes(args.server, seeds, args.out)
+    shown = [args.out / f"scene{seed}" / "comparison.png" for seed in seeds[:3]]
+    stacked(shown).save(args.out / "comparison.png")
+    (args.out / "scenes.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print(table(results))
+    return 0
