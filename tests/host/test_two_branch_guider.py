@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from ale_edit.host.blending import apply_background_blending
+from ale_edit.host.rgb_cam import apply_rgb_cam
 from ale_edit.host.schedule import lcm_sigmas
 from ale_edit.host.self_injection import apply_self_injection
 from ale_edit.host.two_branch_guider import TwoBranchGuider
@@ -26,7 +28,7 @@ from ale_edit.tests.host.runs import (
     side,
     with_option,
 )
-from ale_edit.tests.tiny import edits_of, generator, source_latent, tiny_controlnet
+from ale_edit.tests.tiny import edits_of, generator, source_latent, tiny_controlnet, two_regions
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
 
@@ -67,10 +69,12 @@ def edit_by_two_runs(
     guidance: tuple[float, float],
     negative: str = "",
     conds: Any = None,
+    target_model: Any = None,
 ) -> Tensor:
     """DDCM with eta 1 as two separate stock runs; correct while nothing couples the branches.
 
     conds: source, target and negative conditioning, when not those of the usual edits.
+    target_model: the target run's model, when it is another than the source run's.
     """
     edits, source_denoised = edits_of(), []
     source, target, text = conds or (
@@ -97,7 +101,7 @@ def edit_by_two_runs(
         return p
 
     one_branch(model, source, text, guidance[0], run_source)
-    return one_branch(model, target, text, guidance[1], run_target)
+    return one_branch(target_model or model, target, text, guidance[1], run_target)
 
 
 @pytest.mark.parametrize("guidance", [(1.0, 2.0), (1.0, 1.0), (2.0, 1.0), (1.5, 3.0)])
@@ -370,21 +374,40 @@ def test_injection_copies_the_sources_queries_and_keys_in_its_steps(
     assert change > 0.02 if steps else change == 0
 
 
-def test_injection_leaves_the_source_branch_alone(model, clip):
-    """The source's predictions are those of a run without injection."""
-    sources: list[list[Tensor]] = []
-    for m in (model, apply_self_injection(model, 1.0)):
-        seen: list[Tensor] = []
+@pytest.mark.parametrize(
+    "apply",
+    [
+        lambda m: apply_rgb_cam(m, two_regions()),
+        lambda m: apply_self_injection(m, 1.0),
+        lambda m: apply_background_blending(m, two_regions()),
+    ],
+    ids=["RGB-CAM", "injection", "blending"],
+)
+def test_no_node_of_ours_changes_the_source_branch(model, clip, apply):
+    branches: list[list[tuple[Tensor, ...]]] = []
+    for m in (model, apply(model)):
+        seen: list[tuple[Tensor, ...]] = []
 
-        def keep(executor: Any, *args: Any, seen: list[Tensor] = seen) -> Tensor:
+        def keep(executor: Any, *args: Any, seen: list[tuple[Tensor, ...]] = seen) -> Tensor:
             out = executor(*args)
-            seen.append(out.chunk(2)[0].clone())
+            seen.append(out.clone().chunk(2))
             return out
 
         def add(clone: Any, keep: Any = keep) -> None:
+            # added to the model's own wrappers last, so innermost: before blending
             clone.add_wrapper_with_key(WRAPPERS.PREDICT_NOISE, "keep", keep)
 
-        edit(guide(with_option(m, add), clip))
-        sources.append(seen)
-    for before, after in zip(*sources, strict=True):
-        torch.testing.assert_close(after, before, rtol=0, atol=1e-4)
+        edit(guide(with_option(m, add), clip, guidance=(1.5, 2.0)))
+        branches.append(seen)
+    for before, after in zip(*branches, strict=True):
+        assert relative_error(after[0], before[0]) < 1e-5
+    assert relative_error(branches[1][-1][1], branches[0][-1][1]) > 0.01
+
+
+@pytest.mark.parametrize("guidance", [(1.0, 2.0), (1.5, 2.0)])
+def test_rgb_cam_in_a_two_branch_run_is_rgb_cam_in_a_stock_run_of_the_target(model, clip, guidance):
+    rgb_cam = apply_rgb_cam(model, two_regions())
+    made = edit(guide(rgb_cam, clip, guidance=guidance))
+    expected = edit_by_two_runs(model, clip, guidance, target_model=rgb_cam)
+    print(f"RGB-CAM, two stock runs: {relative_error(made, expected):.1e} of the std")
+    assert relative_error(made, expected) < 1e-4
