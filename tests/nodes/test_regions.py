@@ -69,17 +69,24 @@ def test_feather_softens_the_background_and_zero_is_hard() -> None:
     assert not soft[0][regions.dilated.amax(dim=0) > 0].any()
 
 
-def test_overlapping_masks_are_allowed() -> None:
+def test_overlapping_masks_and_masks_of_everything_are_allowed_with_one_warning_each(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     masks = torch.ones(2, 64, 64)
-    regions, _, background, _ = run("ALERegions", edits=listed(), masks=masks)
+    with caplog.at_level(logging.WARNING):
+        regions, _, background, _ = run("ALERegions", edits=listed(), masks=masks)
     assert regions.overlapping_pairs() == [(0, 1)]
     assert not background.any()
+    overlap, everything = (record.getMessage() for record in caplog.records)
+    assert '"wolf" and "yellow moon" overlap' in overlap
+    assert "cover the whole image" in everything
 
 
 def test_masks_of_mixed_sizes_are_resized_and_that_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    edits = one("ALEEditObject", source="wolf", target="goat", mask=torch.ones(64, 64))
+    low = box_mask(64, 64, top=48, left=0, bottom=64, right=64)
+    edits = one("ALEEditObject", source="wolf", target="goat", mask=low)
     edits = one("ALEEditObject", source="moon", target="ball", previous=edits, mask=box(32))
     with caplog.at_level(logging.WARNING):
         regions = one("ALERegions", edits=edits, dilation=0.0)
