@@ -70,10 +70,10 @@ def region_cross_attention(q: Tensor, texts: Sequence[RegionText], attention: At
     """
     if len(texts) == 1:
         return _attend(q, texts[0], attention)
-    out = torch.empty_like(q)
-    for text in texts:
-        out[:, text.positions] = _attend(q[:, text.positions], text, attention)
-    return out
+    order = torch.cat([text.positions for text in texts])
+    parts = q.index_select(1, order).split([len(text.positions) for text in texts], dim=1)
+    grouped = [_attend(part, text, attention) for part, text in zip(parts, texts, strict=True)]
+    return torch.empty_like(q).index_copy_(1, order, torch.cat(grouped, dim=1))
 
 
 def _attend(q: Tensor, text: RegionText, attention: Attention) -> Tensor:

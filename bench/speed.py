@@ -1,0 +1,512 @@
+"""What ALE-Edit costs beside plain sampling: time, operations, UNet rows, import.
+
+Times are ratios. The sampling runs of the plain and of the patched models are open at once, each
+round evaluates every one of them, and the median over the rounds of the ratio counts. Weights are
+random, which changes no time. K objects, L positions, C channels, N tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_base
+import comfy.model_management as management
+import comfy.supported_models
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..attention.rgb_cam import Attention, region_cross_attention, region_text
+from ..demo.models import UNET_CONFIG, build_model, load_demo_model, new_unet
+from ..demo.world import demo_edits, make_scene, render
+from ..editors.ale import SCHEDULES, ALESettings
+from ..host.ale_edit import edit_image
+from ..host.blending import apply_background_blending
+from ..host.conditioning import make_conditioning
+from ..host.rgb_cam import apply_rgb_cam
+from ..host.schedule import lcm_sigmas
+from ..host.self_injection import apply_self_injection
+from ..host.two_branch_guider import TwoBranchGuider
+from ..host.virtual_inversion import TwoBranchSampler, virtual_inversion_sampler
+from ..prompts.edits import Edits, MethodSettings, make_edit
+from ..prompts.ore import BACKGROUND, ObjectRestrictedEmbeddings
+from ..regions.grid import cell_groups, coverage
+from ..regions.regions import Regions, make_regions
+
+ROOT = Path(__file__).resolve().parent.parent
+COUNTS = (1, 3, 10)
+RATIOS = {f"k{k}_over_plain": k for k in COUNTS}
+TARGETS = {"k3_over_plain": 1.05, "k10_over_plain": 1.08}
+IMPORT_TARGET_S = 0.1
+TOKENS = 77
+WORDS = (2, 3, 4, 5)  # of the objects' phrases, in turn; ten of them fit one chunk of text
+STEPS = ALESettings.steps
+GUIDANCE = (ALESettings.source_guidance, ALESettings.target_guidance)
+BOTH_GUIDED = (1.5, 2.0)  # every call holds all four rows of an image
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One UNet at one latent size."""
+
+    unet: str
+    size: int
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{self.unet}, {self.size}x{self.size}, {str(self.dtype).removeprefix('torch.')}"
+
+
+UNETS: dict[str, Callable[[torch.dtype], Any]] = {
+    "demo": lambda _dtype: build_model(new_unet().state_dict()),
+    "SD 1.5, 64 channels": lambda dtype: sd15_model(64, dtype),
+    "SD 1.5": lambda dtype: sd15_model(320, dtype),
+}
+
+
+def shapes(is_quick: bool) -> list[Shape]:
+    """Those of the targets."""
+    if is_quick:
+        return [Shape("demo", 8, torch.float32)]
+    if torch.cuda.is_available():
+        return [Shape(unet, size, torch.float16) for unet in UNETS for size in (64, 96)]
+    return [Shape(unet, size, torch.float32) for unet in list(UNETS)[:2] for size in (32, 64)]
+
+
+# -- models, text, regions -------------------------------------------------------------------------
+
+
+def sd15_model(channels: int, dtype: torch.dtype) -> Any:
+    """A MODEL of SD 1.5's shape with `channels` where it has 320."""
+    config = comfy.supported_models.SD15(
+        {
+            **UNET_CONFIG,
+            "model_channels": channels,
+            "num_res_blocks": [2, 2, 2, 2],
+            "channel_mult": [1, 2, 4, 4],
+            "num_heads": 8,
+            "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+            "transformer_depth_output": [1] * 9 + [0] * 3,
+            "context_dim": 768,
+        }
+    )
+    config.set_inference_dtype(dtype, None)
+    model = comfy.model_base.BaseModel(config)
+    model.diffusion_model.eval().requires_grad_(False)
+    for parameter in model.diffusion_model.parameters():
+        parameter.data.normal_(std=0.02)
+    return ModelPatcher(
+        model,
+        load_device=management.get_torch_device(),
+        offload_device=management.unet_offload_device(),
+    )
+
+
+def embeddings(count: int, width: int) -> ObjectRestrictedEmbeddings:
+    """Object-Restricted Embeddings of `count` objects, in random numbers."""
+    owner, start = torch.full((TOKENS,), BACKGROUND), 1
+    for i in range(count):
+        end = start + WORDS[i % len(WORDS)]
+        owner[start:end] = i
+        start = end + 1  # "and"
+    names = tuple(f"object {i}" for i in range(count))
+    keys, values = torch.randn(TOKENS, width), torch.randn(count + 1, TOKENS, width)
+    return ObjectRestrictedEmbeddings(keys, values, owner, names, MethodSettings())
+
+
+def boxes(count: int, size: int) -> Regions:
+    """`count` separate objects on a latent of size x size, over half of it together."""
+    image, columns = 8 * size, math.ceil(math.sqrt(count))
+    side = image // columns
+    masks = torch.zeros(count, image, image)
+    for i in range(count):
+        top, left = side * (i // columns) + side // 8, side * (i % columns) + side // 8
+        masks[i, top : top + 3 * side // 4, left : left + 3 * side // 4] = 1
+    return make_regions(list(masks), [f"object {i}" for i in range(count)], ALESettings.dilation)
+
+
+def ale_model(model: Any, count: int, size: int, schedule: float = 1.0) -> Any:
+    """A MODEL after the three model nodes of the main job."""
+    regions = boxes(count, size)
+    model = apply_self_injection(apply_rgb_cam(model, regions), schedule)
+    return apply_background_blending(model, regions)
+
+
+class SavingGuider(TwoBranchGuider):
+    """Leaves out the source's unconditional row on every device."""
+
+    def _is_coupled(self, *_: Any) -> bool:
+        return False
+
+
+def guide(
+    model: Any,
+    count: int = 1,
+    guidance: tuple[float, float] = BOTH_GUIDED,
+    guider_class: type[TwoBranchGuider] = TwoBranchGuider,
+) -> TwoBranchGuider:
+    width = model.model.model_config.unet_config["context_dim"]
+    source, negative = ([[torch.randn(1, TOKENS, width), {}]] for _ in range(2))
+    guider = guider_class(model)
+    guider.set_branches(source, make_conditioning(embeddings(count, width), None), negative)
+    guider.set_guidance(*guidance)
+    return guider
+
+
+def sample(guider: TwoBranchGuider, size: int, sampler: Any) -> Tensor:
+    latent = torch.randn(1, 4, size, size, generator=torch.Generator().manual_seed(0))
+    sigmas = lcm_sigmas(guider.model_patcher, STEPS, 1.0)
+    zeros = torch.zeros_like(latent)
+    return guider.sample(zeros, latent, sampler, sigmas, disable_pbar=True, seed=0)
+
+
+# -- timed -----------------------------------------------------------------------------------------
+
+Evaluation = Callable[[], Any]
+"""One evaluation of a guided model in an open sampling run, at the run's first sigma."""
+
+
+def with_evaluations(
+    guiders: Sequence[TwoBranchGuider], size: int, use: Callable[[list[Evaluation]], None]
+) -> None:
+    """Open a sampling run of every guider, each inside the one before, and use their models."""
+    opened: list[Evaluation] = []
+
+    def open_next() -> None:
+        if len(opened) < len(guiders):
+            sample(guiders[len(opened)], size, TwoBranchSampler(enter))
+        else:
+            use(opened)
+
+    def enter(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any, **_: Any) -> Tensor:
+        args = {name: extra_args[name] for name in ("model_options", "seed")}
+        branches, sigma = torch.cat([x, x]), sigmas[0] * x.new_ones(2)
+        opened.append(lambda: model(branches, sigma, denoise_mask=None, **args))
+        open_next()
+        return x
+
+    open_next()
+
+
+def seconds(evaluate: Evaluation) -> float:
+    finish_queue()
+    start = time.perf_counter()
+    evaluate()
+    finish_queue()
+    return time.perf_counter() - start
+
+
+def finish_queue() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def interleaved(evaluations: Sequence[Evaluation], rounds: int) -> list[list[float]]:
+    """Seconds of each evaluation in each round; the order turns by one from round to round."""
+    count = len(evaluations)
+    times = [[0.0] * rounds for _ in range(count)]
+    for evaluate in evaluations:
+        evaluate()
+    for r in range(rounds):
+        for i in ((r + j) % count for j in range(count)):
+            times[i][r] = seconds(evaluations[i])
+    return times
+
+
+def over(times: Sequence[float], base: Sequence[float]) -> float:
+    """The median ratio of two series of times of the same rounds."""
+    return round(statistics.median(t / b for t, b in zip(times, base, strict=True)), 4)
+
+
+def measure_ratios(model: Any, shape: Shape, rounds: int) -> dict[str, Any]:
+    """One ALE evaluation over a plain one of the same four rows, by number of objects."""
+    guiders = [guide(model), *(guide(ale_model(model, k, shape.size), k) for k in COUNTS)]
+    found: dict[str, Any] = {"shape": str(shape)}
+
+    def use(evaluations: list[Evaluation]) -> None:
+        plain, *ours = interleaved(evaluations, rounds)
+        found["plain_seconds"] = round(statistics.median(plain), 5)
+        for name, times in zip(RATIOS, ours, strict=True):
+            found[name] = over(times, plain)
+
+    with_evaluations(guiders, shape.size, use)
+    return found
+
+
+def measure_row_policies(model: Any, shape: Shape, rounds: int) -> dict[str, Any]:
+    """A step without injection: the source's unconditional row left out (three rows in two calls)
+    over kept (four rows in one)."""
+    patched = ale_model(model, 3, shape.size, schedule=0.0)
+    guiders = [guide(patched, 3), guide(patched, 3, GUIDANCE, SavingGuider)]
+    found: dict[str, Any] = {"shape": str(shape)}
+
+    def use(evaluations: list[Evaluation]) -> None:
+        kept, left_out = interleaved(evaluations, rounds)
+        found["four_rows_seconds"] = round(statistics.median(kept), 5)
+        found["three_over_four_rows"] = over(left_out, kept)
+
+    with_evaluations(guiders, shape.size, use)
+    return found
+
+
+# -- counted ---------------------------------------------------------------------------------------
+
+
+def count_rows(model: Any, size: int = 8) -> dict[str, int]:
+    """UNet rows of a whole edit of one image: as published, and here by type of edit."""
+
+    def rows_of(schedule: float, keeps_all: bool) -> int:
+        rows = []
+
+        def count(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            rows.append(x.shape[0])
+            return executor(x, *args, **kwargs)
+
+        patched = ale_model(model, 2, size, schedule)
+        patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "ale_edit.bench", count)
+        patched.model_options["disable_cfg1_optimization"] = keeps_all
+        sample(guide(patched, 2, GUIDANCE), size, virtual_inversion_sampler())
+        return sum(rows)
+
+    schedules = {"no injection": 0.0, **{name: SCHEDULES[name] for name in ("object", "color")}}
+    ours = {name: rows_of(schedule, False) for name, schedule in schedules.items()}
+    return {"published": rows_of(SCHEDULES["object"], True), **ours}
+
+
+class KernelCount(TorchDispatchMode):
+    """Counts the operations that compute or copy something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def count_operations(side: int = 32, channels: int = 64, heads: int = 8) -> dict[str, Any]:
+    """One target row in one cross-attention layer, its text already projected: floating-point
+    operations, kernels, and rows that ComfyUI's attention function is given."""
+    q, text = torch.randn(1, side * side, channels), torch.randn(1, TOKENS, channels)
+    found: dict[str, Any] = {
+        "layer": f"{side}x{side} positions, {channels} channels",
+        "plain": counted(lambda attention: attention(q, text, text), heads),
+    }
+    for k in COUNTS:
+        ore = embeddings(k, channels)
+        covered = coverage(boxes(k, side).dilated, side, side, "paper")
+        texts = [
+            region_text(ore.keys, ore.values, ore.owner, g.cells, g.value, g.visible)
+            for g in cell_groups(covered, last_object_wins=False)
+        ]
+        inside = covered.flatten(1)
+        found[f"k{k}"] = {
+            "grouped": counted(lambda a, t=texts: region_cross_attention(q, t, a), heads),
+            "published": counted(lambda _, o=ore, i=inside: published_form(q, o, i, heads), heads),
+        }
+    return found
+
+
+def counted(run: Callable[[Attention], Tensor], heads: int) -> dict[str, int]:
+    """What run(attention function) computes."""
+    rows = []
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        rows.append(q.shape[0] * q.shape[1])
+        return optimized_attention(q, k, v, heads)
+
+    with KernelCount() as kernels, FlopCounterMode(display=False) as operations:
+        run(attention)
+    total = operations.get_total_flops()
+    return {"operations": total, "kernels": kernels.count, "attention_rows": sum(rows)}
+
+
+def published_form(
+    q: Tensor, ore: ObjectRestrictedEmbeddings, inside: Tensor, heads: int
+) -> Tensor:
+    """Algorithm 2 as published: one masked map, and each of the K+1 values on every position."""
+    queries, keys, values = (
+        x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (q[0], ore.keys, ore.values)
+    )
+    hidden = (ore.owner >= 0) & ~inside[ore.owner.clamp(min=0)].T  # (L, N)
+    scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5 - 100 * hidden
+    weights = scores.softmax(dim=-1)  # (h, L, N)
+    out = weights @ values[-1]
+    for i, value in enumerate(values[:-1]):
+        out = torch.where(inside[i][:, None], weights @ value, out)
+    return out.transpose(0, 1).flatten(1)[None]
+
+
+# -- the pack as a whole ---------------------------------------------------------------------------
+
+IMPORT_PROGRAM = """
+import asyncio, json, sys, time
+from comfy.cli_args import args
+args.cpu = sys.argv[2] == "cpu"
+import nodes
+import comfy_config.config_parser  # ComfyUI's own, which the first pack of an install waits for
+start = time.perf_counter()
+is_loaded = asyncio.run(nodes.load_custom_node(sys.argv[1]))
+print(json.dumps([is_loaded, time.perf_counter() - start]))
+"""
+
+
+def import_seconds(repeats: int) -> float:
+    """What the pack adds to ComfyUI's start; the least of fresh processes that load it as ComfyUI
+    does."""
+    device = "gpu" if torch.cuda.is_available() else "cpu"
+    command = [sys.executable, "-c", IMPORT_PROGRAM, str(ROOT), device]
+    comfyui = Path(management.__file__).parent.parent
+    found = []
+    for _ in range(repeats):
+        answer = subprocess.run(command, cwd=comfyui, capture_output=True, text=True, check=True)
+        is_loaded, taken = json.loads(answer.stdout.splitlines()[-1])
+        if not is_loaded:
+            raise RuntimeError(f"ComfyUI could not load the pack:\n{answer.stderr}")
+        found.append(taken)
+    return round(min(found), 4)
+
+
+def demo_edit_seconds() -> float:
+    """A whole edit of the demo scene, the model loaded: encoding, sampling, decoding."""
+    model, clip, vae = load_demo_model()
+    image, masks = render(make_scene(0))
+    pairs = [(source, target) for source, target, _ in demo_edits(0)]
+    edits = Edits(tuple(make_edit(*pair, mask) for pair, mask in zip(pairs, masks, strict=True)))
+    settings = ALESettings()
+    regions = make_regions(list(masks), edits.sources, settings.dilation)
+
+    def edit() -> Tensor:
+        return edit_image(model, clip, vae, image[None], edits, regions, settings, 0, False)
+
+    edit()
+    return round(seconds(edit), 3)
+
+
+# -- the report ------------------------------------------------------------------------------------
+
+
+def measure(is_quick: bool, rounds: int) -> dict[str, Any]:
+    ratios, policies, rows = [], [], {}
+    for unet, make in UNETS.items():
+        chosen = [shape for shape in shapes(is_quick) if shape.unet == unet]
+        model = make(chosen[0].dtype) if chosen else None
+        for shape in chosen:
+            ratios.append(measure_ratios(model, shape, rounds))
+            policies.append(measure_row_policies(model, shape, rounds))
+        rows = rows or count_rows(model)
+    return {
+        "ratios": {
+            **{name: max(found[name] for found in ratios) for name in RATIOS},
+            "shapes": ratios,
+        },
+        "rows": {**rows, "policies": policies},
+        "operations": count_operations(),
+        "import_seconds": import_seconds(1 if is_quick else 5),
+        "demo_edit_seconds": None if is_quick else demo_edit_seconds(),
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "attention": optimized_attention.__name__,
+    }
+
+
+def versions() -> dict[str, str]:
+    comfyui = importlib.import_module("comfyui_version").__version__
+    return {"python": platform.python_version(), "torch": torch.__version__, "comfyui": comfyui}
+
+
+def tables(report: dict[str, Any]) -> str:
+    """The report in Markdown, as docs/performance.md holds it."""
+    ratios, rows, operations = (report[name] for name in ("ratios", "rows", "operations"))
+    edit_s = report["demo_edit_seconds"]
+    layers = {"plain": operations["plain"]}
+    for k in COUNTS:
+        layers |= {f"K={k}, {form}": found for form, found in operations[f"k{k}"].items()}
+    return "\n".join(
+        [
+            "| ALE evaluation over plain, same rows | plain | K=1 | K=3 | K=10 |",
+            "|---|---|---|---|---|",
+            *(
+                f"| {found['shape']} | {1000 * found['plain_seconds']:.0f} ms | "
+                + " | ".join(f"{found[name]:.3f}" for name in RATIOS)
+                + " |"
+                for found in ratios["shapes"]
+            ),
+            "| worst | | " + " | ".join(f"{ratios[name]:.3f}" for name in RATIOS) + " |",
+            "| target | | " + " | ".join(str(TARGETS.get(name, "")) for name in RATIOS) + " |",
+            "",
+            f"| one target row, {operations['layer']} | million operations | kernels |",
+            "|---|---|---|",
+            *(
+                f"| {name} | {found['operations'] / 1e6:.1f} | {found['kernels']} |"
+                for name, found in layers.items()
+            ),
+            "",
+            f"| UNet rows of an edit of {STEPS} steps | published | here |",
+            "|---|---|---|",
+            *(
+                f"| {name} | {rows['published']} | {rows[name]} |"
+                for name in ("no injection", "object", "color")
+            ),
+            "",
+            "| a step without injection | four rows in one call | three in two, of that |",
+            "|---|---|---|",
+            *(
+                f"| {found['shape']} | {1000 * found['four_rows_seconds']:.0f} ms | "
+                f"{found['three_over_four_rows']:.3f} |"
+                for found in rows["policies"]
+            ),
+            "",
+            f"Import of the pack: {report['import_seconds']:.3f} s (target {IMPORT_TARGET_S}). "
+            f"Edit of the demo scene: {'not run' if edit_s is None else f'{edit_s} s'}.",
+            f"{report['machine']} {report['versions']}",
+        ]
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="dev.py bench speed", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the report as JSON")
+    parser.add_argument("--quick", action="store_true", help="tiny latents: counts, no true times")
+    parser.add_argument("--rounds", type=int, metavar="N", help="evaluations of each (default 15)")
+    options = parser.parse_args(argv)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        report = measure(options.quick, options.rounds or (1 if options.quick else 15))
+    print(tables(report))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return 0

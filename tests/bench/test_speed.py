@@ -1,0 +1,99 @@
+"""The speed benchmark's report, and the quantities in it that are counted, not timed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.comfy
+STEPS, POSITIONS = 15, 32 * 32
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    from ale_edit.bench.speed import main
+
+    file: Path = tmp_path_factory.mktemp("speed") / "made" / "speed.json"
+    assert main(["--quick", "--out", str(file)]) == 0
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_the_report_holds_every_ratio_and_the_worst_of_each(report: dict[str, Any]):
+    ratios = report["ratios"]
+    for name in ("k1_over_plain", "k3_over_plain", "k10_over_plain"):
+        found = [shape[name] for shape in ratios["shapes"]]
+        assert ratios[name] == max(found) and min(found) > 0
+    assert report["import_seconds"] > 0
+    assert report["machine"]["threads"] == torch.get_num_threads()
+    assert report["versions"]["torch"] == torch.__version__
+
+
+def test_an_edit_takes_four_rows_a_step_as_published_and_here_where_it_must(report: dict[str, Any]):
+    rows = report["rows"]
+    assert rows["published"] == 4 * STEPS
+    if report["machine"]["gpu"]:
+        assert rows["no injection"] == rows["object"] == rows["color"] == 4 * STEPS
+    else:
+        assert rows["no injection"] == 3 * STEPS
+        assert rows["object"] == 4 * 8 + 3 * 7  # steps 0 to 7 of 15 are the first half
+        assert rows["color"] == 4 * STEPS
+
+
+def test_the_grouped_form_attends_once_for_each_position_whatever_k_is(report: dict[str, Any]):
+    operations = report["operations"]
+    plain = operations["plain"]
+    assert plain["attention_rows"] == POSITIONS
+    for k in (1, 3, 10):
+        grouped = operations[f"k{k}"]["grouped"]
+        assert grouped["attention_rows"] == POSITIONS
+        assert 0 < grouped["operations"] <= plain["operations"]
+
+
+def test_the_published_form_grows_with_k(report: dict[str, Any]):
+    """One map and K+1 products with values, where plain attention has one."""
+    plain = report["operations"]["plain"]["operations"]
+    for k in (1, 3, 10):
+        published = report["operations"][f"k{k}"]["published"]["operations"]
+        assert published == plain / 2 * (k + 2)
+
+
+def test_the_published_form_that_is_counted_is_rgb_cam():
+    """Otherwise the comparison would count something else."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    from ale_edit.attention.rgb_cam import region_cross_attention, region_text
+    from ale_edit.bench.speed import boxes, embeddings, published_form
+    from ale_edit.regions.grid import cell_groups, coverage
+
+    torch.manual_seed(0)
+    q, ore = torch.randn(1, 64, 16), embeddings(3, 16)
+    covered = coverage(boxes(3, 8).dilated, 8, 8, "paper")
+    texts = [
+        region_text(ore.keys, ore.values, ore.owner, g.cells, g.value, g.visible)
+        for g in cell_groups(covered, last_object_wins=False)
+    ]
+    ours = region_cross_attention(q, texts, lambda q, k, v: optimized_attention(q, k, v, 2))
+    published = published_form(q, ore, covered.flatten(1), 2)
+    torch.testing.assert_close(ours, published, rtol=0, atol=1e-5)
+
+
+def test_runs_that_are_open_at_once_give_what_each_gives_alone():
+    """Otherwise the times of one would be those of another."""
+    from ale_edit.bench.speed import ale_model, guide, with_evaluations
+    from ale_edit.tests.tiny import tiny_model
+
+    model = tiny_model()
+    guiders = [guide(model), guide(ale_model(model, 3, 8), 3), guide(ale_model(model, 10, 8), 10)]
+
+    def outputs(chosen: list[Any]) -> list[torch.Tensor]:
+        found: list[torch.Tensor] = []
+        with torch.inference_mode():
+            with_evaluations(chosen, 8, lambda opened: found.extend(run() for run in opened))
+        return found
+
+    alone = [outputs([guider])[0] for guider in guiders]
+    for together, expected in zip(outputs(guiders), alone, strict=True):
+        assert torch.equal(together, expected)
+    assert not any(torch.equal(alone[i], alone[i - 1]) for i in range(3))
