@@ -23,10 +23,13 @@ def lcm_timesteps(steps: int, strength: float = 1.0) -> list[int]:
     if not 1 <= steps <= ORIGINAL_STEPS:
         raise ValueError(
             f"LCM Schedule: steps is {steps}; a latent consistency schedule has 1 to "
-            f"{ORIGINAL_STEPS} steps."
+            f"{ORIGINAL_STEPS} steps. Set steps between 1 and {ORIGINAL_STEPS}."
         )
     if not 0 < strength <= 1:
-        raise ValueError(f"LCM Schedule: strength is {strength}; it must be above 0 and at most 1.")
+        raise ValueError(
+            f"LCM Schedule: strength is {strength}, which is no share of the steps. Set it above 0 "
+            "and at most 1."
+        )
     spacing = TRAIN_STEPS // ORIGINAL_STEPS
     origin = [spacing * (i + 1) - 1 for i in range(ORIGINAL_STEPS)][::-1]
     timesteps = [origin[math.floor(i * ORIGINAL_STEPS / steps)] for i in range(steps)]

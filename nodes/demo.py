@@ -97,7 +97,8 @@ class DemoScene(io.ComfyNode):
         scene = make_scene(seed, objects)
         image, masks = render(scene)
         lines = [
-            f"{source} {ARROW} {target}" for source, target, _ in demo_edits(seed, objects=objects)
+            f"{source} {ARROW} {target}"
+            for source, target, _ in demo_edits(seed, objects=objects, name_colors=True)
         ]
         return io.NodeOutput(image[None], masks, "\n".join(lines), json.dumps(asdict(scene)))
 

@@ -16,8 +16,8 @@ def test_a_scene_fits_edit_list_and_regions(count: int) -> None:
     image, masks, text, description = run("ALEDemoScene", seed=3, objects=count)
     assert image.shape == (1, 128, 128, 3) and masks.shape == (count, 128, 128)
     edits = one("ALEEditList", text=text)
-    shapes = [made["shape"] for made in json.loads(description)["objects"]]
-    assert list(edits.sources) == shapes
+    made = json.loads(description)["objects"]
+    assert list(edits.sources) == [f"{o['color']}-colored {o['shape']}" for o in made]
     regions = one("ALERegions", edits=edits, masks=masks, image=image)
     assert regions.names == edits.sources and len(regions.names) == count
 
