@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from ale_edit.tests.workflows.graphs import (
     FOLDER,
@@ -215,3 +216,12 @@ def test_a_note_says_what_to_change_for_ones_own_checkpoint_and_image(name: str)
     notes = [node["widgets_values"][0] for node in read_ui(name)["nodes"] if node["type"] in NOTES]
     assert len(notes) == 1
     assert "your own checkpoint" in notes[0] and "Load Checkpoint" in notes[0]
+
+
+@every_workflow
+def test_a_square_picture_of_the_same_name_stands_beside_it(name: str) -> None:
+    """ComfyUI's template browser shows it on a square card."""
+    with Image.open(FOLDER / f"{name}.jpg") as picture:
+        assert picture.format == "JPEG"
+        assert picture.width == picture.height >= 400
+    assert (FOLDER / f"{name}.jpg").stat().st_size < 200_000
