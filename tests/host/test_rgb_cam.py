@@ -446,23 +446,43 @@ def test_weight_patches_reach_the_projected_text(model, clip, is_before):
     assert torch.equal(generate(apply_rgb_cam(model, regions), *args), unchanged)
 
 
-def test_weight_hooks_on_the_conditioning_reach_the_projected_text(model, clip):
-    changes = weight_changes(model)
+def hooked(cond: Any, changes: dict[str, Tensor], strengths: dict[float, float]) -> Any:
+    """A conditioning with a LoRA hook of {start percent: strength}, as ComfyUI makes it."""
     hook = comfy.hooks.WeightHook(strength_model=1.0, strength_clip=1.0)
     hook.weights = {name: (diff,) for name, diff in changes.items()}
     hook.need_weight_init = False
     group = comfy.hooks.HookGroup()
     group.add(hook)
+    keyframes = comfy.hooks.HookKeyframeGroup()
+    for start, strength in strengths.items():
+        keyframes.add(comfy.hooks.HookKeyframe(strength, start))
+    group.set_keyframes_on_hooks(keyframes)
+    return [[text, {**options, "hooks": group}] for text, options in cond]
 
-    def hooked(cond: Any) -> Any:
-        return [[text, {**options, "hooks": group}] for text, options in cond]
 
-    regions, positive, negative = two_regions(), target(clip), plain(clip, "")
-    made = generate(apply_rgb_cam(model, regions), hooked(positive), hooked(negative))
+def test_weight_hooks_on_the_conditioning_reach_the_projected_text(model, clip):
+    changes, regions = weight_changes(model), two_regions()
+    positive, negative = target(clip), plain(clip, "")
+    conds = [hooked(cond, changes, {0.0: 1.0}) for cond in (positive, negative)]
+    made = generate(apply_rgb_cam(model, regions), *conds)
     expected = generate(apply_rgb_cam(merged(changes), regions), positive, negative)
     unchanged = generate(apply_rgb_cam(model, regions), positive, negative)
     assert relative_error(made, expected) < 1e-4
     assert relative_error(made, unchanged) > 0.05
+
+
+@pytest.mark.parametrize("strengths", [{0.0: 1.0, 0.4: 0.0}, {0.0: 0.0, 0.4: 1.0}])
+def test_weight_hooks_that_change_during_the_run_reach_the_projected_text(model, clip, strengths):
+    changes, regions, negative = weight_changes(model), two_regions(), plain(clip, "")
+    positive = hooked(target(clip), changes, strengths)
+    made = generate(apply_rgb_cam(model, regions), positive, negative, steps=4)
+    oracle = published_form(model, positive[0][1][ORE_KEY], regions)
+    expected = generate(oracle, positive, negative, steps=4)
+    assert relative_error(made, expected) < 1e-4
+    for strength in (0.0, 1.0):
+        constant = hooked(target(clip), changes, {0.0: strength})
+        always = generate(apply_rgb_cam(model, regions), constant, negative, steps=4)
+        assert relative_error(made, always) > 0.01
 
 
 def test_an_attention_that_the_user_selected_is_used_for_our_rows_too(model, clip):
