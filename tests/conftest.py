@@ -1,4 +1,4 @@
-"""Puts the pack and, where COMFYUI_PATH names one, ComfyUI on the import path; skips what cannot run here."""
+"""Puts the pack and (COMFYUI_PATH) ComfyUI on the import path; skips what cannot run here."""
 
 import importlib.util
 import os
