@@ -151,7 +151,7 @@ def tiny_vae(seed: int = 2) -> Any:
 
 def edits_of(
     pairs: Sequence[tuple[str, str]] = PAIRS,
-    masks: Sequence[Tensor] | None = None,
+    masks: Sequence[Tensor | None] | None = None,
     source_prompt: str | None = None,
     target_prompt: str | None = None,
     **settings: Any,

@@ -8,12 +8,13 @@ from ale_edit.editors.ale import (
     is_blending_step,
     is_injection_step,
 )
+from ale_edit.prompts.edits import Variant
 from ale_edit.regions.grid import latent_background
 from ale_edit.regions.regions import make_regions
 from ale_edit.tests.tiny import box_mask, two_boxes
 
 
-def injected(schedule: float, variant: str, steps: int = 15) -> list[int]:
+def injected(schedule: float, variant: Variant, steps: int = 15) -> list[int]:
     return [i for i in range(steps) if is_injection_step(i, steps, schedule, variant)]
 
 
@@ -57,12 +58,12 @@ def test_the_defaults_are_the_papers():
 
 @pytest.mark.parametrize("variant", ["paper", "published code"])
 @pytest.mark.parametrize("shape", [(128, 128), (96, 160)])
-def test_hard_weights_are_the_variants_background_of_the_dilated_masks(variant: str, shape):
+def test_hard_weights_are_the_variants_background_of_the_dilated_masks(variant: Variant, shape):
     regions = make_regions(two_boxes(*shape), ["a", "b"], 0.02)
-    size = [side // 8 for side in shape]
-    weights = background_weights(regions, *size, variant, is_soft=False)
+    height, width = (side // 8 for side in shape)
+    weights = background_weights(regions, height, width, variant, is_soft=False)
     assert weights.dtype == torch.bool
-    assert torch.equal(weights, latent_background(regions.dilated, *size, variant))
+    assert torch.equal(weights, latent_background(regions.dilated, height, width, variant))
 
 
 def test_soft_weights_are_the_mean_of_each_cells_64_pixels():

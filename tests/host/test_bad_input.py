@@ -144,7 +144,7 @@ def test_source_or_target_of_several_entries_or_none(model, clip, name, count):
     conds[name] = plain(clip, "wolf") * count
     guider = TwoBranchGuider(model)
     words = ["Two-Branch Guider", f"{name} input", f"has {count}", "exactly one"]
-    refuses(words, lambda: guider.set_branches(*conds.values(), plain(clip, "")))
+    refuses(words, lambda: guider.set_branches(conds["source"], conds["target"], plain(clip, "")))
 
 
 class Control:

@@ -511,7 +511,7 @@ def test_an_attention_that_the_user_selected_is_used_for_our_rows_too(model, cli
 def test_the_order_of_the_edits_changes_nothing_but_the_prompt(model, clip, variant):
     """Under a fixed full prompt, (phrase, mask) pairs in another order give the same edit."""
     pairs, masks = [("wolf", "goat"), ("moon", "soccer ball")], two_boxes()
-    prompts = {
+    prompts: dict[str, Any] = {
         "source_prompt": "a wolf under a moon",
         "target_prompt": "a goat under a soccer ball",
     }

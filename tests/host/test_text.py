@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ale_edit.host.conditioning import ORE_KEY, make_conditioning
-from ale_edit.host.text import embed_side, encode, tokenize
+from ale_edit.host.text import Side, embed_side, encode, tokenize
 from ale_edit.prompts.edits import END_OF_TEXT, Edits
 from ale_edit.prompts.ore import ObjectRestrictedEmbeddings
 from ale_edit.tests.tiny import WIDTH, edits_of, randn, tiny_clip
@@ -184,7 +184,8 @@ def by_hand(clip: Any, phrases: list[str], variant: str, strategy: str) -> Tenso
 @pytest.mark.parametrize("variant", ["paper", "published code"])
 def test_values_are_those_assembled_by_hand(clip, variant, strategy):
     edits = edits_of(variant=variant, end_of_text=strategy)
-    for side, phrases in (("source", edits.sources), ("target", edits.targets)):
+    sides: dict[Side, tuple[str, ...]] = {"source": edits.sources, "target": edits.targets}
+    for side, phrases in sides.items():
         ore, _ = embed_side(clip, edits, side)
         expected = by_hand(clip, list(phrases), variant, strategy)
         torch.testing.assert_close(ore.values, expected, rtol=0, atol=0)
@@ -194,6 +195,7 @@ def test_keys_and_pooled_are_the_plain_encoding_of_the_joined_prompt(clip):
     ore, pooled = embed_side(clip, edits_of(), "target")
     tokens = clip.tokenize("brown-colored goat and soccer ball")
     cond, expected = clip.encode_from_tokens(tokens, return_pooled=True)
+    assert pooled is not None
     assert torch.equal(ore.keys, cond[0]) and torch.equal(pooled, expected)
 
 

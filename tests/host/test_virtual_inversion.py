@@ -12,12 +12,13 @@ from ale_edit.editors.ale import background_weights
 from ale_edit.host.blending import apply_background_blending
 from ale_edit.host.rgb_cam import apply_rgb_cam
 from ale_edit.host.self_injection import apply_self_injection
+from ale_edit.prompts.edits import Variant
 from ale_edit.regions.regions import Regions, make_regions
 from ale_edit.tests.host.runs import edit, guide, patched, relative_error, with_option
 from ale_edit.tests.tiny import PAIRS, edits_of, source_latent, two_boxes, two_regions
 
 SAME = [(source, source) for source, _ in PAIRS]
-OFF = {"ore": False, "rgb_cam": False, "blending": False}
+OFF: dict[str, Any] = {"ore": False, "rgb_cam": False, "blending": False}
 SCALED = {"rtol": 3e-7, "atol": 0}  # ComfyUI scales latents by 0.18215 on the way in and back
 
 
@@ -39,7 +40,7 @@ def test_equal_prompts_under_the_papers_guidance_do_not_return_the_source(model,
     assert relative_error(made, latent) > 0.05
 
 
-def background(regions: Regions, variant: str = "paper") -> Tensor:
+def background(regions: Regions, variant: Variant = "paper") -> Tensor:
     return background_weights(regions, 8, 8, variant, is_soft=False)
 
 
