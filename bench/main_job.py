@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = ROOT / "workflows" / "api" / "ale_edit.json"
 SAVED = ("edited", "reconstruction", "regions")  # titles "Save edited", ... of the workflow
 LCM_GUIDANCE = {"source_guidance": 1.0, "target_guidance": 2.0}  # the demo model is not distilled
+VARIANTS = ("paper", "published code")
 NAIVE = {"ore": False, "rgb_cam": False, "blending": False}
 
 
@@ -123,6 +124,7 @@ def filled_workflow(
     *,
     seed: int | None = None,
     checkpoint: str | None = None,
+    variant: str = "paper",
 ) -> Workflow:
     """The main workflow for one uploaded image and (source, target, uploaded mask) edits."""
     workflow = Workflow.load(WORKFLOW)
@@ -131,6 +133,7 @@ def filled_workflow(
     for number, (source, target, mask) in enumerate(edits, 1):
         workflow.fill(f"Mask {number}", image=mask)
         workflow.fill(f"Edit {number}", source=source, target=target)
+    workflow.fill("Method", variant=variant)
     if seed is not None:
         workflow.fill("Noise", noise_seed=seed)
     if checkpoint is not None:
@@ -285,6 +288,7 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
             triples,
             seed=args.seed,
             checkpoint=args.checkpoint,
+            variant=args.variant,
         )
         await client.check(workflow.classes())
         ale = await run_workflow(client, workflow, "ALE edit")
@@ -325,6 +329,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--image", type=Path, metavar="FILE", help="your own image")
     options.add_argument("--edit", action="append", default=[], metavar='"SOURCE -> TARGET"')
     options.add_argument("--mask", type=Path, action="append", default=[], metavar="FILE")
+    options.add_argument("--variant", choices=VARIANTS, default=VARIANTS[0], help="of the method")
     options.add_argument("--checkpoint", metavar="NAME", help="a checkpoint the server has")
     options.add_argument("--started-at", type=float, default=time.time(), help=argparse.SUPPRESS)
     return options

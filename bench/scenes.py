@@ -57,12 +57,14 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def run_scenes(server: str, seeds: range, out: Path) -> dict[str, dict[str, Any]]:
+def run_scenes(
+    server: str, seeds: range, out: Path, variant: str = "paper"
+) -> dict[str, dict[str, Any]]:
     """Run the scenes on a server, write their pictures below `out`, and summarise both methods."""
     scores = []
     for seed in seeds:
         options = ["--server", server, "--seed", str(seed), "--out", str(out / f"scene{seed}")]
-        args = main_job.parser().parse_args(options)
+        args = main_job.parser().parse_args([*options, "--variant", variant])
         args.started_at = time.time()
         scores.append(asyncio.run(main_job.run_job(args)))
     by_method = ([scene["naive"] for scene in scores], scores)
@@ -85,11 +87,12 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument("--server", required=True, metavar="URL", help="a ComfyUI with the pack")
     options.add_argument("--first", type=int, default=0, help="seed of the first scene")
     options.add_argument("--count", type=int, default=10, help="number of scenes")
+    options.add_argument("--variant", choices=main_job.VARIANTS, default=main_job.VARIANTS[0])
     options.add_argument("--out", type=Path, default=Path("output/scenes"), metavar="DIR")
     options.add_argument("--started-at", help=argparse.SUPPRESS)
     args = options.parse_args(argv)
     seeds = range(args.first, args.first + args.count)
-    results = run_scenes(args.server, seeds, args.out)
+    results = run_scenes(args.server, seeds, args.out, args.variant)
     shown = [args.out / f"scene{seed}" / "comparison.png" for seed in seeds[:3]]
     stacked(shown).save(args.out / "comparison.png")
     (args.out / "scenes.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
