@@ -92,9 +92,9 @@ def latent_background(masks: Tensor, height: int, width: int, variant: str) -> T
     """(height, width) bool on the latent grid: where Background Blending keeps the source. Eq. 4 of
     ALE-Edit.
 
-    "paper": the cells in which no object has a pixel. "published code": the foreground is the union of the
-    masks sampled at the latent size and at a half, a quarter and an eighth of it, so it grows by up
-    to 8 cells.
+    "paper": the cells in which no object has a pixel (a pixel cut by the border of two cells counts
+    in both). "published code": the foreground is the union of the masks sampled at the latent size
+    and at a half, a quarter and an eighth of it, so it grows by up to 8 cells.
     """
     if variant == "paper":
         return F.adaptive_max_pool2d(masks, (height, width)).amax(dim=0) < THRESHOLD

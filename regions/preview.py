@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from .regions import Regions, dilate, resize_masks
 
 FILL = 0.45
 GREY = 0.35
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels."""
 GOLDEN_RATIO = 0.6180339887
 
 
@@ -63,16 +67,32 @@ def _with_labels(image: Tensor, regions: Regions) -> Tensor:
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=max(10, height // 24))
     margin = max(2, height // 200)
+    taken: list[Box] = []
     for i, name in enumerate(regions.names):
         text = f"{i + 1} {name}"
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-        label_width, label_height = right - left + 2 * margin, bottom - top + 2 * margin
-        rows, columns = regions.raw[i].nonzero(as_tuple=True)
-        x = int(columns.float().mean()) - label_width // 2
-        y = int(rows.min()) - label_height
-        x = min(max(x, 0), max(width - label_width, 0))
-        y = min(max(y, 0), max(height - label_height, 0))
+        size = (int(right - left) + 2 * margin, int(bottom - top) + 2 * margin)
+        x, y, *corner = box = _label_box(regions.raw[i], size, taken)
+        taken.append(box)
         color = tuple(int(255 * channel) for channel in object_color(i))
-        draw.rectangle((x, y, x + label_width, y + label_height), fill=(20, 20, 20), outline=color)
+        draw.rectangle((x, y, *corner), fill=(20, 20, 20), outline=color)
         draw.text((x + margin - left, y + margin - top), text, font=font, fill=(255, 255, 255))
     return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)
+
+
+def _label_box(mask: Tensor, size: tuple[int, int], taken: list[Box]) -> Box:
+    """Where a label of (width, height) pixels goes: above its object, else below it, else on it,
+    the first place that covers no earlier label; inside the image."""
+    height, width = mask.shape
+    rows, columns = mask.nonzero(as_tuple=True)
+    top, bottom = int(rows.min()), int(rows.max()) + 1
+    x = min(max(int(columns.float().mean()) - size[0] // 2, 0), max(width - size[0], 0))
+    boxes = []
+    for y in (top - size[1], bottom, (top + bottom - size[1]) // 2):
+        y = min(max(y, 0), max(height - size[1], 0))
+        boxes.append((x, y, x + size[0], y + size[1]))
+    return next((box for box in boxes if not any(_do_meet(box, b) for b in taken)), boxes[-1])
+
+
+def _do_meet(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

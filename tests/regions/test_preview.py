@@ -61,3 +61,16 @@ def pixel_at(row: int, column: int) -> torch.Tensor:
 def test_masks_of_another_size_are_fitted_to_the_image_and_alpha_is_dropped():
     regions = make_regions([torch.ones(32, 48)], ["wolf"], 0.0)
     assert preview_image(torch.zeros(2, 64, 96, 4), regions).shape == (1, 64, 96, 3)
+
+
+def test_labels_of_neighbours_do_not_cover_each_other():
+    masks = [
+        box_mask(128, 128, top=40, left=10, bottom=80, right=60),
+        box_mask(128, 128, top=40, left=68, bottom=80, right=118),
+    ]
+    names = ["blue-colored cross", "yellow-colored ball"]
+    both = preview_regions(torch.zeros(128, 128, 3), make_regions(masks, names, 0.0))
+    first = preview_regions(torch.zeros(128, 128, 3), make_regions(masks[:1], names[:1], 0.0))
+    label = first[:40].amax(dim=-1) > 0.05  # above the first object there is only its label
+    assert label.sum() > 300
+    assert torch.equal(both[:40][label], first[:40][label])
