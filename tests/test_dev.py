@@ -456,6 +456,11 @@ def test_dev_py_needs_the_standard_library_alone():
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
 
 
+def heed_ctrl_c() -> None:
+    """A script's background job inherits SIGINT as ignored; the process under test must not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without a signal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_stops_its_server_when_it_is_stopped(tmp_path, number):
@@ -463,7 +468,11 @@ def test_serve_stops_its_server_when_it_is_stopped(tmp_path, number):
     command = [sys.executable, str(ROOT / "dev.py"), "serve", "--no-browser"]
     environ = {**os.environ, "ALE_EDIT_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        [*command, "--comfyui", str(comfyui)], stdout=subprocess.PIPE, text=True, env=environ
+        [*command, "--comfyui", str(comfyui)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environ,
+        preexec_fn=heed_ctrl_c,
     ) as serve:
         assert serve.stdout is not None
         line = next(line for line in serve.stdout if "http://" in line)
@@ -471,7 +480,11 @@ def test_serve_stops_its_server_when_it_is_stopped(tmp_path, number):
         with socket.create_connection(("127.0.0.1", port)):
             pass
         serve.send_signal(number)
-        assert serve.wait(timeout=30) in (130, 128 + number)
+        try:
+            code = serve.wait(timeout=30)
+        finally:
+            serve.terminate()
+        assert code in (130, 128 + number)
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         try:
