@@ -13,6 +13,9 @@ from uuid import UUID
 
 from .conditioning import OREEntry
 
+STEP_KEY = "ale_edit_step"
+"""Entry of transformer_options with the 0-based step; set by the two-branch guider once a step."""
+
 
 @dataclass(frozen=True)
 class BranchRows:

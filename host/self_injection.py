@@ -11,7 +11,7 @@ from ..attention.self_injection import rows_with_source
 from ..editors.ale import is_injection_step
 from .conditioning import run_settings
 from .patching import WRAPPERS, with_wrapper
-from .rows import branch_rows, chunk_rows, step_index
+from .rows import STEP_KEY, branch_rows, chunk_rows
 from .run_checks import require_two_branch
 from .unet import require_cross_attention
 
@@ -32,7 +32,7 @@ def apply_self_injection(model: Any, schedule: float) -> Any:
 
         def is_active(options: dict[str, Any]) -> bool:
             steps = len(options["sample_sigmas"]) - 1
-            return is_injection_step(step_index(options), steps, schedule, variant)
+            return is_injection_step(options[STEP_KEY], steps, schedule, variant)
 
         def attn1_patch(n: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]) -> Any:
             if not is_active(options):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .conditioning import BRANCHES_KEY
 from .patching import WRAPPERS
+from .rows import STEP_KEY, step_index
 from .run_checks import (
     require_latent,
     require_sigmas,
@@ -123,7 +124,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         seed: int | None = None,
     ) -> Tensor:
         """Denoised predictions (2B, C, h, w) of latents [source x B, target x B]."""
-        model_options = model_options or {}
+        model_options = _with_step(model_options or {}, timestep)
         batch = x.shape[0] // 2
         cond, uncond = self._predictions(x, timestep, model_options)
         # guidance patches see the whole batch, as they may call the model again; each scale's own
@@ -180,7 +181,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
             return True  # one larger call beats two smaller ones; docs/performance.md
         options = model_options["transformer_options"]
         is_injecting = options.get(ACTIVE_KEY)
-        return is_injecting is not None and is_injecting({**options, "sigmas": timestep})
+        return is_injecting is not None and is_injecting(options)
 
     def _guided(
         self,
@@ -219,6 +220,13 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
             cond=positive,
             uncond=negative,
         )
+
+
+def _with_step(model_options: dict[str, Any], timestep: Tensor) -> dict[str, Any]:
+    """The options of one step: patches read its number instead of each asking the device."""
+    options = dict(model_options["transformer_options"])
+    options[STEP_KEY] = step_index({**options, "sigmas": timestep})
+    return {**model_options, "transformer_options": options}
 
 
 def _prepare_both_branches(

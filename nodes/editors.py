@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..editors.ale import ALESettings
 from ..host.ale_edit import edit_image
 from ..host.regions import regions_from_edits
-from ..prompts.edits import VARIANTS, Edits, with_variant
+from ..prompts.edits import VARIANTS, Edits, require_choice, with_variant
 from ..regions.preview import preview_image
 from ..regions.regions import Regions
 from . import sockets
@@ -131,9 +131,10 @@ class ALEEdit(io.ComfyNode):
         regions: Regions | None = None,
         **numbers: Any,
     ) -> io.NodeOutput:
+        require_choice("variant", variant, (AS_IN_EDITS, *VARIANTS), "ALE Edit")
         edits = edits if variant == AS_IN_EDITS else with_variant(edits, variant)
         settings = ALESettings(
-            schedule=schedule_of(edit_type, schedule), dilation=dilation, **numbers
+            schedule=schedule_of(edit_type, schedule, "ALE Edit"), dilation=dilation, **numbers
         )
         if regions is None:
             regions = regions_from_edits(edits, None, dilation, size=tuple(image.shape[1:3]))

@@ -10,11 +10,14 @@ from ..editors.ale import SCHEDULES
 from ..host.blending import apply_background_blending
 from ..host.rgb_cam import apply_rgb_cam
 from ..host.self_injection import apply_self_injection
+from ..prompts.edits import require_choice
 from ..regions.regions import Regions
 from . import sockets
 
 CATEGORY = "ALE-Edit/model"
 CUSTOM = "custom"
+INJECTION = "Self-Attention Injection"
+EDGES = ("hard", "soft")
 PRESET_TOOLTIP = (
     "The kind of edit: color keeps the structure in all steps, material in 0.6 of them, "
     "everything else in 0.5 (ALE-Edit, appendix D). For mixed kinds take the lowest. custom: the "
@@ -26,8 +29,9 @@ SCHEDULE_TOOLTIP = (
 )
 
 
-def schedule_of(preset: str, schedule: float) -> float:
+def schedule_of(preset: str, schedule: float, node: str = INJECTION) -> float:
     """The share of steps that a preset stands for, or the given one for "custom"."""
+    require_choice("edit_type", preset, (*SCHEDULES, CUSTOM), node)
     return schedule if preset == CUSTOM else SCHEDULES[preset]
 
 
@@ -129,7 +133,7 @@ class BackgroundBlending(io.ComfyNode):
                 sockets.Regions.Input("regions", tooltip=sockets.REGIONS_TOOLTIP),
                 io.Combo.Input(
                     "edge",
-                    options=["hard", "soft"],
+                    options=list(EDGES),
                     default="hard",
                     tooltip=(
                         "hard: the mask of Method Settings' variant. soft: source and edit are "
@@ -144,6 +148,7 @@ class BackgroundBlending(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, regions: Regions, edge: str) -> io.NodeOutput:
+        require_choice("edge", edge, EDGES, "Background Blending")
         return io.NodeOutput(apply_background_blending(model, regions, is_soft=edge == "soft"))
 
 

@@ -7,6 +7,7 @@ the phrases are given.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 ARROW = "->"
 JOINER = " and "
+NODE = "Method Settings"
 
 Variant = Literal["paper", "published code"]
 EndOfText = Literal["ours", "naive", "zeros", "bos", "empty string"]
@@ -22,6 +24,17 @@ Overlap = Literal["background", "last object"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
 END_OF_TEXT: tuple[str, ...] = get_args(EndOfText)
 OVERLAPS: tuple[str, ...] = get_args(Overlap)
+
+
+def require_choice(name: str, value: str, choices: Iterable[str], node: str = NODE) -> None:
+    """Raises ValueError when input `name` of `node` is none of its choices.
+
+    ComfyUI checks a combo of a saved workflow in newer versions only.
+    """
+    if value not in choices:
+        raise ValueError(
+            f'{node}: the {name} input is "{value}". Choose one of {", ".join(choices)}.'
+        )
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,11 @@ class MethodSettings:
     end_of_text: EndOfText = "ours"
     end_of_text_in_base: bool = False
     overlap: Overlap = "background"
+
+    def __post_init__(self) -> None:
+        require_choice("variant", self.variant, VARIANTS)
+        require_choice("end_of_text", self.end_of_text, END_OF_TEXT)
+        require_choice("overlap", self.overlap, OVERLAPS)
 
 
 @dataclass(frozen=True, eq=False)

@@ -175,6 +175,4 @@ def end_of_text_rows(
         return torch.zeros_like(base[end:])
     if strategy == "bos":
         return base[:1].expand(count, -1)
-    if strategy == "empty string":
-        return empty[1 : 1 + count]
-    raise ValueError(f'Unknown end-of-text strategy "{strategy}".')
+    return empty[1 : 1 + count]  # "empty string"

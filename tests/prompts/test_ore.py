@@ -3,7 +3,6 @@
 The same rows assembled from ComfyUI's own text encoder are in tests/host/test_text.py.
 """
 
-import dataclasses
 from itertools import permutations
 
 import pytest
@@ -202,7 +201,5 @@ def test_the_inputs_are_left_as_they_were():
 
 
 def test_an_unknown_strategy_is_refused_by_name():
-    prompt, phrases = three_objects()
-    settings = dataclasses.replace(MethodSettings(), end_of_text="mean")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match='"mean"'):
-        object_restricted_embeddings(prompt, phrases, EMPTY, settings)
+    with pytest.raises(ValueError, match='Method Settings: the end_of_text input is "mean"'):
+        MethodSettings(end_of_text="mean")  # type: ignore[arg-type]
