@@ -1,9 +1,10 @@
 """Prints the model card's figures, on scene seeds that neither training nor tuning has seen."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from .finding import find_objects
 from .judge import Judge, Reading
 from .models import build_clip, build_model, build_vae
 from .render import IMAGE_SIZE, render_batch
-from .scenes import CHECK_SEEDS, Scene, SceneObject, make_scene
+from .scenes import CHECK_SEEDS, Scene, SceneObject, Triples, make_scene
 from .weights import read_weights
 
 if TYPE_CHECKING:
@@ -44,11 +45,12 @@ def evaluate(folder: Path, count: int) -> str:
         Judge.load(folder),
     )
     parts = [_ground_truth(demo, count)]
-    for title, objects, triples in (
+    kinds: tuple[tuple[str, int, Triples], ...] = (
         ("one object", 1, "trained"),
         ("one object, held-out triples", 1, "held_out"),
         ("two objects", 2, "trained"),
-    ):
+    )
+    for title, objects, triples in kinds:
         seeds = CHECK_SEEDS[5_000 : 5_000 + count]
         scenes = [make_scene(s, objects, triples=triples) for s in seeds]
         parts.append(_text_to_image(demo, title, scenes))
@@ -146,7 +148,7 @@ def _swap_table(demo: _Demo, count: int) -> str:
     return "\n".join(lines)
 
 
-def _share(pairs: list[tuple[Reading | None, SceneObject]], attribute: str) -> float:
+def _share(pairs: Sequence[tuple[Reading | None, SceneObject]], attribute: str) -> float:
     """Share of (reading, object) pairs that agree in one attribute."""
     hits = [r is not None and getattr(r, attribute) == getattr(o, attribute) for r, o in pairs]
     return sum(hits) / len(hits)
@@ -159,7 +161,7 @@ def _largest(demo: _Demo, image: Tensor) -> Reading | None:
 
 def _encode(demo: _Demo, prompt: str) -> Tensor:
     """Context (1, N, 128) of a prompt."""
-    return demo.clip.encode_from_tokens(demo.clip.tokenize(prompt))
+    return cast("Tensor", demo.clip.encode_from_tokens(demo.clip.tokenize(prompt)))
 
 
 def _first_end(demo: _Demo, prompt: str) -> int:

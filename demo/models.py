@@ -4,7 +4,7 @@ ComfyUI is imported inside the functions only, so that the demo world itself nee
 """
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP, VAE
 
-UNET_CONFIG = {
+UNET_CONFIG: dict[str, Any] = {
     "image_size": 32,
     "in_channels": 4,
     "out_channels": 4,
@@ -34,7 +34,7 @@ UNET_CONFIG = {
     "use_temporal_attention": False,
     "legacy": False,
 }
-_HEADS = {"num_heads": -1, "num_head_channels": 32}
+_HEADS: dict[str, Any] = {"num_heads": -1, "num_head_channels": 32}
 
 
 def load_demo_model() -> "tuple[ModelPatcher, CLIP, VAE]":
@@ -87,7 +87,8 @@ def build_vae(weights: dict[str, Tensor]) -> "VAE":
     import comfy.taesd.taesd
 
     # VAE's constructor knows a fixed list of architectures; a TAESD sets all its fields.
-    vae = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD(latent_channels=4).state_dict())
+    stand_in = comfy.taesd.taesd.TAESD(latent_channels=4).state_dict()
+    vae = cast("Any", comfy.sd.VAE(sd=stand_in))
     autoencoder = DemoAutoencoder()
     autoencoder.load_state_dict(weights)
     vae.first_stage_model = autoencoder.eval().requires_grad_(False).to(vae.vae_dtype)
@@ -110,8 +111,8 @@ def new_unet() -> nn.Module:
         UNetModel,
     )
 
-    unet = UNetModel(**UNET_CONFIG, **_HEADS, operations=_TorchLayers)
-    last_layers = [unet.out[-1]]
+    unet = UNetModel(**UNET_CONFIG, **_HEADS, operations=cast("Any", _TorchLayers))
+    last_layers: list[Any] = [unet.out[-1]]
     for module in unet.modules():
         if isinstance(module, ResBlock):
             last_layers.append(module.out_layers[-1])
@@ -172,5 +173,5 @@ class _TorchLayers:
     Embedding = nn.Embedding
 
     @staticmethod
-    def conv_nd(dims: int, *args: int, **kwargs) -> nn.Conv2d:
+    def conv_nd(dims: int, *args: Any, **kwargs: Any) -> nn.Conv2d:
         return nn.Conv2d(*args, **kwargs)

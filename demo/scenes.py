@@ -6,7 +6,7 @@ checks; 1,000,000 and above training.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -26,6 +26,7 @@ _RADIUS = {1: (0.17, 0.32), 2: (0.15, 0.24), 3: (0.13, 0.19), 4: (0.12, 0.16)}
 _GAP = 0.02  # free space between two objects' circumscribed circles, and to the border
 
 Triples = Literal["trained", "held_out", "all"]
+RGB = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Background:
     """A low-chroma background: its kind, two RGB colours in [0, 1], and the seed of its details."""
 
     kind: str
-    colors: tuple[tuple[float, float, float], tuple[float, float, float]]
+    colors: tuple[RGB, RGB]
     seed: int
 
 
@@ -129,5 +130,5 @@ def _draw_background(rng: np.random.Generator) -> Background:
     """A kind and two greyish colours of different brightness."""
     kind = BACKGROUNDS[int(rng.integers(0, len(BACKGROUNDS)))]
     grey = rng.uniform(0.3, 0.85, (2, 1)) + rng.uniform(-0.05, 0.05, (2, 3))
-    first, second = (tuple(float(v) for v in row) for row in grey)
+    first, second = (cast("RGB", tuple(float(v) for v in row)) for row in grey)
     return Background(kind, (first, second), int(rng.integers(0, 2**31)))

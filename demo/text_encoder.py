@@ -1,5 +1,7 @@
 """The demo model's text encoder: ComfyUI's CLIPTextModel, 128 wide, end-of-text padding."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ CLIP_CONFIG = {
 }
 
 
-def text_states(text_model: nn.Module, embeddings: Tensor) -> Tensor:
+def text_states(text_model: Any, embeddings: Tensor) -> Tensor:
     """Final states (B, N, 128) of ComfyUI's CLIPTextModel_ for token embeddings (B, N, 128).
 
     Differs from ComfyUI's own forward: its layers add in place, which autograd does not allow.
@@ -27,7 +29,7 @@ def text_states(text_model: nn.Module, embeddings: Tensor) -> Tensor:
     return text_model.final_layer_norm(x)
 
 
-def _attend(attention: nn.Module, x: Tensor) -> Tensor:
+def _attend(attention: Any, x: Tensor) -> Tensor:
     split = (*x.shape[:2], attention.heads, -1)
     q, k, v = (
         projection(x).reshape(split).transpose(1, 2)
@@ -40,7 +42,9 @@ def _attend(attention: nn.Module, x: Tensor) -> Tensor:
 class TrainableText(nn.Module):
     """A CLIPTextModel_ behind a table of the captions' tokens, plus one for all others."""
 
-    def __init__(self, text_model: nn.Module, token_ids: list[int]):
+    token_ids: Tensor
+
+    def __init__(self, text_model: Any, token_ids: list[int]):
         super().__init__()
         self.text_model = text_model
         text_model.embeddings.token_embedding = nn.Identity()

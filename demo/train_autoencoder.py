@@ -54,9 +54,10 @@ def reconstruction_loss(result: Tensor, target: Tensor) -> Tensor:
 def train_autoencoder(plan: StagePlan, out: Path, device: torch.device) -> DemoAutoencoder:
     """Train (or continue) the autoencoder and return it with averaged weights, in eval mode."""
     with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(1)
+        torch.default_generator.manual_seed(1)
         net = DemoAutoencoder()
-    net = net.to(device, memory_format=torch.channels_last)
+    # Module.to takes a memory format; torch's type stubs leave that call out.
+    net = net.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     stage = Stage(plan, net, out)
     pool = _pool(stage)
 

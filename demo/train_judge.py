@@ -1,6 +1,7 @@
 """Training stage 4: the judge, on crops of ground truth with box errors, blur and noise."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def object_labels(scenes: list[Scene]) -> Tensor:
 def train_judge(plan: StagePlan, out: Path, device: torch.device) -> JudgeNet:
     """Train (or continue) the judge and return it with averaged weights, in eval mode."""
     with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(5)
+        torch.default_generator.manual_seed(5)
         net = JudgeNet().to(device)
     stage = Stage(plan, net, out)
 
@@ -59,7 +60,8 @@ def train_judge(plan: StagePlan, out: Path, device: torch.device) -> JudgeNet:
         crops = _degrade(object_crops(scenes, images, masks, rng), rng).to(device)
         labels = object_labels(scenes).to(device)
         logits = net(crops)
-        return sum(F.cross_entropy(row, labels[:, i]) for i, row in enumerate(logits))
+        losses = (F.cross_entropy(row, labels[:, i]) for i, row in enumerate(logits))
+        return cast("Tensor", sum(losses))
 
     net.load_state_dict(stage.train(loss_at))
     return net.eval()

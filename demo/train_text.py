@@ -5,6 +5,7 @@ predict the contents of the whole caption, so that they carry its meaning as CLI
 """
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -44,7 +45,8 @@ class _TextWithHeads(nn.Module):
         words = states[captions.owner != NO_OBJECT]  # (L, 128)
         targets = captions.said[captions.owner != NO_OBJECT]
         heads = self.said(words).split(_CLASSES, -1)
-        loss = sum(F.cross_entropy(h, targets[:, i]) for i, h in enumerate(heads))
+        losses = (F.cross_entropy(h, targets[:, i]) for i, h in enumerate(heads))
+        loss = cast("Tensor", sum(losses))
         row, position = captions.is_end.nonzero(as_tuple=True)
         pick = torch.arange(
             0, len(row), 5, device=row.device
@@ -79,7 +81,7 @@ def train_text(plan: StagePlan, out: Path, device: torch.device) -> TrainableTex
     """Train (or continue) the text encoder and return it frozen, with averaged weights."""
     sampler = CaptionSampler(tokenize)
     with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(2)
+        torch.default_generator.manual_seed(2)
         net = _TextWithHeads(TrainableText(new_text_model(), sampler.token_ids)).to(device)
     stage = Stage(plan, net, out)
 

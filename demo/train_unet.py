@@ -93,7 +93,7 @@ def train_unet(
     """Train (or continue) the UNet and return it with averaged weights."""
     sampler = CaptionSampler(tokenize)
     with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(4)
+        torch.default_generator.manual_seed(4)
         unet = new_unet()
     stage = Stage(plan, unet.to(device), out)
     schedule = alpha_bars().to(device)

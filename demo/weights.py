@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
@@ -33,7 +34,7 @@ def read_weights(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
         raise ValueError(
             f"The demo model's weight file {path} is not the listed one (SHA-256). {_CURE}"
         )
-    tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
+    tensors = cast("dict[str, Tensor]", comfy.utils.load_torch_file(str(path), safe_load=True))
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
