@@ -23,7 +23,7 @@ def test_a_stage_continues_from_its_checkpoint(tmp_path):
     first.train(_loss(first))
     second = _line_stage(tmp_path, 80)
     assert second.step == 40 and second.position == 0.5
-    assert torch.equal(second.net.weight, first.net.weight)
+    assert torch.equal(second.net.get_parameter("weight"), first.net.get_parameter("weight"))
     weights = second.train(_loss(second))
     assert second.step == 80
     assert (weights["weight"] + weights["bias"]).item() == pytest.approx(3, abs=0.5)
