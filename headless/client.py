@@ -70,7 +70,7 @@ class ComfyClient:
     def __init__(self, url: str):
         self.url = url.rstrip("/")
         self._id = uuid.uuid4().hex
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._socket: aiohttp.ClientWebSocketResponse[bool] | None = None
 
     async def __aenter__(self) -> "ComfyClient":
         if not self.url.startswith(("http://", "https://")):
