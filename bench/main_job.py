@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..demo.judge import Judge
-from ..demo.world import demo_edits, make_scene, render
+from ..demo.world import demo_edits, make_scene, render, unknown_words
 from ..headless import ComfyClient, ComfyError, Progress, Workflow
 from .pictures import side_by_side
 
@@ -33,6 +33,7 @@ WORKFLOW = ROOT / "workflows" / "api" / "ale_edit.json"
 SAVED = ("edited", "reconstruction", "regions")  # titles "Save edited", ... of the workflow
 LCM_GUIDANCE = {"source_guidance": 1.0, "target_guidance": 2.0}  # the demo model is not distilled
 VARIANTS = ("paper", "published code")
+EDIT_TYPES = ("color", "material", "object", "color and object", "object and material", "custom")
 NAIVE = {"ore": False, "rgb_cam": False, "blending": False}
 
 
@@ -73,8 +74,8 @@ def own_input(
 ) -> tuple[Image.Image, list[Edit]]:
     if not edits or len(edits) != len(masks):
         raise ValueError(
-            f"{len(edits)} edits and {len(masks)} masks. "
-            "Give --edit and --mask once per object, in the same order."
+            f"{len(edits)} times --edit and {len(masks)} times --mask. "
+            "Give each once per object, in the same order."
         )
     source = open_picture(image).convert("RGB")
     return source, [
@@ -83,10 +84,23 @@ def own_input(
     ]
 
 
+def warn_of_unknown_words(edits: Sequence[Edit]) -> None:
+    """Say which words of the edits the demo model was never taught."""
+    words = unknown_words(" ".join(f"{edit.source} {edit.target}" for edit in edits))
+    if words:
+        print(
+            f"The demo model does not know {', '.join(words)}. Give --checkpoint, or use the words "
+            "of the demo world (demo/MODEL_CARD.md)."
+        )
+
+
 def split_edit(text: str) -> tuple[str, str]:
     source, arrow, target = (part.strip() for part in text.partition("->"))
     if not (source and arrow and target):
-        raise ValueError(f'--edit {text!r} is not of the form "source -> target".')
+        raise ValueError(
+            f'--edit {text!r} is not of the form "source -> target". Write it in '
+            'quotes, for example --edit "wolf -> brown goat".'
+        )
     return source, target
 
 
@@ -94,14 +108,21 @@ def open_picture(path: Path) -> Image.Image:
     try:
         with Image.open(path) as picture:
             return ImageOps.exif_transpose(picture)
+    except FileNotFoundError:
+        raise ValueError(f"There is no file {path}.") from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}).") from error
+        raise ValueError(f"{path} is no image that can be read. Give a PNG or JPEG.") from error
 
 
 def fitted_mask(path: Path, size: tuple[int, int]) -> Image.Image:
     mask = open_picture(path).convert("L")
     if mask.size != size:
-        print(f"{path} is {mask.size[0]}x{mask.size[1]}: resized to the image's {size}.")
+        if abs(mask.width * size[1] / (mask.height * size[0]) - 1) > 0.05:
+            raise ValueError(
+                f"{path} is {mask.width}x{mask.height}, the image {size[0]}x{size[1]}: their "
+                "shapes differ. Make the mask from the image that is edited, at its size."
+            )
+        print(f"{path} is {mask.size[0]}x{mask.size[1]}: resized to {size[0]}x{size[1]}.")
         mask = mask.resize(size, Image.Resampling.NEAREST)
     return mask
 
@@ -125,6 +146,8 @@ def filled_workflow(
     seed: int | None = None,
     checkpoint: str | None = None,
     variant: str = "paper",
+    edit_type: str | None = None,
+    guidance: tuple[float | None, float | None] = (None, None),
 ) -> Workflow:
     """The main workflow for one uploaded image and (source, target, uploaded mask) edits."""
     workflow = Workflow.load(WORKFLOW)
@@ -134,11 +157,16 @@ def filled_workflow(
         workflow.fill(f"Mask {number}", image=mask)
         workflow.fill(f"Edit {number}", source=source, target=target)
     workflow.fill("Method", variant=variant)
+    if edit_type is not None:
+        workflow.fill("Self-attention", edit_type=edit_type)
     if seed is not None:
         workflow.fill("Noise", noise_seed=seed)
     if checkpoint is not None:
         workflow.replace("Model", "CheckpointLoaderSimple", {"ckpt_name": checkpoint})
         workflow.fill("Guider", **LCM_GUIDANCE)
+    for name, scale in zip(LCM_GUIDANCE, guidance, strict=True):
+        if scale is not None:
+            workflow.fill("Guider", **{name: scale})
     return workflow
 
 
@@ -279,6 +307,8 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
     else:
         source, edits = demo_input(args.seed)
     judge = None if own else Judge.load()
+    if own and args.checkpoint is None:
+        warn_of_unknown_words(edits)
     args.out.mkdir(parents=True, exist_ok=True)
     async with ComfyClient(args.server) as client:
         names = [await upload(client, edit.mask) for edit in edits]
@@ -289,6 +319,8 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
             seed=args.seed,
             checkpoint=args.checkpoint,
             variant=args.variant,
+            edit_type=args.edit_type or ("object" if own else None),
+            guidance=(args.source_guidance, args.target_guidance),
         )
         await client.check(workflow.classes())
         ale = await run_workflow(client, workflow, "ALE edit")
@@ -326,9 +358,25 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--server", default="http://127.0.0.1:8188", metavar="URL")
     options.add_argument("--out", type=Path, default=Path("output/demo"), metavar="DIR")
     options.add_argument("--seed", type=int, default=0, help="of the demo scene and the noise")
-    options.add_argument("--image", type=Path, metavar="FILE", help="your own image")
+    options.add_argument(
+        "--image", type=Path, metavar="FILE", help="your own image, 512 to 768 pixels"
+    )
     options.add_argument("--edit", action="append", default=[], metavar='"SOURCE -> TARGET"')
-    options.add_argument("--mask", type=Path, action="append", default=[], metavar="FILE")
+    options.add_argument(
+        "--mask",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="where the object of the --edit of the same place is, white on the object",
+    )
+    options.add_argument(
+        "--edit-type",
+        choices=EDIT_TYPES,
+        help="its schedule; object for --image, color for a scene",
+    )
+    for branch in ("source", "target"):
+        options.add_argument(f"--{branch}-guidance", type=float, metavar="SCALE")
     options.add_argument("--variant", choices=VARIANTS, default=VARIANTS[0], help="of the method")
     options.add_argument("--checkpoint", metavar="NAME", help="a checkpoint the server has")
     options.add_argument("--started-at", type=float, default=time.time(), help=argparse.SUPPRESS)

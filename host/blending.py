@@ -53,7 +53,11 @@ def _make_predict_noise(regions: Regions, variant: Any, is_soft: bool) -> Any:
         return background_weights(regions, height, width, variant, is_soft).to(device)
 
     def predict_noise(
-        executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None
+        executor: Any,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any],
+        seed: int | None = None,
     ) -> Tensor:
         denoised = executor(x, timestep, model_options, seed)
         options = model_options["transformer_options"]

@@ -44,7 +44,7 @@ def ore_entries(conds: dict[str, list[dict[str, Any]]]) -> dict[UUID, OREEntry]:
         cond["uuid"]: OREEntry(cond[ORE_KEY], cond.get(BRANCHES_KEY, False))
         for entries in conds.values()
         for cond in entries
-        if ORE_KEY in cond
+        if ORE_KEY in cond and bool(cond["cross_attn"].any())  # Conditioning Zero Out is plain
     }
 
 

@@ -66,7 +66,13 @@ def _require_entries(guider: Any, regions: Regions) -> dict[UUID, OREEntry]:
         )
     for cond in (cond for conds in guider.conds.values() for cond in conds):
         if cond["uuid"] in entries:
-            _require_untouched(cond, entries[cond["uuid"]].ore)
+            _require_untouched(cond, entries[cond["uuid"]])
+    settings = {entry.ore.settings for entry in entries.values()}
+    if len(settings) > 1:
+        raise ValueError(
+            f"{NODE}: the conditionings of this run were made with different Method Settings. "
+            "Connect the same edits to every Object-Restricted Embeddings."
+        )
     for entry in entries.values():
         phrases = entry.ore.phrases
         if len(phrases) != len(regions.names):
@@ -111,9 +117,11 @@ class _Run:
             for rows, entry in targets:
                 texts = self._region_texts(key, module, entry.ore, q, options)
                 ours = region_cross_attention(q[rows], texts, attention)
-                if inner or self._strength != 1.0:
+                if inner:
                     plain = attention(q[rows], k[rows], v[rows])
                     out[rows] += self._strength * (ours - plain)
+                elif self._strength != 1.0:
+                    out[rows] = torch.lerp(out[rows], ours, self._strength)
                 else:
                     out[rows] = ours
             return out
@@ -217,17 +225,30 @@ def _require_width(module: Any, entries: Mapping[UUID, OREEntry]) -> None:
             )
 
 
-def _require_untouched(cond: Mapping[str, Any], ore: ObjectRestrictedEmbeddings) -> None:
-    """What other nodes may do to our conditioning before it reaches the sampler."""
-    tokens, expected = cond["cross_attn"].shape[1], ore.keys.shape[0]
+def _require_untouched(cond: Mapping[str, Any], entry: OREEntry) -> None:
+    """Refuses what other nodes may have done to our conditioning on its way to the sampler."""
+    text, base = cond["cross_attn"], entry.ore.base
+    tokens, expected = text.shape[1], base.shape[0]
     if tokens % expected:
         raise ValueError(
             f"{NODE}: the conditioning has {tokens} tokens where Object-Restricted Embeddings made "
             f"{expected}; another node changed the text after it. Remove what appends tokens to "
             "this conditioning."
         )
+    rows = text.chunk(2)[1] if entry.is_two_branch else text
+    if not bool((rows.unflatten(1, (-1, expected)).to(base) == base).all()):
+        raise ValueError(
+            f"{NODE}: another node changed the text of the conditioning after Object-Restricted "
+            "Embeddings (such as Conditioning Concat or Average). Connect that node's output "
+            "directly."
+        )
     if cond.get("area") is not None:
         raise ValueError(
             f"{NODE}: the conditioning is limited to the area {tuple(cond['area'])}. Remove "
             "Conditioning (Set Area); the regions say where each object is."
+        )
+    if cond.get("mask") is not None and cond.get("set_area_to_bounds"):
+        raise ValueError(
+            f"{NODE}: the conditioning is limited to the area of a mask. Set Conditioning (Set "
+            "Mask) to default instead of mask bounds; the regions say where each object is."
         )

@@ -63,6 +63,11 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
                     "exactly one. Do not combine conditionings before this node; use edits and "
                     "regions for several objects."
                 )
+            if cond[0][0].shape[0] != 1:
+                raise ValueError(
+                    f"{NODE}: the {name} input holds {cond[0][0].shape[0]} texts, one is needed. "
+                    "Do not batch conditionings before this node."
+                )
         for key in SHARED_KEYS:
             first, second = source[0][1].get(key), target[0][1].get(key)
             if not _is_same(first, second):
@@ -96,7 +101,8 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         for name, cond in [*inputs, *(("negative", cond) for cond in self._negative)]:
             require_text_width(name, cond, self.model_patcher, NODE)
         positive = _branch_entry(self._source, self._target, latent_image.shape[0])
-        self.original_conds = {"positive": [positive], "negative": self._negative}
+        negative = [{**cond, BRANCHES_KEY: True} for cond in self._negative]
+        self.original_conds = {"positive": [positive], "negative": negative}
         try:
             return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finally:
@@ -261,4 +267,6 @@ def _branch_entry(source: dict[str, Any], target: dict[str, Any], batch: int) ->
 def _is_same(first: Any, second: Any) -> bool:
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return first.shape == second.shape and torch.equal(first, second)
+    if isinstance(first, (tuple, list)) and isinstance(second, (tuple, list)):
+        return len(first) == len(second) and all(map(_is_same, first, second))
     return first is second or first == second

@@ -39,5 +39,5 @@ def paste_background(edited: Tensor, source: Tensor, regions: Regions) -> Tensor
     """The edited pixels inside the dilated regions and the source's outside, both (B, H, W, 3),
     with the regions' edge."""
     height, width = source.shape[1:3]
-    background = resize_masks(regions.soft_background[None], height, width)[0, ..., None]
-    return torch.lerp(restore_size(edited, source), source[..., :3], background)
+    background = resize_masks(regions.soft_background[None], height, width)[0, ..., None].to(source)
+    return torch.lerp(restore_size(edited, source).to(source), source[..., :3], background)

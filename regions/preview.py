@@ -32,7 +32,7 @@ def preview_image(image: Tensor | None, regions: Regions) -> Tensor:
     if image is None:
         canvas = torch.full((*regions.raw.shape[-2:], 3), GREY)
     else:
-        canvas = image[0, ..., :3].cpu()
+        canvas = image[0, ..., :3].cpu().float()
     if canvas.shape[:2] != regions.raw.shape[-2:]:
         size = tuple(canvas.shape[:2])
         regions = replace(

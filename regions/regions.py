@@ -70,7 +70,7 @@ def make_regions(
 
     Raises ValueError when a mask is empty, naming the object.
     """
-    raw = torch.stack([mask >= THRESHOLD for mask in masks]).to(torch.float32)
+    raw = torch.stack([mask.cpu() >= THRESHOLD for mask in masks]).to(torch.float32)
     for name, mask in zip(names, raw, strict=True):
         if not mask.any():
             raise ValueError(

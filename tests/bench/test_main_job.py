@@ -114,14 +114,17 @@ def test_panels_are_enlarged_to_a_readable_size():
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--image", "none.png", "--edit", "a -> b", "--mask", "m.png"], "none.png cannot be read"),
-        (["--image", "{image}", "--edit", "a -> b"], "1 edits and 0 masks. Give --edit and --mask"),
-        (["--image", "{image}"], "0 edits and 0 masks"),
+        (["--image", "none.png", "--edit", "a -> b", "--mask", "m.png"], "There is no file"),
+        (
+            ["--image", "{image}", "--edit", "a -> b"],
+            "1 times --edit and 0 times --mask. Give each",
+        ),
+        (["--image", "{image}"], "0 times --edit and 0 times --mask"),
         (["--image", "{image}", "--edit", "a to b", "--mask", "{image}"], "not of the form"),
         (["--image", "{image}", "--edit", "a -> ", "--mask", "{image}"], "not of the form"),
         (
             ["--image", "{image}", "--edit", "a->b", "--mask", "{text}"],
-            "cannot be read as an image",
+            "no image that can be read",
         ),
         (["--server", "http://127.0.0.1:1"], "No ComfyUI answers at http://127.0.0.1:1"),
     ],

@@ -313,3 +313,10 @@ def test_every_refusal_leaves_the_guider_and_the_model_well(model, clip):
 def test_another_width_is_no_obstacle_when_the_model_has_it():
     clip, model = tiny_clip(width=64), tiny_model(width=64)
     assert torch.isfinite(edit(guide(patched(model), clip))).all()
+
+
+def test_a_batch_of_texts_on_one_branch(model, clip):
+    two = [[torch.cat([plain(clip, "wolf")[0][0]] * 2), {}]]
+    guider = TwoBranchGuider(model)
+    with pytest.raises(ValueError, match="Two-Branch Guider: the source input holds 2 texts"):
+        guider.set_branches(two, plain(clip, "goat"), plain(clip, ""))

@@ -548,3 +548,31 @@ def test_the_edit_of_a_wide_latent_is_finite_and_of_its_shape(model, clip):
     latent = source_latent(1, 8, 24)
     made = edit(guide(patched(model, two_regions(64, 192)), clip), latent)
     assert made.shape == latent.shape and torch.isfinite(made).all()
+
+
+# -- our conditioning after other nodes ------------------------------------------------------------
+
+
+def test_a_zeroed_copy_of_our_conditioning_is_a_plain_negative(model, clip):
+    """Conditioning Zero Out keeps the entry's dict."""
+    positive, rgb_cam = target(clip), apply_rgb_cam(model, two_regions())
+    zeros = torch.zeros_like(positive[0][0])
+    copied = [[zeros, dict(positive[0][1])]]
+    expected = generate(rgb_cam, positive, [[zeros, {}]])
+    assert torch.equal(generate(rgb_cam, positive, copied), expected)
+
+
+def test_text_that_another_node_mixed_in_is_refused(model, clip):
+    positive, other = target(clip), plain(clip, "a stone")
+    appended = torch.cat([positive[0][0], other[0][0]], dim=1)  # Conditioning Concat
+    averaged = 0.7 * positive[0][0] + 0.3 * other[0][0]
+    for text in (appended, averaged):
+        with pytest.raises(ValueError, match="Region Cross-Attention.*another node changed"):
+            generate(apply_rgb_cam(model, two_regions()), [[text, positive[0][1]]], other)
+
+
+def test_the_bounds_of_a_mask_are_refused_like_an_area(model, clip):
+    positive = target(clip)
+    positive[0][1].update(mask=torch.ones(1, 64, 64), set_area_to_bounds=True)
+    with pytest.raises(ValueError, match="Region Cross-Attention.*mask bounds"):
+        generate(apply_rgb_cam(model, two_regions()), positive, plain(clip, ""))
