@@ -184,7 +184,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         """Whether the target's unconditional rows need the source's in the same call at this
         step."""
         if timestep.device.type != "cpu":
-            return True  # one larger call beats two smaller ones; docs/performance.md
+            return True  # one larger call is expected to be faster; docs/performance.md
         options = model_options["transformer_options"]
         is_injecting = options.get(ACTIVE_KEY)
         return is_injecting is not None and is_injecting(options)
