@@ -441,7 +441,7 @@ def test_a_taken_port_is_an_error_before_any_set_up(tmp_path):
 def test_an_unknown_benchmark_is_an_error_that_names_the_known():
     done = run_dev("bench", "no-such")
     assert done.returncode == 1
-    assert "main_job" in done.stderr
+    assert "scenes, speed" in done.stderr
 
 
 def test_further_options_pass_through_in_order(dev):

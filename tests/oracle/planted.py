@@ -306,13 +306,8 @@ LOOP = [
     Mistake(
         "source and target conditioning exchanged",
         "host.two_branch_guider:_branch_entry",
-        lambda right: (
-            lambda source, target, batch: right(
-                {**target, "cross_attn": target["cross_attn"]},
-                {**target, "cross_attn": source["cross_attn"]},
-                batch,
-            )
-        ),
+        lambda right: lambda source, target, batch: right(target, source, batch),
+    ),
     ),
     Mistake(
         "source and target prediction exchanged",

@@ -55,7 +55,7 @@ def test_the_demo_command_starts_comfyui_and_writes_every_file(tmp_path):
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_persons_own_image_and_masks_are_edited(server, tmp_path, count):
     image, masks = render(make_scene(5, 3))
-    picture = to_picture(image).resize((140, 132))
+    picture = to_picture(image).resize((140, 136))
     picture.save(tmp_path / "image.png")
     argv = ["--server", server.url, "--out", str(tmp_path / "out")]
     argv += ["--image", str(tmp_path / "image.png")]
