@@ -308,7 +308,6 @@ LOOP = [
         "host.two_branch_guider:_branch_entry",
         lambda right: lambda source, target, batch: right(target, source, batch),
     ),
-    ),
     Mistake(
         "source and target prediction exchanged",
         "host.virtual_inversion:predicted_edit",
