@@ -63,17 +63,30 @@ def region_text(
     return RegionText(positions.to(keys.device), keys[None, tokens], values[value, tokens][None])
 
 
-def region_cross_attention(q: Tensor, texts: Sequence[RegionText], attention: Attention) -> Tensor:
-    """RGB-CAM's output A for queries (B, L, C), Algorithm 2 of ALE-Edit: (B, L, C).
+@dataclass(frozen=True, eq=False)
+class LayerText:
+    """The texts of all regions of one layer.
 
-    texts: one per group of positions; together they hold every position once.
+    positions: (L,) int64, those of the regions in turn; together they hold every position once.
     """
-    if len(texts) == 1:
-        return _attend(q, texts[0], attention)
-    order = torch.cat([text.positions for text in texts])
-    parts = q.index_select(1, order).split([len(text.positions) for text in texts], dim=1)
-    grouped = [_attend(part, text, attention) for part, text in zip(parts, texts, strict=True)]
-    return torch.empty_like(q).index_copy_(1, order, torch.cat(grouped, dim=1))
+
+    regions: tuple[RegionText, ...]
+    positions: Tensor
+
+
+def layer_text(regions: Sequence[RegionText]) -> LayerText:
+    """The regions of one layer, prepared for region_cross_attention."""
+    return LayerText(tuple(regions), torch.cat([region.positions for region in regions]))
+
+
+def region_cross_attention(q: Tensor, text: LayerText, attention: Attention) -> Tensor:
+    """RGB-CAM's output A for queries (B, L, C), Algorithm 2 of ALE-Edit: (B, L, C)."""
+    if len(text.regions) == 1:
+        return _attend(q, text.regions[0], attention)
+    sizes = [len(region.positions) for region in text.regions]
+    parts = q.index_select(1, text.positions).split(sizes, dim=1)
+    grouped = [_attend(q, region, attention) for q, region in zip(parts, text.regions, strict=True)]
+    return torch.empty_like(q).index_copy_(1, text.positions, torch.cat(grouped, dim=1))
 
 
 def _attend(q: Tensor, text: RegionText, attention: Attention) -> Tensor:

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from ..attention.rgb_cam import Attention, region_cross_attention, region_text
+from ..attention.rgb_cam import Attention, layer_text, region_cross_attention, region_text
 from ..demo.models import UNET_CONFIG, build_model, load_demo_model, new_unet
 from ..demo.world import demo_edits, make_scene, render
 from ..editors.ale import SCHEDULES, ALESettings
@@ -59,6 +59,7 @@ FEWEST_ROUNDS, ENOUGH_S = 5, 40.0
 TOKENS = 77
 WORDS = (2, 3, 4, 5)  # of the objects' phrases, in turn; ten of them fit one chunk of text
 STEPS = ALESettings.steps
+ROWS_SIZE = 32
 GUIDANCE = (ALESettings.source_guidance, ALESettings.target_guidance)
 BOTH_GUIDED = (1.5, 2.0)  # every call holds all four rows of an image
 
@@ -151,9 +152,9 @@ def ale_model(model: Any, count: int, size: int, schedule: float = 1.0) -> Any:
 
 
 class SavingGuider(TwoBranchGuider):
-    """Leaves out the source's unconditional row on every device."""
+    """Leaves out the source's unconditional row on every device, at every size."""
 
-    def _is_coupled(self, *_: Any) -> bool:
+    def _is_one_call(self, *_: Any) -> bool:
         return False
 
 
@@ -274,8 +275,9 @@ def measure_row_policies(model: Any, shape: Shape, rounds: int) -> dict[str, Any
 # -- counted ---------------------------------------------------------------------------------------
 
 
-def count_rows(model: Any, size: int = 8) -> dict[str, int]:
-    """UNet rows of a whole edit of one image: as published, and here by type of edit."""
+def count_rows(model: Any, size: int) -> dict[str, int]:
+    """UNet rows of a whole edit of one image: as published, and here by type of edit, at a latent
+    size where rows are left out."""
 
     def rows_of(schedule: float, keeps_all: bool) -> int:
         rows = []
@@ -326,13 +328,15 @@ def count_operations(side: int = 32, channels: int = 64, heads: int = 8) -> dict
     for k in COUNTS:
         ore = embeddings(k, channels)
         covered = coverage(boxes(k, side).dilated, side, side, "paper")
-        texts = [
-            region_text(ore.keys, ore.values, ore.owner, g.cells, g.value, g.visible)
-            for g in cell_groups(covered, last_object_wins=False)
-        ]
+        text = layer_text(
+            [
+                region_text(ore.keys, ore.values, ore.owner, g.cells, g.value, g.visible)
+                for g in cell_groups(covered, last_object_wins=False)
+            ]
+        )
         inside = covered.flatten(1)
         found[f"k{k}"] = {
-            "grouped": counted(lambda a, t=texts: region_cross_attention(q, t, a), heads),
+            "grouped": counted(lambda a, t=text: region_cross_attention(q, t, a), heads),
             "published": counted(lambda _, o=ore, i=inside: published_form(q, o, i, heads), heads),
         }
     return found
@@ -428,7 +432,7 @@ def measure(is_quick: bool, rounds: int) -> dict[str, Any]:
         ratios += [measure_ratios(model, shape, rounds) for shape in chosen]
         smaller = replace(chosen[0], size=chosen[0].size // 2)
         policies += [measure_row_policies(model, shape, rounds) for shape in (smaller, *chosen)]
-        rows = rows or count_rows(model)
+        rows = rows or count_rows(model, ROWS_SIZE)
     return {
         "ratios": {
             **{name: max(found[name] for found in ratios) for name in RATIOS},

@@ -15,7 +15,13 @@ from uuid import UUID
 import torch
 from torch import Tensor
 
-from ..attention.rgb_cam import Attention, RegionText, region_cross_attention, region_text
+from ..attention.rgb_cam import (
+    Attention,
+    LayerText,
+    layer_text,
+    region_cross_attention,
+    region_text,
+)
 from ..prompts.ore import ObjectRestrictedEmbeddings
 from ..regions.grid import CellGroup, cell_groups, coverage
 from ..regions.regions import Regions
@@ -95,7 +101,7 @@ class _Run:
         self._strength = strength
         self._patcher = patcher
         self._groups: dict[tuple[int, ...], tuple[CellGroup, ...]] = {}
-        self._texts: dict[Any, list[RegionText]] = {}
+        self._texts: dict[Any, LayerText] = {}
 
     def install(self, layers: Mapping[LayerKey, Any], model_options: dict[str, Any]) -> None:
         """Put a replacement around every layer into the run's own model options, outermost."""
@@ -115,8 +121,8 @@ class _Run:
             rows = [rows for rows, _ in targets]
             out = _inner_output(q, k, v, rows, options, inner, attention, self._strength == 1.0)
             for rows, entry in targets:
-                texts = self._region_texts(key, module, entry.ore, q, options)
-                ours = region_cross_attention(q[rows], texts, attention)
+                text = self._layer_text(key, module, entry.ore, q, options)
+                ours = region_cross_attention(q[rows], text, attention)
                 if inner:
                     plain = attention(q[rows], k[rows], v[rows])
                     out[rows] += self._strength * (ours - plain)
@@ -128,30 +134,32 @@ class _Run:
 
         return attn2_replace
 
-    def _region_texts(
+    def _layer_text(
         self,
         key: LayerKey,
         module: Any,
         ore: ObjectRestrictedEmbeddings,
         q: Tensor,
         options: dict[str, Any],
-    ) -> list[RegionText]:
+    ) -> LayerText:
         """Keys and values of every group of cells of one layer, projected once a run by the layer
         itself."""
         height, width = options["activations_shape"][-2:]
         cache_key = (key, id(ore), height, width, q.device, q.dtype)
-        texts = self._texts.get(cache_key)
-        if texts is None:
+        text = self._texts.get(cache_key)
+        if text is None:
             keys = module.to_k(ore.keys.to(q))  # (N, C)
             values = module.to_v(ore.values.to(q))  # (K+1, N, C)
-            texts = [
-                region_text(keys, values, ore.owner, g.cells, g.value, g.visible)
-                for g in self._cell_groups(ore, height, width)
-            ]
+            text = layer_text(
+                [
+                    region_text(keys, values, ore.owner, g.cells, g.value, g.visible)
+                    for g in self._cell_groups(ore, height, width)
+                ]
+            )
             # weight hooks may change the projections in the middle of a run
             if getattr(self._patcher, "current_hooks", None) is None:
-                self._texts[cache_key] = texts
-        return texts
+                self._texts[cache_key] = text
+        return text
 
     def _cell_groups(
         self, ore: ObjectRestrictedEmbeddings, height: int, width: int

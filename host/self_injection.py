@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..attention.self_injection import rows_with_source
@@ -29,6 +30,7 @@ def apply_self_injection(model: Any, schedule: float) -> Any:
         guider = executor.class_obj
         require_two_branch(guider, NODE)
         variant = run_settings(guider.conds).variant
+        indices: dict[tuple[int, int, torch.device], Tensor] = {}
 
         def is_active(options: dict[str, Any]) -> bool:
             steps = len(options["sample_sigmas"]) - 1
@@ -37,9 +39,12 @@ def apply_self_injection(model: Any, schedule: float) -> Any:
         def attn1_patch(n: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]) -> Any:
             if not is_active(options):
                 return n, context, value
-            chunks = (branch_rows(chunk) for chunk in chunk_rows(n.shape[0], options))
-            index = rows_with_source(n.shape[0], ((rows.source, rows.target) for rows in chunks))
-            index = index.to(n.device)
+            key = (n.shape[0], len(options["cond_or_uncond"]), n.device)
+            if key not in indices:
+                chunks = (branch_rows(chunk) for chunk in chunk_rows(n.shape[0], options))
+                pairs = ((rows.source, rows.target) for rows in chunks)
+                indices[key] = rows_with_source(n.shape[0], pairs).to(n.device)
+            index = indices[key]
             return n[index], context[index], value
 
         options = guider.model_options.setdefault("transformer_options", {})

@@ -28,6 +28,8 @@ from .self_injection import ACTIVE_KEY
 from .unet import require_cross_attention
 
 NODE = "Two-Branch Guider"
+LEAST_SPLIT_POSITIONS = 32 * 32
+"""Latent positions of a branch below which two calls take longer than one with more rows."""
 SHARED_KEYS = (
     "area",
     "mask",
@@ -126,21 +128,39 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         self,
         x: Tensor,
         timestep: Tensor,
-        model_options: dict[str, Any] | None = None,
+        model_options: dict[str, Any],
         seed: int | None = None,
     ) -> Tensor:
         """Denoised predictions (2B, C, h, w) of latents [source x B, target x B]."""
-        model_options = _with_step(model_options or {}, timestep)
+        model_options = _with_step(model_options, timestep)
         batch = x.shape[0] // 2
         cond, uncond = self._predictions(x, timestep, model_options)
         # guidance patches see the whole batch, as they may call the model again; each scale's own
         # branch is taken from the result
+        scales = self._scales(model_options)
         guided = {
             scale: self._guided(cond, uncond, scale, x, timestep, model_options)
-            for scale in set(self._guidance)
+            for scale in set(scales)
         }
-        source, target = (guided[scale] for scale in self._guidance)
+        source, target = (guided[scale] for scale in scales)
         return torch.cat([source[:batch], target[batch:]])
+
+    def _scales(self, model_options: dict[str, Any]) -> tuple[float, float]:
+        """The scale at which each branch's guidance is computed.
+
+        A branch without guidance has its conditional prediction in both places, which every scale
+        leaves as it is. It goes along at the other branch's, so that patches with a memory (APG's
+        momentum) are called once a step.
+        """
+        source, target = self._guidance
+        is_off = self._is_off(model_options)
+        return (target if is_off[0] else source, source if is_off == [False, True] else target)
+
+    def _is_off(self, model_options: dict[str, Any]) -> list[bool]:
+        """Whether each branch needs no unconditional prediction."""
+        if model_options.get("disable_cfg1_optimization", False):
+            return [False, False]
+        return [math.isclose(scale, 1.0) for scale in self._guidance]
 
     def _predictions(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
@@ -152,12 +172,10 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         """
         batch = x.shape[0] // 2
         positive, negative = self.conds["positive"], self.conds["negative"]
-        is_off = [math.isclose(scale, 1.0) for scale in self._guidance]
-        if model_options.get("disable_cfg1_optimization", False):
-            is_off = [False, False]
+        is_off = self._is_off(model_options)
         if all(is_off):
             negative = None
-        if is_off == [True, False] and not self._is_coupled(timestep, model_options):
+        if is_off == [True, False] and not self._is_one_call(x, model_options):
             cond, _ = self._call([positive, None], x, timestep, model_options)
             _, uncond = self._call([None, negative], x[batch:], timestep[batch:], model_options)
             return cond, torch.cat([cond[:batch], uncond])
@@ -180,11 +198,12 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
             return model_options["sampler_calc_cond_batch_function"](args)
         return comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
 
-    def _is_coupled(self, timestep: Tensor, model_options: dict[str, Any]) -> bool:
-        """Whether the target's unconditional rows need the source's in the same call at this
-        step."""
-        if timestep.device.type != "cpu":
-            return True  # one larger call is expected to be faster; docs/performance.md
+    def _is_one_call(self, x: Tensor, model_options: dict[str, Any]) -> bool:
+        """Whether this step keeps the source's unconditional rows, in one call with the others:
+        where the target's depend on them, and where one larger call is faster
+        (docs/performance.md)."""
+        if x.device.type != "cpu" or x.shape[0] // 2 * x[0, 0].numel() < LEAST_SPLIT_POSITIONS:
+            return True
         options = model_options["transformer_options"]
         is_injecting = options.get(ACTIVE_KEY)
         return is_injecting is not None and is_injecting(options)

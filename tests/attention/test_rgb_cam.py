@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ale_edit.attention.rgb_cam import region_cross_attention, region_text, visible_tokens
+from ale_edit.attention.rgb_cam import (
+    layer_text,
+    region_cross_attention,
+    region_text,
+    visible_tokens,
+)
 from ale_edit.regions.grid import cell_groups
 from ale_edit.tests.tiny import generator, randn
 
@@ -55,7 +60,7 @@ def grouped(
         region_text(keys, values, owner, group.cells, group.value, group.visible)
         for group in cell_groups(covered, overlap == "last object")
     ]
-    return region_cross_attention(q, texts, attention)
+    return region_cross_attention(q, layer_text(texts), attention)
 
 
 def disjoint(count: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -173,7 +178,7 @@ def test_attention_rows_sum_to_the_grid_whatever_the_number_of_objects():
             region_text(keys, values, owner, g.cells, g.value, g.visible)
             for g in cell_groups(disjoint(count, 8, 8), False)
         ]
-        region_cross_attention(queries(2, 64), texts, counting)
+        region_cross_attention(queries(2, 64), layer_text(texts), counting)
         assert sum(rows) == 2 * 64
         assert len(rows) == count + 1
 

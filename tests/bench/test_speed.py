@@ -63,7 +63,7 @@ def test_the_published_form_that_is_counted_is_rgb_cam():
     """Otherwise the comparison would count something else."""
     from comfy.ldm.modules.attention import optimized_attention
 
-    from ale_edit.attention.rgb_cam import region_cross_attention, region_text
+    from ale_edit.attention.rgb_cam import layer_text, region_cross_attention, region_text
     from ale_edit.bench.speed import boxes, embeddings, published_form
     from ale_edit.regions.grid import cell_groups, coverage
 
@@ -74,7 +74,8 @@ def test_the_published_form_that_is_counted_is_rgb_cam():
         region_text(ore.keys, ore.values, ore.owner, g.cells, g.value, g.visible)
         for g in cell_groups(covered, last_object_wins=False)
     ]
-    ours = region_cross_attention(q, texts, lambda q, k, v: optimized_attention(q, k, v, 2))
+    text = layer_text(texts)
+    ours = region_cross_attention(q, text, lambda q, k, v: optimized_attention(q, k, v, 2))
     published = published_form(q, ore, covered.flatten(1), 2)
     torch.testing.assert_close(ours, published, rtol=0, atol=1e-5)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ale_edit.attention.rgb_cam import RegionText
+from ale_edit.attention.rgb_cam import LayerText, RegionText
 from ale_edit.host import rgb_cam
 from ale_edit.host.blending import apply_background_blending
 from ale_edit.host.rgb_cam import apply_rgb_cam
@@ -23,7 +23,7 @@ from ale_edit.tests.host.runs import edit, generate, guide, patched, plain, side
 from ale_edit.tests.tiny import edits_of, source_latent, two_regions
 
 Interrupted = comfy.model_management.InterruptProcessingException
-RUN_STATE = (rgb_cam._Run, RegionText, CellGroup)
+RUN_STATE = (rgb_cam._Run, LayerText, RegionText, CellGroup)
 
 
 def plainly(value: Any) -> Any:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ale_edit.host import two_branch_guider
 from ale_edit.host.blending import apply_background_blending
 from ale_edit.host.rgb_cam import apply_rgb_cam
 from ale_edit.host.schedule import lcm_sigmas
@@ -207,7 +208,13 @@ def rows_of_edit(
 
 def couple(monkeypatch: pytest.MonkeyPatch) -> None:
     """The row policy of a GPU: every row of a step in one call."""
-    monkeypatch.setattr(TwoBranchGuider, "_is_coupled", lambda *args: True)
+    monkeypatch.setattr(TwoBranchGuider, "_is_one_call", lambda *args: True)
+
+
+@pytest.fixture
+def split_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row policy of large latents on the CPU, on the tests' tiny ones."""
+    monkeypatch.setattr(two_branch_guider, "LEAST_SPLIT_POSITIONS", 0)
 
 
 def test_one_call_a_step_spends_the_published_60_rows(model, clip, monkeypatch):
@@ -215,6 +222,17 @@ def test_one_call_a_step_spends_the_published_60_rows(model, clip, monkeypatch):
     assert rows_of_edit(patched(model), clip, (1.0, 2.0)) == [4] * 15
 
 
+@pytest.mark.parametrize(
+    ("shape", "batch", "calls"),
+    [((32, 32), 1, [2, 1]), ((16, 32), 1, [4]), ((16, 32), 2, [4, 2]), ((8, 8), 2, [8])],
+)
+def test_small_latents_keep_one_call_a_step(model, clip, shape, batch, calls):
+    latent = torch.randn(batch, 4, *shape, generator=generator(3))
+    rows = rows_of(model, lambda m: edit(guide(m, clip), latent, steps=1))
+    assert rows == calls
+
+
+@pytest.mark.usefixtures("split_always")
 @pytest.mark.parametrize(
     ("schedule", "settings", "total"),
     [
@@ -249,6 +267,7 @@ def plain_cfg(args: dict[str, Any]) -> Tensor:
     return args["uncond"] + (args["cond"] - args["uncond"]) * args["cond_scale"]
 
 
+@pytest.mark.usefixtures("split_always")
 @pytest.mark.parametrize("node", [None, APG, RESCALE_CFG], ids=["plain", "APG", "RescaleCFG"])
 @pytest.mark.parametrize("variant", ["paper", "published code"])
 def test_both_row_policies_give_the_same_edit(model, clip, monkeypatch, variant, node):
@@ -261,6 +280,7 @@ def test_both_row_policies_give_the_same_edit(model, clip, monkeypatch, variant,
     assert relative_error(made, expected) < 1e-4
 
 
+@pytest.mark.usefixtures("split_always")
 def test_every_call_says_truly_which_conditionings_it_holds(model, clip):
     """At guidance 1 and 2 without injection: both branches conditional, target unconditional."""
     calls: list[tuple[list[int], int]] = []
@@ -279,8 +299,18 @@ def test_every_call_says_truly_which_conditionings_it_holds(model, clip):
 # -- guidance functions ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("guidance", [(1.5, 2.0), (1.0, 2.0)])
-def test_guidance_patches_see_each_branch_with_its_own_scale(model, clip, guidance):
+@pytest.mark.parametrize(
+    ("guidance", "scales"),
+    [
+        ((1.5, 2.0), [1.5, 2.0]),
+        ((1.0, 2.0), [2.0]),
+        ((2.0, 1.0), [2.0]),
+        ((2.0, 2.0), [2.0]),
+        ((1.0, 1.0), [1.0]),
+    ],
+)
+def test_guidance_patches_see_each_branch_with_its_own_scale(model, clip, guidance, scales):
+    """A branch without guidance goes along with the other one."""
     seen: list[tuple[str, float]] = []
 
     def cfg(args: dict[str, Any]) -> Tensor:
@@ -303,10 +333,26 @@ def test_guidance_patches_see_each_branch_with_its_own_scale(model, clip, guidan
     latent = source_latent(3)
     made = edit(guide(with_option(model, add), clip, guidance=guidance), latent, steps=1)
     assert sorted(seen) == sorted(
-        (kind, scale) for scale in guidance for kind in ("pre", "cfg", "post")
+        (kind, scale) for scale in scales for kind in ("pre", "cfg", "post")
     )
     expected = edit(guide(model, clip, guidance=guidance), latent, steps=1)
     assert relative_error(made, expected) < 1e-4
+
+
+@pytest.mark.parametrize("guidance", [(1.0, 2.0), (2.0, 2.0)])
+def test_guidance_with_a_memory_acts_on_each_branch_as_on_a_stock_run(model, clip, guidance):
+    """APG's momentum: called twice a step, its running average would advance twice. A stock run at
+    guidance 1 gives APG zeros for the unconditional prediction; ours leaves that branch alone."""
+
+    def with_momentum() -> Any:
+        return core_node("nodes_apg", "APG", 1.5, 5.0, -0.5)(model)
+
+    made = edit(guide(with_momentum(), clip, guidance=guidance))
+    source_model = model if guidance[0] == 1 else with_momentum()
+    expected = edit_by_two_runs(source_model, clip, guidance, target_model=with_momentum())
+    print(f"APG with momentum: {relative_error(made, expected):.1e} of the std")
+    assert relative_error(made, expected) < 1e-3
+    assert relative_error(made, edit(guide(APG(model), clip, guidance=guidance))) > 1e-3
 
 
 def test_a_post_cfg_patch_changes_the_edit(model, clip):
