@@ -6,7 +6,7 @@ ComfyUI is imported inside the functions, so that the pure tests need none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ CLIP_CONFIG = {
     "num_hidden_layers": 2,
     "projection_dim": WIDTH,
 }
+SDXL_WIDTHS = {"l": 24, "g": 40}
 PAIRS = (("wolf", "brown-colored goat"), ("yellow moon", "soccer ball"))
 
 
@@ -125,15 +126,56 @@ def tiny_controlnet(seed: int = 4) -> Any:
 
 def tiny_clip(seed: int = 1, width: int = WIDTH, embedding_directory: str | None = None) -> Any:
     """A CLIP: SD 1.5's text encoder classes, small, with the real tokenizer."""
-    import comfy.sd
     import comfy.sd1_clip
+
+    classes = (comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
+    return _clip(classes, {"l": width}, seed, embedding_directory)
+
+
+def tiny_sd2_clip(seed: int = 1, embedding_directory: str | None = None) -> Any:
+    """A CLIP of SD 2: OpenCLIP-H's classes (padding 0, last layer but one, final norm)."""
+    import comfy.text_encoders.sd2_clip as sd2_clip
+
+    classes = (sd2_clip.SD2Tokenizer, sd2_clip.SD2ClipModel)
+    return _clip(classes, {"h": WIDTH}, seed, embedding_directory)
+
+
+def tiny_sdxl_clip(seed: int = 1, embedding_directory: str | None = None) -> Any:
+    """A CLIP of SDXL: CLIP-L and OpenCLIP-G side by side, of different widths."""
+    import comfy.sdxl_clip
+
+    classes = (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
+    return _clip(classes, SDXL_WIDTHS, seed, embedding_directory)
+
+
+def tiny_refiner_clip(seed: int = 1, embedding_directory: str | None = None) -> Any:
+    """A CLIP of SDXL's refiner: OpenCLIP-G alone, with the tokenizer of both, as it is loaded."""
+    import comfy.sdxl_clip
+
+    classes = (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLRefinerClipModel)
+    return _clip(classes, {"g": SDXL_WIDTHS["g"]}, seed, embedding_directory)
+
+
+def _clip(
+    classes: tuple[Any, Any], widths: Mapping[str, int], seed: int, embedding_directory: str | None
+) -> Any:
+    import comfy.sd
     from comfy.supported_models_base import ClipTarget
 
-    config = {**CLIP_CONFIG, "hidden_size": width, "projection_dim": width}
+    layers = 2 if set(widths) == {"l"} else 4  # the others read the last layer but one
+    configs = {
+        f"clip_{name}_model_config": {
+            **CLIP_CONFIG,
+            "hidden_size": width,
+            "projection_dim": width,
+            "num_hidden_layers": layers,
+        }
+        for name, width in widths.items()
+    }
     clip = comfy.sd.CLIP(
-        ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel),
+        ClipTarget(*classes),
         embedding_directory=embedding_directory,
-        model_options={"clip_l_model_config": config, "dtype": torch.float32},
+        model_options={**configs, "dtype": torch.float32},
     )
     fill(clip.cond_stage_model, seed, std=0.3)
     return clip
