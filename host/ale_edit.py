@@ -33,10 +33,12 @@ def edit_image(
     settings: ALESettings,
     seed: int,
     keeps_source_pixels: bool,
+    reuses_source: bool = True,
 ) -> Tensor:
     """Edit a batch of images (B, H, W, 3) in [0, 1]: (B, H, W, 3), at exactly the same size.
 
     keeps_source_pixels: paste the source's own pixels back outside the regions.
+    reuses_source: take the source branch from the last edit where it is the same.
     """
     import latent_preview
 
@@ -51,6 +53,7 @@ def edit_image(
     negative, pooled = encode(clip, "")
     guider.set_branches(source, target, [[negative[None], {"pooled_output": pooled}]])
     guider.set_guidance(settings.source_guidance, settings.target_guidance)
+    guider.set_reuse(reuses_source)
     sigmas = lcm_sigmas(model, settings.steps, settings.strength)
     latent = vae.encode(image[..., :3])
     samples = guider.sample(

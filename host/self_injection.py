@@ -14,6 +14,7 @@ from .conditioning import run_settings
 from .patching import WRAPPERS, with_wrapper
 from .rows import STEP_KEY, branch_rows, chunk_rows
 from .run_checks import require_two_branch
+from .source_branch import SOURCE_KEY, SourceStep, attention_keys
 from .unet import require_cross_attention
 
 NODE = "Self-Attention Injection"
@@ -39,11 +40,19 @@ def apply_self_injection(model: Any, schedule: float) -> Any:
         def attn1_patch(n: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]) -> Any:
             if not is_active(options):
                 return n, context, value
-            key = (n.shape[0], len(options["cond_or_uncond"]), n.device)
+            step: SourceStep | None = options.get(SOURCE_KEY)
+            keys = attention_keys(options)
+            if step is not None and step.is_kept:  # all rows are the target's
+                source = torch.cat([step.attention[key].to(n) for key in keys])
+                return source, source, value
+            pairs = [branch_rows(chunk) for chunk in chunk_rows(n.shape[0], options)]
+            if step is not None:
+                for key, rows in zip(keys, pairs, strict=True):
+                    step.attention[key] = n[rows.source].clone()
+            key = (n.shape[0], len(pairs), n.device)
             if key not in indices:
-                chunks = (branch_rows(chunk) for chunk in chunk_rows(n.shape[0], options))
-                pairs = ((rows.source, rows.target) for rows in chunks)
-                indices[key] = rows_with_source(n.shape[0], pairs).to(n.device)
+                index = rows_with_source(n.shape[0], ((rows.source, rows.target) for rows in pairs))
+                indices[key] = index.to(n.device)
             index = indices[key]
             return n[index], context[index], value
 

@@ -1,13 +1,15 @@
 """A guider whose every UNet call holds the source branch and the target branch of each image.
 
 Latents are [source x B, target x B] in one batch, so attention patches see both, and each branch
-has its own guidance scale.
+has its own guidance scale. When the source branch is known from the run before, calls hold the
+target rows alone (source_branch.py).
 """
 
 from __future__ import annotations
 
 import math
 from typing import Any
+from uuid import uuid4
 
 import comfy.patcher_extension
 import comfy.sampler_helpers
@@ -25,6 +27,16 @@ from .run_checks import (
     require_two_branch_sampler,
 )
 from .self_injection import ACTIVE_KEY
+from .source_branch import (
+    SOURCE_KEY,
+    SourceBranch,
+    SourceStep,
+    find,
+    is_same,
+    is_separable,
+    keep,
+    run_inputs,
+)
 from .unet import require_cross_attention
 
 NODE = "Two-Branch Guider"
@@ -51,6 +63,8 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
     def __init__(self, model: Any) -> None:
         require_cross_attention(model, NODE)
         super().__init__(model)
+        self._reuses_source = True
+        self._source_branch: SourceBranch | None = None
 
     def set_branches(self, source: Any, target: Any, negative: Any) -> None:
         """Take the CONDITIONING of both branches and the negative that they share.
@@ -72,7 +86,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
                 )
         for key in SHARED_KEYS:
             first, second = source[0][1].get(key), target[0][1].get(key)
-            if not _is_same(first, second):
+            if not is_same(first, second):
                 raise ValueError(
                     f"{NODE}: the source and target inputs differ in {key}. Apply the same node "
                     "to both conditionings."
@@ -80,6 +94,11 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         self._source = comfy.sampler_helpers.convert_cond(source)[0]
         self._target = comfy.sampler_helpers.convert_cond(target)[0]
         self._negative = comfy.sampler_helpers.convert_cond(negative)
+
+    def set_reuse(self, reuses_source: bool) -> None:
+        """Whether to keep the source branch for the next edit of the same image, and use the last
+        run's."""
+        self._reuses_source = reuses_source
 
     def set_guidance(self, source_guidance: float, target_guidance: float) -> None:
         """Classifier-free guidance scale of each branch; 1 is off."""
@@ -102,13 +121,38 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         inputs = [("source", self._source), ("target", self._target)]
         for name, cond in [*inputs, *(("negative", cond) for cond in self._negative)]:
             require_text_width(name, cond, self.model_patcher, NODE)
-        positive = _branch_entry(self._source, self._target, latent_image.shape[0])
+        batch = latent_image.shape[0]
+        positive = _entry((self._source, self._target), batch)
         negative = [{**cond, BRANCHES_KEY: True} for cond in self._negative]
         self.original_conds = {"positive": [positive], "negative": negative}
+        if (
+            self._reuses_source
+            and not args
+            and is_separable(self.model_patcher, sampler, [positive, *negative])
+        ):
+            numbers = {
+                "latent": latent_image.cpu(),
+                "noise mask": kwargs.get("denoise_mask"),
+                "sigmas": sigmas,
+                "seed": kwargs.get("seed"),
+                "guidance": self._guidance[0],
+            }
+            inputs = run_inputs(self.model_patcher, positive, self._source, negative, numbers)
+            self._source_branch = find(self.model_patcher.model, inputs)
+            if self._source_branch is not None:
+                self.original_conds["target"] = [_entry((self._target,), batch)]
+                alone = [{**cond, "uuid": uuid4()} for cond in self._negative]
+                self.original_conds["target negative"] = alone
+            else:
+                self._source_branch = SourceBranch(inputs)
         try:
-            return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            out = super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            if self._source_branch is not None:
+                keep(self.model_patcher.model, self._source_branch)
+            return out
         finally:
             self.original_conds = {}
+            self._source_branch = None
             self.__dict__.pop("conds", None)
 
     def outer_sample(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -133,17 +177,58 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         """Denoised predictions (2B, C, h, w) of latents [source x B, target x B]."""
         model_options = _with_step(model_options, timestep)
+        options = model_options["transformer_options"]
         batch = x.shape[0] // 2
-        cond, uncond = self._predictions(x, timestep, model_options)
+        branch, number = self._source_branch, options[STEP_KEY]
+        if branch is None:
+            return torch.cat(self._both_branches(x, timestep, model_options))
+        kept = branch.step(number, self._injected_chunks(model_options))
+        if kept is not None:
+            options[SOURCE_KEY] = kept
+            target = self._target_alone(x[batch:], timestep[batch:], model_options)
+            return torch.cat([kept.denoised.to(target), target])
+        step = options[SOURCE_KEY] = SourceStep()
+        source, target = self._both_branches(x, timestep, model_options)
+        branch.add(number, step, source)
+        return torch.cat([source, target])
+
+    def _both_branches(
+        self, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        batch = x.shape[0] // 2
+        conds = self.conds["positive"], self.conds["negative"]
+        outs = self._predictions(x, timestep, model_options)
         # guidance patches see the whole batch, as they may call the model again; each scale's own
         # branch is taken from the result
         scales = self._scales(model_options)
         guided = {
-            scale: self._guided(cond, uncond, scale, x, timestep, model_options)
+            scale: self._guided(conds, outs, scale, x, timestep, model_options)
             for scale in set(scales)
         }
         source, target = (guided[scale] for scale in scales)
-        return torch.cat([source[:batch], target[batch:]])
+        return source[:batch], target[batch:]
+
+    def _target_alone(self, x: Tensor, timestep: Tensor, model_options: dict[str, Any]) -> Tensor:
+        """The target's guided prediction, (B, C, h, w), while the source is known."""
+        is_off = self._is_off(model_options)[1]
+        conds = self.conds["target"], self.conds["target negative"]
+        called = [conds[0], None if is_off else conds[1]]
+        cond, uncond = self._call(called, x, timestep, model_options)
+        if is_off:
+            return cond
+        return self._guided(conds, (cond, uncond), self._guidance[1], x, timestep, model_options)
+
+    def _injected_chunks(self, model_options: dict[str, Any]) -> set[int]:
+        """The chunks of rows (0 conditional, 1 unconditional) whose self-attention takes the
+        source's at this step."""
+        if not self._is_injecting(model_options):
+            return set()
+        return {0} if self._is_off(model_options)[1] else {0, 1}
+
+    def _is_injecting(self, model_options: dict[str, Any]) -> bool:
+        options = model_options["transformer_options"]
+        is_active = options.get(ACTIVE_KEY)
+        return is_active is not None and is_active(options)
 
     def _scales(self, model_options: dict[str, Any]) -> tuple[float, float]:
         """The scale at which each branch's guidance is computed.
@@ -204,14 +289,12 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         (docs/performance.md)."""
         if x.device.type != "cpu" or x.shape[0] // 2 * x[0, 0].numel() < LEAST_SPLIT_POSITIONS:
             return True
-        options = model_options["transformer_options"]
-        is_injecting = options.get(ACTIVE_KEY)
-        return is_injecting is not None and is_injecting(options)
+        return self._is_injecting(model_options)
 
     def _guided(
         self,
-        cond: Tensor,
-        uncond: Tensor,
+        conds: tuple[Any, Any],
+        outs: tuple[Tensor, Tensor],
         scale: float,
         x: Tensor,
         timestep: Tensor,
@@ -219,8 +302,8 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         """Classifier-free guidance of all rows at one scale, with every guidance patch on the
         model."""
-        positive, negative = self.conds["positive"], self.conds["negative"]
-        out = [cond, uncond]
+        positive, negative = conds
+        out = list(outs)
         for patch in model_options.get("sampler_pre_cfg_function", []):
             out = patch(
                 {
@@ -262,30 +345,21 @@ def _prepare_both_branches(
     return executor(model, [2 * noise_shape[0], *noise_shape[1:]], *args, **kwargs)
 
 
-def _branch_entry(source: dict[str, Any], target: dict[str, Any], batch: int) -> dict[str, Any]:
-    """One conditioning entry whose tensors are [source x batch, target x batch]."""
-    tokens = math.lcm(source["cross_attn"].shape[1], target["cross_attn"].shape[1])
-    entry = dict(target)
+def _entry(branches: tuple[dict[str, Any], ...], batch: int) -> dict[str, Any]:
+    """One conditioning entry of the last branch's options whose tensors are each branch's, `batch`
+    rows of it."""
+    tokens = math.lcm(*(cond["cross_attn"].shape[1] for cond in branches))
+    entry = {**branches[-1], "uuid": uuid4()}
     entry["cross_attn"] = torch.cat(
         [
             cond["cross_attn"].repeat(
                 batch, tokens // cond["cross_attn"].shape[1], 1
             )  # repeats do not change attention
-            for cond in (source, target)
+            for cond in branches
         ]
     )
-    pooled = [
-        cond["pooled_output"] for cond in (source, target) if cond.get("pooled_output") is not None
-    ]
-    if len(pooled) == 2:
+    pooled = [cond.get("pooled_output") for cond in branches]
+    if all(p is not None for p in pooled):
         entry["pooled_output"] = torch.cat([p.repeat(batch, 1) for p in pooled])
-    entry[BRANCHES_KEY] = True
+    entry[BRANCHES_KEY] = len(branches) == 2
     return entry
-
-
-def _is_same(first: Any, second: Any) -> bool:
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return first.shape == second.shape and torch.equal(first, second)
-    if isinstance(first, (tuple, list)) and isinstance(second, (tuple, list)):
-        return len(first) == len(second) and all(map(_is_same, first, second))
-    return first is second or first == second

@@ -19,6 +19,11 @@ class TwoBranchSampler(comfy.samplers.KSAMPLER):
 
     is_two_branch = True
 
+    @property
+    def keeps_source_apart(self) -> bool:
+        """Whether the source branch is the same whatever the target is."""
+        return self.sampler_function is sample_virtual_inversion and self.extra_options["eta"] == 1
+
 
 def virtual_inversion_sampler(eta: float = 1.0) -> Any:
     """A SAMPLER. eta in [0, 1] is the share of fresh noise in each step's variance."""

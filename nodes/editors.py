@@ -21,6 +21,7 @@ from .sampling import (
     STRENGTH_TOOLTIP,
     TARGET_GUIDANCE_TOOLTIP,
     guidance_input,
+    reuse_input,
 )
 
 AS_IN_EDITS = "as in the edits"
@@ -102,6 +103,7 @@ class ALEEdit(io.ComfyNode):
                     tooltip=sockets.REGIONS_TOOLTIP
                     + " Without it, the edits' own masks are taken.",
                 ),
+                reuse_input(),
             ],
             outputs=[
                 io.Image.Output(
@@ -129,6 +131,7 @@ class ALEEdit(io.ComfyNode):
         paste_background: bool,
         variant: Any,
         regions: Regions | None = None,
+        reuse_source: bool = True,
         **numbers: Any,
     ) -> io.NodeOutput:
         require_choice("variant", variant, (AS_IN_EDITS, *VARIANTS), "ALE Edit")
@@ -138,9 +141,8 @@ class ALEEdit(io.ComfyNode):
         )
         if regions is None:
             regions = regions_from_edits(edits, None, dilation, size=tuple(image.shape[1:3]))
-        edited = edit_image(
-            model, clip, vae, image, edits, regions, settings, seed, paste_background
-        )
+        inputs = (model, clip, vae, image, edits, regions, settings)
+        edited = edit_image(*inputs, seed, paste_background, reuse_source)
         return io.NodeOutput(edited, preview_image(image, regions))
 
 

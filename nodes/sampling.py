@@ -41,6 +41,20 @@ TARGET_GUIDANCE_TOOLTIP = (
 )
 
 
+def reuse_input() -> Any:
+    """Whether an edit may take the source branch of the one before."""
+    return io.Boolean.Input(
+        "reuse_source",
+        default=True,
+        optional=True,
+        tooltip=(
+            "Edit the same image again, with the same source prompt, seed and schedule, in about "
+            "half the time: the source branch of the last edit is kept in main memory (at most 2 "
+            "GB). Off: every edit is the same bit for bit."
+        ),
+    )
+
+
 class TwoBranchGuiderNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -68,6 +82,7 @@ class TwoBranchGuiderNode(io.ComfyNode):
                 ),
                 guidance_input("source", ALESettings.source_guidance, SOURCE_GUIDANCE_TOOLTIP),
                 guidance_input("target", ALESettings.target_guidance, TARGET_GUIDANCE_TOOLTIP),
+                reuse_input(),
             ],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
         )
@@ -81,10 +96,12 @@ class TwoBranchGuiderNode(io.ComfyNode):
         negative: Any,
         source_guidance: float,
         target_guidance: float,
+        reuse_source: bool = True,
     ) -> io.NodeOutput:
         guider = TwoBranchGuider(model)
         guider.set_branches(source, target, negative)
         guider.set_guidance(source_guidance, target_guidance)
+        guider.set_reuse(reuse_source)
         return io.NodeOutput(guider)
 
 

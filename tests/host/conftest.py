@@ -25,3 +25,12 @@ def clip() -> Any:
 def inference_mode() -> Iterator[None]:
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_source_branch_of_another_test() -> Iterator[None]:
+    from ale_edit.host import source_branch
+
+    source_branch.forget()
+    yield
+    source_branch.forget()

@@ -51,9 +51,12 @@ def guide(
     edits: Edits | None = None,
     guidance: tuple[float, float] = (1.0, 2.0),
     negative: str = "",
+    reuses_source: bool = False,
 ) -> TwoBranchGuider:
+    """reuses_source is off, unlike in the nodes, so that equal runs are equal bit for bit."""
     edits = edits or edits_of()
     guider = TwoBranchGuider(model)
+    guider.set_reuse(reuses_source)
     source, target = side(clip, edits, "source"), side(clip, edits, "target")
     guider.set_branches(source, target, plain(clip, negative))
     guider.set_guidance(*guidance)

@@ -84,7 +84,8 @@ def test_strength_and_guidance_and_seed_reach_the_run(model, clip, vae):
 
     def run(seed: int = 5, **changes: Any) -> Tensor:
         settings = replace(ALESettings(steps=4), **changes)
-        return edit_image(model, clip, vae, image, edits_of(), regions, settings, seed, False)
+        edits = edits_of()
+        return edit_image(model, clip, vae, image, edits, regions, settings, seed, False, False)
 
     first = run()
     assert torch.equal(run(), first)

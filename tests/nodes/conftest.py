@@ -56,6 +56,15 @@ def inference_mode() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def no_source_branch_of_another_test() -> Iterator[None]:
+    from ale_edit.host import source_branch
+
+    source_branch.forget()
+    yield
+    source_branch.forget()
+
+
+@pytest.fixture(autouse=True)
 def temp_directory(tmp_path: Path) -> Iterator[Path]:
     """Previews are written here."""
     import folder_paths

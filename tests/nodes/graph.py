@@ -34,12 +34,15 @@ def schema(node_id: str) -> Any:
 
 
 def run(node_id: str, **inputs: Any) -> tuple[Any, ...]:
-    """The outputs of one node; a widget that is not given has its default."""
+    """The outputs of one node; a widget that is not given has its default, but reuse_source is off,
+    so that equal runs are equal bit for bit."""
     defaults = {
         entry.id: entry.default
         for entry in schema(node_id).inputs
         if getattr(entry, "default", None) is not None
     }
+    if "reuse_source" in defaults:
+        defaults["reuse_source"] = False
     return nodes()[node_id].execute(**{**defaults, **inputs}).args
 
 
@@ -64,7 +67,14 @@ def picture(batch: int = 1, height: int = 64, width: int = 64, seed: int = 11) -
 
 
 def edit_by_single_nodes(
-    model: Any, clip: Any, vae: Any, image: Tensor, edits: Any, seed: int, steps: int
+    model: Any,
+    clip: Any,
+    vae: Any,
+    image: Tensor,
+    edits: Any,
+    seed: int,
+    steps: int,
+    reuse_source: bool = False,
 ) -> Tensor:
     """The graph of workflows/ale_edit.json: the decoded image."""
     from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
@@ -76,7 +86,7 @@ def edit_by_single_nodes(
     patched = one("ALESelfAttentionInjection", model=patched)
     patched = one("ALEBackgroundBlending", model=patched, regions=regions)
     branches = {"source": source, "target": target, "negative": negative}
-    guider = one("ALETwoBranchGuider", model=patched, **branches)
+    guider = one("ALETwoBranchGuider", model=patched, **branches, reuse_source=reuse_source)
     sigmas = one("ALELCMSchedule", model=model, steps=steps)
     sampler = one("ALEVirtualInversion")
     noise = RandomNoise.execute(noise_seed=seed).args[0]

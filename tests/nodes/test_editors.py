@@ -116,7 +116,37 @@ def test_every_widget_is_tried() -> None:
     from ale_edit.tests.nodes.graph import schema
 
     widgets = {i.id for i in schema("ALEEdit").inputs if getattr(i, "default", None) is not None}
-    assert {name for name, _, _ in CHANGES} == widgets
+    assert {name for name, _, _ in CHANGES} | {"reuse_source"} == widgets
+
+
+@pytest.mark.parametrize("node", ["ALEEdit", "graph"])
+def test_a_second_edit_reuses_the_source_branch_only_where_it_is_asked_for(
+    edit: Edit, model: Any, clip: Any, vae: Any, monkeypatch: pytest.MonkeyPatch, node: str
+) -> None:
+    rows, apply_model = [], model.model.apply_model
+
+    def count(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        rows.append(x.shape[0])
+        return apply_model(x, *args, **kwargs)
+
+    monkeypatch.setattr(model.model, "apply_model", count)
+    edits = edits_with_masks()
+
+    def run(reuse_source: bool) -> Tensor:
+        rows.clear()
+        if node == "ALEEdit":
+            return edit(edits=edits, reuse_source=reuse_source)[0]
+        return edit_by_single_nodes(
+            model, clip, vae, picture(), edits, seed=0, steps=2, reuse_source=reuse_source
+        )
+
+    first = run(True)
+    assert sum(rows) == 2 * 4
+    second = run(True)
+    assert sum(rows) == 2 * 2
+    torch.testing.assert_close(second, first, rtol=0, atol=1e-4)
+    assert torch.equal(run(False), first)
+    assert sum(rows) == 2 * 4
 
 
 @pytest.mark.parametrize(("name", "before", "after"), CHANGES, ids=[name for name, _, _ in CHANGES])
