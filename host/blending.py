@@ -6,7 +6,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import comfy.patcher_extension
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from ..editors.ale import background_weights, is_blending_step
 from ..inversion.blending import blend
 from ..regions.regions import Regions
 from .conditioning import run_settings
-from .patching import WRAPPERS, with_wrapper
+from .patching import WRAPPERS, add_outermost_wrapper, with_wrapper
 from .regions import masks_of_latent
 from .rows import step_index
 from .run_checks import require_two_branch
@@ -37,9 +36,8 @@ def apply_background_blending(model: Any, regions: Regions, is_soft: bool = Fals
         settings = run_settings(guider.conds)
         if settings.blending:
             wrapper = _make_predict_noise(regions, settings.variant, is_soft)
-            comfy.patcher_extension.add_wrapper(
-                WRAPPERS.PREDICT_NOISE, wrapper, guider.model_options, is_model_options=True
-            )
+            # around wrappers that leave out model calls: the background is kept at every step
+            add_outermost_wrapper(guider.model_options, WRAPPERS.PREDICT_NOISE, KEY, wrapper)
         return executor(noise, latent_image, *args, **kwargs)
 
     return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, KEY, outer_sample, NODE)

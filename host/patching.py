@@ -23,3 +23,14 @@ def with_wrapper(model: Any, kind: str, key: str, wrapper: Callable[..., Any], n
     clone = model.clone()
     clone.add_wrapper_with_key(kind, key, wrapper)
     return clone
+
+
+def add_outermost_wrapper(
+    model_options: dict[str, Any], kind: str, key: str, wrapper: Callable[..., Any]
+) -> None:
+    """Put a wrapper around those of every other node into one run's own model options."""
+    options = model_options["transformer_options"] = dict(
+        model_options.get("transformer_options", {})
+    )
+    wrappers = options["wrappers"] = dict(options.get("wrappers", {}))
+    wrappers[kind] = {key: [wrapper], **wrappers.get(kind, {})}

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+import comfy.patcher_extension
 import torch
 from torch import Tensor
 
@@ -28,11 +29,13 @@ from ..regions.regions import Regions
 from .conditioning import OREEntry, ore_entries
 from .patching import WRAPPERS, with_wrapper
 from .regions import masks_of_latent
-from .rows import ore_rows
+from .rows import ore_rows, require_whole_latents, with_latent
 from .unet import LayerKey, cross_attention_layers, require_cross_attention
 
 NODE = "Region Cross-Attention"
 KEY = "ale_edit.rgb_cam"
+TEXT_KEY = "ale_edit_text"
+"""Entry of a layer's own options with its text before other nodes' patches."""
 
 
 def apply_rgb_cam(model: Any, regions: Regions, strength: float = 1.0) -> Any:
@@ -51,11 +54,8 @@ def apply_rgb_cam(model: Any, regions: Regions, strength: float = 1.0) -> Any:
         masks = masks_of_latent(regions, latent_image)
         settings = next(iter(entries.values())).ore.settings
         if strength > 0 and settings.rgb_cam:
-            layers = cross_attention_layers(
-                guider.model_patcher.get_model_object("diffusion_model")
-            )
             run = _Run(entries, masks, strength, guider.model_patcher)
-            run.install(layers, guider.model_options)
+            run.install(guider.model_options)
         return executor(noise, latent_image, *args, **kwargs)
 
     return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, KEY, outer_sample, NODE)
@@ -100,20 +100,67 @@ class _Run:
         self._masks = masks
         self._strength = strength
         self._patcher = patcher
+        self._layers = cross_attention_layers(patcher.get_model_object("diffusion_model"))
         self._groups: dict[tuple[int, ...], tuple[CellGroup, ...]] = {}
         self._texts: dict[Any, LayerText] = {}
+        self._replacements: dict[tuple[LayerKey, int], Any] = {}
+        for module in self._layers.values():
+            _require_width(module, entries)
 
-    def install(self, layers: Mapping[LayerKey, Any], model_options: dict[str, Any]) -> None:
-        """Put a replacement around every layer into the run's own model options, outermost."""
-        options = model_options.setdefault("transformer_options", {})
-        replace = options["patches_replace"] = dict(options.get("patches_replace", {}))
+    def install(self, model_options: dict[str, Any]) -> None:
+        """Add this run to its own model options."""
+        for kind, wrapper in (
+            (WRAPPERS.PREDICT_NOISE, _remember_latent),
+            (WRAPPERS.APPLY_MODEL, self._apply_model),
+        ):
+            comfy.patcher_extension.add_wrapper(kind, wrapper, model_options, is_model_options=True)
+
+    def _apply_model(
+        self, executor: Any, x: Tensor, t: Tensor, concat: Any, context: Any, control: Any,
+        options: dict[str, Any], **extra: Any,
+    ) -> Tensor:  # fmt: skip
+        """One UNet call. Its options are complete here, with the patches of hooks, so that our
+        replacement is the outermost whatever the order of the nodes."""
+        if any(uuid in self._entries for uuid in options["uuids"]):
+            require_whole_latents(x.shape, options, NODE)
+            options = self._with_replacements(options)
+        return executor(x, t, concat, context, control, options, **extra)
+
+    def _with_replacements(self, options: dict[str, Any]) -> dict[str, Any]:
+        replace = dict(options.get("patches_replace", {}))
         attn2 = replace["attn2"] = dict(replace.get("attn2", {}))
-        for key, module in layers.items():
-            _require_width(module, self._entries)
-            attn2[key] = self._make_attn2_replace(key, module, attn2.get(key) or attn2.get(key[:2]))
+        for key, module in self._layers.items():
+            inner = attn2.get(key) or attn2.get(key[:2])
+            made = key, id(inner)  # the replacement keeps inner alive
+            if made not in self._replacements:
+                self._replacements[made] = self._make_attn2_replace(key, module, inner)
+            attn2[key] = self._replacements[made]
+        patches = dict(options.get("patches", {}))
+        if patches.get("attn2_patch"):
+            others = patches["attn2_patch"]
+            patches["attn2_patch"] = [_remember_text, *others, self._require_text]
+        return {**options, "patches_replace": replace, "patches": patches}
+
+    def _require_text(self, n: Tensor, context: Tensor, value: Tensor, options: Any) -> Any:
+        """The last attn2_patch: refuses what the others did to the text of our rows."""
+        before = options[TEXT_KEY]
+        if context is not before or value is not before:
+            is_same = context.shape == value.shape == before.shape and all(
+                torch.equal(text[rows], before[rows])
+                for text in (context, value)
+                for rows, _ in ore_rows(before.shape[0], options, self._entries)
+            )
+            if not is_same:
+                raise ValueError(
+                    f"{NODE}: another node on the model changes the text inside cross-attention, "
+                    "such as Hypernetwork Loader or an attention couple. Remove that node, or "
+                    f"bypass {NODE}."
+                )
+        return n, context, value
 
     def _make_attn2_replace(self, key: LayerKey, module: Any, inner: Any) -> Any:
         def attn2_replace(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+            _require_whole_queries(q, options)
             attention = _attention(options)
             targets = ore_rows(q.shape[0], options, self._entries)
             if not targets:
@@ -169,6 +216,29 @@ class _Run:
             groups = cell_groups(covered, ore.settings.overlap == "last object")
             self._groups[height, width] = groups
         return self._groups[height, width]
+
+
+def _remember_latent(
+    executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *args: Any
+) -> Tensor:
+    return executor(x, timestep, with_latent(model_options, x), *args)
+
+
+def _remember_text(n: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]) -> Any:
+    """The first attn2_patch: lets the last one see what the others changed."""
+    options[TEXT_KEY] = context
+    return n, context, value
+
+
+def _require_whole_queries(q: Tensor, options: Mapping[str, Any]) -> None:
+    height, width = options["activations_shape"][-2:]
+    expected = (options["original_shape"][0], height * width)
+    if q.shape[:2] != expected:
+        raise ValueError(
+            f"{NODE}: another node on the model changes the rows or positions of cross-attention, "
+            f"such as an attention couple or token merging: {expected[0]} rows of {expected[1]} "
+            f"positions became {q.shape[0]} of {q.shape[1]}. Remove that node, or bypass {NODE}."
+        )
 
 
 def _attention(options: dict[str, Any]) -> Attention:

@@ -6,15 +6,20 @@ calls; inside a chunk of the two-branch guider the rows are [source x B, target 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
+
+from torch import Tensor
 
 from .conditioning import OREEntry
 
 STEP_KEY = "ale_edit_step"
 """Entry of transformer_options with the 0-based step; set by the two-branch guider once a step."""
+LATENT_KEY = "ale_edit_latent"
+"""Entry of transformer_options with the shape (rows, C, h, w) of the latents that a call of the
+model is made for, before ComfyUI puts the chunks of several conditionings together."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,30 @@ def ore_rows(
         if entry is not None:
             found.append((branch_rows(chunk).target if entry.is_two_branch else chunk, entry))
     return found
+
+
+def with_latent(model_options: Mapping[str, Any], latents: Tensor) -> dict[str, Any]:
+    """The options of calls of the model for `latents` (rows, C, h, w)."""
+    options = {**model_options["transformer_options"], LATENT_KEY: tuple(latents.shape)}
+    return {**model_options, "transformer_options": options}
+
+
+def require_whole_latents(shape: Sequence[int], options: Mapping[str, Any], node: str) -> None:
+    """Raises ValueError when a UNet call of `shape` (rows, C, h, w) holds other rows or another
+    part of the latents than the sampler asked for, so that rows and regions could not be found."""
+    rows, _, *size = options[LATENT_KEY]
+    expected = [rows * len(options["cond_or_uncond"]), *size]
+    found = [shape[0], *shape[2:]]
+    if found != expected:
+        raise ValueError(
+            f"{node}: another node on the model changed what the sampler asked for: "
+            f"{_described(expected)} (height x width) became {_described(found)}. Remove what cuts "
+            f"the latent into tiles or windows, or the batch into parts, or bypass {node}."
+        )
+
+
+def _described(shape: Sequence[int]) -> str:
+    return f"{shape[0]} latents of {'x'.join(map(str, shape[1:]))}"
 
 
 def step_index(options: Mapping[str, Any]) -> int:
