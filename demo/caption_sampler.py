@@ -21,13 +21,13 @@ NO_OBJECT = -1
 _WORDS = (*SHAPES, *COLORS, *MATERIALS, *BACKGROUNDS, *TEMPLATE_WORDS)
 # Share of object phrases that name (color, material).
 _NAMED = (
-    ((False, False), 0.15),
-    ((True, False), 0.37),
+    ((False, False), 0.08),
+    ((True, False), 0.27),
     ((False, True), 0.20),
-    ((True, True), 0.28),
+    ((True, True), 0.45),
 )
-_OMIT_OBJECT = 0.04  # share of many-object captions that leave one object out
-_NAME_BACKGROUND = 0.1
+_OMIT_OBJECT = 0.02  # share of many-object captions that leave one object out
+_NAME_BACKGROUND = 0.2
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class TokenizedCaptions:
         Tensor  # (B, 8, 3) of the whole caption: is the shape present, its color, its material
     )
     is_end: Tensor  # (B, N) True on end-of-text and padding tokens
+    background: Tensor  # (B,) index of the background named, else 8
 
     def to(self, device: torch.device) -> "TokenizedCaptions":
         return TokenizedCaptions(*(t.to(device) for t in vars(self).values()))
@@ -93,6 +94,7 @@ class CaptionSampler:
         said = np.tile(np.array(unsaid), (count, TOKENS, 1))
         contents = np.tile(np.array((0, *unsaid[1:])), (count, len(SHAPES), 1))
         length = np.zeros(count, dtype=int)
+        background = np.full(count, len(BACKGROUNDS))
         named = [pair for pair, _ in _NAMED]
         share = [p for _, p in _NAMED]
         for b in range(count):
@@ -113,6 +115,7 @@ class CaptionSampler:
                 tokens += [(i, k, s) for i, s in self._phrase(shape, color, material)]
                 contents[b, shape] = (1, color, material)
             if rng.random() < _NAME_BACKGROUND:
+                background[b] = backgrounds[b]
                 for word in ("in", "the", BACKGROUNDS[backgrounds[b]]):
                     tokens += [(i, NO_OBJECT, unsaid) for i in self._words[word]]
             length[b] = len(tokens)
@@ -121,5 +124,5 @@ class CaptionSampler:
             said[b, : length[b]] = [t[2] for t in tokens]
         is_end = np.arange(TOKENS)[None] >= length[:, None]
         return TokenizedCaptions(
-            *(torch.from_numpy(a) for a in (ids, owner, said, contents, is_end))
+            *(torch.from_numpy(a) for a in (ids, owner, said, contents, is_end, background))
         )

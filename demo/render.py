@@ -161,9 +161,10 @@ def _textures() -> tuple[Tensor, Tensor]:
     x = torch.arange(16)[None, :].float()
     y = torch.arange(16)[:, None].float()
     gain, white = torch.ones(len(MATERIALS), 16, 16), torch.zeros(len(MATERIALS), 16, 16)
-    wave_x, wave_y = (torch.cos(2 * torch.pi * (t + 0.5) / 8) for t in (x, y))
-    gain[MATERIALS.index("wood")] = 0.70 + 0.30 * wave_y
-    gain[MATERIALS.index("wool")] = 0.76 + 0.34 * wave_x * wave_y
+    gain[MATERIALS.index("wood")] = 0.70 + 0.30 * torch.cos(2 * torch.pi * (y + 0.5) / 8)
+    from_middle = (x % 8 - 3.5).abs()  # of a column of knitted stitches
+    stitch = 0.76 - 0.31 * torch.cos(2 * torch.pi * (y + from_middle + 0.5) / 8)
+    gain[MATERIALS.index("wool")] = stitch * torch.where(from_middle > 3, 0.6, 1.0)
     shift = 8 * (torch.div(y, 8, rounding_mode="floor") % 2)
     joint = (y % 8 < 2) | ((x + shift) % 16 < 2)
     white[MATERIALS.index("brick")] = joint.float() * 0.9
@@ -171,19 +172,82 @@ def _textures() -> tuple[Tensor, Tensor]:
 
 
 def _draw_background(background: Background, size: int) -> Tensor:
-    """One background (3, H, W) in [0, 1]."""
+    """One background (3, H, W) in [0, 1]: a mixture of its two colours."""
     first, second = torch.tensor(background.colors)[:, :, None, None]
-    rng = np.random.default_rng(background.seed)
-    ramp = torch.linspace(0, 1, size)
-    if background.kind == "fog":
-        angle = rng.uniform(0, 2 * np.pi)
-        t = 0.5 + 0.7 * (
-            (ramp[None, :] - 0.5) * np.cos(angle) + (ramp[:, None] - 0.5) * np.sin(angle)
-        )
-    elif background.kind == "sky":
-        coarse = torch.from_numpy(rng.random((1, 1, 5, 5), dtype=np.float32))
-        t = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)[0, 0]
-    else:
-        horizon = rng.uniform(0.45, 0.8)
-        t = ((ramp[:, None] - horizon) * size).clamp(0, 1).expand(size, size)
-    return (first + (second - first) * t.clamp(0, 1).float()).clamp(0, 1)
+    share = _BACKGROUNDS[background.kind](np.random.default_rng(background.seed), size)
+    return (first + (second - first) * share.clamp(0, 1).float()).clamp(0, 1)
+
+
+def _ramp(size: int) -> Tensor:
+    return torch.linspace(0, 1, size)
+
+
+def _fog(rng: np.random.Generator, size: int) -> Tensor:
+    """A gradient in any direction."""
+    angle, ramp = rng.uniform(0, 2 * np.pi), _ramp(size) - 0.5
+    return 0.5 + 0.7 * (ramp[None, :] * np.cos(angle) + ramp[:, None] * np.sin(angle))
+
+
+def _sky(rng: np.random.Generator, size: int) -> Tensor:
+    """Clouds."""
+    coarse = torch.from_numpy(rng.random((1, 1, 5, 5), dtype=np.float32))
+    return F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)[0, 0]
+
+
+def _room(rng: np.random.Generator, size: int) -> Tensor:
+    """A wall and a floor."""
+    horizon = rng.uniform(0.45, 0.8)
+    return ((_ramp(size)[:, None] - horizon) * size).clamp(0, 1).expand(size, size)
+
+
+def _corner(rng: np.random.Generator, size: int) -> Tensor:
+    """Two walls that meet above a floor, the right one and the floor in shade."""
+    edge, height = rng.uniform(0.3, 0.7), rng.uniform(0.55, 0.75)
+    ramp = _ramp(size)
+    floor = ((ramp[:, None] - height - 0.35 * (ramp[None, :] - edge).abs()) * size).clamp(0, 1)
+    right = ((ramp[None, :] - edge) * size).clamp(0, 1)
+    return torch.lerp(0.55 * right, torch.ones(1), floor)
+
+
+def _hills(rng: np.random.Generator, size: int) -> Tensor:
+    """Three ridges, each nearer and darker than the one behind it."""
+    ramp, share = _ramp(size), torch.zeros(size, size)
+    for depth in (1, 2, 3):
+        waves, phase = rng.uniform(0.7, 1.6), rng.uniform(0, 2 * np.pi)
+        ridge = 0.15 + 0.22 * depth + 0.06 * torch.sin(2 * torch.pi * waves * ramp + phase)
+        share = share + ((ramp[:, None] - ridge) * size).clamp(0, 1) / 3
+    return share
+
+
+def _sand(rng: np.random.Generator, size: int) -> Tensor:
+    """Broad dunes that bend."""
+    ramp, phase = _ramp(size), rng.uniform(0, 2 * np.pi)
+    bend = 0.12 * torch.sin(2 * torch.pi * ramp + rng.uniform(0, 2 * np.pi))
+    return 0.5 + 0.45 * torch.sin(2 * torch.pi * 3 * (ramp[:, None] + bend) + phase)
+
+
+def _sea(rng: np.random.Generator, size: int) -> Tensor:
+    """A bright sky above water that darkens towards the viewer."""
+    ramp, horizon = _ramp(size)[:, None], rng.uniform(0.3, 0.6)
+    water = 0.35 + 0.65 * (ramp - horizon) / (1 - horizon)
+    below = ((ramp - horizon) * size).clamp(0, 1)
+    return (below * water + (1 - below) * 0.25 * (1 - ramp / horizon)).expand(size, size)
+
+
+def _spotlight(rng: np.random.Generator, size: int) -> Tensor:
+    """A round light that fades outwards."""
+    x, y = rng.uniform(0.3, 0.7, 2)
+    ramp = _ramp(size)
+    return torch.exp(-((ramp[None, :] - x) ** 2 + (ramp[:, None] - y) ** 2) / 0.12)
+
+
+_BACKGROUNDS = {
+    "fog": _fog,
+    "sky": _sky,
+    "room": _room,
+    "corner": _corner,
+    "hills": _hills,
+    "sand": _sand,
+    "sea": _sea,
+    "spotlight": _spotlight,
+}

@@ -13,7 +13,7 @@ import numpy as np
 SHAPES = ("ball", "box", "star", "heart", "moon", "ring", "cross", "cone")
 COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 MATERIALS = ("paper", "wood", "brick", "wool", "chrome")
-BACKGROUNDS = ("fog", "sky", "room")
+BACKGROUNDS = ("fog", "sky", "room", "corner", "hills", "sand", "sea", "spotlight")
 MAX_OBJECTS = 4
 
 TABLE_SEEDS = range(0, 3_000)

@@ -1,5 +1,9 @@
-"""One training stage: rate by time spent, averaged weights, checkpoints, progress line."""
+"""One training stage: rate by samples done, averaged weights, checkpoints, progress, curve.
 
+How far a stage goes is counted in samples, not in time: a busy machine trains later, not less.
+"""
+
+import csv
 import logging
 import os
 import time
@@ -17,16 +21,19 @@ CHECKPOINT_EVERY_S = 90.0
 REPORT_EVERY_S = 15.0
 
 
+CURVE_COLUMNS = ("samples", "seconds", "loss")
+
+
 @dataclass(frozen=True)
 class StagePlan:
     """How one stage is trained."""
 
-    name: str  # also names its checkpoint
-    minutes: float  # training time, over all sessions
+    name: str  # also names its checkpoint and its curve
+    samples: int  # over all sessions
     batch: int  # samples a step
-    learning_rate: float  # peak; falls to 0 along a cosine in the second half
+    learning_rate: float  # peak
+    decay_from: float = 0.5  # share of the stage after which the rate falls to 0 along a cosine
     ema: float = 0.997  # decay of the moving average of the weights, which is what ships
-    max_steps: int | None = None  # a smoke run stops here
 
 
 def save_atomically(content: object, path: Path) -> None:
@@ -43,6 +50,7 @@ class Stage:
     def __init__(self, plan: StagePlan, net: nn.Module, out: Path):
         self.plan, self.net = plan, net
         self.path = out / f"{plan.name}.pt"
+        self.curve_path = out / f"{plan.name}.csv"
         trained = [p for p in net.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             trained, lr=plan.learning_rate, weight_decay=0.01, betas=(0.9, 0.98)
@@ -71,29 +79,32 @@ class Stage:
         save_atomically(state, self.path)
 
     @property
+    def samples(self) -> int:
+        """Samples done."""
+        return self.step * self.plan.batch
+
+    @property
     def position(self) -> float:
         """How much of the stage is done, 0..1."""
-        done = self.elapsed_s / (60 * self.plan.minutes)
-        if self.plan.max_steps is not None:
-            done = max(done, self.step / self.plan.max_steps)
-        return min(done, 1.0)
+        return min(self.samples / self.plan.samples, 1.0)
 
     def train(self, loss_at: Callable[[int, float], Tensor]) -> dict[str, Tensor]:
-        """Minimise loss_at(step, position) until the time is spent; the averaged weights."""
+        """Minimise loss_at(step, position) until all samples are done; the averaged weights."""
+        if self.position >= 1:
+            self.net.eval()
+            return self.ema
         mark = saved = reported = time.monotonic()
-        recent, first_step = 0.0, self.step
+        losses: list[Tensor] = []
         self.net.train()
         while self.position < 1:
-            loss = loss_at(self.step, self.position)
-            self._descend(loss)
+            losses.append(self._descend(loss_at(self.step, self.position)))
             now = time.monotonic()
             self.elapsed_s += now - mark
             mark = now
-            recent = loss.item() if recent == 0 else 0.98 * recent + 0.02 * loss.item()
             if now - reported > REPORT_EVERY_S:
-                rate = self.plan.batch * (self.step - first_step) / (now - reported)
-                self._report(recent, rate)
-                reported, first_step = now, self.step
+                self._report(losses, len(losses) * self.plan.batch / (now - reported))
+                reported = now
+                losses.clear()
             if now - saved > CHECKPOINT_EVERY_S:
                 self.checkpoint()
                 saved = now
@@ -101,9 +112,10 @@ class Stage:
         self.net.eval()
         return self.ema
 
-    def _descend(self, loss: Tensor) -> None:
-        position = self.position
-        rate = 1.0 if position < 0.5 else 0.5 * (1 + cos(2 * pi * (position - 0.5)))
+    def _descend(self, loss: Tensor) -> Tensor:
+        start = self.plan.decay_from
+        fall = max(self.position - start, 0) / (1 - start)
+        rate = 0.5 * (1 + cos(pi * fall))
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.learning_rate * rate * min(1.0, (self.step + 1) / 100)
         self.optimizer.zero_grad(set_to_none=True)
@@ -118,11 +130,19 @@ class Stage:
                     self.ema[key].lerp_(value, 1 - keep)
                 else:
                     self.ema[key].copy_(value)
+        return loss.detach()
 
-    def _report(self, loss: float, rate: float) -> None:
-        left_s = 60 * self.plan.minutes - self.elapsed_s
+    def _report(self, losses: list[Tensor], rate: float) -> None:
+        loss = torch.stack(losses).mean().item()
+        left_s = (self.plan.samples - self.samples) / rate
         log.info(
             "%s: %d samples, loss %.4f, %.0f samples/s, %.0f %%, %d:%02d left",
-            self.plan.name, self.step * self.plan.batch, loss, rate,
+            self.plan.name, self.samples, loss, rate,
             100 * self.position, left_s // 60, left_s % 60,
         )  # fmt: skip
+        is_new = not self.curve_path.exists()
+        with self.curve_path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow(CURVE_COLUMNS)
+            writer.writerow((self.samples, f"{self.elapsed_s:.0f}", f"{loss:.5f}"))

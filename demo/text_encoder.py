@@ -1,5 +1,6 @@
 """The demo model's text encoder: ComfyUI's CLIPTextModel, 128 wide, end-of-text padding."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -56,6 +57,18 @@ class TrainableText(nn.Module):
     def unknown(self) -> int:
         """Compact id of every token outside the captions' vocabulary."""
         return len(self.token_ids)
+
+    def adopt(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over a weight file's layers and the table rows of the words that it knows."""
+        prefix = "text_model."
+        layers = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        self.text_model.load_state_dict(layers)
+        known = {token: row for row, token in enumerate(weights["token_ids"].tolist())}
+        with torch.no_grad():
+            self.table.weight[-1] = weights["table"][-1]
+            for row, token in enumerate(self.token_ids.tolist()):
+                if token in known:
+                    self.table.weight[row] = weights["table"][known[token]]
 
     def forward(self, ids: Tensor) -> Tensor:
         """States (B, N, 128) of compact ids (B, N)."""

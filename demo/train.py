@@ -1,9 +1,9 @@
 """Trains the demo model from nothing: autoencoder, text encoder, latents, judge, UNet.
 
-    python dev.py train-demo --out DIR --threads 1 --minutes-unet 70
+    python dev.py train-demo --out DIR --threads 1 --samples-unet 360000
 
-An interrupted run is continued by the same command; a stage whose minutes are spent is not
-trained again.
+An interrupted run is continued by the same command; a stage whose samples are done is not
+trained again. --start FOLDER begins new stages with an earlier model's weights.
 """
 
 import argparse
@@ -22,10 +22,18 @@ from .train_autoencoder import train_autoencoder, train_decoder
 from .train_judge import train_judge
 from .train_text import train_text
 from .train_unet import train_unet
-from .weights import FOLDER, write_weights
+from .weights import FOLDER, read_weights, write_weights
 
 log = logging.getLogger(__name__)
 
+# Samples, batch and learning rate per stage; about 3 hours of one CPU core, most of it the UNet's.
+_STAGES = {
+    "autoencoder": (220_000, 16, 1.5e-3),
+    "decoder": (80_000, 16, 1e-3),
+    "text": (28_000, 64, 1e-3),
+    "judge": (31_000, 32, 2e-3),
+    "unet": (360_000, 32, 1e-3),
+}
 _SMOKE_STEPS = 2
 _SMOKE_SCENES = 100
 
@@ -50,18 +58,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train_all(options: argparse.Namespace, device: torch.device) -> None:
     """All stages in order; each writes its weight file when it is done."""
     out, folder = options.out, options.weights
-    autoencoder = train_autoencoder(_plan(options, "autoencoder", 16, 1.5e-3), out, device)
-    autoencoder = train_decoder(_plan(options, "decoder", 16, 1e-3), out, device, autoencoder)
+    autoencoder = train_autoencoder(
+        _plan(options, "autoencoder"), out, device, _start(options, "autoencoder")
+    )
+    autoencoder = train_decoder(_plan(options, "decoder"), out, device, autoencoder)
     write_weights("autoencoder", autoencoder.state_dict(), folder)
-    text = train_text(_plan(options, "text", 64, 1e-3), out, device)
+    text = train_text(_plan(options, "text"), out, device, _start(options, "text"))
     write_weights("text", text_weights(text), folder)
+    judge = train_judge(_plan(options, "judge"), out, device)
+    write_weights("judge", judge.state_dict(), folder)
     scenes = _SMOKE_SCENES if options.smoke else options.scenes_unet
     shard = make_shard(autoencoder, scenes, out / "latents.npy")
-    judge = train_judge(_plan(options, "judge", 32, 2e-3), out, device)
-    write_weights("judge", judge.state_dict(), folder)
-    unet = train_unet(_plan(options, "unet", 32, 1e-3), out, device, text=text, shard=shard)
+    unet = train_unet(
+        _plan(options, "unet"),
+        out,
+        device,
+        text=text,
+        shard=shard,
+        start=_start(options, "unet"),
+    )
     write_weights("unet", unet.state_dict(), folder)
     log.info("The weights are in %s", folder)
+
+
+def _start(options: argparse.Namespace, part: str) -> dict[str, Tensor] | None:
+    return read_weights(part, options.start) if options.start else None
 
 
 def text_weights(text: TrainableText) -> dict[str, Tensor]:
@@ -76,11 +97,10 @@ def export_unet(out: Path, folder: Path) -> Path:
     return write_weights("unet", state["ema"], folder)
 
 
-def _plan(options: argparse.Namespace, name: str, batch: int, learning_rate: float) -> StagePlan:
-    minutes = getattr(options, f"minutes_{name}")
-    return StagePlan(
-        name, minutes, batch, learning_rate, max_steps=_SMOKE_STEPS if options.smoke else None
-    )
+def _plan(options: argparse.Namespace, name: str) -> StagePlan:
+    _, batch, rate = _STAGES[name]
+    samples = _SMOKE_STEPS * batch if options.smoke else getattr(options, f"samples_{name}")
+    return StagePlan(name, samples, batch, rate * options.rate)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,11 +113,14 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=int, default=1, help="CPU threads; 1 leaves a shared machine usable"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--minutes-autoencoder", type=float, default=14.0)
-    parser.add_argument("--minutes-decoder", type=float, default=7.0)
-    parser.add_argument("--minutes-text", type=float, default=3.0)
-    parser.add_argument("--minutes-unet", type=float, default=70.0)
-    parser.add_argument("--minutes-judge", type=float, default=2.0)
+    parser.add_argument(
+        "--start", type=Path, help="folder of weight files that new stages begin with"
+    )
+    parser.add_argument(
+        "--rate", type=float, default=1.0, help="factor on all learning rates; lower with --start"
+    )
+    for name, (samples, _, _) in _STAGES.items():
+        parser.add_argument(f"--samples-{name}", type=int, default=samples)
     parser.add_argument(
         "--scenes-unet", type=int, default=36_000, help="scenes the UNet is trained on"
     )

@@ -1,5 +1,6 @@
 """Training stage 1: the autoencoder, on 64x64 crops with latent noise; then its decoder alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +52,21 @@ def reconstruction_loss(result: Tensor, target: Tensor) -> Tensor:
     return error.abs().mean() + 4 * error.square().mean() + 0.5 * across
 
 
-def train_autoencoder(plan: StagePlan, out: Path, device: torch.device) -> DemoAutoencoder:
-    """Train (or continue) the autoencoder and return it with averaged weights, in eval mode."""
+def train_autoencoder(
+    plan: StagePlan,
+    out: Path,
+    device: torch.device,
+    start: Mapping[str, Tensor] | None = None,
+) -> DemoAutoencoder:
+    """Train (or continue) the autoencoder and return it with averaged weights, in eval mode.
+
+    A new stage begins with the weights `start`, or with random ones.
+    """
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(1)
         net = DemoAutoencoder()
+    if start is not None:
+        net.load_state_dict(start)
     # Module.to takes a memory format; torch's type stubs leave that call out.
     net = net.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     stage = Stage(plan, net, out)
@@ -93,7 +104,7 @@ def train_decoder(
 
 def _pool(stage: Stage) -> Tensor:
     """The scenes a stage crops from; none where it is finished."""
-    count = POOL if stage.plan.max_steps is None else 100
+    count = min(POOL, stage.plan.samples)
     return scene_pool(count if stage.position < 1 else 0, TRAINING_SEEDS.start)
 
 

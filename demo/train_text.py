@@ -4,6 +4,7 @@ Each word token predicts what its object has been given so far. End-of-text and 
 predict the contents of the whole caption, so that they carry its meaning as CLIP's do.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -39,6 +40,7 @@ class _TextWithHeads(nn.Module):
         self.text = text
         self.said = nn.Linear(CONTEXT_DIM, sum(_CLASSES))
         self.contents = nn.Linear(CONTEXT_DIM, len(SHAPES) * (2 + _CLASSES[1] + _CLASSES[2]))
+        self.background = nn.Linear(CONTEXT_DIM, len(BACKGROUNDS) + 1)
 
     def loss(self, captions: TokenizedCaptions) -> Tensor:
         states = self.text(captions.ids)
@@ -51,7 +53,9 @@ class _TextWithHeads(nn.Module):
         pick = torch.arange(
             0, len(row), 5, device=row.device
         )  # a fifth of the end tokens is enough
-        ends = self.contents(states[row[pick], position[pick]]).unflatten(-1, (len(SHAPES), -1))
+        end_states = states[row[pick], position[pick]]
+        loss = loss + F.cross_entropy(self.background(end_states), captions.background[row[pick]])
+        ends = self.contents(end_states).unflatten(-1, (len(SHAPES), -1))
         targets = captions.contents[row[pick]]
         for i, h in enumerate(ends.split((2, *_CLASSES[1:]), -1)):
             loss = loss + 2 * F.cross_entropy(h.flatten(0, 1), targets[..., i].flatten())
@@ -77,12 +81,23 @@ def _insert_word(captions: TokenizedCaptions, row: int, place: int, word: int) -
         captions.owner[row, place] = NO_OBJECT
 
 
-def train_text(plan: StagePlan, out: Path, device: torch.device) -> TrainableText:
-    """Train (or continue) the text encoder and return it frozen, with averaged weights."""
+def train_text(
+    plan: StagePlan,
+    out: Path,
+    device: torch.device,
+    start: Mapping[str, Tensor] | None = None,
+) -> TrainableText:
+    """Train (or continue) the text encoder and return it frozen, with averaged weights.
+
+    A new stage begins with the weight file's tensors `start` (new words are added to its table),
+    or with random ones.
+    """
     sampler = CaptionSampler(tokenize)
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(2)
         net = _TextWithHeads(TrainableText(new_text_model(), sampler.token_ids)).to(device)
+    if start is not None:
+        net.text.adopt(start)
     stage = Stage(plan, net, out)
 
     def loss_at(step: int, position: float) -> Tensor:

@@ -6,6 +6,7 @@ from other objects' words to its own. Words are dropped from some captions while
 run stays, so that both carry meaning.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ from .stage import Stage, StagePlan
 from .text_encoder import TrainableText
 
 _EMPTY_CAPTION = 0.10  # share of samples trained without any caption, for classifier-free guidance
-_DROP_ALL_WORDS = 0.10  # share of captions that keep only their end-of-text run
-_DROP_SOME_WORDS = 0.08  # share that lose each word with a probability drawn from [0, 1]
-_DROP_OBJECT = 0.06  # share that lose all words of one object
+_DROP_ALL_WORDS = 0.16  # share of captions that keep only their end-of-text run
+_DROP_SOME_WORDS = 0.10  # share that lose each word with a probability drawn from [0, 1]
+_DROP_OBJECT = 0.08  # share that lose all words of one object
 _GROUNDING = 0.06  # weight of the grounding loss
 _GROUNDING_UNTIL = 0.65  # of the stage
 
@@ -88,13 +89,24 @@ def grounding_loss(maps: list[Tensor], owner: Tensor, masks: Tensor, is_intact: 
 
 
 def train_unet(
-    plan: StagePlan, out: Path, device: torch.device, *, text: TrainableText, shard: LatentShard
+    plan: StagePlan,
+    out: Path,
+    device: torch.device,
+    *,
+    text: TrainableText,
+    shard: LatentShard,
+    start: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
-    """Train (or continue) the UNet and return it with averaged weights."""
+    """Train (or continue) the UNet and return it with averaged weights.
+
+    A new stage begins with the weights `start`, or with random ones.
+    """
     sampler = CaptionSampler(tokenize)
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(4)
         unet = new_unet()
+    if start is not None:
+        unet.load_state_dict(start)
     stage = Stage(plan, unet.to(device), out)
     schedule = alpha_bars().to(device)
 

@@ -11,7 +11,7 @@ from ale_edit.demo.weights import PARTS, TABLE
 def _line_stage(out, steps):
     net = torch.nn.Linear(1, 1)
     torch.nn.init.constant_(net.weight, 0.0)
-    return Stage(StagePlan("line", 10, 1, 0.1, max_steps=steps), net, out)
+    return Stage(StagePlan("line", steps, 1, 0.1), net, out)
 
 
 def _loss(stage):
