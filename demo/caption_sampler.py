@@ -83,7 +83,7 @@ class CaptionSampler:
         rng: np.random.Generator,
         is_empty: np.ndarray | None = None,
     ) -> TokenizedCaptions:
-        """Captions for labels (B, 4, 3) of shape, color, material (-1: none), backgrounds (B,).
+        """Captions for labels (B, 4, 3) of shape, color, material, backgrounds (B,); -1: none.
 
         Samples with is_empty (B,) get the empty caption.
         """
@@ -114,7 +114,7 @@ class CaptionSampler:
                     tokens += [(i, NO_OBJECT, unsaid) for i in self._words["and"]]
                 tokens += [(i, k, s) for i, s in self._phrase(shape, color, material)]
                 contents[b, shape] = (1, color, material)
-            if rng.random() < _NAME_BACKGROUND:
+            if backgrounds[b] >= 0 and rng.random() < _NAME_BACKGROUND:
                 background[b] = backgrounds[b]
                 for word in ("in", "the", BACKGROUNDS[backgrounds[b]]):
                     tokens += [(i, NO_OBJECT, unsaid) for i in self._words[word]]

@@ -106,11 +106,12 @@ def _encode_scenes(net: DemoAutoencoder, seeds: range) -> np.ndarray:
     rows["latent"] = latents.half().cpu().numpy()
     rows["masks"] = (F.avg_pool2d(masks, 8) * 255).round().byte().numpy()
     for row, scene in zip(rows, scenes, strict=True):
-        row["labels"], row["background"] = _labels(scene), BACKGROUNDS.index(scene.background.kind)
+        row["labels"], row["background"] = labels_of(scene), BACKGROUNDS.index(scene.background.kind)
     return rows
 
 
-def _labels(scene: Scene) -> np.ndarray:
+def labels_of(scene: Scene) -> np.ndarray:
+    """Indices (4, 3) of the objects' shape, color, material; -1: no object."""
     labels = np.full((MAX_OBJECTS, 3), -1)
     for k, o in enumerate(scene.objects):
         labels[k] = SHAPES.index(o.shape), COLORS.index(o.color), MATERIALS.index(o.material)

@@ -1,4 +1,4 @@
-"""Trains the demo model from nothing: autoencoder, text encoder, latents, judge, UNet.
+"""Trains the demo model from nothing, stage by stage, and draws the learning curves.
 
     python dev.py train-demo --out DIR --threads 1 --samples-unet 360000
 
@@ -15,11 +15,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .curves import write_curves
 from .latents import make_shard
 from .stage import StagePlan
 from .text_encoder import TrainableText
 from .train_autoencoder import train_autoencoder, train_decoder
 from .train_judge import train_judge
+from .train_lcm import train_lcm
+from .train_mini_clip import train_mini_clip
 from .train_text import train_text
 from .train_unet import train_unet
 from .weights import FOLDER, read_weights, write_weights
@@ -33,6 +36,8 @@ _STAGES = {
     "text": (28_000, 64, 1e-3),
     "judge": (31_000, 32, 2e-3),
     "unet": (360_000, 32, 1e-3),
+    "lcm": (20_000, 16, 1e-3),
+    "clip": (60_000, 64, 1e-3),
 }
 _SMOKE_STEPS = 2
 _SMOKE_SCENES = 100
@@ -78,6 +83,11 @@ def train_all(options: argparse.Namespace, device: torch.device) -> None:
         start=_start(options, "unet"),
     )
     write_weights("unet", unet.state_dict(), folder)
+    lcm = train_lcm(_plan(options, "lcm"), out, device, unet=unet, text=text, shard=shard)
+    write_weights("lcm", lcm, folder)
+    clip = train_mini_clip(_plan(options, "clip"), out, device, text)
+    write_weights("clip", clip.state_dict(), folder)
+    log.info("Learning curves: %s", write_curves(out))
     log.info("The weights are in %s", folder)
 
 

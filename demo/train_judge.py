@@ -57,7 +57,7 @@ def train_judge(plan: StagePlan, out: Path, device: torch.device) -> JudgeNet:
             for s in range(first, first + plan.batch)
         ]
         images, masks = render_batch(scenes)
-        crops = _degrade(object_crops(scenes, images, masks, rng), rng).to(device)
+        crops = degrade(object_crops(scenes, images, masks, rng), rng).to(device)
         labels = object_labels(scenes).to(device)
         logits = net(crops)
         losses = (F.cross_entropy(row, labels[:, i]) for i, row in enumerate(logits))
@@ -67,7 +67,7 @@ def train_judge(plan: StagePlan, out: Path, device: torch.device) -> JudgeNet:
     return net.eval()
 
 
-def _degrade(crops: Tensor, rng: np.random.Generator) -> Tensor:
+def degrade(crops: Tensor, rng: np.random.Generator) -> Tensor:
     """Blur a random half of the crops a little and add noise."""
     is_blurred = torch.from_numpy(rng.random(len(crops)) < 0.5)
     blurred = F.avg_pool2d(F.pad(crops, (1, 1, 1, 1), mode="replicate"), 3, 1)

@@ -7,6 +7,7 @@ run stays, so that both carry meaning.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,55 @@ class TrainingAttention:
         if is_text:
             self.maps.append(shares.float().mean(1))
         return (shares @ v).transpose(1, 2).flatten(2)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A batch of B scenes with captions, some words of which are dropped."""
+
+    latents: Tensor  # (B, 4, h, w), unit variance
+    noise: Tensor  # (B, 4, h, w)
+    context: Tensor  # (B, N, 128); some dropped words are zero here
+    hidden: Tensor  # (B, N) the other dropped words, which attention must not see
+    owner: Tensor  # (B, N) object index of a word token, else -1
+    masks: Tensor  # (B, 4, h, w)
+    is_intact: Tensor  # (B,) no word was dropped
+
+
+class SampleSource:
+    """Draws training samples: scenes of the shard, with new captions at each visit."""
+
+    def __init__(self, text: TrainableText, shard: LatentShard, device: torch.device):
+        self._text, self._shard, self._device = text, shard, device
+        self._captions = CaptionSampler(tokenize)
+
+    def draw(self, rng: np.random.Generator, count: int, empty: float) -> Sample:
+        """`count` samples that depend on rng alone, a share `empty` of them without caption."""
+        batch = self._shard.batch(rng.integers(0, len(self._shard), count))
+        is_empty = rng.random(count) < empty
+        captions = self._captions.draw(batch.labels, batch.backgrounds, rng, is_empty)
+        dropped = drop_words(captions, rng).to(self._device)
+        captions = captions.to(self._device)
+        is_zeroed = torch.from_numpy(rng.random(count) < 0.5).to(self._device)[:, None]
+        with torch.no_grad():
+            context = self._text(captions.ids)
+        noise = rng.standard_normal(batch.latents.shape, dtype=np.float32)
+        return Sample(
+            latents=batch.latents.to(self._device),
+            noise=torch.from_numpy(noise).to(self._device),
+            context=context.masked_fill((dropped & is_zeroed)[..., None], 0),
+            hidden=dropped & ~is_zeroed,
+            owner=captions.owner,
+            masks=batch.masks.to(self._device),
+            is_intact=~dropped.any(1),
+        )
+
+    def empty_context(self) -> Tensor:
+        """Context (1, N, 128) of the empty caption."""
+        rng, labels = np.random.default_rng(0), np.full((1, MAX_OBJECTS, 3), -1)
+        empty = self._captions.draw(labels, np.zeros(1, dtype=int), rng, np.ones(1, dtype=bool))
+        with torch.no_grad():
+            return self._text(empty.ids.to(self._device))
 
 
 def drop_words(captions: TokenizedCaptions, rng: np.random.Generator) -> Tensor:
@@ -101,43 +151,40 @@ def train_unet(
 
     A new stage begins with the weights `start`, or with random ones.
     """
-    sampler = CaptionSampler(tokenize)
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(4)
         unet = new_unet()
     if start is not None:
         unet.load_state_dict(start)
     stage = Stage(plan, unet.to(device), out)
+    samples = SampleSource(text, shard, device)
     schedule = alpha_bars().to(device)
 
     def loss_at(step: int, position: float) -> Tensor:
         rng = np.random.default_rng((44, step))
-        batch = shard.batch(rng.integers(0, len(shard), plan.batch))
-        x0, masks = batch.latents.to(device), batch.masks.to(device)
-        is_empty = rng.random(plan.batch) < _EMPTY_CAPTION
-        captions = sampler.draw(batch.labels, batch.backgrounds, rng, is_empty)
-        dropped = drop_words(captions, rng).to(device)
-        captions = captions.to(device)
-        with torch.no_grad():
-            context = text(captions.ids)
-        is_zeroed = torch.from_numpy(rng.random(plan.batch) < 0.5).to(device)[:, None]
-        context = context.masked_fill((dropped & is_zeroed)[..., None], 0)
-        attention = TrainingAttention(dropped & ~is_zeroed)
-
+        sample = samples.draw(rng, plan.batch, _EMPTY_CAPTION)
+        attention = TrainingAttention(sample.hidden)
         t = torch.from_numpy(rng.integers(0, 1000, plan.batch)).to(device)
-        noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)).to(device)
         alpha_bar = schedule[t][:, None, None, None]
-        x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
-        with torch.autocast(device.type, torch.bfloat16):
-            options = {"optimized_attention_override": attention}
-            eps = unet(x_t, t.float(), context=context, transformer_options=options)
+        x_t = alpha_bar.sqrt() * sample.latents + (1 - alpha_bar).sqrt() * sample.noise
+        eps = predict_eps(unet, x_t, t, sample.context, attention)
         sigma = ((1 - alpha_bar) / alpha_bar).sqrt().flatten()
-        loss = (sigma * (eps.float() - noise).square().mean((1, 2, 3))).mean()
+        loss = (sigma * (eps - sample.noise).square().mean((1, 2, 3))).mean()
         if position < _GROUNDING_UNTIL:
             loss = loss + _GROUNDING * grounding_loss(
-                attention.maps, captions.owner, masks, ~dropped.any(1)
+                attention.maps, sample.owner, sample.masks, sample.is_intact
             )
         return loss
 
     unet.load_state_dict(stage.train(loss_at))
     return unet.eval()
+
+
+def predict_eps(
+    unet: nn.Module, x_t: Tensor, t: Tensor, context: Tensor, attention: TrainingAttention
+) -> Tensor:
+    """The UNet's eps (B, 4, h, w) in fp32; it computes in bf16."""
+    with torch.autocast(x_t.device.type, torch.bfloat16):
+        options = {"optimized_attention_override": attention}
+        eps = unet(x_t, t.float(), context=context, transformer_options=options)
+    return eps.float()
