@@ -1,61 +1,82 @@
-"""Prints the model card's figures, on scene seeds that neither training nor tuning has seen."""
+"""Prints the model card's figures, on scene seeds that neither training nor tuning has seen.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Rates come with the half width of a 95 % interval, by bootstrap over prompts or scenes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..host.conditioning import make_conditioning
+from ..host.rgb_cam import apply_rgb_cam
+from ..host.text import embed_side
+from ..prompts.edits import Edits, make_edit
+from ..regions.regions import make_regions
 from .caption_sampler import EOS
 from .captions import join_phrases, object_phrase
 from .finding import find_objects
 from .judge import Judge, Reading
+from .mini_clip import MiniClip
 from .models import build_clip, build_model, build_vae
 from .render import IMAGE_SIZE, render_batch
-from .scenes import CHECK_SEEDS, Scene, SceneObject, Triples, make_scene
-from .weights import read_weights
+from .scenes import CHECK_SEEDS, COLORS, MATERIALS, SHAPES, Scene, SceneObject, Triples, make_scene
+from .weights import read_weights, weight_table
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP, VAE
 
 _ATTRIBUTES = ("shape", "color", "material")
-_STEPS, _GUIDANCE = 20, 3.0
 _BATCH = 25
+_LCM_STEPS = (4, 8, 15)
+_DILATION = 0.01  # the paper's
+_COLUMNS = (
+    "| {0} | shape | color | material | all three | another object's attribute | right count |\n"
+    "|---|---|---|---|---|---|---|"
+)
+
+Row = tuple[float, float, float, float, float]  # hits of shape, color, material, all; swapped
+Measure = list[Row]
 
 
 @dataclass(frozen=True)
 class _Demo:
+    """The parts under test, and how images are sampled."""
+
     model: "ModelPatcher"
     clip: "CLIP"
     vae: "VAE"
     judge: Judge
+    folder: Path
+    steps: int = 20
+    guidance: float = 3.0
+    sampler: str = "euler"
+    scheduler: str = "normal"
+
+    @property
+    def sampling(self) -> str:
+        return f"{self.sampler}, {self.steps} steps, guidance {self.guidance:g}"
 
 
-def evaluate(folder: Path, count: int) -> str:
-    """All figures as Markdown, `count` scenes or prompts each."""
-    demo = _Demo(
-        build_model(read_weights("unet", folder)),
-        build_clip(read_weights("text", folder)),
-        build_vae(read_weights("autoencoder", folder)),
-        Judge.load(folder),
-    )
-    parts = [_ground_truth(demo, count)]
-    kinds: tuple[tuple[str, int, Triples], ...] = (
-        ("one object", 1, "trained"),
-        ("one object, held-out triples", 1, "held_out"),
-        ("two objects", 2, "trained"),
-    )
-    for title, objects, triples in kinds:
-        seeds = CHECK_SEEDS[5_000 : 5_000 + count]
-        scenes = [make_scene(s, objects, triples=triples) for s in seeds]
-        parts.append(_text_to_image(demo, title, scenes))
-    parts.append(_swap_table(demo, count))
-    return "\n\n".join(parts)
+def evaluate(folder: Path, count: int, parts: Sequence[str] = ()) -> str:
+    """The figures of some parts (`PARTS_OF_CARD`; none: all) as Markdown, `count` prompts each."""
+    unknown = set(parts) - set(PARTS_OF_CARD)
+    if unknown:
+        raise ValueError(
+            f"There are no figures called {', '.join(sorted(unknown))}. There are: "
+            f"{', '.join(PARTS_OF_CARD)}."
+        )
+    clip = build_clip(read_weights("text", folder))
+    vae = build_vae(read_weights("autoencoder", folder))
+    model = build_model(read_weights("unet", folder))
+    demo = _Demo(model, clip, vae, Judge.load(folder), folder)
+    return "\n\n".join(PARTS_OF_CARD[part](demo, count) for part in parts or PARTS_OF_CARD)
 
 
 def _ground_truth(demo: _Demo, count: int) -> str:
@@ -81,44 +102,155 @@ def _ground_truth(demo: _Demo, count: int) -> str:
     return "\n".join(lines)
 
 
-def _text_to_image(demo: _Demo, title: str, scenes: list[Scene]) -> str:
-    """Share of named objects found with the attribute asked for, and of right object counts."""
-    prompts = [
-        join_phrases([object_phrase(o.shape, o.color, o.material) for o in s.objects])
-        for s in scenes
-    ]
-    contexts = torch.cat([_encode(demo, prompt) for prompt in prompts])
-    hits, counts = [], []
-    for image, scene in zip(_sample(demo, contexts), scenes, strict=True):
-        readings = [demo.judge.read(image, mask) for mask in find_objects(image)]
-        counts.append(len(readings) == len(scene.objects))
-        hits += _best_match(readings, scene.objects)
-    shape, color, material = np.mean(hits, axis=0)
-    every = np.mean([all(h) for h in hits])
-    return (
-        f"Text to image, {title} ({len(scenes)} prompts, {_STEPS} steps, guidance {_GUIDANCE}): "
-        f"shape {shape:.2f}, color {color:.2f}, material {material:.2f}, all three {every:.2f}, "
-        f"right object count {np.mean(counts):.2f}"
+def _text_to_image(demo: _Demo, count: int) -> str:
+    """Plain prompts with 1 to 3 objects, and one object of a triple that was never trained on."""
+    kinds: tuple[tuple[str, int, Triples], ...] = (
+        ("one object", 1, "trained"),
+        ("one object, held-out triples", 1, "held_out"),
+        ("two objects", 2, "trained"),
+        ("three objects", 3, "trained"),
+    )
+    lines = [_COLUMNS.format(f"text to image, {count} prompts, {demo.sampling}")]
+    for title, objects, triples in kinds:
+        scenes = _prompt_scenes(count, objects, triples)
+        lines.append(_attribute_row(title, demo, _plain_images(demo, scenes), scenes))
+    return "\n".join(lines)
+
+
+def _region_control(demo: _Demo, count: int) -> str:
+    """Two objects, the same prompts and noise with and without ORE and RGB-CAM in a KSampler."""
+    scenes = _prompt_scenes(count, 2, "trained")
+    images = _regional_images(demo, scenes)
+    return "\n".join(
+        [
+            _COLUMNS.format(f"region control, two objects, {count} prompts, {demo.sampling}"),
+            _attribute_row("off", demo, _plain_images(demo, scenes), scenes),
+            _attribute_row("on", demo, images, scenes),
+            _attribute_row("on, read in each object's own region", demo, images, scenes, True),
+        ]
     )
 
 
-def _best_match(
-    readings: list[Reading], objects: tuple[SceneObject, ...]
-) -> list[tuple[bool, bool, bool]]:
-    """Per object, which attributes its patch has; the assignment with most hits counts."""
-    slots: list[Reading | None] = [*readings, *[None] * len(objects)]
-    options = []
-    for choice in permutations(slots, len(objects)):
-        options.append(
-            [
-                tuple(r is not None and getattr(r, a) == getattr(o, a) for a in _ATTRIBUTES)
-                for r, o in zip(choice, objects, strict=True)
-            ]
+def _distilled(demo: _Demo, count: int) -> str:
+    """Two objects by the latent consistency LoRA, as ComfyUI's own nodes apply it."""
+    from comfy.sd import load_lora_for_models
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    lora = read_weights("lcm", demo.folder)
+    model, _ = load_lora_for_models(demo.model, None, lora, 1.0, 0.0)
+    model = ModelSamplingDiscrete().patch(model, "lcm", zsnr=False)[0]
+    scenes = _prompt_scenes(count, 2, "trained")
+    lines = [_COLUMNS.format(f"LCM LoRA, two objects, {count} prompts, lcm, guidance 1")]
+    for steps in _LCM_STEPS:
+        fast = replace(
+            demo, model=model, steps=steps, guidance=1.0, sampler="lcm", scheduler="sgm_uniform"
         )
-    return max(options, key=lambda hits: sum(map(sum, hits)))
+        lines.append(_attribute_row(f"{steps} steps", demo, _plain_images(fast, scenes), scenes))
+    return "\n".join(lines)
 
 
-def _swap_table(demo: _Demo, count: int) -> str:
+def _mini_clip(demo: _Demo, count: int) -> str:
+    """Share of cut-out objects to which the mini CLIP gives the right word, and of whole scenes
+    that it prefers with their own caption over one with the two colours exchanged.
+    """
+    scorer = MiniClip.load(cast("Any", demo.clip), demo.folder)
+    scenes = [make_scene(CHECK_SEEDS[20_000 + i], 2, triples="all") for i in range(count)]
+    images, masks = render_batch(scenes)
+    decoded = demo.vae.decode(demo.vae.encode(images)).cpu()
+    lines = [
+        f"| mini CLIP, {count} two-object scenes | shape | color | material | own colours |",
+        "|---|---|---|---|---|",
+    ]
+    for name, shown in (("rendered images", images), ("decoded images", decoded)):
+        hits = []
+        for image, rows, scene in zip(shown, masks, scenes, strict=True):
+            a, b = scene.objects
+            cut = torch.stack([image * rows[0, ..., None], image * rows[1, ..., None]])
+            words = (
+                [_best(scorer, part, [object_phrase(s) for s in SHAPES], SHAPES.index(o.shape))
+                 for part, o in zip(cut, (a, b), strict=True)],
+                [_best(scorer, part, [object_phrase(o.shape, c) for c in COLORS],
+                       COLORS.index(o.color)) for part, o in zip(cut, (a, b), strict=True)],
+                [_best(scorer, part, [object_phrase(o.shape, None, m) for m in MATERIALS],
+                       MATERIALS.index(o.material)) for part, o in zip(cut, (a, b), strict=True)],
+            )  # fmt: skip
+            own = join_phrases([object_phrase(a.shape, a.color), object_phrase(b.shape, b.color)])
+            other = join_phrases([object_phrase(a.shape, b.color), object_phrase(b.shape, a.color)])
+            hits.append([*(np.mean(w) for w in words), _best(scorer, image, [own, other], 0)])
+        lines.append(f"| {name} | " + " | ".join(f"{x:.3f}" for x in np.mean(hits, axis=0)) + " |")
+    return "\n".join(lines)
+
+
+def _best(scorer: MiniClip, image: Tensor, texts: list[str], right: int) -> bool:
+    return int(scorer.similarity(image[None], texts)[0].argmax()) == right
+
+
+def _prompt_scenes(count: int, objects: int, triples: Triples) -> list[Scene]:
+    seeds = CHECK_SEEDS[5_000 : 5_000 + count]
+    return [make_scene(s, objects, triples=triples) for s in seeds]
+
+
+def _phrases(scene: Scene) -> list[str]:
+    return [object_phrase(o.shape, o.color, o.material) for o in scene.objects]
+
+
+def _attribute_row(
+    title: str, demo: _Demo, images: Tensor, scenes: list[Scene], in_place: bool = False
+) -> str:
+    """How often named objects have the attributes asked for, and those of another object.
+
+    Objects are found by their saturation and matched to the prompt's for most agreement, or with
+    in_place read in their scene's regions.
+    """
+    masks = render_batch(scenes)[1] if in_place else None
+    rows, counts = [], []
+    for b, (image, scene) in enumerate(zip(images, scenes, strict=True)):
+        found = find_objects(image) if masks is None else masks[b, : len(scene.objects)]
+        readings: list[Reading | None] = [demo.judge.read(image, mask) for mask in found]
+        if masks is None:
+            counts.append(len(readings) == len(scene.objects))
+            readings = _matched(readings, scene.objects)
+        measured = [_measured(r, o, scene) for r, o in zip(readings, scene.objects, strict=True)]
+        rows.append(np.mean(measured, axis=0))
+    cells = [_rate(column) for column in np.transpose(rows)]
+    return f"| {title} | {' | '.join(cells)} | {_rate(counts) if counts else '-'} |"
+
+
+def _matched(
+    readings: list[Reading | None], objects: tuple[SceneObject, ...]
+) -> list[Reading | None]:
+    """One patch, or none, per object; the assignment with most right attributes."""
+    slots = [*readings, *[None] * len(objects)]
+    return max(
+        (list(choice) for choice in permutations(slots, len(objects))),
+        key=lambda choice: sum(sum(_hits(r, o)) for r, o in zip(choice, objects, strict=True)),
+    )
+
+
+def _hits(reading: Reading | None, o: SceneObject) -> list[bool]:
+    return [reading is not None and getattr(reading, a) == getattr(o, a) for a in _ATTRIBUTES]
+
+
+def _measured(reading: Reading | None, o: SceneObject, scene: Scene) -> Row:
+    """Hits of shape, color, material, all three; and whether it has another object's attribute."""
+    hits = _hits(reading, o)
+    swapped = reading is not None and any(
+        getattr(reading, a) != getattr(o, a)
+        and getattr(reading, a) in {getattr(other, a) for other in scene.objects if other is not o}
+        for a in ("color", "material")
+    )
+    return (*(float(h) for h in hits), float(all(hits)), float(swapped))  # pyright: ignore[reportReturnType]
+
+
+def _rate(values: Sequence[float] | np.ndarray) -> str:
+    """Mean and half width of its 95 % interval."""
+    sample = np.asarray(values, dtype=float)
+    picks = np.random.default_rng(0).integers(0, len(sample), (1000, len(sample)))
+    low, high = np.quantile(sample[picks].mean(1), (0.025, 0.975))
+    return f"{sample.mean():.3f} ±{(high - low) / 2:.3f}"
+
+
+def _end_of_text(demo: _Demo, count: int) -> str:
     """What images show when the words come from prompt A and the end-of-text run from B."""
     pairs = []
     for i in range(count):
@@ -146,6 +278,10 @@ def _swap_table(demo: _Demo, count: int) -> str:
             cells.append(f"{shares[0]:.2f} / {shares[1]:.2f}")
         lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
+
+
+def _files(demo: _Demo, _count: int) -> str:
+    return weight_table(demo.folder)
 
 
 def _share(pairs: Sequence[tuple[Reading | None, SceneObject]], attribute: str) -> float:
@@ -185,27 +321,69 @@ def _zeroed(demo: _Demo, prompt: str, *, words: bool) -> Tensor:
     return context
 
 
+def _plain_images(demo: _Demo, scenes: list[Scene]) -> Tensor:
+    prompts = [join_phrases(_phrases(scene)) for scene in scenes]
+    return _sample(demo, torch.cat([_encode(demo, prompt) for prompt in prompts]))
+
+
+def _regional_images(demo: _Demo, scenes: list[Scene]) -> Tensor:
+    """Object-Restricted Embeddings and RGB-CAM on the scenes' own regions, one KSampler each."""
+    noise = _noise(len(scenes))
+    masks = render_batch(scenes)[1]
+    images = []
+    for b, scene in enumerate(scenes):
+        phrases = _phrases(scene)
+        edits = Edits(tuple(make_edit(phrase, phrase) for phrase in phrases))
+        regions = make_regions(list(masks[b, : len(phrases)]), edits.sources, _DILATION)
+        positive = make_conditioning(*embed_side(demo.clip, edits, "target"))
+        patched = replace(demo, model=apply_rgb_cam(demo.model, regions))
+        images.append(_denoise(patched, positive, noise[b : b + 1]))
+    return torch.cat(images)
+
+
 def _sample(demo: _Demo, contexts: Tensor) -> Tensor:
     """Images (B, H, W, 3) of contexts (B, N, 128), by ComfyUI's own sampler."""
+    noise = _noise(len(contexts))
+    return torch.cat(
+        [
+            _denoise(demo, [[contexts[i : i + _BATCH], {}]], noise[i : i + _BATCH])
+            for i in range(0, len(contexts), _BATCH)
+        ]
+    )
+
+
+def _noise(count: int) -> Tensor:
+    """The same noise (B, 4, h, w) for the same prompts, whatever is sampled with it."""
+    generator = torch.Generator().manual_seed(CHECK_SEEDS.start)
+    return torch.randn(count, 4, IMAGE_SIZE // 8, IMAGE_SIZE // 8, generator=generator)
+
+
+def _denoise(demo: _Demo, positive: Any, noise: Tensor) -> Tensor:
+    """As KSampler and VAE Decode."""
     import comfy.sample
 
-    negative = [[_encode(demo, ""), {}]]
-    images = []
-    for start in range(0, len(contexts), _BATCH):
-        positive = [[contexts[start : start + _BATCH], {}]]
-        latent = torch.zeros(len(positive[0][0]), 4, IMAGE_SIZE // 8, IMAGE_SIZE // 8)
-        noise = comfy.sample.prepare_noise(latent, CHECK_SEEDS.start + start)
-        samples = comfy.sample.sample(
-            demo.model,
-            noise,
-            _STEPS,
-            _GUIDANCE,
-            "euler",
-            "normal",
-            positive,
-            negative,
-            latent,
-            disable_pbar=True,
-        )
-        images.append(demo.vae.decode(samples).cpu())
-    return torch.cat(images)
+    samples = comfy.sample.sample(
+        demo.model,
+        noise,
+        demo.steps,
+        demo.guidance,
+        demo.sampler,
+        demo.scheduler,
+        positive,
+        [[_encode(demo, ""), {}]],
+        torch.zeros_like(noise),
+        disable_pbar=True,
+        seed=CHECK_SEEDS.start,
+    )
+    return demo.vae.decode(samples).cpu()
+
+
+PARTS_OF_CARD: dict[str, Callable[[_Demo, int], str]] = {
+    "files": _files,
+    "ground-truth": _ground_truth,
+    "text-to-image": _text_to_image,
+    "region-control": _region_control,
+    "end-of-text": _end_of_text,
+    "lcm": _distilled,
+    "clip": _mini_clip,
+}

@@ -106,7 +106,10 @@ def _encode_scenes(net: DemoAutoencoder, seeds: range) -> np.ndarray:
     rows["latent"] = latents.half().cpu().numpy()
     rows["masks"] = (F.avg_pool2d(masks, 8) * 255).round().byte().numpy()
     for row, scene in zip(rows, scenes, strict=True):
-        row["labels"], row["background"] = labels_of(scene), BACKGROUNDS.index(scene.background.kind)
+        row["labels"], row["background"] = (
+            labels_of(scene),
+            BACKGROUNDS.index(scene.background.kind),
+        )
     return rows
 
 

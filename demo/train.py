@@ -46,10 +46,15 @@ _SMOKE_SCENES = 100
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all stages and write the weight files; returns the exit status."""
     options = _parser().parse_args(argv)
-    if options.evaluate:
+    if options.evaluate is not None:
         from .evaluate import evaluate
 
-        sys.stdout.write(evaluate(options.weights, options.scenes) + "\n")
+        sys.stdout.write(evaluate(options.weights, options.scenes, options.evaluate) + "\n")
+        return 0
+    if options.gallery is not None:
+        from .gallery import write_gallery
+
+        sys.stdout.write(f"{write_gallery(options.gallery)}\n")
         return 0
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True
@@ -136,7 +141,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--smoke", action="store_true", help="a few steps of every stage")
     parser.add_argument(
-        "--evaluate", action="store_true", help="print the model card's figures instead"
+        "--evaluate",
+        nargs="*",
+        metavar="PART",
+        help="print the model card's figures instead, all or some: files ground-truth "
+        "text-to-image region-control end-of-text lcm clip",
+    )
+    parser.add_argument(
+        "--gallery", type=Path, metavar="FILE", help="write a picture of the demo world instead"
     )
     parser.add_argument("--scenes", type=int, default=100, help="scenes per figure of --evaluate")
     return parser

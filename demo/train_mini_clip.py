@@ -1,8 +1,8 @@
 """Training stage 7: the mini CLIP, by contrast of rendered images and their captions.
 
-Half of the images show one object alone on black, as TE and TI cut them out; a few show a background
-without objects, which no caption fits. A caption that is true of another image of the batch is no
-counter-example there, so truth is read off the labels.
+Half of the images show one object alone on black, as TE and TI cut them out; a few show a
+background without objects, which no caption fits. A caption that is true of another image of the
+batch is no counter-example there, so truth is read off the labels.
 """
 
 from pathlib import Path

@@ -60,6 +60,14 @@ def write_weights(part: str, tensors: dict[str, Tensor], folder: Path = FOLDER) 
     return path
 
 
+def weight_table(folder: Path = FOLDER) -> str:
+    """The listed files with sizes and hashes, as Markdown for the model card."""
+    lines = ["| file | bytes | SHA-256 |", "|---|---|---|"]
+    for name, entry in sorted(_listed(folder).items()):
+        lines.append(f"| {name} | {entry['bytes']} | `{entry['sha256']}` |")
+    return "\n".join(lines)
+
+
 def _listed(folder: Path) -> dict[str, dict]:
     try:
         return json.loads((folder / TABLE).read_text(encoding="utf-8"))

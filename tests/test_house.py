@@ -25,6 +25,7 @@ PACK: dict[str, set[str]] = {
     **{folder: set() for folder in (*PURE, "scoring")},
     "regions/preview.py": set(),
     "demo": set(),
+    "demo/evaluate.py": {"host", *PURE},
     "bench": {"headless", "scoring", "demo"},
     "bench/speed.py": {"host", "editors", "demo", *PURE},
     "headless": set(),
@@ -36,6 +37,7 @@ OTHERS: dict[str, set[str]] = {
     "nodes": {"torch", "numpy", *COMFY},
     "host": {"torch", "numpy", *COMFY},
     **{folder: {"torch", "numpy"} for folder in ("editors", *PURE, "scoring", "demo")},
+    "demo/evaluate.py": {"torch", "numpy"},
     "regions/preview.py": {"torch", "numpy", "PIL"},  # labels need a font
     "bench": {"torch", "numpy", "PIL", "aiohttp"},
     "bench/speed.py": {"torch", "numpy", *COMFY},
@@ -47,6 +49,7 @@ LATE: dict[str, set[str]] = {  # only inside a function
     "__init__.py": {"nodes"},
     "regions": {"transformers", "segment_anything"},
     "demo": COMFY | {"safetensors", "PIL"},
+    "demo/evaluate.py": COMFY,
     "dev.py": {"torch", "comfy"},
 }
 
