@@ -37,11 +37,21 @@ class StagePlan:
 
 
 def save_atomically(content: object, path: Path) -> None:
-    """torch.save that leaves either the old file or the complete new one."""
+    """torch.save that leaves either the old file or the complete new one.
+
+    Raises OSError, with the file and what to do, where it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    torch.save(content, part)
-    os.replace(part, path)
+    try:
+        torch.save(content, part)
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        part.unlink(missing_ok=True)
+        raise OSError(
+            f"The checkpoint {path} could not be written ({error}). The one before it is whole. "
+            "Make room on the disk, or give another folder with --out, and run the command again."
+        ) from error
 
 
 class Stage:
@@ -53,7 +63,7 @@ class Stage:
         self.curve_path = out / f"{plan.name}.csv"
         trained = [p for p in net.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            trained, lr=plan.learning_rate, weight_decay=0.01, betas=(0.9, 0.98)
+            trained, lr=plan.learning_rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True
         )
         self.step, self.elapsed_s = 0, 0.0
         self.ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
@@ -124,21 +134,25 @@ class Stage:
         self.optimizer.step()
         self.step += 1
         keep = min(self.plan.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for key, value in self.net.state_dict().items():
-                if value.is_floating_point():
-                    self.ema[key].lerp_(value, 1 - keep)
-                else:
-                    self.ema[key].copy_(value)
+        self._average(1 - keep)
         return loss.detach()
+
+    @torch.no_grad()
+    def _average(self, share: float) -> None:
+        """Move the averaged weights by `share` towards the present ones; counters are copied."""
+        now = self.net.state_dict()
+        real = [key for key, value in now.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.ema[k] for k in real], [now[k] for k in real], share)
+        for key in now.keys() - set(real):
+            self.ema[key].copy_(now[key])
 
     def _report(self, losses: list[Tensor], rate: float) -> None:
         loss = torch.stack(losses).mean().item()
         left_s = (self.plan.samples - self.samples) / rate
         log.info(
-            "%s: %d samples, loss %.4f, %.0f samples/s, %.0f %%, %d:%02d left",
-            self.plan.name, self.samples, loss, rate,
-            100 * self.position, left_s // 60, left_s % 60,
+            "%s [%s] %.0f %%, %d:%02d left, %d samples, loss %.4f, %.0f samples/s",
+            self.plan.name, _bar(self.position), 100 * self.position,
+            left_s // 60, left_s % 60, self.samples, loss, rate,
         )  # fmt: skip
         is_new = not self.curve_path.exists()
         with self.curve_path.open("a", newline="", encoding="utf-8") as file:
@@ -146,3 +160,9 @@ class Stage:
             if is_new:
                 writer.writerow(CURVE_COLUMNS)
             writer.writerow((self.samples, f"{self.elapsed_s:.0f}", f"{loss:.5f}"))
+
+
+def _bar(position: float, width: int = 20) -> str:
+    """How much of a stage is done, as text."""
+    done = int(position * width)
+    return "#" * done + "." * (width - done)

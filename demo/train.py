@@ -86,6 +86,7 @@ def train_all(options: argparse.Namespace, device: torch.device) -> None:
         text=text,
         shard=shard,
         start=_start(options, "unet"),
+        drops_words=not options.keep_words,
     )
     write_weights("unet", unet.state_dict(), folder)
     lcm = train_lcm(_plan(options, "lcm"), out, device, unet=unet, text=text, shard=shard)
@@ -138,6 +139,12 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--samples-{name}", type=int, default=samples)
     parser.add_argument(
         "--scenes-unet", type=int, default=36_000, help="scenes the UNet is trained on"
+    )
+    parser.add_argument(
+        "--keep-words",
+        action="store_true",
+        help="never train the UNet on captions that lost words: its end-of-text tokens then mean "
+        "less (for the tables with and without)",
     )
     parser.add_argument("--smoke", action="store_true", help="a few steps of every stage")
     parser.add_argument(

@@ -1,6 +1,8 @@
 """Training stage 1: the autoencoder, on 64x64 crops with latent noise; then its decoder alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import count as count_from
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +12,33 @@ from torch import Tensor
 
 from .autoencoder import SD15_SCALE, DemoAutoencoder
 from .render import render_batch
-from .scenes import CHECK_SEEDS, TRAINING_SEEDS, make_scene
+from .scenes import CHECK_SEEDS, TRAINING_SEEDS, Scene, make_scene
 from .stage import Stage, StagePlan
 
 CROP = 64
 POOL = 6_000  # scenes rendered once, then cropped again and again
 LATENT_NOISE = 0.06  # of the normalised latent, so that small errors of the UNet do not show
-_COUNTS = (1, 2, 2, 3, 3, 4)
+_COUNTS = (1, 2, 3, 3, 4, 4)
+_FINEST = "wool"  # learned last, so that two of three pool scenes hold it
 
 
 def scene_pool(count: int, first_seed: int) -> Tensor:
     """Rendered scenes (count, 3, H, W) as uint8."""
+    scenes = list(islice(_pool_scenes(first_seed), count))
     parts = []
     for start in range(0, count, 100):
-        seeds = range(first_seed + start, first_seed + min(start + 100, count))
-        images, _ = render_batch(
-            [make_scene(s, _COUNTS[s % len(_COUNTS)], distinct_colors=False) for s in seeds]
-        )
+        images, _ = render_batch(scenes[start : start + 100])
         parts.append((images.permute(0, 3, 1, 2) * 255).round().byte())
     return torch.cat(parts) if parts else torch.empty(0, 3, CROP, CROP, dtype=torch.uint8)
+
+
+def _pool_scenes(first_seed: int) -> Iterator[Scene]:
+    made = 0
+    for seed in count_from(first_seed):
+        scene = make_scene(seed, _COUNTS[seed % len(_COUNTS)], distinct_colors=False)
+        if made % 3 == 0 or any(o.material == _FINEST for o in scene.objects):
+            made += 1
+            yield scene
 
 
 def random_crops(pool: Tensor, step: int, batch: int) -> Tensor:

@@ -71,8 +71,15 @@ class Sample:
 class SampleSource:
     """Draws training samples: scenes of the shard, with new captions at each visit."""
 
-    def __init__(self, text: TrainableText, shard: LatentShard, device: torch.device):
+    def __init__(
+        self,
+        text: TrainableText,
+        shard: LatentShard,
+        device: torch.device,
+        drops_words: bool = True,
+    ):
         self._text, self._shard, self._device = text, shard, device
+        self._drops_words = drops_words
         self._captions = CaptionSampler(tokenize)
 
     def draw(self, rng: np.random.Generator, count: int, empty: float) -> Sample:
@@ -80,7 +87,8 @@ class SampleSource:
         batch = self._shard.batch(rng.integers(0, len(self._shard), count))
         is_empty = rng.random(count) < empty
         captions = self._captions.draw(batch.labels, batch.backgrounds, rng, is_empty)
-        dropped = drop_words(captions, rng).to(self._device)
+        dropped = drop_words(captions, rng)
+        dropped = (dropped if self._drops_words else torch.zeros_like(dropped)).to(self._device)
         captions = captions.to(self._device)
         is_zeroed = torch.from_numpy(rng.random(count) < 0.5).to(self._device)[:, None]
         with torch.no_grad():
@@ -146,10 +154,12 @@ def train_unet(
     text: TrainableText,
     shard: LatentShard,
     start: Mapping[str, Tensor] | None = None,
+    drops_words: bool = True,
 ) -> nn.Module:
     """Train (or continue) the UNet and return it with averaged weights.
 
-    A new stage begins with the weights `start`, or with random ones.
+    A new stage begins with the weights `start`, or with random ones. Without drops_words the
+    end-of-text tokens are hardly needed, and so mean less.
     """
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(4)
@@ -157,7 +167,7 @@ def train_unet(
     if start is not None:
         unet.load_state_dict(start)
     stage = Stage(plan, unet.to(device), out)
-    samples = SampleSource(text, shard, device)
+    samples = SampleSource(text, shard, device, drops_words)
     schedule = alpha_bars().to(device)
 
     def loss_at(step: int, position: float) -> Tensor:

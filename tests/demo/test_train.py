@@ -38,9 +38,32 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", fails)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=r"a\.pt could not be written \(no space left.*--out"):
         save_atomically({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_averaged_weights_lag_behind_the_trained_ones(tmp_path):
+    stage = _line_stage(tmp_path, 200)
+    stage.train(_loss(stage))
+    trained = {k: v.clone() for k, v in stage.net.state_dict().items()}
+    keep = min(stage.plan.ema, (1 + stage.step) / (10 + stage.step))
+    before = {k: v.clone() for k, v in stage.ema.items()}
+    stage._average(1 - keep)
+    for key, value in trained.items():
+        torch.testing.assert_close(stage.ema[key], keep * before[key] + (1 - keep) * value)
+
+
+def test_progress_goes_to_the_log_and_the_curve(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("ale_edit.demo.stage.REPORT_EVERY_S", 0.0)
+    caplog.set_level("INFO")
+    stage = _line_stage(tmp_path, 4)
+    stage.train(_loss(stage))
+    assert "line [##########..........] 50 %, 0:0" in caplog.text
+    rows = stage.curve_path.read_text(encoding="utf-8").splitlines()
+    assert rows[0] == "samples,seconds,loss" and len(rows) == 5
+    assert [float(row.split(",")[0]) for row in rows[1:]] == [1, 2, 3, 4]
 
 
 @pytest.mark.comfy
