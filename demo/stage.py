@@ -140,11 +140,11 @@ class Stage:
     @torch.no_grad()
     def _average(self, share: float) -> None:
         """Move the averaged weights by `share` towards the present ones; counters are copied."""
-        now = self.net.state_dict()
-        real = [key for key, value in now.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.ema[k] for k in real], [now[k] for k in real], share)
-        for key in now.keys() - set(real):
-            self.ema[key].copy_(now[key])
+        for key, value in self.net.state_dict().items():
+            if value.is_floating_point():
+                self.ema[key].lerp_(value, share)
+            else:
+                self.ema[key].copy_(value)
 
     def _report(self, losses: list[Tensor], rate: float) -> None:
         loss = torch.stack(losses).mean().item()

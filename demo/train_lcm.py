@@ -75,8 +75,10 @@ def _low_rank_pair(layer: nn.Module, rank: int) -> tuple[nn.Module, nn.Module] |
         down = nn.Linear(layer.in_features, rank, bias=False)
         up = nn.Linear(rank, layer.out_features, bias=False)
     elif isinstance(layer, nn.Conv2d):
-        shape = cast("dict", {"kernel_size": layer.kernel_size, "stride": layer.stride})
-        down = nn.Conv2d(layer.in_channels, rank, **shape, padding=layer.padding, bias=False)
+        size, step, padding = (
+            cast("tuple[int, int]", x) for x in (layer.kernel_size, layer.stride, layer.padding)
+        )
+        down = nn.Conv2d(layer.in_channels, rank, size, step, padding, bias=False)
         up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
     else:
         return None

@@ -1,3 +1,5 @@
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
@@ -90,7 +92,7 @@ def test_pooled_states_are_the_text_encoder_s_at_the_first_end_of_text():
     text = "red-colored ball made of wood"
     tokens = clip.tokenize(text)
     end = [token for token, _ in tokens["l"][0]].index(EOS)
-    states = clip.encode_from_tokens(tokens)
+    states = cast("torch.Tensor", clip.encode_from_tokens(tokens))
     torch.testing.assert_close(scorer._pooled(text), states[:, end].float().cpu())
 
 

@@ -63,7 +63,7 @@ def test_comfyui_s_lora_loader_gives_the_student(unet, tmp_path):
     save_file(lora_file(lora.state_dict()), tmp_path / "lcm.safetensors")
     file = load_file(tmp_path / "lcm.safetensors")
     patched, _ = load_lora_for_models(build_model(weights), None, file, 1.0, 0.0)
-    assert len(patched.patches) == len(lora.down)
+    assert patched is not None and len(patched.patches) == len(lora.down)
     patched.patch_model()
     loaded = patched.model.diffusion_model(x, t, context=context)
     torch.testing.assert_close(loaded, student, atol=2e-4, rtol=1e-3)
