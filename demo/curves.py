@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from math import floor, log10
 from pathlib import Path
 
+from .stage import CURVE_COLUMNS
+
 PICTURE = "curves.svg"
 _WIDTH, _HEIGHT = 420, 220  # of one stage's panel
 _LEFT, _TOP, _RIGHT, _BOTTOM = 56, 34, 14, 34
@@ -23,10 +25,19 @@ def write_curves(out: Path) -> Path:
 
 
 def read_curve(path: Path) -> Curve:
-    """(samples, loss) of each report; a half-written last line is left out."""
+    """(samples, loss) of each report, without a half-written last line and without what an
+    interrupted run did after its last checkpoint, which was done again.
+    """
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
-    return [(float(row[0]), float(row[2])) for row in rows if len(row) == 3 and row[2]]
+    curve: Curve = []
+    for row in rows:
+        if len(row) == len(CURVE_COLUMNS) and row[2]:
+            samples, loss = float(row[0]), float(row[2])
+            while curve and curve[-1][0] >= samples:
+                curve.pop()
+            curve.append((samples, loss))
+    return curve
 
 
 def draw_curves(curves: dict[str, Curve]) -> str:

@@ -42,5 +42,13 @@ def test_a_table_cut_short_by_an_interruption_is_read_up_to_the_cut(tmp_path):
     assert "text: loss against samples" in svg and len(_points(svg)) == 1
 
 
+def test_what_a_resumed_run_did_again_is_drawn_once(tmp_path):
+    path = tmp_path / "unet.csv"
+    path.write_text(
+        "samples,seconds,loss\n32,1,9\n64,2,8\n96,3,7\n64,2,6\n128,4,5\n", encoding="utf-8"
+    )
+    assert read_curve(path) == [(32.0, 9.0), (64.0, 6.0), (128.0, 5.0)]
+
+
 def test_no_curve_at_all_is_an_empty_picture(tmp_path):
     assert _points(write_curves(tmp_path).read_text(encoding="utf-8")) == []
