@@ -29,7 +29,8 @@ from ..regions.regions import Regions
 from .conditioning import OREEntry, ore_entries
 from .patching import WRAPPERS, with_wrapper
 from .regions import masks_of_latent
-from .rows import ore_rows, require_whole_latents, with_latent
+from .rows import ore_rows, require_whole_batch, require_whole_latents, with_latent
+from .run_checks import require_width
 from .unet import LayerKey, cross_attention_layers, require_cross_attention
 
 NODE = "Region Cross-Attention"
@@ -105,7 +106,9 @@ class _Run:
         self._texts: dict[Any, LayerText] = {}
         self._replacements: dict[tuple[LayerKey, int], Any] = {}
         for module in self._layers.values():
-            _require_width(module, entries)
+            for entry in entries.values():
+                width = entry.ore.keys.shape[-1]
+                require_width("positive", width, module.to_k.in_features, NODE)
 
     def install(self, model_options: dict[str, Any]) -> None:
         """Add this run to its own model options."""
@@ -122,7 +125,8 @@ class _Run:
         """One UNet call. Its options are complete here, with the patches of hooks, so that our
         replacement is the outermost whatever the order of the nodes."""
         if any(uuid in self._entries for uuid in options["uuids"]):
-            require_whole_latents(x.shape, options, NODE)
+            require_whole_batch(x.shape[0], options, NODE)
+            require_whole_latents(x.shape[2:], options, NODE)
             options = self._with_replacements(options)
         return executor(x, t, concat, context, control, options, **extra)
 
@@ -289,18 +293,6 @@ def _other_rows(count: int, ours: list[slice]) -> list[slice]:
     ]
     runs = zip(edges[::2], edges[1::2], strict=True)
     return [slice(start, stop) for start, stop in runs if start < stop]
-
-
-def _require_width(module: Any, entries: Mapping[UUID, OREEntry]) -> None:
-    expected = module.to_k.in_features
-    for entry in entries.values():
-        width = entry.ore.keys.shape[-1]
-        if width != expected:
-            raise ValueError(
-                f"{NODE}: the conditioning has {width} channels a token, the model expects "
-                f"{expected}; it was made with another text encoder. Connect the CLIP output of "
-                "the same checkpoint to Object-Restricted Embeddings."
-            )
 
 
 def _require_untouched(cond: Mapping[str, Any], entry: OREEntry) -> None:

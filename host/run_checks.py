@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+TEXT_WIDTHS = {768: "SD 1.5", 1024: "SD 2", 1280: "SDXL's refiner", 2048: "SDXL"}
+
 
 def require_two_branch(guider: Any, node: str) -> None:
     """Raises ValueError when a run has no source branch."""
@@ -72,10 +74,22 @@ def require_latent(latent: Tensor, model: Any, node: str) -> None:
 def require_text_width(name: str, cond: dict[str, Any], model: Any, node: str) -> None:
     """Raises ValueError when the conditioning of input `name` is another text encoder's."""
     expected = model.model.model_config.unet_config.get("context_dim")
-    width = cond["cross_attn"].shape[-1]
-    if expected is not None and width != expected:
+    if expected is not None:
+        require_width(name, cond["cross_attn"].shape[-1], expected, node)
+
+
+def require_width(name: str, width: int, expected: int, node: str) -> None:
+    """Raises ValueError when a text of `width` channels a token meets a model of another width.
+
+    name: the input of `node` that the text comes from.
+    """
+    if width != expected:
         raise ValueError(
-            f"{node}: the {name} conditioning has {width} channels a token, the model expects "
-            f"{expected}; it was made with another text encoder. Connect the CLIP output of the "
-            "same checkpoint."
+            f"{node}: the {name} conditioning has {_width(width)} channels a token, the model "
+            f"expects {_width(expected)}; it was made with another text encoder. Connect the CLIP "
+            "output of the same checkpoint."
         )
+
+
+def _width(width: int) -> str:
+    return f"{width} ({TEXT_WIDTHS[width]})" if width in TEXT_WIDTHS else str(width)

@@ -100,7 +100,6 @@ def run_pack(
     """
     from ale_edit.host import (
         blending,
-        conditioning,
         rgb_cam,
         schedule,
         self_injection,
@@ -115,10 +114,7 @@ def run_pack(
     chosen = MethodSettings(**{"variant": settings.variant, "overlap": settings.overlap, **method})
     edits = Edits(tuple(make_edit(*pair) for pair in scene.pairs), settings=chosen)
     regions = make_regions(scene.masks, [source for source, _ in scene.pairs], settings.dilation)
-    source, target = (
-        conditioning.make_conditioning(*text.embed_side(pack.clip, edits, side))
-        for side in ("source", "target")
-    )
+    source, target = (text.embed_side(pack.clip, edits, side) for side in ("source", "target"))
     negative = [[pack.clip.encode_from_tokens(pack.clip.tokenize("")), {}]]
     model = rgb_cam.apply_rgb_cam(pack.model, regions)
     model = self_injection.apply_self_injection(model, settings.schedule)
