@@ -127,7 +127,10 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
             self._source_branch = find(self.model_patcher.model, inputs)
             if self._source_branch is not None:
                 self.original_conds["target"] = [branches_entry((self._target,), batch)]
-                alone = [{**cond, "uuid": uuid4()} for cond in self._negative]
+                # SDXL's refiner asks for the kind of prompt, by default the name of the entries
+                alone = [
+                    {"prompt_type": "negative", **cond, "uuid": uuid4()} for cond in self._negative
+                ]
                 self.original_conds["target negative"] = alone
             else:
                 self._source_branch = SourceBranch(inputs)
