@@ -54,10 +54,14 @@ def apply_rgb_cam(model: Any, regions: Regions, strength: float = 1.0) -> Any:
         entries = _require_entries(guider, regions)
         masks = masks_of_latent(regions, latent_image)
         settings = next(iter(entries.values())).ore.settings
-        if strength > 0 and settings.rgb_cam:
-            run = _Run(entries, masks, strength, guider.model_patcher)
-            run.install(guider.model_options)
-        return executor(noise, latent_image, *args, **kwargs)
+        if strength == 0 or not settings.rgb_cam:
+            return executor(noise, latent_image, *args, **kwargs)
+        run = _Run(entries, masks, strength, guider.model_patcher)
+        run.install(guider.model_options)
+        try:
+            return executor(noise, latent_image, *args, **kwargs)
+        finally:
+            run.end()
 
     return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, KEY, outer_sample, NODE)
 
@@ -117,6 +121,11 @@ class _Run:
             (WRAPPERS.APPLY_MODEL, self._apply_model),
         ):
             comfy.patcher_extension.add_wrapper(kind, wrapper, model_options, is_model_options=True)
+
+    def end(self) -> None:
+        """Drop the replacements, which refer to this run: it would live, and its patcher with it,
+        until the next garbage collection, and ComfyUI would warn of a memory leak."""
+        self._replacements.clear()
 
     def _apply_model(
         self, executor: Any, x: Tensor, t: Tensor, concat: Any, context: Any, control: Any,
