@@ -27,7 +27,6 @@ GAINS = {
     "attn1.to_q": 3.0,
     "out.2": 0.06,
 }
-LATENT_SCALE = 0.18215
 
 
 def randomise(module: nn.Module, seed: int) -> None:
@@ -59,7 +58,7 @@ def comfy_clip(seed: int = 1) -> Any:
 
 
 def diffusers_unet(model: Any) -> Any:
-    """UNet2DConditionModel with the weights of a ComfyUI MODEL: SD 1.5's, SD 2's or SDXL's layout."""
+    """UNet2DConditionModel with the weights of a ComfyUI MODEL of SD 1.5, SD 2 or SDXL."""
     import comfy.utils
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
