@@ -63,8 +63,8 @@ class _Text:
     @property
     def prompt(self) -> str:
         if self.full_prompt is None:
-            return f'the {self.side} prompt, "{base_prompt(self.phrases)}"'
-        return f'the {self.side}_prompt of Full Prompts, "{self.full_prompt}"'
+            return f'the {self.side} prompt ("{base_prompt(self.phrases)}")'
+        return f'the {self.side}_prompt of Full Prompts ("{self.full_prompt}")'
 
     def words_at(self, span: Span) -> Words:
         return {name: chunks[span.chunk][span.rows] for name, chunks in self.base.items()}

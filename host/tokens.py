@@ -130,7 +130,7 @@ def _ends_word(clip: Any, entry: Entry) -> bool:
 def require_same_rows(tokenized: Tokenized, name: str) -> None:
     """Raises ValueError when the text encoders have the words of a text at different rows.
 
-    name: what the text is, such as 'the source prompt, "wolf and moon"'.
+    name: what the text is, such as 'the source prompt ("wolf and moon")'.
     """
     layouts = {
         tuple((c * len(chunk), _end(chunk)) for c, chunk in enumerate(chunks))
@@ -143,7 +143,7 @@ def require_same_rows(tokenized: Tokenized, name: str) -> None:
             for encoder, chunks in sorted(tokenized.items())
         )
         raise ValueError(
-            f"{NODE}: {name}, has {counts}, so that their words stand at different places. Use "
+            f"{NODE}: {name} has {counts}, so that their words stand at different places. Use "
             "textual inversions with as many vectors for each text encoder, and shorten the text "
             "to one chunk if the chunks differ."
         )
@@ -165,7 +165,7 @@ def require_vectors_fit(tokenized: Tokenized, width: int, name: str) -> None:
             if vectors and width not in (sum(vectors.values()), *vectors.values()):
                 found = " and ".join(f"{size} ({key})" for key, size in sorted(vectors.items()))
                 raise ValueError(
-                    f"{NODE}: a textual inversion in {name}, has vectors of {found} channels; the "
+                    f"{NODE}: a textual inversion in {name} has vectors of {found} channels; the "
                     f"text encoders of the clip input take {width} in all. Use an embedding made "
                     "for the same kind of model."
                 )

@@ -181,7 +181,7 @@ def test_the_refiner_needs_vectors_for_its_own_encoder_only(tmp_path):
         (sources("wolf embedding:fur", "moon"), 'source phrase "wolf embedding:fur" of the edits'),
         (
             sources("wolf", "moon", prompt="a embedding:fur photo of a wolf under a moon"),
-            'source_prompt of Full Prompts, "a embedding:fur photo',
+            'source_prompt of Full Prompts ("a embedding:fur photo',
         ),
     ],
 )

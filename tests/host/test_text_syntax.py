@@ -44,6 +44,8 @@ def words_of(clip: Any, phrase: str) -> list[int]:
         ("truck", "firetruck"),
         ("brown-colored goat", "Soccer Ball!", "café crème"),
         ("a", "a b", "b a", "b"),
+        ("a", "b", "a and b"),
+        ("cat", "and", "and cat"),
         ("wolf",),
         ("...", "!", ","),
         tuple(f"cat {n}" for n in range(16)),

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from ale_edit.prompts.edits import (
@@ -77,8 +79,9 @@ def test_an_unknown_choice_is_refused_with_the_choices(name: str):
         "overlap": "background, last object",
         "pooled": "target, source, empty",
     }
+    wrong: dict[str, Any] = {name: "other"}
     with pytest.raises(ValueError) as error:
-        MethodSettings(**{name: "other"})
+        MethodSettings(**wrong)
     assert str(error.value) == (
         f'Method Settings: the {name} input is "other". Choose one of {choices[name]}.'
     )
