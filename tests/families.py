@@ -174,13 +174,42 @@ CONTINUOUS = {  # no table of noise levels
     "CosXL": Family("SDXL", SDXL, {"edm_vpred.sigma_max": torch.tensor(120.0)}),
     "Playground 2.5": Family("SDXL", SDXL, {"edm_mean": torch.zeros(4), "edm_std": torch.ones(4)}),
 }
+REFUSED = {  # UNets with cross-attention that do not make one image from text
+    "SVD": Family(
+        "SVD_img2vid",
+        {
+            **SD2,
+            "in_channels": 8,
+            "num_classes": "sequential",
+            "adm_in_channels": 768,
+            "use_temporal_attention": True,
+            "use_temporal_resblock": True,
+            "extra_ff_mix_layer": True,
+            "use_spatial_context": True,
+            "merge_strategy": "learned_with_images",
+            "video_kernel_size": [3, 1, 1],
+        },
+    ),
+    "x4 upscaler": Family(
+        "SD_X4Upscaler",
+        {
+            **SD2,
+            "in_channels": 7,
+            "num_res_blocks": [1] * 4,
+            "channel_mult": [1] * 4,
+            "transformer_depth": [1] * 4,
+            "transformer_depth_output": [1] * 8,
+        },
+    ),
+    "SD 0.9 XS": Family("SD20", {**SD2, "disable_self_attentions": [True, False]}),
+}
 
 
 @cache
 def family_model(name: str) -> Any:
     """The MODEL of a family, made once; nodes and runs leave it as it is."""
     with torch.inference_mode(False):
-        return {**FAMILIES, **CONTINUOUS}[name].model()
+        return {**FAMILIES, **CONTINUOUS, **REFUSED}[name].model()
 
 
 # -- texts -----------------------------------------------------------------------------------------
