@@ -578,10 +578,10 @@ def test_an_unknown_benchmark_is_an_error_that_names_the_known():
     ],
 )
 def test_wrong_arguments_of_a_job_are_errors_before_any_set_up(tmp_path, argv, expected):
-    done = run_dev(*argv, ALE_EDIT_CACHE=str(tmp_path / "cache"), COMFYUI_PATH="")
+    (tmp_path / "file").write_text("")  # no set-up can begin there
+    done = run_dev(*argv, ALE_EDIT_CACHE=str(tmp_path / "file" / "cache"), COMFYUI_PATH="")
     assert done.returncode in (1, 2)
     assert expected in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(
