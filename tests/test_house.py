@@ -205,5 +205,14 @@ def test_no_file_holds_a_path_of_one_machine():
     assert not found
 
 
+def test_no_file_gives_an_address_of_this_repository():
+    """There is none yet that a newcomer could clone."""
+    invented = re.compile(r"(?:github|gitlab)\.com/[\w.-]*/?ale-edit|\bREPOSITORY\b")
+    texts = [ROOT / "pyproject.toml", *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    texts += [*ROOT.glob("demo/*.md"), *ROOT.glob("web/docs/*.md")]
+    found = [path.name for path in texts if invented.search(path.read_text(encoding="utf-8"))]
+    assert not found
+
+
 def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")

@@ -2,13 +2,23 @@
 
 import argparse
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from ale_edit.bench import own_input
-from ale_edit.bench.options import EDIT_TYPES, JOBS, VARIANTS, demo_arguments, scenes_arguments
+from ale_edit.bench.options import (
+    EDIT_TYPES,
+    JOBS,
+    VARIANTS,
+    demo_arguments,
+    demo_parser,
+    scenes_arguments,
+    scenes_parser,
+)
 from ale_edit.editors.ale import SCHEDULES
 from ale_edit.prompts import edits as prompts
 
@@ -97,6 +107,17 @@ def test_help_shows_the_options_of_dev_py_too(capsys):
         demo_arguments(["--help"], [own])
     shown = capsys.readouterr().out
     assert "--comfyui" in shown and "--image" in shown
+
+
+def test_the_readmes_commands_have_options_that_there_are(dev):
+    text = (dev.ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"python3 dev.py (demo|bench scenes)\b([^`#\n]*)", text)
+    assert len(commands) >= 4
+    for job, argv in commands:
+        own = dev.own_options(job)
+        {"demo": demo_parser, "bench scenes": scenes_parser}[job]([own]).parse_args(
+            shlex.split(argv.replace("--help", ""))
+        )
 
 
 def test_the_choices_are_those_of_the_nodes():
