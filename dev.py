@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import http.client
+import importlib
 import importlib.util
 import json
 import os
@@ -23,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 import webbrowser
 import zipfile
@@ -31,6 +32,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 CONSTRAINTS = ROOT / "dev-constraints.txt"
@@ -45,11 +47,15 @@ CARRIER_ADDITIONS = ("extra_model_paths.yaml",)  # the carrier's own, not ComfyU
 COMFYUI_FLOOR = (0, 3, 75)
 DISK_GB = 12
 START_TIMEOUT_S = 300
-SERVED = ("main_job", "scenes")  # files of bench/ that talk to a ComfyUI
+JOB_MODULES = ("torch", "numpy", "PIL", "aiohttp")  # what a job over HTTP imports
 
 
 class DevError(Exception):
     """One sentence for the person at the keyboard: what is wrong, and the cure."""
+
+
+class ServerFailed(DevError):
+    """The server that was started did not start, died or timed out; its log says more."""
 
 
 def say(text: str, end: str = "\n") -> None:
@@ -98,12 +104,16 @@ class Host:
 
     def environ(self) -> dict[str, str]:
         """The environment of every process that runs on this host."""
-        left_out = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"}
-        kept = {name: value for name, value in os.environ.items() if name not in left_out}
-        # Threads that spin while they wait made the demo 40 times slower beside other work.
-        defaults = {"OMP_WAIT_POLICY": "PASSIVE"}
-        ours = {"COMFYUI_PATH": str(self.comfyui), "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
-        return {**defaults, **kept, **ours}
+        return {**bare_environ(), "COMFYUI_PATH": str(self.comfyui)}
+
+
+def bare_environ() -> dict[str, str]:
+    """The environment of a process that imports nothing of ComfyUI."""
+    left_out = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "COMFYUI_PATH"}
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
+    # Threads that spin while they wait made the demo 40 times slower beside other work.
+    defaults = {"OMP_WAIT_POLICY": "PASSIVE"}
+    return {**defaults, **kept, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def find_host(comfyui: str | None) -> Host:
@@ -490,13 +500,15 @@ class Server:
             self.check_alive("while it was starting")
             if time.monotonic() > deadline:
                 self.stop()
-                raise DevError(f"ComfyUI did not answer within {timeout_s:.0f} s.{self.log_end()}")
+                raise ServerFailed(
+                    f"ComfyUI did not answer within {timeout_s:.0f} s.{self.log_end()}"
+                )
             time.sleep(0.2)
 
     def check_alive(self, when: str) -> None:
         code = self.process.poll() if self.process else "none, it was not started"
         if code is not None:
-            raise DevError(f"ComfyUI ended {when} (exit code {code}).{self.log_end()}")
+            raise ServerFailed(f"ComfyUI ended {when} (exit code {code}).{self.log_end()}")
 
     def log_end(self, lines: int = 15) -> str:
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
@@ -526,13 +538,13 @@ class Server:
         self.stop()
 
 
-def answers(url: str) -> bool:
+def answers(url: str, timeout_s: float = 5) -> bool:
     """Whether a ComfyUI answers there; asked without any proxy."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{url}/system_stats", timeout=5) as reply:
+        with opener.open(f"{url.rstrip('/')}/system_stats", timeout=timeout_s) as reply:
             return reply.status == 200
-    except (OSError, urllib.error.URLError):
+    except (OSError, ValueError, http.client.HTTPException):  # URLErrors are OSErrors
         return False
 
 
@@ -582,18 +594,30 @@ def link_folder(link: Path, target: Path) -> None:
 # -- commands ------------------------------------------------------------------------------------
 
 
-def run_module(host: Host, module: str, argv: Sequence[str]) -> int:
-    """Run `module.main(argv)` of the pack with the host's interpreter, behind the bootstrap."""
-    command = [str(host.python), str(ROOT / "dev.py"), "_run", module, *argv]
-    return subprocess.run(command, env=host.environ()).returncode
+def run_module(python: Path, environ: dict[str, str], module: str, argv: Sequence[str]) -> int:
+    """Run `module.main(argv)` of the pack with this interpreter, behind the bootstrap."""
+    command = [str(python), str(ROOT / "dev.py"), "_run", f"ale_edit.{module}", *argv]
+    return subprocess.run(command, env=environ).returncode
 
 
 def command_run(module: str, argv: list[str]) -> int:
     comfyui = os.environ.get("COMFYUI_PATH")
     import_pack(Path(comfyui) if comfyui else None)
-    import importlib
-
     return importlib.import_module(module).main(argv) or 0
+
+
+def job_options() -> ModuleType:
+    """bench/options.py, which like this file needs the standard library alone."""
+    import_pack(None)
+    return importlib.import_module("ale_edit.bench.options")
+
+
+def job_arguments(command: str, rest: Sequence[str]) -> argparse.Namespace:
+    """What the person asks of a job, checked: first of all, because it takes no time."""
+    try:
+        return job_options().JOBS[command](rest, [own_options(command)])
+    except ValueError as error:
+        raise DevError(str(error)) from error
 
 
 def device_options(host: Host) -> list[str]:
@@ -601,31 +625,69 @@ def device_options(host: Host) -> list[str]:
 
 
 def run_served(host: Host, module: str, argv: list[str], port: int | None = None) -> int:
-    """Run a module of the pack against a ComfyUI that is started for it and stopped after it."""
+    """Run a job against a ComfyUI that is started for it and stopped after it.
+
+    What the server wrote is kept only where it failed.
+    """
     base = Path(tempfile.mkdtemp(prefix="ale-edit-"))
+    failed = False
     started_at = time.time()
-    options = ["--disable-api-nodes", *device_options(host)]
-    say("Starting ComfyUI" + (" on the CPU" if "--cpu" in options else "") + " ... ", end="")
-    with Server(host, base, port=port, options=options) as server:
-        say(f"{time.time() - started_at:.0f} s, {server.url}")
-        served = ["--server", server.url, "--started-at", str(started_at)]
-        code = run_module(host, module, [*served, *argv])
-        server.check_alive("during the job")
-        if code != 0:
-            say(f"The server's log: {server.log}")
-    if code == 0:
-        shutil.rmtree(base, ignore_errors=True)
-    return code
+    try:
+        options = ["--disable-api-nodes", *device_options(host)]
+        say("Starting ComfyUI" + (" on the CPU" if "--cpu" in options else "") + " ... ", end="")
+        with Server(host, base, port=port, options=options) as server:
+            say(f"{time.time() - started_at:.0f} s, {server.url}")
+            served = [*argv, "--server", server.url, "--started-at", str(started_at)]
+            code = run_module(host.python, host.environ(), module, served)
+            server.check_alive("during the job")
+            failed = code == job_options().SERVER_FAILED
+            if failed:
+                say(f"The server's log: {server.log}")
+            return code
+    except ServerFailed:
+        failed = True
+        raise
+    finally:
+        if not failed:
+            shutil.rmtree(base, ignore_errors=True)
+
+
+def run_at(url: str, module: str, argv: list[str], comfyui: str | None, judged: bool) -> int:
+    """Run a job against a ComfyUI that somebody else started.
+
+    The judge of the demo world is read by ComfyUI's code; nothing else needs a ComfyUI here.
+    """
+    if not answers(url, timeout_s=10):
+        raise DevError(
+            f"No ComfyUI answers at {url}. Start it, or check the address (http://HOST:PORT)."
+        )
+    python, environ = Path(sys.executable), bare_environ()
+    if judged:
+        why = "the judge of demo scenes is read by ComfyUI's code"
+    elif sys.version_info < PYTHONS[0]:
+        why = f"this Python is {dotted(sys.version_info[:2])}, below {dotted(PYTHONS[0])}"
+    elif missing := missing_modules(python, JOB_MODULES):
+        why = f"{python} has no {', '.join(missing)}"
+    else:
+        why = ""
+    if why:
+        host = find_host(comfyui)
+        python, environ = host.python, host.environ()
+    say(f"The job is run by {python}" + (f": {why}." if why else "."))
+    return run_module(python, environ, module, argv)
 
 
 def command_demo(args: argparse.Namespace, rest: list[str]) -> int:
+    asked = job_arguments("demo", rest)
+    own = asked.image is not None
+    if asked.server:
+        return run_at(asked.server, "bench.main_job", rest, args.comfyui, judged=not own)
     if args.port is not None:
         check_port(args.port)  # before any set-up
     host = find_host(args.comfyui)
-    job = "ale_edit.bench.main_job"
-    if args.server:
-        return run_module(host, job, ["--server", args.server, *rest])
-    return run_served(host, job, rest, args.port)
+    if own and (code := run_module(host.python, bare_environ(), "bench.own_input", rest)):
+        return code
+    return run_served(host, "bench.main_job", rest, args.port)
 
 
 def command_serve(args: argparse.Namespace, rest: list[str]) -> int:
@@ -690,62 +752,63 @@ def command_check(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def command_bench(args: argparse.Namespace, rest: list[str]) -> int:
-    if not (ROOT / "bench" / f"{args.name}.py").is_file():
-        names = ["scenes", "speed"]
-        raise DevError(f"There is no benchmark {args.name!r}. There are: {', '.join(names)}.")
-    module = f"ale_edit.bench.{args.name}"
-    if args.name in SERVED and "--server" not in rest:
-        return run_served(find_host(args.comfyui), module, rest)
-    return run_module(find_host(args.comfyui), module, rest)
+    if args.name == "speed":
+        host = find_host(args.comfyui)
+        return run_module(host.python, host.environ(), "bench.speed", rest)
+    asked = job_arguments("scenes", rest)
+    if asked.server:
+        return run_at(asked.server, "bench.scenes", rest, args.comfyui, judged=True)
+    return run_served(find_host(args.comfyui), "bench.scenes", rest)
 
 
 def command_train_demo(args: argparse.Namespace, rest: list[str]) -> int:
-    return run_module(find_host(args.comfyui), "ale_edit.demo.train", rest)
+    host = find_host(args.comfyui)
+    return run_module(host.python, host.environ(), "demo.train", rest)
 
 
-DEMO_HELP = """Further options, handed to the job: --out DIR (default output/demo),
---seed N (another demo scene), --image FILE --edit "source -> target" --mask FILE (your own input;
---edit and --mask once per object),
---checkpoint NAME (a checkpoint of the ComfyUI given by --comfyui or --server)."""
+def own_options(command: str) -> argparse.ArgumentParser:
+    """The options that dev.py itself acts on, whatever else a command takes."""
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument(
+        "--comfyui",
+        metavar="PATH",
+        default=argparse.SUPPRESS,  # so that `bench --comfyui PATH NAME` is not forgotten at NAME
+        help="use this ComfyUI instead of one in the cache",
+    )
+    if command in ("demo", "serve"):
+        own.add_argument("--port", type=int, metavar="N", help="of the server (default: free)")
+    if command == "serve":
+        own.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    return own
 
 
 def parser() -> argparse.ArgumentParser:
-    everywhere = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    everywhere.add_argument(
-        "--comfyui", metavar="PATH", help="use this ComfyUI instead of one in the cache"
-    )
+    """A command that is a job (bench/options.py) leaves --help to it."""
     top = argparse.ArgumentParser(
         prog="dev.py", description=(__doc__ or "").split("\n\n")[0], allow_abbrev=False
     )
+    top.set_defaults(comfyui=None)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, epilog: str | None = None) -> argparse.ArgumentParser:
-        return commands.add_parser(
+    def add(to: Any, name: str, text: str, *, job: bool = False) -> argparse.ArgumentParser:
+        return to.add_parser(
             name,
             help=text,
             description=text,
-            epilog=epilog,
-            parents=[everywhere],
+            parents=[own_options(name)],
+            add_help=not job,
             allow_abbrev=False,
         )
 
-    demo = add(
-        "demo", "edit two objects of the demo scene through a ComfyUI server", epilog=DEMO_HELP
-    )
-    demo.add_argument(
-        "--port", type=int, help="port of the server that is started (default: a free one)"
-    )
-    demo.add_argument(
-        "--server", metavar="URL", help="use this running ComfyUI instead of starting one"
-    )
-    serve = add("serve", "start ComfyUI with the pack; further options go to ComfyUI")
-    serve.add_argument("--port", type=int, help="default: a free one")
-    serve.add_argument("--no-browser", action="store_true", help="do not open a browser")
-    add("test", "run the tests (all but gpu and weights); further options go to pytest")
-    add("check", "format, lint, types and the fast tests; further options go to pytest")
-    bench = add("bench", "run a benchmark, for example `bench speed --out speed.json`")
-    bench.add_argument("name", help="a file of bench/, without .py")
-    add("train-demo", "train the demo model; further options go to demo/train.py")
+    add(commands, "demo", "edit two objects of a demo scene, or your own image", job=True)
+    add(commands, "serve", "start ComfyUI with the pack; further options go to ComfyUI")
+    add(commands, "test", "run the tests (all but gpu and weights); further options go to pytest")
+    add(commands, "check", "format, lint, types, fast tests; further options go to pytest")
+    bench = add(commands, "bench", "run a benchmark, for example `bench speed --out speed.json`")
+    names = bench.add_subparsers(dest="name", required=True, metavar="NAME")
+    add(names, "scenes", "how often both objects of a demo scene come out right", job=True)
+    add(names, "speed", "cost beside plain sampling; further options go to bench/speed.py")
+    add(commands, "train-demo", "train the demo model; further options go to demo/train.py")
     return top
 
 

@@ -13,27 +13,36 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ..demo.judge import Judge
 from ..demo.world import demo_edits, make_scene, render, unknown_words
-from ..headless import ComfyClient, ComfyError, Progress, Workflow
+from ..headless import (
+    ComfyClient,
+    ComfyError,
+    Interrupted,
+    NodeFailed,
+    Progress,
+    Workflow,
+    WorkflowRejected,
+)
+from .options import SERVER_FAILED, demo_arguments, fail
+from .own_input import own_input
 from .pictures import side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = ROOT / "workflows" / "api" / "ale_edit.json"
 SAVED = ("edited", "reconstruction", "regions")  # titles "Save edited", ... of the workflow
 LCM_GUIDANCE = {"source_guidance": 1.0, "target_guidance": 2.0}  # the demo model is not distilled
-VARIANTS = ("paper", "published code")
-EDIT_TYPES = ("color", "material", "object", "color and object", "object and material", "custom")
+LISTED = 10  # checkpoints that an error names
 NAIVE = {"ore": False, "rgb_cam": False, "blending": False}
 
 
@@ -69,18 +78,11 @@ def demo_input(seed: int) -> tuple[Image.Image, list[Edit]]:
     return to_picture(image), edits
 
 
-def own_input(
-    image: Path, edits: Sequence[str], masks: Sequence[Path]
-) -> tuple[Image.Image, list[Edit]]:
-    if not edits or len(edits) != len(masks):
-        raise ValueError(
-            f"{len(edits)} times --edit and {len(masks)} times --mask. "
-            "Give each once per object, in the same order."
-        )
-    source = open_picture(image).convert("RGB")
-    return source, [
-        Edit(*split_edit(text), fitted_mask(mask, source.size), None)
-        for text, mask in zip(edits, masks, strict=True)
+def own_edits(args: argparse.Namespace) -> tuple[Image.Image, list[Edit]]:
+    image, masks = own_input(args, tell=print)
+    return image, [
+        Edit(source, target, mask, None)
+        for (source, target), mask in zip(args.edit, masks, strict=True)
     ]
 
 
@@ -92,39 +94,6 @@ def warn_of_unknown_words(edits: Sequence[Edit]) -> None:
             f"The demo model does not know {', '.join(words)}. Give --checkpoint, or use the words "
             "of the demo world (demo/MODEL_CARD.md)."
         )
-
-
-def split_edit(text: str) -> tuple[str, str]:
-    source, arrow, target = (part.strip() for part in text.partition("->"))
-    if not (source and arrow and target):
-        raise ValueError(
-            f'--edit {text!r} is not of the form "source -> target". Write it in '
-            'quotes, for example --edit "wolf -> brown goat".'
-        )
-    return source, target
-
-
-def open_picture(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as picture:
-            return ImageOps.exif_transpose(picture)
-    except FileNotFoundError:
-        raise ValueError(f"There is no file {path}.") from None
-    except OSError as error:
-        raise ValueError(f"{path} is no image that can be read. Give a PNG or JPEG.") from error
-
-
-def fitted_mask(path: Path, size: tuple[int, int]) -> Image.Image:
-    mask = open_picture(path).convert("L")
-    if mask.size != size:
-        if abs(mask.width * size[1] / (mask.height * size[0]) - 1) > 0.05:
-            raise ValueError(
-                f"{path} is {mask.width}x{mask.height}, the image {size[0]}x{size[1]}: their "
-                "shapes differ. Make the mask from the image that is edited, at its size."
-            )
-        print(f"{path} is {mask.size[0]}x{mask.size[1]}: resized to {size[0]}x{size[1]}.")
-        mask = mask.resize(size, Image.Resampling.NEAREST)
-    return mask
 
 
 def to_picture(tensor: Tensor) -> Image.Image:
@@ -184,6 +153,26 @@ def fit_edit_chain(workflow: Workflow, count: int) -> None:
         if number > 1:
             workflow.connect(f"Edit {number}", "previous", f"Edit {number - 1}")
     workflow.connect("Method", "edits", f"Edit {count}")
+
+
+async def check_checkpoint(client: ComfyClient, name: str) -> None:
+    offered = await client.choices("CheckpointLoaderSimple", "ckpt_name")
+    if name in offered:
+        return
+    listed = ", ".join(offered[:LISTED])
+    more = f" and {len(offered) - LISTED} more" if len(offered) > LISTED else ""
+    cure = (
+        "put the file into its models/checkpoints, or give the ComfyUI that has it (--comfyui or "
+        "--server)"
+    )
+    raise ValueError(
+        f"ComfyUI at {client.url} has no checkpoint {name!r}. "
+        + (
+            f"It has {listed}{more}: give one of these, {cure}."
+            if offered
+            else f"It has none: {cure}."
+        )
+    )
 
 
 async def upload(client: ComfyClient, picture: Image.Image) -> str:
@@ -303,7 +292,7 @@ def table(scores: dict[str, Any]) -> str:
 async def run_job(args: argparse.Namespace) -> dict[str, Any]:
     own = args.image is not None
     if own:
-        source, edits = own_input(args.image, args.edit, args.mask)
+        source, edits = own_edits(args)
     else:
         source, edits = demo_input(args.seed)
     judge = None if own else Judge.load()
@@ -311,6 +300,8 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
         warn_of_unknown_words(edits)
     args.out.mkdir(parents=True, exist_ok=True)
     async with ComfyClient(args.server) as client:
+        if args.checkpoint is not None:
+            await check_checkpoint(client, args.checkpoint)
         names = [await upload(client, edit.mask) for edit in edits]
         triples = [(e.source, e.target, name) for e, name in zip(edits, names, strict=True)]
         workflow = filled_workflow(
@@ -353,45 +344,30 @@ def pack_version() -> str:
     return found[1] if found else "unknown"
 
 
-def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(prog="dev.py demo", description=__doc__)
-    options.add_argument("--server", default="http://127.0.0.1:8188", metavar="URL")
-    options.add_argument("--out", type=Path, default=Path("output/demo"), metavar="DIR")
-    options.add_argument("--seed", type=int, default=0, help="of the demo scene and the noise")
-    options.add_argument(
-        "--image", type=Path, metavar="FILE", help="your own image, 512 to 768 pixels"
-    )
-    options.add_argument("--edit", action="append", default=[], metavar='"SOURCE -> TARGET"')
-    options.add_argument(
-        "--mask",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="where the object of the --edit of the same place is, white on the object",
-    )
-    options.add_argument(
-        "--edit-type",
-        choices=EDIT_TYPES,
-        help="its schedule; object for --image, color for a scene",
-    )
-    for branch in ("source", "target"):
-        options.add_argument(f"--{branch}-guidance", type=float, metavar="SCALE")
-    options.add_argument("--variant", choices=VARIANTS, default=VARIANTS[0], help="of the method")
-    options.add_argument("--checkpoint", metavar="NAME", help="a checkpoint the server has")
-    options.add_argument("--started-at", type=float, default=time.time(), help=argparse.SUPPRESS)
-    return options
+def guarded(job: str, run: Callable[[], None]) -> int:
+    """The exit code of a job; an error of the person or of the server is one line."""
+    try:
+        run()
+    except (ComfyError, ValueError, OSError) as error:
+        if sys.stdout.isatty():
+            print()  # ends the progress line
+        return fail(job, error, exit_code(error))
+    return 0
+
+
+def exit_code(error: Exception) -> int:
+    """SERVER_FAILED unless the person can mend it from the sentence alone."""
+    if isinstance(error, NodeFailed):  # ValueErrors are the nodes' own sentences
+        return 1 if error.exception_type == "ValueError" else SERVER_FAILED
+    if isinstance(error, WorkflowRejected | Interrupted):
+        return 1
+    return SERVER_FAILED if isinstance(error, ComfyError) else 1
 
 
 def main(argv: Sequence[str]) -> int:
-    options = parser()
-    args = options.parse_args(argv)
-    if args.image is None and (args.edit or args.mask):
-        options.error("--edit and --mask go with --image; a demo scene brings its own.")
-    try:
+    def run() -> None:
+        args = demo_arguments(argv)
         scores = asyncio.run(run_job(args))
-    except (ComfyError, ValueError, OSError) as error:
-        print(f"\ndemo: {error}", file=sys.stderr)
-        return 1
-    print(f"\n{table(scores)}\n\nPictures and scores.json are in {args.out.resolve()}")
-    return 0
+        print(f"\n{table(scores)}\n\nPictures and scores.json are in {args.out.resolve()}")
+
+    return guarded("demo", run)

@@ -5,7 +5,6 @@ results with the judge, and prints a table. Scenes 0 to 9 are the published ones
 chosen on seeds from 10000 on.
 """
 
-import argparse
 import asyncio
 import json
 import time
@@ -15,7 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from . import main_job
+from .main_job import guarded, run_job
+from .options import demo_arguments, scenes_arguments
 
 METHODS = ("naive edit", "ALE edit")
 
@@ -64,9 +64,9 @@ def run_scenes(
     scores = []
     for seed in seeds:
         options = ["--server", server, "--seed", str(seed), "--out", str(out / f"scene{seed}")]
-        args = main_job.parser().parse_args([*options, "--variant", variant])
+        args = demo_arguments([*options, "--variant", variant])
         args.started_at = time.time()
-        scores.append(asyncio.run(main_job.run_job(args)))
+        scores.append(asyncio.run(run_job(args)))
     by_method = ([scene["naive"] for scene in scores], scores)
     return {method: summary(s) for method, s in zip(METHODS, by_method, strict=True)}
 
@@ -83,18 +83,14 @@ def stacked(paths: Sequence[Path]) -> Image.Image:
 
 
 def main(argv: Sequence[str]) -> int:
-    options = argparse.ArgumentParser(prog="dev.py bench scenes", description=__doc__)
-    options.add_argument("--server", required=True, metavar="URL", help="a ComfyUI with the pack")
-    options.add_argument("--first", type=int, default=0, help="seed of the first scene")
-    options.add_argument("--count", type=int, default=10, help="number of scenes")
-    options.add_argument("--variant", choices=main_job.VARIANTS, default=main_job.VARIANTS[0])
-    options.add_argument("--out", type=Path, default=Path("output/scenes"), metavar="DIR")
-    options.add_argument("--started-at", help=argparse.SUPPRESS)
-    args = options.parse_args(argv)
-    seeds = range(args.first, args.first + args.count)
-    results = run_scenes(args.server, seeds, args.out, args.variant)
-    shown = [args.out / f"scene{seed}" / "comparison.png" for seed in seeds[:3]]
-    stacked(shown).save(args.out / "comparison.png")
-    (args.out / "scenes.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(table(results))
-    return 0
+    def run() -> None:
+        args = scenes_arguments(argv)
+        seeds = range(args.first, args.first + args.count)
+        results = run_scenes(args.server, seeds, args.out, args.variant)
+        shown = [args.out / f"scene{seed}" / "comparison.png" for seed in seeds[:3]]
+        stacked(shown).save(args.out / "comparison.png")
+        text = json.dumps(results, indent=2) + "\n"
+        (args.out / "scenes.json").write_text(text, encoding="utf-8")
+        print(table(results))
+
+    return guarded("bench scenes", run)

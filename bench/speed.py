@@ -43,6 +43,7 @@ from ..host.conditioning import make_conditioning
 from ..host.rgb_cam import apply_rgb_cam
 from ..host.schedule import lcm_sigmas
 from ..host.self_injection import apply_self_injection
+from ..host.source_branch import forget
 from ..host.two_branch_guider import TwoBranchGuider
 from ..host.virtual_inversion import TwoBranchSampler, virtual_inversion_sampler
 from ..prompts.edits import Edits, MethodSettings, make_edit
@@ -61,6 +62,8 @@ WORDS = (2, 3, 4, 5)  # of the objects' phrases, in turn; ten of them fit one ch
 STEPS = ALESettings.steps
 ROWS_SIZE = 32
 GUIDANCE = (ALESettings.source_guidance, ALESettings.target_guidance)
+RE_EDITED = ("object", "color")
+RE_EDIT_TARGET, RE_EDIT_ROUNDS = 0.6, 3
 BOTH_GUIDED = (1.5, 2.0)  # every call holds all four rows of an image
 
 
@@ -272,6 +275,28 @@ def measure_row_policies(model: Any, shape: Shape, rounds: int) -> dict[str, Any
     return found
 
 
+def measure_re_edit(model: Any, shape: Shape, rounds: int) -> dict[str, Any]:
+    """A whole sampling run of the same image again, its source branch kept, over the first run, by
+    type of edit."""
+    found: dict[str, Any] = {"shape": str(shape)}
+    for name in RE_EDITED:
+        patched = ale_model(model, 3, shape.size, SCHEDULES[name])
+        guider = guide(patched, 3, GUIDANCE)
+
+        def run(guider: TwoBranchGuider = guider) -> Tensor:
+            return sample(guider, shape.size, virtual_inversion_sampler())
+
+        first, again = [], []
+        for _ in range(rounds):
+            forget()
+            first.append(seconds(run))
+            again.append(seconds(run))
+        found[f"{name}_first_seconds"] = round(statistics.median(first), 3)
+        found[f"{name}_again_over_first"] = over(again, first)
+    forget()
+    return found
+
+
 # -- counted ---------------------------------------------------------------------------------------
 
 
@@ -423,7 +448,7 @@ def demo_edit_seconds() -> float:
 
 
 def measure(is_quick: bool, rounds: int) -> dict[str, Any]:
-    ratios, policies, rows = [], [], {}
+    ratios, policies, re_edits, rows = [], [], [], {}
     for unet, make in UNETS.items():
         chosen = [shape for shape in shapes(is_quick) if shape.unet == unet]
         if not chosen:
@@ -432,6 +457,8 @@ def measure(is_quick: bool, rounds: int) -> dict[str, Any]:
         ratios += [measure_ratios(model, shape, rounds) for shape in chosen]
         smaller = replace(chosen[0], size=chosen[0].size // 2)
         policies += [measure_row_policies(model, shape, rounds) for shape in (smaller, *chosen)]
+        again = min(rounds, RE_EDIT_ROUNDS)
+        re_edits += [measure_re_edit(model, shape, again) for shape in (smaller, *chosen[:1])]
         rows = rows or count_rows(model, ROWS_SIZE)
     return {
         "ratios": {
@@ -439,6 +466,7 @@ def measure(is_quick: bool, rounds: int) -> dict[str, Any]:
             "shapes": ratios,
         },
         "rows": {**rows, "policies": policies},
+        "re_edits": re_edits,
         "operations": count_operations(),
         "import_seconds": import_seconds(1 if is_quick else 5),
         "demo_edit_seconds": None if is_quick else demo_edit_seconds(),
@@ -505,6 +533,21 @@ def tables(report: dict[str, Any]) -> str:
                 f"| {found['shape']} | {1000 * found['four_rows_seconds']:.0f} ms | "
                 f"{found['three_over_four_rows']:.3f} |"
                 for found in rows["policies"]
+            ),
+            "",
+            f"| the same image again (target {RE_EDIT_TARGET}) | "
+            + " | ".join(f"{name}: first | again, of that" for name in RE_EDITED)
+            + " |",
+            "|---|" + "---|---|" * len(RE_EDITED),
+            *(
+                f"| {found['shape']} | "
+                + " | ".join(
+                    f"{found[f'{name}_first_seconds']:.2f} s | "
+                    f"{found[f'{name}_again_over_first']:.3f}"
+                    for name in RE_EDITED
+                )
+                + " |"
+                for found in report["re_edits"]
             ),
             "",
             f"Import of the pack: {report['import_seconds']:.3f} s (target {IMPORT_TARGET_S}). "

@@ -124,6 +124,19 @@ class ComfyClient:
                 "into custom_nodes and restart ComfyUI; its log says if a pack failed to load."
             )
 
+    async def choices(self, class_type: str, input_name: str) -> list[str]:
+        """What a node offers for an input that is a choice, for example the checkpoints."""
+        info = await self._json("GET", f"/object_info/{class_type}")
+        kinds = info.get(class_type, {}).get("input", {})
+        spec = {name: spec for kind in kinds.values() for name, spec in kind.items()}
+        if input_name not in spec:
+            raise PackMissing(
+                f"ComfyUI at {self.url} has no input {input_name!r} of a node {class_type}. "
+                "Update ComfyUI, or put the pack that has the node into custom_nodes."
+            )
+        first, *options = spec[input_name]  # [choices, ...], or ["COMBO", {"options": choices}]
+        return list(first if isinstance(first, list) else options[0]["options"])
+
     # a run
 
     async def upload_image(self, image: bytes, name: str, subfolder: str = "ale-edit") -> str:

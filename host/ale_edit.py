@@ -13,12 +13,11 @@ from ..prompts.edits import Edits
 from ..regions.paste import paste_background, restore_size
 from ..regions.regions import Regions
 from .blending import apply_background_blending
-from .conditioning import make_conditioning
 from .regions import PIXELS_PER_CELL
 from .rgb_cam import apply_rgb_cam
 from .schedule import lcm_sigmas
 from .self_injection import apply_self_injection
-from .text import embed_side, encode
+from .text import embed_side
 from .two_branch_guider import TwoBranchGuider
 from .virtual_inversion import virtual_inversion_sampler
 
@@ -47,11 +46,9 @@ def edit_image(
     patched = apply_self_injection(patched, settings.schedule)
     patched = apply_background_blending(patched, regions)
     guider = TwoBranchGuider(patched)
-    source, target = (
-        make_conditioning(*embed_side(clip, edits, side)) for side in ("source", "target")
-    )
-    negative, pooled = encode(clip, "")
-    guider.set_branches(source, target, [[negative[None], {"pooled_output": pooled}]])
+    source, target = (embed_side(clip, edits, side) for side in ("source", "target"))
+    negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    guider.set_branches(source, target, negative)
     guider.set_guidance(settings.source_guidance, settings.target_guidance)
     guider.set_reuse(reuses_source)
     sigmas = lcm_sigmas(model, settings.steps, settings.strength)

@@ -7,7 +7,9 @@ survive until sampling, where each entry also has a uuid that attention patches 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -32,10 +34,17 @@ class OREEntry:
     is_two_branch: bool
 
 
-def make_conditioning(ore: ObjectRestrictedEmbeddings, pooled: Tensor | None) -> list[list[Any]]:
+def make_conditioning(
+    ore: ObjectRestrictedEmbeddings,
+    pooled: Tensor | None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> list[list[Any]]:
     """A CONDITIONING whose tensor is e'_base, for any sampler, and which carries the whole bundle
-    for RGB-CAM."""
-    return [[ore.base[None], {"pooled_output": pooled, ORE_KEY: ore}]]
+    for RGB-CAM.
+
+    options: what else CLIP Text Encode puts beside a text, such as hooks.
+    """
+    return [[ore.base[None], {**options, "pooled_output": pooled, ORE_KEY: ore}]]
 
 
 def ore_entries(conds: dict[str, list[dict[str, Any]]]) -> dict[UUID, OREEntry]:

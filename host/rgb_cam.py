@@ -29,7 +29,8 @@ from ..regions.regions import Regions
 from .conditioning import OREEntry, ore_entries
 from .patching import WRAPPERS, with_wrapper
 from .regions import masks_of_latent
-from .rows import ore_rows, require_whole_latents, with_latent
+from .rows import ore_rows, require_whole_batch, require_whole_latents, with_latent
+from .run_checks import require_width
 from .unet import LayerKey, cross_attention_layers, require_cross_attention
 
 NODE = "Region Cross-Attention"
@@ -53,10 +54,14 @@ def apply_rgb_cam(model: Any, regions: Regions, strength: float = 1.0) -> Any:
         entries = _require_entries(guider, regions)
         masks = masks_of_latent(regions, latent_image)
         settings = next(iter(entries.values())).ore.settings
-        if strength > 0 and settings.rgb_cam:
-            run = _Run(entries, masks, strength, guider.model_patcher)
-            run.install(guider.model_options)
-        return executor(noise, latent_image, *args, **kwargs)
+        if strength == 0 or not settings.rgb_cam:
+            return executor(noise, latent_image, *args, **kwargs)
+        run = _Run(entries, masks, strength, guider.model_patcher)
+        run.install(guider.model_options)
+        try:
+            return executor(noise, latent_image, *args, **kwargs)
+        finally:
+            run.end()
 
     return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, KEY, outer_sample, NODE)
 
@@ -105,7 +110,9 @@ class _Run:
         self._texts: dict[Any, LayerText] = {}
         self._replacements: dict[tuple[LayerKey, int], Any] = {}
         for module in self._layers.values():
-            _require_width(module, entries)
+            for entry in entries.values():
+                width = entry.ore.keys.shape[-1]
+                require_width("positive", width, module.to_k.in_features, NODE)
 
     def install(self, model_options: dict[str, Any]) -> None:
         """Add this run to its own model options."""
@@ -115,6 +122,11 @@ class _Run:
         ):
             comfy.patcher_extension.add_wrapper(kind, wrapper, model_options, is_model_options=True)
 
+    def end(self) -> None:
+        """Drop the replacements, which refer to this run: it would live, and its patcher with it,
+        until the next garbage collection, and ComfyUI would warn of a memory leak."""
+        self._replacements.clear()
+
     def _apply_model(
         self, executor: Any, x: Tensor, t: Tensor, concat: Any, context: Any, control: Any,
         options: dict[str, Any], **extra: Any,
@@ -122,7 +134,8 @@ class _Run:
         """One UNet call. Its options are complete here, with the patches of hooks, so that our
         replacement is the outermost whatever the order of the nodes."""
         if any(uuid in self._entries for uuid in options["uuids"]):
-            require_whole_latents(x.shape, options, NODE)
+            require_whole_batch(x.shape[0], options, NODE)
+            require_whole_latents(x.shape[2:], options, NODE)
             options = self._with_replacements(options)
         return executor(x, t, concat, context, control, options, **extra)
 
@@ -289,18 +302,6 @@ def _other_rows(count: int, ours: list[slice]) -> list[slice]:
     ]
     runs = zip(edges[::2], edges[1::2], strict=True)
     return [slice(start, stop) for start, stop in runs if start < stop]
-
-
-def _require_width(module: Any, entries: Mapping[UUID, OREEntry]) -> None:
-    expected = module.to_k.in_features
-    for entry in entries.values():
-        width = entry.ore.keys.shape[-1]
-        if width != expected:
-            raise ValueError(
-                f"{NODE}: the conditioning has {width} channels a token, the model expects "
-                f"{expected}; it was made with another text encoder. Connect the CLIP output of "
-                "the same checkpoint to Object-Restricted Embeddings."
-            )
 
 
 def _require_untouched(cond: Mapping[str, Any], entry: OREEntry) -> None:

@@ -61,22 +61,32 @@ def with_latent(model_options: Mapping[str, Any], latents: Tensor) -> dict[str, 
     return {**model_options, "transformer_options": options}
 
 
-def require_whole_latents(shape: Sequence[int], options: Mapping[str, Any], node: str) -> None:
-    """Raises ValueError when a UNet call of `shape` (rows, C, h, w) holds other rows or another
-    part of the latents than the sampler asked for, so that rows and regions could not be found."""
-    rows, _, *size = options[LATENT_KEY]
-    expected = [rows * len(options["cond_or_uncond"]), *size]
-    found = [shape[0], *shape[2:]]
-    if found != expected:
+def require_whole_batch(found: int, options: Mapping[str, Any], node: str) -> None:
+    """Raises ValueError when a UNet call holds another number of rows than the sampler asked for,
+    so that chunks and branches could not be told apart."""
+    rows = options[LATENT_KEY][0] * len(options["cond_or_uncond"])
+    if found != rows:
         raise ValueError(
-            f"{node}: another node on the model changed what the sampler asked for: "
-            f"{_described(expected)} (height x width) became {_described(found)}. Remove what cuts "
-            f"the latent into tiles or windows, or the batch into parts, or bypass {node}."
+            f"{node}: another node on the model turned the {rows} rows of a model call into "
+            f"{found}. Remove what splits, repeats or windows the batch (such as Tiled Diffusion, "
+            f"Context Windows or an attention couple), or bypass {node}."
         )
 
 
-def _described(shape: Sequence[int]) -> str:
-    return f"{shape[0]} latents of {'x'.join(map(str, shape[1:]))}"
+def require_whole_latents(size: Sequence[int], options: Mapping[str, Any], node: str) -> None:
+    """Raises ValueError when a UNet call sees another part of the latents than the sampler asked
+    for, so that the regions would not fit. size: (h, w) of the call."""
+    expected = options[LATENT_KEY][2:]
+    if tuple(size) != tuple(expected):
+        raise ValueError(
+            f"{node}: another node on the model turned latents of {_described(expected)} (height x "
+            f"width) into {_described(size)}. Remove what cuts latents into tiles (such as Tiled "
+            f"Diffusion), or bypass {node}."
+        )
+
+
+def _described(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
 
 
 def step_index(options: Mapping[str, Any]) -> int:

@@ -7,8 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_sampling
 import torch
 from torch import Tensor
+
+MIXING_GUIDANCE = {"comfy_extras.nodes_mahiro"}
+
+OTHER_SPACES = (
+    comfy.model_sampling.CONST,
+    comfy.model_sampling.COSMOS_RFLOW,
+    comfy.model_sampling.IMG_TO_IMG,
+)
+TEXT_WIDTHS = {768: "SD 1.5", 1024: "SD 2", 1280: "SDXL's refiner", 2048: "SDXL"}
 
 
 def require_two_branch(guider: Any, node: str) -> None:
@@ -48,6 +58,18 @@ def require_sigmas(sigmas: Tensor, node: str) -> None:
         )
 
 
+def require_noise_space(model: Any, node: str) -> None:
+    """Raises ValueError when a model's latents are no image plus sigma times noise."""
+    sampling = model.get_model_object("model_sampling")
+    if isinstance(sampling, OTHER_SPACES):
+        raise ValueError(
+            f"{node}: the model input samples by flow matching or from image to image (set by its "
+            "checkpoint, or by a node such as ModelSamplingSD3); virtual inversion needs a model "
+            "that predicts noise, v or x0. Remove that node, or connect a checkpoint of SD 1.5, "
+            "SD 2 or SDXL."
+        )
+
+
 def require_latent(latent: Tensor, model: Any, node: str) -> None:
     """Raises ValueError when a latent is empty, not finite, or not of the model's shape."""
     channels = model.get_model_object("latent_format").latent_channels
@@ -72,10 +94,33 @@ def require_latent(latent: Tensor, model: Any, node: str) -> None:
 def require_text_width(name: str, cond: dict[str, Any], model: Any, node: str) -> None:
     """Raises ValueError when the conditioning of input `name` is another text encoder's."""
     expected = model.model.model_config.unet_config.get("context_dim")
-    width = cond["cross_attn"].shape[-1]
-    if expected is not None and width != expected:
+    if expected is not None:
+        require_width(name, cond["cross_attn"].shape[-1], expected, node)
+
+
+def require_width(name: str, width: int, expected: int, node: str) -> None:
+    """Raises ValueError when a text of `width` channels a token meets a model of another width.
+
+    name: the input of `node` that the text comes from.
+    """
+    if width != expected:
         raise ValueError(
-            f"{node}: the {name} conditioning has {width} channels a token, the model expects "
-            f"{expected}; it was made with another text encoder. Connect the CLIP output of the "
-            "same checkpoint."
+            f"{node}: the {name} conditioning has {_width(width)} channels a token, the model "
+            f"expects {_width(expected)}; it was made with another text encoder. Connect the CLIP "
+            "output of the same checkpoint."
+        )
+
+
+def _width(width: int) -> str:
+    return f"{width} ({TEXT_WIDTHS[width]})" if width in TEXT_WIDTHS else str(width)
+
+
+def require_rowwise_guidance(model_options: dict[str, Any], node: str) -> None:
+    """Raises ValueError for a guidance patch that averages over the rows of a batch, which here
+    hold both branches."""
+    patches = model_options.get("sampler_post_cfg_function", [])
+    if any(getattr(patch, "__module__", None) in MIXING_GUIDANCE for patch in patches):
+        raise ValueError(
+            f"{node}: the model went through Mahiro, whose guidance averages over all images of a "
+            "batch and so would mix source and edit. Remove Mahiro."
         )

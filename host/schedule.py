@@ -7,16 +7,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..inversion.lcm_schedule import lcm_timesteps
+from ..inversion.lcm_schedule import TRAIN_STEPS, lcm_timesteps
+from .run_checks import require_noise_space
 from .unet import require_cross_attention
 
 NODE = "LCM Schedule"
 
 
 def lcm_sigmas(model: Any, steps: int, strength: float) -> Tensor:
-    """(kept steps + 1,) sigmas of a MODEL at exact entries of its table, the last one 0."""
+    """(kept steps + 1,) sigmas of a MODEL at exact entries of its table, the last one 0.
+
+    Raises ValueError when the model's table of noise levels does not hold these time steps.
+    """
     require_cross_attention(model, NODE)
+    require_noise_space(model, NODE)
     sampling = model.get_model_object("model_sampling")
     timesteps = torch.tensor(lcm_timesteps(steps, strength), dtype=torch.float32)
-    sigmas = [float(sampling.sigma(timestep)) for timestep in timesteps]
-    return torch.tensor([*sigmas, 0.0])
+    sigmas = torch.tensor([float(sampling.sigma(timestep)) for timestep in timesteps])
+    if not torch.equal(sampling.timestep(sigmas).to(timesteps), timesteps):
+        raise ValueError(
+            f"{NODE}: the model input has no table of {TRAIN_STEPS} noise levels to take time "
+            f"steps from (its sampling is {_name(sampling)}). Connect the sigmas of a Karras "
+            "Scheduler or Basic Scheduler to SamplerCustomAdvanced instead."
+        )
+    return torch.cat([sigmas, torch.zeros(1)])
+
+
+def _name(sampling: Any) -> str:
+    """The class of a model sampling, without the nameless one that ComfyUI makes of two."""
+    return type(sampling).__mro__[1].__name__

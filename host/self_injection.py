@@ -12,7 +12,7 @@ from ..attention.self_injection import rows_with_source
 from ..editors.ale import is_injection_step
 from .conditioning import run_settings
 from .patching import WRAPPERS, with_wrapper
-from .rows import STEP_KEY, branch_rows, chunk_rows
+from .rows import STEP_KEY, branch_rows, chunk_rows, require_whole_batch
 from .run_checks import require_two_branch
 from .source_branch import SOURCE_KEY, SourceStep, attention_keys
 from .unet import require_cross_attention
@@ -40,6 +40,7 @@ def apply_self_injection(model: Any, schedule: float) -> Any:
         def attn1_patch(n: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]) -> Any:
             if not is_active(options):
                 return n, context, value
+            require_whole_batch(n.shape[0], options, NODE)
             step: SourceStep | None = options.get(SOURCE_KEY)
             keys = attention_keys(options)
             if step is not None and step.is_kept:  # all rows are the target's

@@ -1,17 +1,17 @@
-"""ComfyUI's CLIP -> token spans -> Object-Restricted Embeddings.
+"""ComfyUI's CLIP -> token spans -> Object-Restricted Embeddings as CONDITIONING.
 
-Only public calls of CLIP are used (tokenize, encode_from_tokens), so clip skip, LoRA and weights
-act as everywhere.
+Only public calls of CLIP encode (tokenize, encode_from_tokens_scheduled), so clip skip, LoRA, hooks
+and weights act as everywhere.
 """
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from torch import Tensor
-
-from ..prompts.edits import JOINER, Edits, base_prompt
-from ..prompts.ore import ObjectRestrictedEmbeddings, Phrase, Prompt, object_restricted_embeddings
+from ..prompts.edits import JOINER, Edits, MethodSettings, base_prompt
+from ..prompts.ore import Phrase, Prompt, object_restricted_embeddings
 from ..prompts.spans import (
     Span,
     SpanSearch,
@@ -22,146 +22,183 @@ from ..prompts.spans import (
     spans_first,
     spans_in_order,
 )
+from .conditioning import make_conditioning
+from .tokens import (
+    NODE,
+    Tokenized,
+    Words,
+    capacity,
+    ids,
+    inner_rows,
+    join,
+    one_chunk,
+    require_rows,
+    require_same_rows,
+    require_vectors_fit,
+    rows_of,
+    tokenize,
+    weights_of,
+    words_of,
+)
 
-NODE = "Object-Restricted Embeddings"
-ENCODER = "l"
-END_OF_TEXT = 49407
+logger = logging.getLogger(__name__)
 
 Side = Literal["source", "target"]
-Entry: TypeAlias = tuple[Any, ...]
-"""ComfyUI's (token, weight)."""
-Chunks: TypeAlias = list[list[Entry]]
+Conditioning: TypeAlias = list[list[Any]]
 
 
-def tokenize(clip: Any, prompt: str) -> Tokens:
-    """Tokens of a prompt, as the text encoder of an SD 1.5-shaped model sees them.
+@dataclass(frozen=True, eq=False)
+class _Text:
+    """One side of the edits in tokens. base: the full prompt, or else the phrases joined."""
 
-    Raises ValueError for a text encoder with other tokens than CLIP-L's.
+    side: Side
+    phrases: tuple[str, ...]
+    full_prompt: str | None
+    words: list[Words]
+    base: Tokenized
+
+    def phrase(self, i: int) -> str:
+        return f'the {self.side} phrase "{self.phrases[i]}" of the edits'
+
+    @property
+    def prompt(self) -> str:
+        if self.full_prompt is None:
+            return f'the {self.side} prompt ("{base_prompt(self.phrases)}")'
+        return f'the {self.side}_prompt of Full Prompts ("{self.full_prompt}")'
+
+    def words_at(self, span: Span) -> Words:
+        return {name: chunks[span.chunk][span.rows] for name, chunks in self.base.items()}
+
+
+def embed_side(clip: Any, edits: Edits, side: Side) -> Conditioning:
+    """Object-Restricted Embeddings of all source or all target phrases, as CONDITIONING.
+
+    It has one entry, or with a CLIP on a schedule of hooks one for each part of the schedule.
+    Raises ValueError when there is no edit, a phrase yields no token or more than one chunk or does
+    not stand in the full prompt, and for a CLIP whose rows cannot be told apart by its tokens.
     """
-    return _tokens(_chunks(clip, prompt))
+    empty = tokenize(clip, "")
+    text = _tokenize_side(clip, edits, side, empty)
+    spans = _spans(clip, text, edits.settings)
+    nothing = _encode(clip, empty)
+    require_vectors_fit(text.base, nothing[0][0].shape[-1], text.prompt)
+    base = _encode(clip, text.base)
+    require_rows(base[0][0], text.base)
+    alone = [_encode(clip, one_chunk(text.words_at(span), empty)) for span in spans]
+    speaker = base
+    if edits.settings.pooled == "empty":
+        speaker = nothing
+    elif edits.settings.pooled == "source" and side == "target":
+        speaker = _encode(clip, _tokenize_side(clip, edits, "source", empty).base)
+    ends = next(iter(rows_of(text.base).values())).ends
+    conditioning: Conditioning = []
+    for (plain, options), (nil, _), (_, speaking), *own in zip(
+        base, nothing, speaker, *alone, strict=True
+    ):
+        objects = [
+            Phrase(phrase, entry[0][0], span.stop - span.start + 1, span)
+            for phrase, entry, span in zip(text.phrases, own, spans, strict=True)
+        ]
+        ore = object_restricted_embeddings(Prompt(plain[0], ends), objects, nil[0], edits.settings)
+        conditioning += make_conditioning(ore, speaking.get("pooled_output"), options)
+    return conditioning
 
 
-def encode(clip: Any, prompt: str) -> tuple[Tensor, Tensor | None]:
-    """Embedding (N, D) and pooled output (1, P) of a prompt."""
-    return _encode_chunks(clip, _chunks(clip, prompt))
+def _encode(clip: Any, tokenized: Tokenized) -> Conditioning:
+    """As CLIP Text Encode."""
+    return clip.encode_from_tokens_scheduled(tokenized)
 
 
-def _chunks(clip: Any, prompt: str) -> Chunks:
-    tokens = clip.tokenize(prompt)
-    if set(tokens) != {ENCODER}:
-        raise ValueError(
-            f"{NODE}: the clip input has the encoders "
-            f"{', '.join(sorted(tokens))}; this version supports SD 1.5's single CLIP-L encoder. "
-            "Connect the CLIP of an SD 1.5 checkpoint."
-        )
-    return tokens[ENCODER]
-
-
-def _joined_chunks(clip: Any, phrases: tuple[str, ...]) -> Chunks:
-    """The base prompt of several phrases, none of them cut by the border of a chunk."""
-    start, *end_and_padding = _chunks(clip, "")[0]
-    joiner = _words(_chunks(clip, JOINER))
-    chunks: Chunks = [[]]
-    for phrase in phrases:
-        words = _words(_chunks(clip, phrase))
-        for group in (joiner, words) if chunks[0] else (words,):
-            if len(chunks[-1]) + len(group) > len(end_and_padding) - 1:
-                chunks.append([])
-            chunks[-1].extend(group)
-    return [
-        [start, *words, *end_and_padding[: len(end_and_padding) - len(words)]] for words in chunks
-    ]
-
-
-def _words(chunks: Chunks) -> list[Entry]:
-    """The entries of all chunks between start and end of text."""
-    ends = _tokens(chunks).ends
-    return [entry for chunk, end in zip(chunks, ends, strict=True) for entry in chunk[1:end]]
-
-
-def _tokens(chunks: Chunks) -> Tokens:
-    ids = tuple(tuple(entry[0] for entry in chunk) for chunk in chunks)
-    return Tokens(ids, tuple(_end_row(chunk) for chunk in ids))
-
-
-def _end_row(chunk: tuple[Token, ...]) -> int:
-    return next(
-        row for row, token in enumerate(chunk) if isinstance(token, int) and token == END_OF_TEXT
-    )
-
-
-def _encode_chunks(clip: Any, chunks: Chunks) -> tuple[Tensor, Tensor | None]:
-    cond, pooled = clip.encode_from_tokens({ENCODER: chunks}, return_pooled=True)
-    return cond[0], pooled
-
-
-def embed_side(
-    clip: Any, edits: Edits, side: Side
-) -> tuple[ObjectRestrictedEmbeddings, Tensor | None]:
-    """Object-Restricted Embeddings of all source or all target phrases, and the base prompt's
-    pooled output.
-
-    Raises ValueError when there is no edit, a phrase yields no token or more than one chunk, or
-    does not stand in the full prompt.
-    """
-    phrases = edits.sources if side == "source" else edits.targets
-    full_prompt = edits.source_prompt if side == "source" else edits.target_prompt
+def _tokenize_side(clip: Any, edits: Edits, side: Side, empty: Tokenized) -> _Text:
+    is_source = side == "source"
+    phrases = edits.sources if is_source else edits.targets
+    full_prompt = edits.source_prompt if is_source else edits.target_prompt
     if not phrases:
         raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
-    words = [_phrase_tokens(clip, phrase, side) for phrase in phrases]
-    chunks = _joined_chunks(clip, phrases) if full_prompt is None else _chunks(clip, full_prompt)
-    tokens = _tokens(chunks)
-    search: SpanSearch = spans_in_order if full_prompt is None else spans_anywhere
-    if edits.settings.variant == "published code":
+    words = [_phrase_words(clip, phrase, side, capacity(empty)) for phrase in phrases]
+    if full_prompt is None:
+        base = join(words, words_of(tokenize(clip, JOINER)), empty)
+    else:
+        base = tokenize(clip, full_prompt)
+    text = _Text(side, phrases, full_prompt, words, base)
+    require_same_rows(base, text.prompt)
+    return text
+
+
+def _phrase_words(clip: Any, phrase: str, side: Side, most: int) -> Words:
+    tokenized = tokenize(clip, phrase)
+    name = f'the {side} phrase "{phrase}" of the edits'
+    require_same_rows(tokenized, name)
+    words = words_of(tokenized)
+    count = len(next(iter(words.values())))
+    if count > most:
+        raise ValueError(
+            f"{NODE}: {name} has {count} tokens, more than the {most} of one chunk. Shorten it to "
+            "the object and its attributes."
+        )
+    if not count:
+        raise ValueError(
+            f"{NODE}: {name} yields no tokens. Write it in letters that the text encoder knows; a "
+            "textual inversion needs its file among ComfyUI's embeddings."
+        )
+    return words
+
+
+def _spans(clip: Any, text: _Text, settings: MethodSettings) -> list[Span]:
+    """Where each phrase stands in the base prompt; the same for all text encoders."""
+    search: SpanSearch = spans_in_order if text.full_prompt is None else spans_anywhere
+    if settings.variant == "published code":
         search = spans_first
-    spans = [
-        _require_span(span, phrase, tokens, word, full_prompt or base_prompt(phrases), side)
-        for span, phrase, word in zip(search(tokens, words), phrases, words, strict=True)
-    ]
-    base, pooled = _encode_chunks(clip, chunks)
-    empty, _ = encode(clip, "")
-    encoded = [
-        Phrase(phrase, encode(clip, phrase)[0], len(word) + 1, span)
-        for phrase, word, span in zip(phrases, words, spans, strict=True)
-    ]
-    ore = object_restricted_embeddings(Prompt(base, tokens.ends), encoded, empty, edits.settings)
-    return ore, pooled
-
-
-def _phrase_tokens(clip: Any, phrase: str, side: Side) -> tuple[Token, ...]:
-    tokens = tokenize(clip, phrase)
-    if len(tokens.chunks) > 1:
+    found: list[list[Span]] = []
+    for encoder, tokens in rows_of(text.base).items():
+        if text.full_prompt is not None:
+            tokens = replace(tokens, inner=inner_rows(clip, text.base[encoder]))
+        parts = [ids(words[encoder]) for words in text.words]
+        spans = search(tokens, parts)
+        found.append([_require_span(span, i, text, tokens, parts) for i, span in enumerate(spans)])
+    if any(spans != found[0] for spans in found):
         raise ValueError(
-            f'{NODE}: the {side} phrase "{phrase}" of the edits has {len(tokens.words)} tokens, '
-            "more than the 75 of one chunk. Shorten it to the object and its attributes."
+            f"{NODE}: the text encoders {', '.join(text.base)} have the {text.side} phrases of the "
+            "edits at different places. Use textual inversions with as many vectors for each text "
+            "encoder."
         )
-    if not tokens.words:
-        raise ValueError(
-            f'{NODE}: the {side} phrase "{phrase}" of the edits yields no tokens. Write it in '
-            "letters that the text encoder knows."
-        )
-    return tokens.words
+    if text.full_prompt is not None:
+        _warn_of_weights(text, found[0])
+    return found[0]
 
 
 def _require_span(
-    span: Span | None,
-    phrase: str,
-    tokens: Tokens,
-    words: tuple[Token, ...],
-    prompt: str,
-    side: Side,
+    span: Span | None, i: int, text: _Text, tokens: Tokens, parts: list[tuple[Token, ...]]
 ) -> Span:
     if span is not None:
         return span
     unbroken = Tokens(((0, *tokens.words),), (len(tokens.words) + 1,))
-    if len(occurrences(unbroken, words)) > len(occurrences(tokens, words)):
+    in_chunks = occurrences(replace(tokens, inner=frozenset()), parts[i])
+    if len(occurrences(unbroken, parts[i])) > len(in_chunks):
         raise ValueError(
-            f'{NODE}: the {side} phrase "{phrase}" of the edits is cut by the border between two '
-            f'chunks of 75 tokens in the {side}_prompt of Full Prompts, "{prompt}". Shorten the '
-            "prompt, or move the phrase."
+            f"{NODE}: {text.phrase(i)} is cut by the border between two chunks of "
+            f"{len(tokens.chunks[0]) - 2} tokens in {text.prompt}. Shorten the prompt, or move the "
+            "phrase."
+        )
+    is_inside = text.phrases[i].lower() in (text.full_prompt or "").lower()
+    if is_inside and not occurrences(tokens, parts[i]):
+        raise ValueError(
+            f"{NODE}: {text.phrase(i)} stands only as a part of other words, or joined to "
+            f"punctuation, in {text.prompt}. Write it there as words of its own, with blanks "
+            "around it."
         )
     raise ValueError(
-        f'{NODE}: the {side} phrase "{phrase}" of the edits does not stand in the {side}_prompt of '
-        f'Full Prompts, "{prompt}". Use the same words in the edit and in the full prompt, once '
-        "for every edit."
+        f"{NODE}: {text.phrase(i)} does not stand in {text.prompt}. Use the same words in the edit "
+        "and in the full prompt, once for every edit."
     )
+
+
+def _warn_of_weights(text: _Text, spans: list[Span]) -> None:
+    """With a full prompt its own weights count, not those of the phrases."""
+    for i, (words, span) in enumerate(zip(text.words, spans, strict=True)):
+        own, used = weights_of(words), weights_of(text.words_at(span))
+        if own != used and any(weight != 1 for weight in own):
+            logger.warning(
+                "%s: the weights in %s are not used, because %s has its own. Write them there.",
+                *(NODE, text.phrase(i), text.prompt),
+            )

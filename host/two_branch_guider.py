@@ -17,11 +17,21 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from .branch_inputs import (
+    branches_entry,
+    require_active,
+    require_branches,
+    require_control,
+    require_pooled,
+    with_mask_of,
+)
 from .conditioning import BRANCHES_KEY
 from .patching import WRAPPERS
-from .rows import STEP_KEY, step_index
+from .rows import STEP_KEY, step_index, with_latent
 from .run_checks import (
     require_latent,
+    require_noise_space,
+    require_rowwise_guidance,
     require_sigmas,
     require_text_width,
     require_two_branch_sampler,
@@ -32,7 +42,6 @@ from .source_branch import (
     SourceBranch,
     SourceStep,
     find,
-    is_same,
     is_separable,
     keep,
     run_inputs,
@@ -42,16 +51,6 @@ from .unet import require_cross_attention
 NODE = "Two-Branch Guider"
 LEAST_SPLIT_POSITIONS = 32 * 32
 """Latent positions of a branch below which two calls take longer than one with more rows."""
-SHARED_KEYS = (
-    "area",
-    "mask",
-    "mask_strength",
-    "control",
-    "hooks",
-    "gligen",
-    "start_percent",
-    "end_percent",
-)
 
 
 class TwoBranchGuider(comfy.samplers.CFGGuider):
@@ -69,28 +68,10 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
     def set_branches(self, source: Any, target: Any, negative: Any) -> None:
         """Take the CONDITIONING of both branches and the negative that they share.
 
-        Raises ValueError when source or target has several entries or they differ in area, mask,
-        control or hooks.
+        Raises ValueError when source or target has several entries or they differ in anything but
+        their texts.
         """
-        for name, cond in (("source", source), ("target", target)):
-            if len(cond) != 1:
-                raise ValueError(
-                    f"{NODE}: the {name} input has {len(cond)} conditioning entries, it needs "
-                    "exactly one. Do not combine conditionings before this node; use edits and "
-                    "regions for several objects."
-                )
-            if cond[0][0].shape[0] != 1:
-                raise ValueError(
-                    f"{NODE}: the {name} input holds {cond[0][0].shape[0]} texts, one is needed. "
-                    "Do not batch conditionings before this node."
-                )
-        for key in SHARED_KEYS:
-            first, second = source[0][1].get(key), target[0][1].get(key)
-            if not is_same(first, second):
-                raise ValueError(
-                    f"{NODE}: the source and target inputs differ in {key}. Apply the same node "
-                    "to both conditionings."
-                )
+        require_branches(source, target, NODE)
         self._source = comfy.sampler_helpers.convert_cond(source)[0]
         self._target = comfy.sampler_helpers.convert_cond(target)[0]
         self._negative = comfy.sampler_helpers.convert_cond(negative)
@@ -116,14 +97,23 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         """Run the sampler; as CFGGuider.sample, after checking what would give a wrong image."""
         require_two_branch_sampler(sampler, NODE)
+        require_noise_space(self.model_patcher, NODE)
         require_sigmas(sigmas, NODE)
         require_latent(latent_image, self.model_patcher, NODE)
+        require_rowwise_guidance(self.model_options, NODE)
         inputs = [("source", self._source), ("target", self._target)]
         for name, cond in [*inputs, *(("negative", cond) for cond in self._negative)]:
             require_text_width(name, cond, self.model_patcher, NODE)
+            require_control(name, cond, latent_image.shape[0], self.model_patcher, NODE)
+        require_pooled(self._source, self._target, self.model_patcher, NODE)
+        require_active("source", [self._source], sigmas, self.model_patcher, NODE)
+        if not all(self._is_off(self.model_options)):
+            require_active("negative", self._negative, sigmas, self.model_patcher, NODE)
         batch = latent_image.shape[0]
-        positive = _entry((self._source, self._target), batch)
-        negative = [{**cond, BRANCHES_KEY: True} for cond in self._negative]
+        positive = branches_entry((self._source, self._target), batch)
+        negative = [
+            {**with_mask_of(cond, batch, branches=2), BRANCHES_KEY: True} for cond in self._negative
+        ]
         self.original_conds = {"positive": [positive], "negative": negative}
         if (
             self._reuses_source
@@ -140,8 +130,11 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
             inputs = run_inputs(self.model_patcher, positive, self._source, negative, numbers)
             self._source_branch = find(self.model_patcher.model, inputs)
             if self._source_branch is not None:
-                self.original_conds["target"] = [_entry((self._target,), batch)]
-                alone = [{**cond, "uuid": uuid4()} for cond in self._negative]
+                self.original_conds["target"] = [branches_entry((self._target,), batch)]
+                # SDXL's refiner asks for the kind of prompt, by default the name of the entries
+                alone = [
+                    {"prompt_type": "negative", **cond, "uuid": uuid4()} for cond in self._negative
+                ]
                 self.original_conds["target negative"] = alone
             else:
                 self._source_branch = SourceBranch(inputs)
@@ -176,7 +169,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         seed: int | None = None,
     ) -> Tensor:
         """Denoised predictions (2B, C, h, w) of latents [source x B, target x B]."""
-        model_options = _with_step(model_options, timestep)
+        model_options = with_latent(_with_step(model_options, timestep), x)
         options = model_options["transformer_options"]
         batch = x.shape[0] // 2
         branch, number = self._source_branch, options[STEP_KEY]
@@ -272,6 +265,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
     def _call(
         self, conds: list[Any], x: Tensor, timestep: Tensor, model_options: dict[str, Any]
     ) -> list[Tensor]:
+        model_options = with_latent(model_options, x)
         if "sampler_calc_cond_batch_function" in model_options:
             args = {
                 "conds": conds,
@@ -285,11 +279,22 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
 
     def _is_one_call(self, x: Tensor, model_options: dict[str, Any]) -> bool:
         """Whether this step keeps the source's unconditional rows, in one call with the others:
-        where the target's depend on them, and where one larger call is faster
-        (docs/performance.md)."""
+        where the target's depend on them, where something keeps rows from one call to the next,
+        and where one larger call is faster (docs/performance.md)."""
         if x.device.type != "cpu" or x.shape[0] // 2 * x[0, 0].numel() < LEAST_SPLIT_POSITIONS:
             return True
-        return self._is_injecting(model_options)
+        return self._is_injecting(model_options) or self._keeps_rows(model_options)
+
+    def _keeps_rows(self, model_options: dict[str, Any]) -> bool:
+        """Whether a control or a wrapper of another node may expect as many rows in each call."""
+        wrappers = model_options["transformer_options"].get("wrappers", {})
+        return (
+            "model_function_wrapper" in model_options
+            or any(
+                wrappers.get(kind) for kind in (WRAPPERS.CALC_COND_BATCH, WRAPPERS.DIFFUSION_MODEL)
+            )
+            or any("control" in cond for cond in self.conds["positive"])
+        )
 
     def _guided(
         self,
@@ -343,23 +348,3 @@ def _prepare_both_branches(
     """Let ComfyUI reserve memory for both branches: a run's latent batch is twice the image
     batch."""
     return executor(model, [2 * noise_shape[0], *noise_shape[1:]], *args, **kwargs)
-
-
-def _entry(branches: tuple[dict[str, Any], ...], batch: int) -> dict[str, Any]:
-    """One conditioning entry of the last branch's options whose tensors are each branch's, `batch`
-    rows of it."""
-    tokens = math.lcm(*(cond["cross_attn"].shape[1] for cond in branches))
-    entry = {**branches[-1], "uuid": uuid4()}
-    entry["cross_attn"] = torch.cat(
-        [
-            cond["cross_attn"].repeat(
-                batch, tokens // cond["cross_attn"].shape[1], 1
-            )  # repeats do not change attention
-            for cond in branches
-        ]
-    )
-    pooled = [cond.get("pooled_output") for cond in branches]
-    if all(p is not None for p in pooled):
-        entry["pooled_output"] = torch.cat([p.repeat(batch, 1) for p in pooled])
-    entry[BRANCHES_KEY] = len(branches) == 2
-    return entry

@@ -13,13 +13,18 @@ LayerKey: TypeAlias = tuple[str, int, int]
 
 def cross_attention_layers(diffusion_model: Module) -> dict[LayerKey, Any]:
     """Every attn2 module of a UNet; empty for other architectures (Flux, SD3, ...)."""
-    layers: dict[LayerKey, Any] = {}
+    return {
+        key: transformer.attn2
+        for key, transformer in _transformers(diffusion_model)
+        if getattr(transformer, "attn2", None) is not None
+    }
+
+
+def _transformers(diffusion_model: Module) -> Iterator[tuple[LayerKey, Any]]:
     for name, number, block in _blocks(diffusion_model):
         for module in block.modules():
             for index, transformer in enumerate(getattr(module, "transformer_blocks", ())):
-                if getattr(transformer, "attn2", None) is not None:
-                    layers[(name, number, index)] = transformer.attn2
-    return layers
+                yield (name, number, index), transformer
 
 
 def _blocks(diffusion_model: Module) -> Iterator[tuple[str, int, Module]]:
@@ -32,11 +37,22 @@ def _blocks(diffusion_model: Module) -> Iterator[tuple[str, int, Module]]:
 
 
 def require_cross_attention(model: Any, node: str) -> None:
-    """Raises ValueError when the model input of `node` is no UNet with cross-attention to text."""
+    """Raises ValueError when the model input of `node` is no UNet that makes one image at a time
+    from text: with self-attention and cross-attention in every transformer."""
     diffusion_model = model.get_model_object("diffusion_model")
-    if not cross_attention_layers(diffusion_model):
+    if reason := _unsuitable(diffusion_model):
         raise ValueError(
             f"{node}: the model input is a {type(model.model).__name__} "
-            f"({type(diffusion_model).__name__}), which has no UNet cross-attention layers. "
-            "Connect a checkpoint of the SD 1.5 family."
+            f"({type(diffusion_model).__name__}), {reason}. Connect a checkpoint of SD 1.5, SD 2 "
+            "or SDXL."
         )
+
+
+def _unsuitable(diffusion_model: Module) -> str | None:
+    if not cross_attention_layers(diffusion_model):
+        return "which has no UNet cross-attention layers"
+    if any(hasattr(module, "time_stack") for module in diffusion_model.modules()):
+        return "a video model, whose cross-attention reads images instead of text"
+    if any(getattr(t, "disable_self_attn", False) for _, t in _transformers(diffusion_model)):
+        return "which has no self-attention in some of its layers"
+    return None

@@ -42,7 +42,9 @@ class ALEEdit(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A checkpoint of the SD 1.5 family; best an LCM, or with an LCM LoRA.",
+                    tooltip=(
+                        "A checkpoint of SD 1.5, SD 2 or SDXL; best an LCM, or with an LCM LoRA."
+                    ),
                 ),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
                 io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),

@@ -62,7 +62,7 @@ class RegionCrossAttention(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A checkpoint of the SD 1.5 family, with any LoRA or other patches.",
+                    tooltip="A checkpoint of SD 1.5, SD 2 or SDXL, with any LoRA or other patches.",
                 ),
                 sockets.Regions.Input(
                     "regions", tooltip=sockets.REGIONS_TOOLTIP + " Same edits as the embeddings."
@@ -100,7 +100,7 @@ class SelfAttentionInjection(io.ComfyNode):
             ),
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="A checkpoint of the SD 1.5 family, with any patches."
+                    "model", tooltip="A checkpoint of SD 1.5, SD 2 or SDXL, with any patches."
                 ),
                 *schedule_inputs(),
             ],
@@ -128,7 +128,7 @@ class BackgroundBlending(io.ComfyNode):
             ),
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="A checkpoint of the SD 1.5 family, with any patches."
+                    "model", tooltip="A checkpoint of SD 1.5, SD 2 or SDXL, with any patches."
                 ),
                 sockets.Regions.Input("regions", tooltip=sockets.REGIONS_TOOLTIP),
                 io.Combo.Input(

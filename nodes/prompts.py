@@ -7,12 +7,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.conditioning import make_conditioning
 from ..host.regions import single_mask
 from ..host.text import embed_side
 from ..prompts.edits import (
     END_OF_TEXT,
     OVERLAPS,
+    POOLED,
     VARIANTS,
     Edits,
     MethodSettings,
@@ -132,8 +132,8 @@ class FullPrompts(io.ComfyNode):
                     multiline=True,
                     default="",
                     tooltip=(
-                        "Describes the image as it is; holds every source phrase word for word. "
-                        "Empty: the phrases joined by and."
+                        "Describes the image as it is; holds every source phrase word for word, "
+                        "with its weight if it has one. Empty: the phrases joined by and."
                     ),
                 ),
                 io.String.Input(
@@ -141,8 +141,8 @@ class FullPrompts(io.ComfyNode):
                     multiline=True,
                     default="",
                     tooltip=(
-                        "Describes the edited image; holds every target phrase word for word. "
-                        "Empty: the phrases joined by and."
+                        "Describes the edited image; holds every target phrase word for word, "
+                        "with its weight if it has one. Empty: the phrases joined by and."
                     ),
                 ),
             ],
@@ -235,6 +235,17 @@ class MethodSettingsNode(io.ComfyNode):
                         "2)."
                     ),
                 ),
+                io.Combo.Input(
+                    "pooled",
+                    options=list(POOLED),
+                    default="target",
+                    optional=True,
+                    tooltip=(
+                        "SDXL only: the prompt that its pooled vector speaks for, in all regions "
+                        "and the background alike. target: each branch its own prompt. source: "
+                        "both the source's. empty: both none."
+                    ),
+                ),
             ],
             outputs=[
                 sockets.Edits.Output(display_name="edits", tooltip=sockets.EDITS_OUTPUT_TOOLTIP)
@@ -259,7 +270,11 @@ class ObjectRestrictedEmbeddings(io.ComfyNode):
             ),
             inputs=[
                 io.Clip.Input(
-                    "clip", tooltip="The text encoder of the checkpoint that edits (SD 1.5 family)."
+                    "clip",
+                    tooltip=(
+                        "The text encoder of the checkpoint that edits: SD 1.5, SD 2 or SDXL, or "
+                        "a model made from one of them."
+                    ),
                 ),
                 sockets.Edits.Input(
                     "edits", tooltip="The edits, from Edit Object, Edit List or Method Settings."
@@ -282,9 +297,7 @@ class ObjectRestrictedEmbeddings(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip: Any, edits: Edits) -> io.NodeOutput:
-        source = make_conditioning(*embed_side(clip, edits, "source"))
-        target = make_conditioning(*embed_side(clip, edits, "target"))
-        return io.NodeOutput(source, target)
+        return io.NodeOutput(embed_side(clip, edits, "source"), embed_side(clip, edits, "target"))
 
 
 NODES = [EditObject, EditList, FullPrompts, MethodSettingsNode, ObjectRestrictedEmbeddings]

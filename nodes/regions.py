@@ -10,7 +10,7 @@ from ..editors.ale import ALESettings
 from ..host.regions import regions_from_edits
 from ..prompts.edits import Edits
 from ..regions.paste import paste_background
-from ..regions.preview import preview_image
+from ..regions.preview import previews
 from ..regions.regions import Regions
 from . import sockets
 
@@ -94,13 +94,13 @@ class RegionsNode(io.ComfyNode):
     ) -> io.NodeOutput:
         size = tuple(image.shape[1:3]) if image is not None else None
         regions = regions_from_edits(edits, masks, dilation, feather, size)
-        preview = preview_image(image, regions)
+        preview, shown = previews(image, regions)
         return io.NodeOutput(
             regions,
             regions.raw,
             regions.soft_background[None],
             preview,
-            ui=ui.PreviewImage(preview, cls=cls),
+            ui=ui.PreviewImage(shown, cls=cls),
         )
 
 

@@ -20,10 +20,12 @@ NODE = "Method Settings"
 Variant = Literal["paper", "published code"]
 EndOfText = Literal["ours", "naive", "zeros", "bos", "empty string"]
 Overlap = Literal["background", "last object"]
+Pooled = Literal["target", "source", "empty"]
 
 VARIANTS: tuple[str, ...] = get_args(Variant)
 END_OF_TEXT: tuple[str, ...] = get_args(EndOfText)
 OVERLAPS: tuple[str, ...] = get_args(Overlap)
+POOLED: tuple[str, ...] = get_args(Pooled)
 
 
 def require_choice(name: str, value: str, choices: Iterable[str], node: str = NODE) -> None:
@@ -48,6 +50,9 @@ class MethodSettings:
     end_of_text_in_base: apply that choice to the background's embedding too.
     overlap: whose value a pixel takes that lies in several objects: the background's (section 3.2
         and the published code) or that of the last object in the list (Algorithm 2, line 12).
+    pooled: which prompt SDXL's pooled vector speaks for, which no region can restrict: each
+        branch's own base prompt ("target"), the source's in both branches, or the empty prompt's in
+        both.
     """
 
     variant: Variant = "paper"
@@ -57,11 +62,13 @@ class MethodSettings:
     end_of_text: EndOfText = "ours"
     end_of_text_in_base: bool = False
     overlap: Overlap = "background"
+    pooled: Pooled = "target"
 
     def __post_init__(self) -> None:
         require_choice("variant", self.variant, VARIANTS)
         require_choice("end_of_text", self.end_of_text, END_OF_TEXT)
         require_choice("overlap", self.overlap, OVERLAPS)
+        require_choice("pooled", self.pooled, POOLED)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ start-of-text token and ends with a run of end-of-text and padding tokens. Token
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -39,10 +39,12 @@ class Tokens:
 
     chunks: one list of tokens a chunk, all of the same length.
     ends: per chunk the row of its first end-of-text token.
+    inner: (chunk, row) of every token that does not begin a word ("firetruck" is "fire", "truck").
     """
 
     chunks: tuple[tuple[Token, ...], ...]
     ends: tuple[int, ...]
+    inner: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def words(self) -> tuple[Token, ...]:
@@ -84,21 +86,24 @@ def spans_anywhere(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[S
 
 def spans_first(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[Span | None]:
     """The first occurrence of every phrase, as the published code searches: repeated phrases share
-    one span."""
-    return [next(iter(occurrences(prompt, phrase)), None) for phrase in phrases]
+    one span, and a phrase may be the end of a longer word."""
+    tokens = replace(prompt, inner=frozenset())
+    return [next(iter(occurrences(tokens, phrase)), None) for phrase in phrases]
 
 
 SpanSearch: TypeAlias = Callable[[Tokens, Sequence[Sequence[Token]]], list[Span | None]]
 
 
 def occurrences(prompt: Tokens, phrase: Sequence[Token]) -> list[Span]:
-    """Every span of the prompt at which the phrase stands whole inside one chunk."""
+    """Every span of the prompt at which the phrase stands whole inside one chunk and begins with a
+    word."""
     length = len(phrase)
     return [
         Span(c, start, start + length)
         for c, (chunk, end) in enumerate(zip(prompt.chunks, prompt.ends, strict=True))
         for start in range(1, end - length + 1)
-        if all(map(_same_token, chunk[start : start + length], phrase))
+        if (c, start) not in prompt.inner
+        and all(map(_same_token, chunk[start : start + length], phrase))
     ]
 
 

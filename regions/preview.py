@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -11,28 +10,56 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .regions import Regions, dilate, resize_masks
+from .regions import Regions, resize_masks
 
 FILL = 0.45
 GREY = 0.35
+DARK = (20, 20, 20)
+SHOWN_HEIGHT = 512
+
+# Chosen greedily from a grid of vivid colours: each is the farthest in OKLab from those before it.
+COLORS = (
+    *("#ff3c2d", "#00ff00", "#1e3cff", "#1e7800", "#78c3ff", "#e100ff", "#ffc34b", "#874b87"),
+    *("#ff87d2", "#78b40f", "#87ffd2", "#0087c3", "#a56900", "#8700e1", "#9678ff", "#e11e96"),
+)
+ROUND_SHADE = 0.7
 
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels."""
-GOLDEN_RATIO = 0.6180339887
 
 
 def object_color(index: int) -> tuple[float, float, float]:
-    """An RGB colour in [0, 1] per object; neighbouring indices differ clearly in hue."""
-    return colorsys.hsv_to_rgb((0.02 + index * GOLDEN_RATIO) % 1.0, 0.85, 1.0)
+    """An RGB colour in [0, 1] per object; after the last of COLORS they come again, darker."""
+    turn, position = divmod(index, len(COLORS))
+    code = COLORS[position].removeprefix("#")
+    red, green, blue = (ROUND_SHADE**turn * value / 255 for value in bytes.fromhex(code))
+    return red, green, blue
 
 
-def preview_image(image: Tensor | None, regions: Regions) -> Tensor:
-    """preview_regions of the first of a batch of images (B, H, W, 3 or 4), or of plain grey: (1, H,
-    W, 3)."""
+def text_color(background: tuple[float, float, float]) -> tuple[int, int, int]:
+    """Black or white, whichever has more contrast on an RGB colour in [0, 1].
+
+    Relative luminance and contrast ratio of WCAG 2.1; the better of the two has a ratio of at least
+    4.5.
+    """
+    red, green, blue = (
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+        for value in background
+    )
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    is_light = (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05)
+    return (0, 0, 0) if is_light else (255, 255, 255)
+
+
+def preview_image(image: Tensor | None, regions: Regions, magnified: int = 1) -> Tensor:
+    """preview_regions of the first of a batch of images (B, H, W, 3 or 4), or of plain grey: (1, n
+    H, n W, 3), n times as large as the image."""
     if image is None:
         canvas = torch.full((*regions.raw.shape[-2:], 3), GREY)
     else:
         canvas = image[0, ..., :3].cpu().float()
+    if magnified > 1:
+        canvas = canvas.repeat_interleave(magnified, 0).repeat_interleave(magnified, 1)
     if canvas.shape[:2] != regions.raw.shape[-2:]:
         size = tuple(canvas.shape[:2])
         regions = replace(
@@ -43,56 +70,116 @@ def preview_image(image: Tensor | None, regions: Regions) -> Tensor:
     return preview_regions(canvas, regions)[None]
 
 
+def previews(image: Tensor | None, regions: Regions) -> tuple[Tensor, Tensor]:
+    """preview_image at the size of the image, and the same for the screen: a small image is
+    magnified there by a whole number, so that its labels can be read."""
+    preview = preview_image(image, regions)
+    magnified = SHOWN_HEIGHT // preview.shape[1]
+    shown = preview if magnified < 2 else preview_image(image, regions, magnified)
+    return preview, shown
+
+
 def preview_regions(image: Tensor, regions: Regions) -> Tensor:
     """image (H, W, 3) in [0, 1], the size of the masks, with the regions painted over it: (H, W,
     3).
 
-    The raw mask is filled, the edge of the dilated mask is drawn as a line, and the label names the
-    object.
+    The raw mask is filled, the edge of the dilated mask is drawn as a line in the object's colour
+    with a dark line around it, and the label names the object.
     """
     out = image.clone()
-    height = image.shape[0]
-    line = max(1, height // 256)
-    edges = dilate(regions.dilated, line) - regions.dilated
+    line = max(1, image.shape[0] // 256)
+    inside = regions.dilated > 0
+    lines = _widened(inside, line)
+    casings = _widened(lines, max(1, line // 2))
     for i, mask in enumerate(regions.raw):
         color = torch.tensor(object_color(i))
         out = torch.lerp(out, color.expand_as(out), FILL * mask[..., None])
-        out = torch.where(edges[i][..., None] > 0, color, out)
+    for i in range(len(regions.names)):
+        out[casings[i] & ~lines[i]] = torch.tensor(DARK) / 255
+        out[lines[i] & ~inside[i]] = torch.tensor(object_color(i))
     return _with_labels(out, regions)
+
+
+def _widened(masks: Tensor, radius: int) -> Tensor:
+    """Bool masks (K, H, W) grown by a square, in steps that each nearly triple its width."""
+    for axis in (1, 2):
+        reach = 0
+        while reach < radius:
+            step = min(2 * reach + 1, radius - reach)
+            rest = max(masks.shape[axis] - step, 0)
+            grown = masks.clone()
+            grown.narrow(axis, masks.shape[axis] - rest, rest).logical_or_(
+                masks.narrow(axis, 0, rest)
+            )
+            grown.narrow(axis, 0, rest).logical_or_(
+                masks.narrow(axis, masks.shape[axis] - rest, rest)
+            )
+            masks = grown
+            reach += step
+    return masks
 
 
 def _with_labels(image: Tensor, regions: Regions) -> Tensor:
     height, width = image.shape[:2]
     picture = Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=max(10, height // 24))
-    margin = max(2, height // 200)
+    font = ImageFont.load_default(size=max(10, height // 28))
+    margin = max(2, height // 150)
+    objects = regions.raw.sum(dim=0)
     taken: list[Box] = []
     for i, name in enumerate(regions.names):
-        text = f"{i + 1} {name}"
-        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+        text = _shortened(f"{i + 1} {name}", draw, font, width - 2 * margin)
+        left, _, right, _ = draw.textbbox((0, 0), text, font=font)
+        _, top, _, bottom = draw.textbbox((0, 0), "Agp", font=font)  # one height for all labels
         size = (int(right - left) + 2 * margin, int(bottom - top) + 2 * margin)
-        x, y, *corner = box = _label_box(regions.raw[i], size, taken)
+        x, y, *corner = box = _label_box(regions.raw[i], objects - regions.raw[i], size, taken)
         taken.append(box)
-        color = tuple(int(255 * channel) for channel in object_color(i))
-        draw.rectangle((x, y, *corner), fill=(20, 20, 20), outline=color)
-        draw.text((x + margin - left, y + margin - top), text, font=font, fill=(255, 255, 255))
+        color = object_color(i)
+        fill = tuple(round(255 * channel) for channel in color)
+        draw.rectangle((x, y, corner[0] - 1, corner[1] - 1), fill=fill, outline=DARK)
+        draw.text((x + margin - left, y + margin - top), text, font=font, fill=text_color(color))
     return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)
 
 
-def _label_box(mask: Tensor, size: tuple[int, int], taken: list[Box]) -> Box:
-    """Where a label of (width, height) pixels goes: above its object, else below it, else on it,
-    the first place that covers no earlier label; inside the image."""
+def _shortened(
+    text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, width: int
+) -> str:
+    """A label that fits into `width` pixels, its end cut off where it must be."""
+    if draw.textlength(text, font=font) <= width:
+        return text
+    while len(text) > 1 and draw.textlength(f"{text}...", font=font) > width:
+        text = text[:-1]
+    return f"{text.rstrip()}..."
+
+
+def _label_box(mask: Tensor, others: Tensor, size: tuple[int, int], taken: list[Box]) -> Box:
+    """Where a label of (width, height) pixels goes inside the image: above its object, below it,
+    beside or on it; the first place that covers least of earlier labels, then of other objects."""
     height, width = mask.shape
-    rows, columns = mask.nonzero(as_tuple=True)
+    rows, columns = (axis.nonzero() for axis in (mask.amax(dim=1), mask.amax(dim=0)))
     top, bottom = int(rows.min()), int(rows.max()) + 1
-    x = min(max(int(columns.float().mean()) - size[0] // 2, 0), max(width - size[0], 0))
+    left, right = int(columns.min()), int(columns.max()) + 1
+    middle_x, middle_y = (left + right - size[0]) // 2, (top + bottom - size[1]) // 2
+    corners = [(middle_x, top - size[1]), (middle_x, bottom)]
+    corners += [(right, middle_y), (left - size[0], middle_y), (middle_x, middle_y)]
     boxes = []
-    for y in (top - size[1], bottom, (top + bottom - size[1]) // 2):
+    for x, y in corners:
+        x = min(max(x, 0), max(width - size[0], 0))
         y = min(max(y, 0), max(height - size[1], 0))
         boxes.append((x, y, x + size[0], y + size[1]))
-    return next((box for box in boxes if not any(_do_meet(box, b) for b in taken)), boxes[-1])
+    return min(boxes, key=lambda box: (_covered_labels(box, taken), _covered(box, others)))
 
 
-def _do_meet(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _covered_labels(box: Box, taken: list[Box]) -> int:
+    """Pixels of a box that lie on earlier labels."""
+    return sum(
+        max(0, min(box[2], b[2]) - max(box[0], b[0]))
+        * max(0, min(box[3], b[3]) - max(box[1], b[1]))
+        for b in taken
+    )
+
+
+def _covered(box: Box, masks: Tensor) -> float:
+    """Pixels of a box that lie on objects."""
+    left, top, right, bottom = box
+    return float(masks[top:bottom, left:right].sum())

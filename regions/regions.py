@@ -16,6 +16,7 @@ from torch import Tensor
 
 THRESHOLD = 0.5
 ASPECT_TOLERANCE = 0.05
+FAR = 2**29
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,9 @@ class Regions:
         # a box of half-width `reach` around a pixel of the mask lies within distance 2 * reach of
         # it
         padded = F.pad(grown[None], (reach,) * 4, mode="replicate")
-        return 1 - F.avg_pool2d(padded, 2 * reach + 1, stride=1)[0, 0]
+        box = 2 * reach + 1
+        rows = F.avg_pool2d(padded, (box, 1), stride=1)
+        return 1 - F.avg_pool2d(rows, (1, box), stride=1)[0, 0]
 
     def overlapping_pairs(self) -> list[tuple[int, int]]:
         """Indices (i, j), i < j, of objects whose dilated masks share a pixel."""
@@ -84,24 +87,29 @@ def make_regions(
 
 
 def dilate(masks: Tensor, radius: int) -> Tensor:
-    """Binary masks (K, H, W) grown by the disc x^2 + y^2 <= radius^2 (pixels).
+    """Binary masks (K, H, W) grown by the disc x^2 + y^2 <= radius^2 (pixels)."""
+    return torch.stack([_dilated(mask, radius) for mask in masks])
 
-    A disc is a stack of horizontal runs: for each row offset dy one 1-D maximum over
-        2*sqrt(radius^2 - dy^2) + 1 pixels.
-    """
-    out = masks
-    height = masks.shape[-2]
-    for dy in range(-radius, radius + 1):
-        half = math.isqrt(radius * radius - dy * dy)
-        run = F.max_pool1d(masks, 2 * half + 1, stride=1, padding=half) if half else masks
-        if abs(dy) >= height:
-            continue
-        shifted = torch.zeros_like(run)
-        to, start = max(dy, 0), max(-dy, 0)
-        rows = height - abs(dy)
-        shifted[:, to : to + rows] = run[:, start : start + rows]
-        out = torch.maximum(out, shifted)
-    return out
+
+def _dilated(mask: Tensor, radius: int) -> Tensor:
+    """One mask (H, W), grown: a pixel joins when within `radius` columns of it there is one whose
+    nearest pixel of the mask, up or down, is near enough."""
+    distance = _column_distance(mask >= THRESHOLD)
+    out = distance <= radius
+    for dx in range(1, min(radius, mask.shape[-1] - 1) + 1):
+        near = distance <= math.isqrt(radius * radius - dx * dx)
+        out[:, dx:] |= near[:, :-dx]
+        out[:, :-dx] |= near[:, dx:]
+    return out.to(mask.dtype)
+
+
+def _column_distance(inside: Tensor) -> Tensor:
+    """(H, W) int32: rows from each pixel to the nearest one of its column that is inside, a number
+    beyond any radius where there is none."""
+    rows = torch.arange(inside.shape[0], dtype=torch.int32)[:, None]
+    above = torch.where(inside, rows, -FAR).cummax(dim=0).values
+    below = torch.where(inside, rows, FAR).flip(0).cummin(dim=0).values.flip(0)
+    return torch.minimum(rows - above, below - rows)
 
 
 def fit_masks(masks: Tensor, height: int, width: int) -> Tensor:

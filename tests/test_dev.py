@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zipfile
@@ -408,6 +409,125 @@ def test_a_base_directory_can_be_prepared_again(dev, tmp_path):
     assert (tmp_path / "base" / "models").samefile(comfyui / "models")
 
 
+# -- jobs over HTTP --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def job(dev, tmp_path, monkeypatch):
+    """Runs run_served with a fake ComfyUI and a job of this exit code; gives what was left."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(dev, "device_options", lambda host: ["--cpu"])
+    host = dev.Host(make_comfyui(tmp_path / "ComfyUI"), Path(sys.executable))
+
+    def run(outcome, port: int | None = None) -> tuple[object, list[Path]]:
+        def module(python, environ, name, argv) -> int:
+            assert environ["COMFYUI_PATH"] == str(host.comfyui)
+            url = argv[argv.index("--server") + 1]
+            if os.environ.get("FAKE_MODE") == "dies later":
+                while dev.answers(url):
+                    time.sleep(0.05)
+                time.sleep(0.5)  # its port is closed a moment before it has ended
+            else:
+                assert dev.answers(url)
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr(dev, "run_module", module)
+        try:
+            result: object = dev.run_served(host, "bench.main_job", [], port)
+        except BaseException as error:
+            result = error
+        return result, list(temporary.iterdir())
+
+    return run
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_job_and_an_error_of_the_person_leave_nothing_behind(job, capsys, code):
+    assert job(code) == (code, [])
+    assert "log" not in capsys.readouterr().out
+
+
+def test_a_job_that_is_stopped_leaves_nothing_behind(job):
+    stop = KeyboardInterrupt()
+    assert job(stop) == (stop, [])
+
+
+def test_a_port_that_was_taken_meanwhile_leaves_nothing_behind(dev, job):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result, left = job(0, taken.getsockname()[1])
+    assert isinstance(result, dev.DevError) and not left
+
+
+def test_the_log_is_kept_and_named_when_the_job_says_the_server_failed(dev, job, capsys):
+    code, (base,) = job(dev.job_options().SERVER_FAILED)
+    assert code != 0
+    (log,) = base.glob("server-*.log")
+    assert f"The server's log: {log}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["dies", "dies later"])
+def test_the_log_of_a_server_that_died_is_kept_and_named(dev, job, monkeypatch, mode):
+    monkeypatch.setenv("FAKE_MODE", mode)
+    error, (base,) = job(1)
+    (log,) = base.glob("server-*.log")
+    assert isinstance(error, dev.ServerFailed) and str(log) in str(error)
+
+
+OWN = ["--image", "i.png", "--edit", "a -> b", "--mask", "m.png"]
+
+
+@pytest.fixture
+def started(dev, tmp_path, monkeypatch):
+    """What command_demo ran, (python, COMFYUI_PATH, module) each; only main_job answers 0."""
+    for name in ("i.png", "m.png"):
+        (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    ran: list[tuple[Path, str | None, str]] = []
+
+    def run_module(python, environ, module, argv) -> int:
+        ran.append((python, environ.get("COMFYUI_PATH"), module))
+        return 0 if module == "bench.main_job" else 1
+
+    monkeypatch.setattr(dev, "answers", lambda url, timeout_s=5: True)
+    monkeypatch.setattr(dev, "run_module", run_module)
+    monkeypatch.setattr(dev, "find_host", lambda path: dev.Host(Path("comfyui"), Path("its")))
+    monkeypatch.setattr(dev, "missing_modules", lambda python, names: [])
+    return ran
+
+
+def test_a_running_comfyui_needs_no_other_and_the_current_python(dev, started, capsys):
+    assert dev.main(["demo", "--server", "http://h:1", *OWN]) == 0
+    assert started == [(Path(sys.executable), None, "bench.main_job")]
+    assert f"The job is run by {sys.executable}." in capsys.readouterr().out
+
+
+def test_a_python_that_cannot_run_the_job_is_replaced_and_that_is_said(
+    dev, started, monkeypatch, capsys
+):
+    monkeypatch.setattr(dev, "missing_modules", lambda python, names: ["torch", "PIL"])
+    assert dev.main(["demo", "--server", "http://h:1", *OWN]) == 0
+    assert started == [(Path("its"), "comfyui", "bench.main_job")]
+    expected = f"The job is run by its: {sys.executable} has no torch, PIL."
+    assert expected in capsys.readouterr().out
+
+
+def test_the_judge_of_a_demo_scene_is_read_with_a_comfyui(dev, started, capsys):
+    assert dev.main(["demo", "--server", "http://h:1"]) == 0
+    assert started == [(Path("its"), "comfyui", "bench.main_job")]
+    assert "The job is run by its: the judge" in capsys.readouterr().out
+
+
+def test_pictures_are_checked_before_a_server_is_started(dev, started):
+    assert dev.main(["demo", *OWN]) == 1
+    assert started == [(Path("its"), None, "bench.own_input")]
+
+
 # -- the command line ------------------------------------------------------------------------------
 
 
@@ -440,8 +560,56 @@ def test_a_taken_port_is_an_error_before_any_set_up(tmp_path):
 
 def test_an_unknown_benchmark_is_an_error_that_names_the_known():
     done = run_dev("bench", "no-such")
-    assert done.returncode == 1
-    assert "scenes, speed" in done.stderr
+    assert done.returncode == 2
+    assert "scenes" in done.stderr and "speed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["demo", "--image", "none.png", "--edit", "a -> b", "--mask", "m.png"], "There is no fil"),
+        (["demo", "--image", "none.png", "--edit", "a to b", "--mask", "m.png"], "not of the form"),
+        (["demo", "--edit", "a -> b"], "go with --image"),
+        (["demo", "--seeed", "1"], "unrecognized arguments: --seeed 1"),
+        (["demo", "--server", "127.0.0.1:8188"], "No ComfyUI answers at 127.0.0.1:8188"),
+        (["demo", "--server", "http://127.0.0.1:1/"], "No ComfyUI answers at http://127.0.0.1:1/"),
+        (["bench", "scenes", "--count", "0"], "'0' is not a whole number from 1 on"),
+        (["bench", "scenes", "--server=http://127.0.0.1:1"], "No ComfyUI answers"),
+    ],
+)
+def test_wrong_arguments_of_a_job_are_errors_before_any_set_up(tmp_path, argv, expected):
+    (tmp_path / "file").write_text("")  # no set-up can begin there
+    done = run_dev(*argv, ALE_EDIT_CACHE=str(tmp_path / "file" / "cache"), COMFYUI_PATH="")
+    assert done.returncode in (1, 2)
+    assert expected in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "options"),
+    [
+        (["demo"], "--image --edit --mask --checkpoint --server --out --seed --port --comfyui"),
+        (["bench", "scenes"], "--first --count --server --out --comfyui"),
+    ],
+)
+def test_help_of_a_job_needs_the_standard_library_alone(tmp_path, argv, options):
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(ROOT / "dev.py"), *argv, "--help"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ALE_EDIT_CACHE": str(tmp_path / "cache"), "COMFYUI_PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(option in done.stdout for option in options.split())
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    "argv", [["bench", "--comfyui", "C", "scenes"], ["bench", "scenes", "--comfyui", "C"]]
+)
+def test_the_comfyui_of_a_benchmark_may_stand_before_or_after_its_name(dev, argv):
+    args, rest = dev.parser().parse_known_args(argv)
+    assert (args.name, args.comfyui, rest) == ("scenes", "C", [])
+    assert dev.parser().parse_args(["bench", "scenes"]).comfyui is None
 
 
 def test_further_options_pass_through_in_order(dev):

@@ -1,14 +1,36 @@
 """The parts of the main job that need no server."""
 
+import asyncio
 import json
+from typing import Any, cast
 
 import pytest
 import torch
 from PIL import Image
 
 from ale_edit.bench import main_job
-from ale_edit.bench.main_job import Edit, filled_workflow, main, psnr, scores_of, table
+from ale_edit.bench.main_job import (
+    Edit,
+    check_checkpoint,
+    exit_code,
+    filled_workflow,
+    main,
+    psnr,
+    scores_of,
+    table,
+)
+from ale_edit.bench.options import SERVER_FAILED
 from ale_edit.bench.pictures import side_by_side
+from ale_edit.headless import (
+    ComfyClient,
+    ComfyError,
+    Interrupted,
+    NodeError,
+    NodeFailed,
+    PackMissing,
+    ServerGone,
+    WorkflowRejected,
+)
 
 
 def chain(count: int) -> list[tuple[str, str, str]]:
@@ -111,34 +133,70 @@ def test_panels_are_enlarged_to_a_readable_size():
     assert sheet.width > 3 * 384 and sheet.height > 384
 
 
+def test_an_error_is_one_line_and_an_exit_code(capsys):
+    assert main(["--image", "none.png", "--edit", "a -> b", "--mask", "m.png"]) == 1
+    assert capsys.readouterr().err.startswith("demo: There is no file none.png")
+
+
+@pytest.mark.comfy  # the judge of the demo scene
+def test_a_server_that_is_not_there_is_one_line_and_the_exit_code_of_a_servers_failure(capsys):
+    assert main(["--server", "http://127.0.0.1:1"]) == SERVER_FAILED
+    assert "No ComfyUI answers at http://127.0.0.1:1" in capsys.readouterr().err
+
+
+NODE = NodeError("Edit 1", "ALEEditObject", "no words")
+
+
 @pytest.mark.parametrize(
-    ("argv", "expected"),
+    ("error", "code"),
     [
-        (["--image", "none.png", "--edit", "a -> b", "--mask", "m.png"], "There is no file"),
-        (
-            ["--image", "{image}", "--edit", "a -> b"],
-            "1 times --edit and 0 times --mask. Give each",
-        ),
-        (["--image", "{image}"], "0 times --edit and 0 times --mask"),
-        (["--image", "{image}", "--edit", "a to b", "--mask", "{image}"], "not of the form"),
-        (["--image", "{image}", "--edit", "a -> ", "--mask", "{image}"], "not of the form"),
-        (
-            ["--image", "{image}", "--edit", "a->b", "--mask", "{text}"],
-            "no image that can be read",
-        ),
-        (["--server", "http://127.0.0.1:1"], "No ComfyUI answers at http://127.0.0.1:1"),
+        (ValueError("no such checkpoint"), 1),
+        (FileNotFoundError("gone"), 1),
+        (WorkflowRejected("", (NODE,)), 1),
+        (Interrupted("by somebody"), 1),
+        (NodeFailed(NODE, "ValueError", ()), 1),
+        (NodeFailed(NODE, "torch.OutOfMemoryError", ()), SERVER_FAILED),
+        (ServerGone("no answer"), SERVER_FAILED),
+        (PackMissing("no node"), SERVER_FAILED),
+        (ComfyError("nothing came"), SERVER_FAILED),
     ],
 )
-def test_bad_input_is_one_line_and_an_exit_code(tmp_path, capsys, argv, expected):
-    image, text = tmp_path / "image.png", tmp_path / "text.png"
-    Image.new("RGB", (16, 16)).save(image)
-    text.write_text("no image")
-    filled = [word.format(image=image, text=text) for word in argv]
-    assert main(["--out", str(tmp_path / "out"), *filled]) == 1
-    assert expected in capsys.readouterr().err
+def test_the_servers_log_is_asked_for_only_where_it_says_more(error, code):
+    assert exit_code(error) == code
 
 
-def test_masks_without_an_image_are_refused(capsys):
-    with pytest.raises(SystemExit):
-        main(["--edit", "a -> b"])
-    assert "go with --image" in capsys.readouterr().err
+class Offering:
+    """A client of a server with these checkpoints."""
+
+    url = "http://here"
+
+    def __init__(self, *names: str):
+        self.names = list(names)
+
+    async def choices(self, class_type: str, input_name: str) -> list[str]:
+        assert (class_type, input_name) == ("CheckpointLoaderSimple", "ckpt_name")
+        return self.names
+
+
+def check(name: str, *offered: str) -> None:
+    client: Any = Offering(*offered)
+    asyncio.run(check_checkpoint(cast("ComfyClient", client), name))
+
+
+def test_a_checkpoint_that_the_server_has_is_accepted():
+    check("a.safetensors", "b.safetensors", "a.safetensors")
+
+
+def test_an_unknown_checkpoint_is_an_error_with_the_first_ten_of_the_server():
+    offered = [f"model{k}.safetensors" for k in range(12)]
+    with pytest.raises(ValueError, match="http://here has no checkpoint 'nope'") as caught:
+        check("nope", *offered)
+    message = str(caught.value)
+    assert all(name in message for name in offered[:10])
+    assert offered[10] not in message and "and 2 more" in message
+    assert "give one of these" in message and "models/checkpoints" in message
+
+
+def test_where_the_server_has_no_checkpoint_the_error_says_so():
+    with pytest.raises(ValueError, match=r"It has none: put the file into .*--comfyui"):
+        check("nope")

@@ -41,6 +41,13 @@ def test_an_edit_takes_four_rows_a_step_as_published_and_here_where_it_must(repo
         assert rows["color"] == 4 * STEPS
 
 
+def test_the_same_image_again_is_measured_for_every_kind_of_edit(report: dict[str, Any]):
+    assert report["re_edits"]
+    for found in report["re_edits"]:
+        for name in ("object", "color"):
+            assert found[f"{name}_first_seconds"] > 0 < found[f"{name}_again_over_first"]
+
+
 def test_the_grouped_form_attends_once_for_each_position_whatever_k_is(report: dict[str, Any]):
     operations = report["operations"]
     plain = operations["plain"]

@@ -37,6 +37,9 @@ FAILURE = {
 }
 
 
+COMBO = ["COMBO", {"options": ["c"], "multiselect": False}]  # a choice of a V3 node
+
+
 class FakeComfyUI:
     """Queues one run, p1; a test sets what happens to it."""
 
@@ -60,6 +63,7 @@ class FakeComfyUI:
             [
                 web.get("/system_stats", self.stats),
                 web.get("/object_info", self.object_info),
+                web.get("/object_info/{node}", self.node_info),
                 web.get("/ws", self.socket),
                 web.post("/prompt", self.prompt),
                 web.get("/history/{id}", self.history),
@@ -78,6 +82,11 @@ class FakeComfyUI:
 
     async def object_info(self, _request: web.Request) -> web.Response:
         return web.json_response({"Load": {}, "Sample": {}})
+
+    async def node_info(self, request: web.Request) -> web.Response:
+        name = request.match_info["node"]
+        inputs = {"required": {"file": [["a", "b"], {}]}, "optional": {"mode": COMBO}}
+        return web.json_response({"Load": {"input": inputs}} if name == "Load" else {})
 
     async def socket(self, request: web.Request) -> web.StreamResponse:
         if not self.with_socket:
@@ -261,6 +270,17 @@ def test_cancelling_the_task_cancels_the_run(fake):
 def test_missing_nodes_are_named(fake):
     with pytest.raises(PackMissing, match="has no node ALEEditObject, ALERegions"):
         with_client(fake, lambda client: client.check(["Load", "ALERegions", "ALEEditObject"]))
+
+
+@pytest.mark.parametrize(("name", "offered"), [("file", ["a", "b"]), ("mode", ["c"])])
+def test_the_choices_of_an_input_are_read(fake, name, offered):
+    assert with_client(fake, lambda client: client.choices("Load", name)) == offered
+
+
+@pytest.mark.parametrize("place", [("Load", "other"), ("Other", "file")])
+def test_choices_of_an_input_that_is_not_there_are_an_error(fake, place):
+    with pytest.raises(PackMissing, match=f"no input '{place[1]}' of a node {place[0]}"):
+        with_client(fake, lambda client: client.choices(*place))
 
 
 def test_versions_are_read(fake):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ale_edit.host.blending import apply_background_blending
-from ale_edit.host.conditioning import make_conditioning
 from ale_edit.host.rgb_cam import apply_rgb_cam
 from ale_edit.host.schedule import lcm_sigmas
 from ale_edit.host.self_injection import apply_self_injection
@@ -35,7 +34,7 @@ def plain(clip: Any, prompt: str) -> Conditioning:
 
 def side(clip: Any, edits: Edits, name: Any) -> Conditioning:
     """As Object-Restricted Embeddings: name is "source" or "target"."""
-    return make_conditioning(*embed_side(clip, edits, name))
+    return embed_side(clip, edits, name)
 
 
 def patched(model: Any, regions: Regions | None = None, schedule: float = 0.5) -> Any:
@@ -98,16 +97,17 @@ def generate(
     steps: int = 2,
     cfg: float = 3.0,
     seed: int = 5,
+    sampler: str = "euler",
     callback: Callable[..., None] | None = None,
 ) -> Tensor:
-    """As KSampler with euler on an empty latent."""
+    """As KSampler on an empty latent."""
     noise = randn(*shape, seed=seed) if noise is None else noise
     return comfy.sample.sample(
         model,
         noise,
         steps,
         cfg,
-        "euler",
+        sampler,
         "normal",
         positive,
         negative,

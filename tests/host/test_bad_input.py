@@ -152,23 +152,29 @@ class Control:
 
 
 @pytest.mark.parametrize(
-    ("key", "first", "second"),
+    ("key", "first", "second", "cure"),
     [
-        ("area", (4, 4, 0, 0), (4, 4, 2, 2)),
-        ("control", Control(), Control()),
-        ("control", Control(), None),
-        ("hooks", comfy.hooks.HookGroup(), comfy.hooks.HookGroup()),
-        ("mask", torch.ones(1, 8, 8), torch.zeros(1, 8, 8)),
-        ("start_percent", 0.0, 0.5),
+        ("area", (4, 4, 0, 0), (4, 4, 2, 2), "Apply the same"),
+        ("control", Control(), Control(), "one Apply ControlNet"),
+        ("control", Control(), None, "one Apply ControlNet"),
+        ("hooks", comfy.hooks.HookGroup(), comfy.hooks.HookGroup(), "one Cond Pair Set Props"),
+        ("mask", torch.ones(1, 8, 8), torch.zeros(1, 8, 8), "Apply the same"),
+        ("start_percent", 0.0, 0.5, "Apply the same"),
+        ("strength", 1.0, 0.7, "Apply the same"),
+        ("concat_latent_image", torch.ones(1, 4, 8, 8), None, "Apply the same"),
+        ("width", 512, 768, "Apply the same"),
+        ("any other key", 1, 2, "Apply the same"),
     ],
 )
-def test_source_and_target_that_differ_in_what_both_branches_share(model, clip, key, first, second):
+def test_source_and_target_that_differ_in_what_both_branches_share(
+    model, clip, key, first, second, cure
+):
     source, target = plain(clip, "wolf"), plain(clip, "goat")
     source[0][1][key] = first
     if second is not None:
         target[0][1][key] = second
     guider = TwoBranchGuider(model)
-    words = ["Two-Branch Guider", "source and target", f"differ in {key}", "Apply the same"]
+    words = ["Two-Branch Guider", "source and target", f"differ in {key}", cure]
     refuses(words, lambda: guider.set_branches(source, target, plain(clip, "")))
 
 

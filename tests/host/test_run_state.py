@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
 from collections.abc import Callable, Iterator
@@ -131,6 +132,22 @@ def test_nothing_of_a_stock_run_is_alive_after_it(model, clip, ending, made_runs
     assert live_state() == []
     assert len(made_runs) == 1 and made_runs[0]() is None
     assert state_of(chain) == before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_patched_model_goes_with_its_run_without_garbage_collection(model, clip, fails):
+    """Else ComfyUI warns of a memory leak and collects garbage at every load that follows."""
+    chain = patched(model)
+    gc.collect()
+    gc.disable()
+    try:
+        reference = weakref.ref(chain)
+        with contextlib.suppress(Failure):
+            edit(guide(chain, clip), callback=stop_with(Failure, 1) if fails else None)
+        del chain
+        assert reference() is None
+    finally:
+        gc.enable()
 
 
 def test_a_run_that_fails_inside_the_unet_leaves_nothing(model, clip, made_runs):

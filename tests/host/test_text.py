@@ -1,304 +1,339 @@
-"""Spans and embeddings with the real tokenizer and ComfyUI's own text encoder classes."""
+"""Object-Restricted Embeddings of every text encoder that a UNet of ComfyUI has, with the real
+tokenizers and ComfyUI's own encoder classes, against the stock node's outputs assembled by hand.
+
+How words are found and what may be written is in test_text_syntax.py, what is refused in
+test_text_refused.py.
+"""
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
+from itertools import permutations
 from typing import Any
 
-import comfy.sd1_clip
-import comfy.sdxl_clip
+import comfy.hooks
+import comfy.sd
 import pytest
-import safetensors.torch
 import torch
+from comfy_extras.nodes_hooks import SetClipHooks
 from torch import Tensor
 
-from ale_edit.host.conditioning import ORE_KEY, make_conditioning
-from ale_edit.host.text import Side, embed_side, encode, tokenize
-from ale_edit.prompts.edits import END_OF_TEXT, Edits
-from ale_edit.prompts.ore import ObjectRestrictedEmbeddings
-from ale_edit.tests.tiny import WIDTH, edits_of, randn, tiny_clip
+from ale_edit.host.conditioning import ORE_KEY
+from ale_edit.host.text import embed_side
+from ale_edit.prompts.edits import END_OF_TEXT, VARIANTS
+from ale_edit.tests.host.text_by_hand import FAMILIES, G, L, by_hand, clip_of, ids, stock
+from ale_edit.tests.host.texts import embed, rows, sources
+from ale_edit.tests.tiny import edits_of, randn
+from nodes import CLIPTextEncode
 
+PHRASES = ("gray wolf", "brown-colored goat made of gold", "soccer ball")
+SENTENCE = "a photo of a gray wolf, a brown-colored goat made of gold and one soccer ball at night"
 FILLER = " ".join(["word"] * 60)
 
-
-def ids(clip: Any, text: str) -> list[list[int]]:
-    return [[token for token, _ in chunk] for chunk in clip.tokenize(text)["l"]]
+every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
-def words_of(clip: Any, phrase: str) -> list[int]:
-    """Token ids of a phrase, as the tokenizer itself gives them."""
-    return clip.tokenizer.clip_l.tokenizer(phrase)["input_ids"][1:-1]
+def same(made: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(made, expected, rtol=0, atol=0)
 
 
-def owned(clip: Any, ore: ObjectRestrictedEmbeddings, prompt: str) -> list[list[int]]:
-    """The token ids that each object owns in a prompt."""
-    flat = torch.tensor(ids(clip, prompt)).flatten()
-    return [flat[ore.owner == i].tolist() for i in range(len(ore.phrases))]
+# -- the same rows, assembled by hand --------------------------------------------------------------
 
 
-def rows(ore: ObjectRestrictedEmbeddings, i: int) -> list[int]:
-    return (ore.owner == i).nonzero().flatten().tolist()
-
-
-def sources(*phrases: str, prompt: str | None = None, **settings: Any) -> Edits:
-    return edits_of([(phrase, "x") for phrase in phrases], source_prompt=prompt, **settings)
-
-
-# -- spans -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "phrases",
-    [
-        ("wolf", "moon"),
-        ("cat", "cat"),
-        ("dog", "hot dog"),
-        ("hot dog", "dog"),
-        ("a red ball", "red", "a red ball"),
-        ("brown-colored goat", "Soccer Ball!", "café crème"),
-        ("a", "a b", "b a", "b"),
-        ("(red:1.3) ball", "ball"),
-        ("wolf",),
-        tuple(f"cat {n}" for n in range(16)),
-    ],
-)
-def test_each_phrase_of_a_joined_prompt_owns_its_own_tokens(clip, phrases):
-    ore, _ = embed_side(clip, sources(*phrases), "source")
-    prompt = " and ".join(phrases)
-    plain = [phrase.replace("(", "").replace(":1.3)", "") for phrase in phrases]
-    assert owned(clip, ore, prompt) == [words_of(clip, phrase) for phrase in plain]
-    starts = [rows(ore, i)[0] for i in range(len(phrases))]
-    assert starts == sorted(starts) and starts[0] == 1
-    joiners = sum(len(words_of(clip, "and")) for _ in phrases[1:])
-    assert starts[-1] == 1 + sum(len(words_of(clip, p)) for p in plain[:-1]) + joiners
-
-
-@pytest.mark.parametrize(
-    ("prompt", "phrases"),
-    [
-        ("a moon over a wolf", ("wolf", "moon")),
-        ("one hot dog beside a dog", ("dog", "hot dog")),
-        ("one dog beside a hot dog", ("dog", "hot dog")),
-        ("a cat, a dog and another cat", ("cat", "cat")),
-    ],
-)
-def test_phrases_stand_anywhere_in_a_full_prompt(clip, prompt, phrases):
-    ore, _ = embed_side(clip, sources(*phrases, prompt=prompt), "source")
-    assert owned(clip, ore, prompt) == [words_of(clip, phrase) for phrase in phrases]
-    own = [set(rows(ore, i)) for i in range(len(phrases))]
-    assert all(a.isdisjoint(b) for a in own for b in own if a is not b)
-
-
-def test_the_dog_of_a_hot_dog_is_not_the_dog(clip):
-    ore, _ = embed_side(clip, sources("dog", "hot dog", prompt="a hot dog, a dog"), "source")
-    assert rows(ore, 1) == [2, 3] and rows(ore, 0) == [6]
-
-
-def test_the_published_variant_takes_the_first_occurrence(clip):
-    edits = sources("hot dog", "dog", variant="published code")
-    ore, _ = embed_side(clip, edits, "source")
-    assert rows(ore, 1) == [2]  # inside "hot dog"
-    paper, _ = embed_side(clip, sources("hot dog", "dog"), "source")
-    assert rows(paper, 1) == [4]
-
-
-def test_phrases_of_a_prompt_of_two_chunks_are_found_in_theirs(clip):
-    prompt = f"a wolf, {FILLER} {FILLER} under a moon"
-    ore, _ = embed_side(clip, sources("wolf", "moon", prompt=prompt), "source")
-    assert ore.keys.shape == (154, WIDTH)
-    assert owned(clip, ore, prompt) == [words_of(clip, "wolf"), words_of(clip, "moon")]
-    assert rows(ore, 0)[0] < 77 <= rows(ore, 1)[0]
-
-
-def test_many_edits_fill_several_chunks(clip):
-    phrases = [f"big red wooden house number {n}" for n in range(14)]
-    prompt = " and ".join(phrases)
-    split = [i for i, phrase in enumerate(phrases) if is_split(clip, prompt, phrases, i)]
-    whole = [phrase for i, phrase in enumerate(phrases) if i not in split]
-    ore, _ = embed_side(clip, sources(*whole, prompt=prompt), "source")
-    assert len(split) == 1
-    assert owned(clip, ore, prompt) == [words_of(clip, phrase) for phrase in whole]
-
-
-def is_split(clip: Any, prompt: str, phrases: list[str], i: int) -> bool:
-    """Whether phrase i of a joined prompt is cut by a border between chunks of 75 tokens."""
-    before = len(words_of(clip, " and ".join([*phrases[:i], ""]))) if i else 0
-    length = len(words_of(clip, phrases[i]))
-    return before // 75 != (before + length - 1) // 75
-
-
-def test_a_phrase_of_a_full_prompt_cut_by_a_chunk_border_is_refused_with_that_cause(clip):
-    phrases = [f"big red wooden house number {n}" for n in range(14)]
-    prompt = " and ".join(phrases)
-    (cut,) = [i for i in range(14) if is_split(clip, prompt, phrases, i)]
-    with pytest.raises(ValueError, match=phrases[cut]) as error:
-        embed_side(clip, sources(phrases[cut], prompt=prompt), "source")
-    assert "75" in str(error.value)
-
-
-@pytest.mark.parametrize("phrase", ["brown goat number", "big red wooden house number"])
-def test_sixteen_edits_of_several_words_fit_a_joined_prompt(clip, phrase):
-    """The prompt is ours here, so no phrase of it may be cut by the border of a chunk."""
-    phrases = [f"{phrase} {n}" for n in range(16)]
-    ore, _ = embed_side(clip, sources(*phrases), "source")
-    lengths = [len(rows(ore, i)) for i in range(16)]
-    assert lengths == [len(words_of(clip, phrase)) for phrase in phrases]
-
-
-# -- embeddings, assembled by hand from ComfyUI's own encodes --------------------------------------
-
-
-def by_hand(clip: Any, phrases: list[str], variant: str, strategy: str) -> Tensor:
-    """ORE_1, ORE_2, e'_base of "phrase and phrase", row by row from methods.md A.3."""
-    prompt = " and ".join(phrases)
-    base, empty = (clip.encode_from_tokens(clip.tokenize(text))[0] for text in (prompt, ""))
-    alone = [clip.encode_from_tokens(clip.tokenize(phrase))[0] for phrase in phrases]
-    n0, n1 = (len(words_of(clip, phrase)) for phrase in phrases)
-    spans = [slice(1, 1 + n0), slice(2 + n0, 2 + n0 + n1)]
-    ends = [1 + n0, 1 + n1]
-    end = 2 + n0 + n1
-    substituted = base.clone()
-    for o, span in enumerate(spans):
-        substituted[span] = alone[o][span if variant == "published code" else slice(1, ends[o])]
-    out = []
-    for o, span in enumerate(spans):
-        ore = substituted.clone()
-        if variant == "published code":
-            ore[1:end] = 0
-        else:
-            ore[spans[1 - o]] = 0
-        ore[span] = alone[o][1 : ends[o]]
-        ore[end:] = {
-            "ours": alone[o][ends[o] : ends[o] + 77 - end],
-            "naive": base[end:],
-            "zeros": torch.zeros(77 - end, WIDTH),
-            "bos": base[0].expand(77 - end, WIDTH),
-            "empty string": empty[1 : 1 + 77 - end],
-        }[strategy]
-        out.append(ore)
-    return torch.stack([*out, substituted])
-
-
+@every_family
+@pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("strategy", END_OF_TEXT)
-@pytest.mark.parametrize("variant", ["paper", "published code"])
-def test_values_are_those_assembled_by_hand(clip, variant, strategy):
-    edits = edits_of(variant=variant, end_of_text=strategy)
-    sides: dict[Side, tuple[str, ...]] = {"source": edits.sources, "target": edits.targets}
-    for side, phrases in sides.items():
-        ore, _ = embed_side(clip, edits, side)
-        expected = by_hand(clip, list(phrases), variant, strategy)
-        torch.testing.assert_close(ore.values, expected, rtol=0, atol=0)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_joined_phrases_give_the_rows_assembled_by_hand(family, variant, strategy, count):
+    clip, phrases = clip_of(family), PHRASES[:count]
+    ore = embed(clip, sources(*phrases, variant=variant, end_of_text=strategy))
+    base = " and ".join(phrases)
+    same(ore.values, by_hand(clip, family, phrases, [base], variant, strategy))
+    same(ore.keys, stock(clip, base)[0])
 
 
-def test_keys_and_pooled_are_the_plain_encoding_of_the_joined_prompt(clip):
-    ore, pooled = embed_side(clip, edits_of(), "target")
-    tokens = clip.tokenize("brown-colored goat and soccer ball")
-    cond, expected = clip.encode_from_tokens(tokens, return_pooled=True)
-    assert pooled is not None
-    assert torch.equal(ore.keys, cond[0]) and torch.equal(pooled, expected)
-
-
-def test_every_chunk_of_a_long_prompt_is_encoded_as_comfyui_encodes_it(clip):
-    prompt = f"a wolf, {FILLER} {FILLER} under a moon"
-    ore, _ = embed_side(clip, sources("wolf", "moon", prompt=prompt), "source")
-    base = clip.encode_from_tokens(clip.tokenize(prompt))[0]
-    moon = clip.encode_from_tokens(clip.tokenize("moon"))[0]
-    assert torch.equal(ore.keys, base)
-    row = rows(ore, 1)[0]
-    end = ids(clip, prompt)[1].index(49407) + 77
-    assert torch.equal(ore.values[1, row], moon[1])
-    assert torch.equal(ore.values[1, end:], moon[2 : 2 + 154 - end])
-    first_chunk = slice(ids(clip, prompt)[0].index(49407), 77)
-    assert torch.equal(ore.values[1, first_chunk], base[first_chunk])  # its own run
-    assert not ore.values[1, rows(ore, 0)].any() and not ore.values[0, row].any()
-
-
-def test_clip_skip_and_weights_act_on_every_part(clip):
-    skipped = clip.clone()
-    skipped.clip_layer(-2)
-    ore, _ = embed_side(skipped, edits_of(), "target")
-    torch.testing.assert_close(
-        ore.values, by_hand(skipped, list(edits_of().targets), "paper", "ours"), rtol=0, atol=0
+@every_family
+@pytest.mark.parametrize("strategy", END_OF_TEXT)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_full_prompt_gives_the_rows_assembled_by_hand(family, variant, strategy):
+    clip = clip_of(family)
+    edits = sources(
+        *PHRASES, prompt=SENTENCE, variant=variant, end_of_text=strategy, end_of_text_in_base=True
     )
-    assert not torch.equal(ore.values, embed_side(clip, edits_of(), "target")[0].values)
-    heavy, _ = embed_side(clip, sources("(wolf:1.5)", "moon"), "source")
-    light, _ = embed_side(clip, sources("wolf", "moon"), "source")
-    assert not torch.allclose(heavy.values[0, 1], light.values[0, 1])
-    alone = clip.encode_from_tokens(clip.tokenize("(wolf:1.5)"))[0]
-    assert torch.equal(heavy.values[0, 1], alone[1])
+    expected = by_hand(clip, family, PHRASES, [SENTENCE], variant, strategy, in_base=True)
+    same(embed(clip, edits).values, expected)
 
 
-def test_a_textual_inversion_inside_a_phrase_is_found(tmp_path: Path):
-    vectors = randn(2, WIDTH)
-    safetensors.torch.save_file({"emb_params": vectors}, tmp_path / "fur.safetensors")
-    clip = tiny_clip(embedding_directory=str(tmp_path))
-    edits = sources("moon", "wolf embedding:fur", "cat")
-    ore, _ = embed_side(clip, edits, "source")
-    assert rows(ore, 1) == [3, 4, 5]
-    assert rows(ore, 2) == [7]
-    assert torch.isfinite(ore.values).all()
+@every_family
+@pytest.mark.parametrize("strategy", END_OF_TEXT)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_prompt_of_two_chunks_gives_the_rows_assembled_by_hand(family, variant, strategy):
+    clip = clip_of(family)
+    prompt = f"a gray wolf, a brown-colored goat made of gold {FILLER} {FILLER} and one soccer ball"
+    ore = embed(clip, sources(*PHRASES, prompt=prompt, variant=variant, end_of_text=strategy))
+    assert len(ore.keys) == 154
+    assert rows(ore, 1)[0] < 77 <= rows(ore, 2)[0]
+    same(ore.values, by_hand(clip, family, PHRASES, [prompt], variant, strategy))
+    same(ore.keys, stock(clip, prompt)[0])
 
 
-def test_the_conditioning_for_any_sampler_is_the_substituted_base(clip):
-    ore, pooled = embed_side(clip, edits_of(), "target")
-    ((text, options),) = make_conditioning(ore, pooled)
-    assert torch.equal(text[0], ore.values[-1])
-    assert options[ORE_KEY] is ore and options["pooled_output"] is pooled
+@every_family
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_joined_phrases_of_several_chunks_give_the_rows_assembled_by_hand(family, variant):
+    """30 words each: two phrases and what joins them fit a chunk of 75 tokens, a third does not."""
+    names = ("wolf", "goat", "moon", "ball", "tree")
+    phrases = [" ".join(["big"] * 29 + [name]) for name in names]
+    chunks = [
+        f"{phrases[0]} and {phrases[1]} and",
+        f"{phrases[2]} and {phrases[3]} and",
+        phrases[4],
+    ]
+    clip = clip_of(family)
+    ore = embed(clip, sources(*phrases, variant=variant))
+    same(ore.values, by_hand(clip, family, phrases, chunks, variant))
+    same(ore.keys, torch.cat([stock(clip, chunk)[0] for chunk in chunks]))
 
 
-def test_encoding_twice_gives_the_same_bytes(clip):
-    first, second = (embed_side(clip, edits_of(), "target")[0] for _ in range(2))
-    assert torch.equal(first.values, second.values)
+@pytest.mark.parametrize(("length", "third"), [(44, 78), (45, 79)])
+def test_a_chunk_is_filled_to_its_last_word(length, third):
+    """29 + 1 + 44 tokens leave room for "and", one more fills the chunk, two more do not fit."""
+    clip = clip_of("SDXL")
+    phrases = [" ".join(["big"] * 29), " ".join(["red"] * length), "moon"]
+    ore = embed(clip, sources(*phrases))
+    assert rows(ore, 1) == list(range(31, 31 + length))
+    assert rows(ore, 2) == [third]
+    assert embed(clip, sources(*phrases[:2])).keys.shape[0] == 77
+    longer = embed(clip, sources(phrases[0], " ".join(["red"] * 46)))
+    assert rows(longer, 1) == list(range(78, 78 + 46))
 
 
-# -- bad input -------------------------------------------------------------------------------------
+@every_family
+def test_both_sides_are_embedded_alike(family):
+    clip, edits = clip_of(family), edits_of()
+    same(
+        embed(clip, edits, "source").values,
+        by_hand(clip, family, edits.sources, ["wolf and yellow moon"]),
+    )
+    same(
+        embed(clip, edits, "target").values,
+        by_hand(clip, family, edits.targets, ["brown-colored goat and soccer ball"]),
+    )
 
 
-def test_a_phrase_that_is_not_in_the_full_prompt_is_named(clip):
-    edits = sources("wolf", "moon", prompt="a wolf at night")
-    with pytest.raises(ValueError, match='source phrase "moon".*"a wolf at night".*Use the same'):
-        embed_side(clip, edits, "source")
+@every_family
+def test_thirty_objects_fit_several_chunks(family):
+    clip = clip_of(family)
+    phrases = [f"big red wooden house number {n}" for n in range(30)]
+    ore = embed(clip, sources(*phrases))
+    assert ore.keys.shape[0] == 77 * 4 and ore.values.shape[0] == 31
+    lengths = [6 + (n >= 10) for n in range(30)]  # each digit is a token
+    assert [len(rows(ore, i)) for i in range(30)] == lengths
+    for i in (0, 13, 29):
+        alone, _ = stock(clip, phrases[i])
+        same(ore.values[i, rows(ore, i)], alone[1 : 1 + lengths[i]])
+        others = [row for j in range(30) if j != i for row in rows(ore, j)]
+        assert not ore.values[i, others].any()
 
 
-def test_a_second_object_needs_a_second_occurrence(clip):
-    with pytest.raises(ValueError, match='"cat".*"one cat".*once for every edit'):
-        embed_side(clip, sources("cat", "cat", prompt="one cat"), "source")
+# -- what differs between text encoders ------------------------------------------------------------
 
 
-def test_a_phrase_of_more_than_a_chunk_is_refused_with_its_length(clip):
-    with pytest.raises(ValueError, match="80 tokens, more than the 75.*Shorten"):
-        embed_side(clip, sources(" ".join(["word"] * 80)), "source")
+@pytest.mark.parametrize(
+    ("family", "padding"),
+    [
+        ("SD 1.5", {"l": 49407}),
+        ("SD 2", {"h": 0}),
+        ("SDXL", {"l": 49407, "g": 0}),
+        ("SDXL refiner", {"l": 49407, "g": 0}),
+    ],
+)
+def test_the_tokens_that_are_encoded_are_padded_as_each_encoder_pads(family, padding):
+    """Joined phrases are tokenised piece by piece; what is encoded must be as of one text."""
+    clip = clip_of(family)
+    seen = []
+
+    class Recorder:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(clip, name)
+
+        def encode_from_tokens_scheduled(self, tokens: Any, **options: Any) -> Any:
+            seen.append(tokens)
+            return clip.encode_from_tokens_scheduled(tokens, **options)
+
+    embed(Recorder(), sources("wolf", "yellow moon"))
+    assert clip.tokenize("wolf and yellow moon") in seen
+    assert clip.tokenize("wolf") in seen and clip.tokenize("yellow moon") in seen
+    for tokens in seen:
+        assert {name: chunks[-1][-1][0] for name, chunks in tokens.items()} == padding
 
 
-@pytest.mark.parametrize("phrase", ["()", "(()(()))"])
-def test_a_phrase_without_tokens_is_named(clip, phrase):
-    assert tokenize(clip, phrase).words == ()
-    with pytest.raises(ValueError, match="yields no tokens.*Write"):
-        embed_side(clip, sources(phrase), "source")
+def test_both_encoders_of_sdxl_speak_of_the_same_rows():
+    clip = clip_of("SDXL")
+    ore = embed(clip, sources(*PHRASES, prompt=SENTENCE))
+    for encoder in ("l", "g"):
+        (chunk,) = ids(clip, SENTENCE, encoder)
+        for i, phrase in enumerate(PHRASES):
+            (own,) = ids(clip, phrase, encoder)
+            assert [chunk[row] for row in rows(ore, i)] == own[1 : own.index(49407)]
+    assert ore.values.shape == (4, 77, L + G)
 
 
-def test_no_edits_are_refused(clip):
-    with pytest.raises(ValueError, match="Object-Restricted Embeddings.*edits.*Add"):
-        embed_side(clip, Edits(()), "target")
+@every_family
+def test_the_end_of_text_run_begins_with_the_objects_own_end_of_text_token(family):
+    clip = clip_of(family)
+    ore = embed(clip, sources("wolf", "yellow moon"))
+    for i, (phrase, end) in enumerate([("wolf", 2), ("yellow moon", 3)]):
+        alone, _ = stock(clip, phrase)
+        same(ore.values[i, 5:], alone[end : end + 72])
+        assert not torch.allclose(ore.values[i, 5:], ore.keys[5:])
 
 
-def test_another_kind_of_text_encoder_is_refused_by_its_name(clip):
-    other = clip.clone()
-    other.tokenizer = comfy.sdxl_clip.SDXLTokenizer()
-    with pytest.raises(ValueError, match="Object-Restricted Embeddings.*g, l.*Connect"):
-        tokenize(other, "a wolf")
+# -- properties ------------------------------------------------------------------------------------
 
 
-def test_an_encoder_with_one_key_of_another_kind_is_refused(clip):
-    other = clip.clone()
-    other.tokenizer = comfy.sd1_clip.SD1Tokenizer(clip_name="h")
-    with pytest.raises(ValueError, match="Object-Restricted Embeddings.*encoders h.*Connect"):
-        tokenize(other, "a wolf")
+@every_family
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_permuting_the_objects_of_a_full_prompt_permutes_their_values(family, variant):
+    clip = clip_of(family)
+    ore = embed(clip, sources(*PHRASES, prompt=SENTENCE, variant=variant))
+    for order in permutations(range(3)):
+        phrases = [PHRASES[i] for i in order]
+        other = embed(clip, sources(*phrases, prompt=SENTENCE, variant=variant))
+        same(other.values, ore.values[[*order, 3]])
+        same(other.keys, ore.keys)
+        assert [rows(other, i) for i in range(3)] == [rows(ore, i) for i in order]
 
 
-def test_nothing_is_logged_for_a_good_prompt(clip, caplog):
-    with caplog.at_level(logging.WARNING):
-        embed_side(clip, edits_of(), "target")
-        encode(clip, "")
-    assert not caplog.records
+@every_family
+def test_the_words_of_one_object_change_no_row_of_another(family):
+    """In the paper variant: rows of object 0 in its own value, and the words of its value."""
+    clip = clip_of(family)
+    first = embed(clip, sources("gray wolf", "yellow moon"))
+    other = embed(clip, sources("gray wolf", "green moon"))
+    assert rows(first, 0) == rows(other, 0) and rows(first, 1) == rows(other, 1)
+    own = [*range(1, 3), *range(6, 77)]  # its words and its end-of-text run
+    same(first.values[0, own], other.values[0, own])
+    assert not torch.equal(first.values[1], other.values[1])
+
+
+@every_family
+def test_weights_of_one_object_change_no_other_rows(family):
+    clip = clip_of(family)
+    light = embed(clip, sources("gray wolf", "yellow moon"))
+    heavy = embed(clip, sources("gray wolf", "(yellow:1.4) moon"))
+    changed = (light.values != heavy.values).any(-1)
+    close = torch.isclose(light.values, heavy.values, rtol=1e-5, atol=1e-5).all(-1)
+    yellow = torch.zeros_like(changed)
+    yellow[1:, rows(light, 1)[0]] = True  # in its own value and in the background's
+    assert torch.equal(~close, yellow)
+
+
+@every_family
+def test_encoding_twice_gives_the_same_bytes(family):
+    clip = clip_of(family)
+    first, second = (embed(clip, edits_of(), "target") for _ in range(2))
+    same(first.values, second.values)
+
+
+# -- clip skip, LoRA, hooks ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "layer"),
+    [(family, layer) for family in FAMILIES for layer in (-1, -2)],
+)
+def test_clip_skip_acts_as_in_the_stock_node(family, layer):
+    clip = clip_of(family).clone()
+    usual = embed(clip, edits_of(), "target").values
+    clip.clip_layer(layer)
+    made = embed(clip, edits_of(), "target").values
+    base = ["brown-colored goat and soccer ball"]
+    same(made, by_hand(clip, family, edits_of().targets, base))
+    is_default = layer == (-1 if family == "SD 1.5" else -2)
+    assert torch.equal(made, usual) == is_default
+
+
+def lora_for(clip: Any) -> dict[str, Tensor]:
+    """A random LoRA of one layer in each text encoder, in ComfyUI's generic format."""
+    lora = {}
+    for seed, (name, weight) in enumerate(clip.cond_stage_model.state_dict().items()):
+        if name.endswith("layers.0.mlp.fc1.weight"):
+            key = f"text_encoders.{name.removesuffix('.weight')}"
+            lora[f"{key}.lora_up.weight"] = randn(weight.shape[0], 2, seed=seed)
+            lora[f"{key}.lora_down.weight"] = randn(2, weight.shape[1], seed=seed + 1)
+    return lora
+
+
+@every_family
+def test_a_lora_acts_as_in_the_stock_node(family):
+    plain = clip_of(family)
+    _, clip = comfy.sd.load_lora_for_models(None, plain, lora_for(plain), 0.0, 0.5)
+    ore = embed(clip, edits_of())
+    same(ore.values, by_hand(clip, family, edits_of().sources, ["wolf and yellow moon"]))
+    usual = embed(plain, edits_of())
+    for channels in FAMILIES[family].channels.values():
+        assert not torch.allclose(ore.values[0, 1, channels], usual.values[0, 1, channels])
+
+
+def hooked(clip: Any, *, schedule: bool, strengths: tuple[float, ...] = (1.0,)) -> Any:
+    """Set CLIP Hooks with a LoRA whose strength changes during the run."""
+    hooks = comfy.hooks.create_hook_lora(lora_for(clip), 1.0, 0.5)
+    keyframes = comfy.hooks.HookKeyframeGroup()
+    for i, strength in enumerate(strengths):
+        keyframes.add(comfy.hooks.HookKeyframe(strength, start_percent=i / len(strengths)))
+    hooks.set_keyframes_on_hooks(keyframes)
+    return SetClipHooks().apply_hooks(clip, schedule, True, hooks)[0]
+
+
+@every_family
+def test_hooks_of_a_clip_travel_with_the_conditioning(family):
+    clip = hooked(clip_of(family), schedule=False)
+    (((_, expected),),) = CLIPTextEncode().encode(clip, "wolf")
+    ((_, options),) = embed_side(clip, edits_of(), "source")
+    assert options["hooks"] is expected["hooks"]
+    ore = options[ORE_KEY]
+    same(ore.values, by_hand(clip, family, edits_of().sources, ["wolf and yellow moon"]))
+    assert not torch.allclose(ore.values, embed(clip_of(family), edits_of()).values)
+
+
+@every_family
+def test_a_schedule_of_hooks_gives_one_entry_for_each_part(family):
+    clip = hooked(clip_of(family), schedule=True, strengths=(0.0, 1.0))
+    made = embed_side(clip, edits_of(), "source")
+    (base,), (wolf,) = (CLIPTextEncode().encode(clip, t) for t in ("wolf and yellow moon", "wolf"))
+    assert len(made) == len(base) == 2
+    for (_, options), (plain, expected), (alone, _) in zip(made, base, wolf, strict=True):
+        parts = ("clip_start_percent", "clip_end_percent")
+        assert [options[part] for part in parts] == [expected[part] for part in parts]
+        same(options[ORE_KEY].keys, plain[0])
+        same(options[ORE_KEY].values[0, 1], alone[0, 1])
+        same(options["pooled_output"], expected["pooled_output"])
+    assert not torch.allclose(made[0][1][ORE_KEY].keys, made[1][1][ORE_KEY].keys)
+
+
+# -- the pooled vector -----------------------------------------------------------------------------
+
+
+@every_family
+@pytest.mark.parametrize(
+    ("choice", "source", "target"),
+    [
+        ("target", "wolf and yellow moon", "brown-colored goat and soccer ball"),
+        ("source", "wolf and yellow moon", "wolf and yellow moon"),
+        ("empty", "", ""),
+    ],
+)
+def test_the_pooled_vector_is_that_of_the_chosen_prompt(family, choice, source, target):
+    clip, edits = clip_of(family), edits_of(pooled=choice)
+    for side, text in (("source", source), ("target", target)):
+        ((_, options),) = embed_side(clip, edits, side)
+        same(options["pooled_output"], stock(clip, text)[1])
+        same(options[ORE_KEY].values, embed(clip, edits_of(), side).values)
+
+
+def test_the_pooled_vector_speaks_for_the_full_prompts():
+    clip = clip_of("SDXL")
+    texts = {"source_prompt": "a wolf, a yellow moon", "target_prompt": SENTENCE}
+    pairs = [("wolf", "gray wolf"), ("yellow moon", "soccer ball")]
+    for choice, expected in (("target", SENTENCE), ("source", "a wolf, a yellow moon")):
+        ((_, options),) = embed_side(clip, edits_of(pairs, **texts, pooled=choice), "target")
+        same(options["pooled_output"], stock(clip, expected)[1])

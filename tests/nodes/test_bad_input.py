@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 
@@ -19,7 +21,7 @@ from ale_edit.demo import models, weights
 from ale_edit.tests.nodes.graph import TEXT, edits_with_masks, one, picture, run
 from ale_edit.tests.nodes.test_help_pages import page
 from ale_edit.tests.nodes.test_schemas import NODE_IDS
-from ale_edit.tests.tiny import tiny_clip, tiny_flux, two_boxes
+from ale_edit.tests.tiny import SDXL_WIDTHS, tiny_clip, tiny_flux, tiny_sdxl_clip, two_boxes
 
 VERBS = "Add|Apply|Connect|Do not|Encode|Make|Name|Paint|Raise|Remove|Select|Set|Shorten|Use|Write"
 CURE = re.compile(rf"\. ({VERBS}) ")
@@ -140,15 +142,39 @@ def with_control(conditioning: Any) -> Any:
     return [[tensor, {**extras, "control": object()}] for tensor, extras in conditioning]
 
 
-def sdxl_clip() -> Any:
-    """A CLIP with the tokenizer of SDXL; nothing is encoded with it."""
+def sd3_clip() -> Any:
+    """A CLIP with the tokenizer of SD 3; nothing is encoded with it."""
     import comfy.sd
-    import comfy.sdxl_clip
+    import comfy.text_encoders.sd3_clip
 
     clip = comfy.sd.CLIP(no_init=True)
-    clip.tokenizer = comfy.sdxl_clip.SDXLTokenizer()
+    clip.tokenizer = comfy.text_encoders.sd3_clip.SD3Tokenizer()
     clip.tokenizer_options = {}
     return clip
+
+
+def sdxl_ore(world: World, **vectors: torch.Tensor) -> Any:
+    """Embeddings of a tiny SDXL with a textual inversion of these vectors in a phrase."""
+    with tempfile.TemporaryDirectory() as folder:
+        safetensors.torch.save_file(vectors, Path(folder) / "fur.safetensors")
+        clip = tiny_sdxl_clip(embedding_directory=folder)
+        return world.ore(listed("wolf embedding:fur -> goat"), clip)
+
+
+def doubling_clip(clip: Any) -> Any:
+    """A CLIP as an encoder with separate keys and values leaves it: two rows a token."""
+
+    def encode(tokens: Any) -> Any:
+        return [[t.repeat(1, 2, 1), o] for t, o in clip.encode_from_tokens_scheduled(tokens)]
+
+    doubling = clip.clone()
+    doubling.encode_from_tokens_scheduled = encode
+    return doubling
+
+
+def sentences(**prompts: str) -> Any:
+    empty = {"source_prompt": "", "target_prompt": ""}
+    return one("ALEFullPrompts", edits=listed(), **{**empty, **prompts})
 
 
 EDIT_CASES = [
@@ -214,6 +240,20 @@ EDIT_CASES = [
         "ALEFullPrompts",
         "does not stand in the",
         ("Full Prompts", "source_prompt", '"wolf"', '"a dog"'),
+    ),
+    Case(
+        "only in a longer word",
+        lambda w: w.ore(sentences(source_prompt="a werewolf-wolfhound under a yellow moon")),
+        "ALEFullPrompts",
+        "stands only as a part of other words",
+        ("Object-Restricted Embeddings", "source_prompt", '"wolf"', "werewolf-wolfhound"),
+    ),
+    Case(
+        "text behind its end",
+        lambda w: w.ore(sentences(source_prompt="a wolf <|endoftext|> under a yellow moon")),
+        "ALEObjectRestrictedEmbeddings",
+        "goes on behind an end-of-text token",
+        ("Object-Restricted Embeddings", "<|endoftext|> under a yellow moon"),
     ),
     Case(
         "cut by a chunk",
@@ -371,11 +411,43 @@ MODEL_CASES = [
         ("Region Cross-Attention", "goat", "yellow moon", "regions input"),
     ),
     Case(
-        "text encoder of SDXL",
-        lambda w: w.ore(clip=sdxl_clip()),
+        "text encoders of SD 3",
+        lambda w: w.ore(clip=sd3_clip()),
         "ALEObjectRestrictedEmbeddings",
-        "this version supports SD 1.5's single CLIP-L encoder",
-        ("Object-Restricted Embeddings", "clip input", "g, l"),
+        "belong to another kind of model than a UNet with CLIP",
+        ("Object-Restricted Embeddings", "clip input", "g, l, t5xxl", "SDXL"),
+    ),
+    Case(
+        "no text encoder",
+        lambda w: run("ALEObjectRestrictedEmbeddings", clip=None, edits=listed()),
+        "ALEObjectRestrictedEmbeddings",
+        "the clip input is empty",
+        ("Object-Restricted Embeddings", "SD 1.5", "SD 2", "SDXL"),
+    ),
+    Case(
+        "an embedding for one of SDXL's encoders",
+        lambda w: sdxl_ore(w, clip_g=torch.ones(1, SDXL_WIDTHS["g"])),
+        "ALEObjectRestrictedEmbeddings",
+        "a textual inversion in the",
+        ("Object-Restricted Embeddings", "source prompt", "40 (g) and 40 (l)", "64 in all"),
+    ),
+    Case(
+        "an embedding of uneven length",
+        lambda w: sdxl_ore(
+            w,
+            clip_g=torch.ones(2, SDXL_WIDTHS["g"]),
+            clip_l=torch.ones(1, SDXL_WIDTHS["l"]),
+        ),
+        "ALEObjectRestrictedEmbeddings",
+        "so that their words stand at different places",
+        ("Object-Restricted Embeddings", "wolf embedding:fur", "3 tokens in text encoder g", "2 "),
+    ),
+    Case(
+        "a clip that gives more rows than tokens",
+        lambda w: w.ore(clip=doubling_clip(w.clip)),
+        "ALEObjectRestrictedEmbeddings",
+        "another node changed how it encodes",
+        ("Object-Restricted Embeddings", "clip input", "154 rows for 77 tokens"),
     ),
     Case(
         "RGB-CAM twice",

@@ -21,6 +21,7 @@ SETTINGS: dict[str, Any] = {
     "end_of_text": "zeros",
     "end_of_text_in_base": True,
     "overlap": "last object",
+    "pooled": "source",
 }
 SENTENCES = {
     "source_prompt": "a photo of a wolf under a yellow moon",

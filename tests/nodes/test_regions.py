@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from ale_edit.tests.nodes.graph import TEXT, edits_with_masks, nodes, one, picture, run
 from ale_edit.tests.tiny import box_mask, two_boxes
@@ -128,12 +129,14 @@ def test_the_preview_is_shown_on_the_node(temp_directory: Path) -> None:
     shown = nodes()["ALERegions"].execute(
         edits=edits_with_masks(), dilation=0.0, feather=0.0, image=picture()
     )
-    assert len(shown.ui.as_dict()["images"]) == len(list(temp_directory.glob("*.png"))) == 1
+    assert len(shown.ui.as_dict()["images"]) == 1
+    (file,) = temp_directory.glob("*.png")
+    assert Image.open(file).size == (512, 512)  # magnified from 64x64, so that labels can be read
 
 
 def test_the_preview_paints_objects_in_different_colours_over_the_image() -> None:
-    image = picture()
-    regions, _, _, preview = run("ALERegions", edits=edits_with_masks(), image=image, dilation=0.0)
+    image, edits = picture(height=256, width=256), edits_with_masks(256, 256)
+    regions, _, _, preview = run("ALERegions", edits=edits, image=image, dilation=0.0)
     shift = preview[0] - image[0]
     first, second = (shift[mask > 0].mean(dim=0) for mask in regions.raw)
     assert float((first - second).abs().max()) > 0.1

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from .masks_by_hand import Masks, dilate, latent_background, on_grid, regions_an
 from .ore_by_hand import TextEncoder, Texts, restrict
 
 SOURCE_UNCOND, TARGET_UNCOND, SOURCE_COND, TARGET_COND = range(4)
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,47 @@ class Settings:
     has_blending: bool = True
 
 
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A UNet2DConditionModel and what its family needs besides latent, time and text.
+
+    predicts: "epsilon" or "v_prediction". pooled: (3, P) of the negative, the source and the target
+    prompt, for SDXL. concat: (C', h, w) channels beside the latent, for inpainting UNets.
+    """
+
+    unet: Any
+    predicts: str = "epsilon"
+    has_zero_snr: bool = False
+    pooled: Tensor | None = None
+    concat: Tensor | None = None
+
+    def split(self, v: Tensor, t: int, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The image and the noise that a predicted v (C, h, w) means: the image by diffusers."""
+        ddim = DDIMScheduler(**self.noise(), clip_sample=False)
+        ddim.set_timesteps(50)
+        image = ddim.step(v, t, z).pred_original_sample
+        abar = float(ddim.alphas_cumprod[t])
+        return image, abar**0.5 * v + (1 - abar) ** 0.5 * z
+
+    def noise(self) -> dict[str, Any]:
+        """The noise schedule and the kind of prediction, as diffusers' schedulers take them."""
+        kind = {"prediction_type": self.predicts, "rescale_betas_zero_snr": self.has_zero_snr}
+        return {**BETAS, **kind}
+
+    def __call__(self, z: Tensor, t: int, text: Tensor) -> Tensor:
+        """The UNet's output for the four rows z (4, C, h, w)."""
+        beside: dict[str, Any] = {}
+        if self.pooled is not None:
+            height, width = (8 * n for n in z.shape[-2:])
+            sizes = torch.tensor([[height, width, 0, 0, height, width]]).repeat(4, 1)
+            rows = self.pooled[[0, 0, 1, 2]]
+            beside = {"added_cond_kwargs": {"text_embeds": rows, "time_ids": sizes}}
+        if self.concat is not None:
+            z = torch.cat([z, self.concat.expand(4, -1, -1, -1)], dim=1)
+        with torch.no_grad():
+            return self.unet(z, torch.tensor(t), encoder_hidden_states=text, **beside).sample
+
+
 @dataclass(frozen=True)
 class Step:
     """z: (C, h, w), the target's latent that entered the step, variance preserving. p: (C, h, w),
@@ -53,7 +96,7 @@ class Step:
 
 def scheduler() -> LCMScheduler:
     """diffusers' own schedule: scaled-linear betas 0.00085 to 0.012, 1000 training steps."""
-    return LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    return LCMScheduler(**BETAS)
 
 
 def timesteps(steps: int) -> list[int]:
@@ -169,7 +212,7 @@ def is_blending(step: int, settings: Settings) -> bool:
 
 
 def edit(
-    unet: Any,
+    network: Network,
     encoder: TextEncoder,
     pairs: Sequence[tuple[str, str]],
     masks: Masks,
@@ -189,16 +232,21 @@ def edit(
     dilated = dilate(masks, settings.dilation)
     background = torch.from_numpy(latent_background(dilated, *size, settings.variant))
     attention = ALEAttention(settings, target, dilated, size)
-    unet.set_attn_processor(attention)
-    abars = [float(scheduler().alphas_cumprod[t]) for t in timesteps(settings.steps)]
+    network.unet.set_attn_processor(attention)
+    noise = LCMScheduler(**network.noise())
+    abars = [float(noise.alphas_cumprod[t]) for t in timesteps(settings.steps)]
 
     draws = torch.Generator().manual_seed(seed)
     z_s = z_t = torch.randn(x0.shape, generator=draws)
     record = []
     for i, (t, abar) in enumerate(zip(timesteps(settings.steps), abars, strict=True)):
         attention.is_injecting = is_injecting(i, settings)
-        e_s, e_t = guided(unet, torch.stack([z_s, z_t, z_s, z_t]), t, text, settings)
-        p = virtual_prediction(z_s, z_t, x0, e_s, e_t, abar=abar)
+        e_s, e_t = guided(network, torch.stack([z_s, z_t, z_s, z_t]), t, text, settings)
+        if network.predicts == "v_prediction":
+            (d_s, e_s), (d_t, e_t) = network.split(e_s, t, z_s), network.split(e_t, t, z_t)
+            p = x0 + d_t - d_s
+        else:
+            p = virtual_prediction(z_s, z_t, x0, e_s, e_t, abar=abar)
         is_last = i + 1 == settings.steps
         blended = torch.where(background, x0, p) if is_blending(i, settings) else p
         record.append(Step(z_t, blended))
@@ -212,10 +260,11 @@ def edit(
     return record
 
 
-def guided(unet: Any, z: Tensor, t: int, text: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Both branches' noise predictions after classifier-free guidance, (C, h, w) each."""
-    with torch.no_grad():
-        e = unet(z, torch.tensor(t), encoder_hidden_states=text).sample
+def guided(
+    network: Network, z: Tensor, t: int, text: Tensor, settings: Settings
+) -> tuple[Tensor, Tensor]:
+    """Both branches' predictions after classifier-free guidance, (C, h, w) each."""
+    e = network(z, t, text)
     source = e[SOURCE_UNCOND] + settings.source_guidance * (e[SOURCE_COND] - e[SOURCE_UNCOND])
     target = e[TARGET_UNCOND] + settings.target_guidance * (e[TARGET_COND] - e[TARGET_UNCOND])
     return source, target

@@ -27,7 +27,6 @@ GAINS = {
     "attn1.to_q": 3.0,
     "out.2": 0.06,
 }
-LATENT_SCALE = 0.18215
 
 
 def randomise(module: nn.Module, seed: int) -> None:
@@ -59,24 +58,40 @@ def comfy_clip(seed: int = 1) -> Any:
 
 
 def diffusers_unet(model: Any) -> Any:
-    """UNet2DConditionModel with the weights of a ComfyUI MODEL."""
+    """UNet2DConditionModel with the weights of a ComfyUI MODEL of SD 1.5, SD 2 or SDXL."""
     import comfy.utils
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     config = model.model.model_config.unet_config
     widths = tuple(config["model_channels"] * m for m in config["channel_mult"])
+    per_level = config["num_res_blocks"][0]
+    depths = config["transformer_depth"][::per_level]
+    kinds = ["CrossAttn" if depth else "" for depth in depths]
+    head = config["num_head_channels"]
+    beside_text: dict[str, Any] = {}
+    if config["adm_in_channels"]:
+        beside_text = {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": config["adm_in_channels"],
+        }
     unet = UNet2DConditionModel(
         sample_size=32,
+        in_channels=config["in_channels"],
         block_out_channels=widths,
-        down_block_types=("CrossAttnDownBlock2D",) * len(widths),
-        up_block_types=("CrossAttnUpBlock2D",) * len(widths),
-        layers_per_block=config["num_res_blocks"][0],
+        down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
+        up_block_types=tuple(f"{kind}UpBlock2D" for kind in kinds[::-1]),
+        layers_per_block=per_level,
+        transformer_layers_per_block=tuple(max(depth, 1) for depth in depths),
+        use_linear_projection=config["use_linear_in_transformer"],
         cross_attention_dim=config["context_dim"],
-        attention_head_dim=config["num_heads"],  # diffusers' name for the number of heads
+        # diffusers' name for the number of heads
+        attention_head_dim=tuple(w // head if head > 0 else config["num_heads"] for w in widths),
+        **beside_text,
     ).eval()
     names = comfy.utils.unet_to_diffusers(config)
-    weights = model.model.diffusion_model.state_dict()
-    loaded = {theirs: weights[ours] for theirs, ours in names.items() if ours in weights}
+    weights, expected = model.model.diffusion_model.state_dict(), unet.state_dict()
+    loaded = {theirs: weights[ours] for theirs, ours in names.items() if theirs in expected}
     assert len(loaded) == len(weights)
     unet.load_state_dict(loaded)
     return unet.requires_grad_(False)

@@ -26,13 +26,14 @@ OTHER = {"paper": "published code", "published code": "paper"}
 @dataclass(frozen=True)
 class Mistake:
     """target: what to replace. wrong: right function -> wrong function. settings: of the edit.
-    scene: where it shows."""
+    scene and family: where it shows."""
 
     name: str
     target: str
     wrong: Callable[[Any], Any]
     settings: Settings = PAPER
     scene: str = "small"
+    family: str | None = None
 
     def plant(self, patch: pytest.MonkeyPatch) -> None:
         module, name = self.target.split(":")
@@ -302,11 +303,34 @@ def first_items_noise(right: Any) -> Any:
     return wrong
 
 
+def exchanged_pooled(right: Any) -> Any:
+    def wrong(branches: Any, batch: int) -> Any:
+        entry = right(branches, batch)
+        return {**entry, "pooled_output": entry["pooled_output"].roll(batch, 0)}
+
+    return wrong
+
+
+def targets_pooled(right: Any) -> Any:
+    def wrong(branches: Any, batch: int) -> Any:
+        return {**right(branches, batch), "pooled_output": branches[-1]["pooled_output"]}
+
+    return wrong
+
+
+def first_items_concat(right: Any) -> Any:
+    def wrong(branches: Any, batch: int) -> Any:
+        entry = right(branches, batch)
+        return {**entry, "concat_latent_image": entry["concat_latent_image"][:1]}
+
+    return wrong
+
+
 LOOP = [
     Mistake(
         "source and target conditioning exchanged",
-        "host.two_branch_guider:_branch_entry",
-        lambda right: lambda source, target, batch: right(target, source, batch),
+        "host.two_branch_guider:branches_entry",
+        lambda right: lambda branches, batch: right(branches[::-1], batch),
     ),
     Mistake(
         "source and target prediction exchanged",
@@ -342,4 +366,17 @@ LOOP = [
     ),
 ]
 
-MISTAKES = [*TEXT, *REGIONS, *INJECTION, *BLENDING, *LOOP]
+BRANCHES = "host.two_branch_guider:branches_entry"
+FAMILY = [
+    Mistake("pooled vectors exchanged", BRANCHES, exchanged_pooled, family="SDXL"),
+    Mistake("the target's pooled vector for both", BRANCHES, targets_pooled, family="SDXL"),
+    Mistake(
+        "every item has the first one's hidden image",
+        BRANCHES,
+        first_items_concat,
+        scene="two objects",
+        family="SDXL inpainting",
+    ),
+]
+
+MISTAKES = [*TEXT, *REGIONS, *INJECTION, *BLENDING, *LOOP, *FAMILY]

@@ -24,9 +24,11 @@ PAIRS = (
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_embeddings_equal_algorithm_1_by_hand(side, variant):
+    from ale_edit.host.conditioning import ORE_KEY
     from ale_edit.host.text import embed_side
 
-    ours, _ = embed_side(twins().clip, edits_of(PAIRS, variant=variant), side)
+    ((_, options),) = embed_side(twins().clip, edits_of(PAIRS, variant=variant), side)
+    ours = options[ORE_KEY]
     phrases = [pair[0 if side == "source" else 1] for pair in PAIRS]
     theirs = restrict(twins().encoder, phrases, variant)
     torch.testing.assert_close(ours.keys, theirs.plain, atol=1e-5, rtol=0)

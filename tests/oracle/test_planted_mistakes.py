@@ -14,7 +14,7 @@ FAR = 1e-2  # of the source latent's standard deviation; the bound without a mis
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
 def test_a_planted_mistake_is_seen(mistake, monkeypatch):
     mistake.plant(monkeypatch)
-    worst = worst_error(SCENES[mistake.scene], mistake.settings)
+    worst = worst_error(SCENES[mistake.scene], mistake.settings, mistake.family)
     print(f"{mistake.name}: {worst:.2g}")
     assert worst > FAR
 

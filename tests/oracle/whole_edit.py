@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ale_edit.tests.families import family_model, pooled
 from ale_edit.tests.tiny import box_mask, randn
 
 from . import ale_diffusers as oracle
-from .ale_diffusers import Settings, Step
-from .bridge import LATENT_SCALE, comfy_clip, comfy_model, diffusers_unet
+from .ale_diffusers import Network, Settings, Step
+from .bridge import comfy_clip, comfy_model, diffusers_unet
 from .bridge import transformers_text_encoder as twin_text_encoder
 
 SEED = 7
@@ -49,6 +50,22 @@ class Scene:
         """(B, 4, h, w), scaled as the UNet sees them."""
         return randn(self.batch, 4, *self.size, seed=11)
 
+    def hidden(self, item: int) -> tuple[Tensor, Tensor]:
+        """For inpainting UNets: (1, h, w), 1 on the lower part of image `item`, and (4, h, w), the
+        scaled latent of the image with that part hidden."""
+        mask = torch.zeros(1, *self.size)
+        mask[:, self.size[0] // 2 - item :] = 1
+        return mask, randn(4, *self.size, seed=13 + item)
+
+    def inpainting(self, pack: Twins) -> dict[str, Tensor]:
+        """What InpaintModelConditioning adds to a conditioning."""
+        if not pack.is_inpainting:
+            return {}
+        masks, latents = zip(*(self.hidden(j) for j in range(self.batch)), strict=True)
+        pixels = torch.cat(masks).repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
+        latent = torch.stack(latents) / pack.latent_scale
+        return {"concat_mask": pixels[:, None], "concat_latent_image": latent}
+
 
 WOLF = ("wolf", "brown-colored goat")
 MOON = ("yellow moon", "soccer ball")
@@ -74,24 +91,62 @@ SCENES = {
 }
 
 
+FAMILIES = (
+    "SD 1.5 inpainting",
+    "SD 2",
+    "SD 2, v",
+    "SDXL",
+    "SDXL, LCM",
+    "SDXL, v, zero SNR",
+    "SDXL inpainting",
+)
+POOLED_SEEDS = (61, 62, 63)  # of the negative, the source and the target prompt
+
+
 @dataclass(frozen=True)
 class Twins:
     """The same networks twice."""
 
     model: Any
     clip: Any
-    unet: Any
+    network: Network
     encoder: Any
+
+    @property
+    def latent_scale(self) -> float:
+        return self.model.get_model_object("latent_format").scale_factor
+
+    @property
+    def is_inpainting(self) -> bool:
+        return bool(self.model.model.concat_keys)
 
 
 @cache
-def twins() -> Twins:
-    model, clip = comfy_model(), comfy_clip()
-    return Twins(model, clip, diffusers_unet(model), twin_text_encoder(clip))
+def twins(family: str | None = None) -> Twins:
+    """Of a family of families.py, or of SD 1.5 with three levels."""
+    clip = _clip()
+    model = comfy_model() if family is None else family_model(family)
+    config = model.model.model_config.unet_config
+    network = Network(
+        diffusers_unet(model),
+        {"EPS": "epsilon", "V_PREDICTION": "v_prediction"}[model.model.model_type.name],
+        model.get_model_object("model_sampling").zsnr,
+        torch.cat([pooled(seed) for seed in POOLED_SEEDS]) if config["adm_in_channels"] else None,
+    )
+    return Twins(model, clip, network, twin_text_encoder(clip))
+
+
+@cache
+def _clip() -> Any:
+    return comfy_clip()
 
 
 def run_pack(
-    scene: Scene, settings: Settings, has_every_row: bool = False, **method: Any
+    scene: Scene,
+    settings: Settings,
+    family: str | None = None,
+    has_every_row: bool = False,
+    **method: Any,
 ) -> list[Step]:
     """The edit by the pack's nodes' functions in ComfyUI; z and p (B, C, h, w) of every step.
 
@@ -100,7 +155,6 @@ def run_pack(
     """
     from ale_edit.host import (
         blending,
-        conditioning,
         rgb_cam,
         schedule,
         self_injection,
@@ -111,15 +165,14 @@ def run_pack(
     from ale_edit.prompts.edits import Edits, MethodSettings, make_edit
     from ale_edit.regions.regions import make_regions
 
-    pack = twins()
+    pack = twins(family)
     chosen = MethodSettings(**{"variant": settings.variant, "overlap": settings.overlap, **method})
     edits = Edits(tuple(make_edit(*pair) for pair in scene.pairs), settings=chosen)
     regions = make_regions(scene.masks, [source for source, _ in scene.pairs], settings.dilation)
-    source, target = (
-        conditioning.make_conditioning(*text.embed_side(pack.clip, edits, side))
-        for side in ("source", "target")
-    )
+    source, target = (text.embed_side(pack.clip, edits, side) for side in ("source", "target"))
     negative = [[pack.clip.encode_from_tokens(pack.clip.tokenize("")), {}]]
+    for cond, seed in zip((negative, source, target), POOLED_SEEDS, strict=True):
+        cond[0][1].update({"pooled_output": pooled(seed)} | scene.inpainting(pack))
     model = rgb_cam.apply_rgb_cam(pack.model, regions)
     model = self_injection.apply_self_injection(model, settings.schedule)
     model = blending.apply_background_blending(model, regions)
@@ -127,10 +180,11 @@ def run_pack(
     guider = two_branch_guider.TwoBranchGuider(model)
     guider.set_branches(source, target, negative)
     guider.set_guidance(settings.source_guidance, settings.target_guidance)
+    guider.set_reuse(False)
 
     sigmas = schedule.lcm_sigmas(pack.model, settings.steps, 1.0)
     sampler = virtual_inversion.virtual_inversion_sampler(settings.eta)
-    latents = scene.latents / LATENT_SCALE
+    latents = scene.latents / pack.latent_scale
     record: list[Step] = []
 
     def callback(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
@@ -141,19 +195,21 @@ def run_pack(
         result = guider.sample(
             torch.zeros_like(latents), latents, sampler, sigmas, callback=callback, seed=SEED
         )
-    record.append(Step(record[-1].z, result * LATENT_SCALE))
+    record.append(Step(record[-1].z, result * pack.latent_scale))
     return record
 
 
 @cache
-def run_oracle(scene: Scene, settings: Settings) -> list[Step]:
+def run_oracle(scene: Scene, settings: Settings, family: str | None = None) -> list[Step]:
     """The same by the oracle, image by image; item j has seed SEED + j."""
-    both = twins()
+    both = twins(family)
     masks = np.stack([mask.numpy() > 0.5 for mask in scene.masks])
-    items = [
-        oracle.edit(both.unet, both.encoder, scene.pairs, masks, x0, SEED + j, settings)
-        for j, x0 in enumerate(scene.latents)
-    ]
+    items = []
+    for j, x0 in enumerate(scene.latents):
+        concat = torch.cat(scene.hidden(j)) if both.is_inpainting else None
+        network = replace(both.network, concat=concat)
+        seed = SEED + j
+        items.append(oracle.edit(network, both.encoder, scene.pairs, masks, x0, seed, settings))
     record = [
         Step(torch.stack([s.z for s in steps]), torch.stack([s.p for s in steps]))
         for steps in zip(*items, strict=True)
@@ -170,9 +226,10 @@ def errors(ours: Sequence[Step], theirs: Sequence[Step], scene: Scene) -> list[f
     return [float(max((a.z - b.z).abs().max(), (a.p - b.p).abs().max())) / unit for a, b in pairs]
 
 
-def worst_error(scene: Scene, settings: Settings, **pack: Any) -> float:
+def worst_error(scene: Scene, settings: Settings, family: str | None = None, **pack: Any) -> float:
     """The largest error of any step of the pack's edit against the oracle's."""
-    return max(errors(run_pack(scene, settings, **pack), run_oracle(scene, settings), scene))
+    ours = run_pack(scene, settings, family, **pack)
+    return max(errors(ours, run_oracle(scene, settings, family), scene))
 
 
 def main(_argv: Sequence[str] = ()) -> int:
@@ -184,4 +241,7 @@ def main(_argv: Sequence[str] = ()) -> int:
             worst = worst_error(scene, Settings(variant=variant))
             seconds = time.perf_counter() - start
             print(f"{name}, {variant}: {worst:.1e} of the latent's std ({seconds:.1f} s)")
+    for family in FAMILIES:
+        worst = worst_error(SCENES["two objects"], Settings(), family)
+        print(f"two objects, paper, {family}: {worst:.1e} of the latent's std")
     return 0

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from ale_edit.prompts.edits import (
@@ -67,3 +69,19 @@ def test_another_variant_leaves_every_other_setting_as_it_is():
     changed = with_variant(edits, "published code")
     assert changed.settings == MethodSettings(variant="published code", end_of_text="bos")
     assert (changed.items, changed.source_prompt) == (edits.items, "an a")
+
+
+@pytest.mark.parametrize("name", ["variant", "end_of_text", "overlap", "pooled"])
+def test_an_unknown_choice_is_refused_with_the_choices(name: str):
+    choices = {
+        "variant": "paper, published code",
+        "end_of_text": "ours, naive, zeros, bos, empty string",
+        "overlap": "background, last object",
+        "pooled": "target, source, empty",
+    }
+    wrong: dict[str, Any] = {name: "other"}
+    with pytest.raises(ValueError) as error:
+        MethodSettings(**wrong)
+    assert str(error.value) == (
+        f'Method Settings: the {name} input is "other". Choose one of {choices[name]}.'
+    )

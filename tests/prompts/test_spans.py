@@ -1,5 +1,7 @@
 """Spans on made-up token ids; the real tokenizer's are in tests/host/test_text.py."""
 
+from dataclasses import replace
+
 import torch
 
 from ale_edit.prompts.spans import (
@@ -86,6 +88,23 @@ def test_a_textual_inversion_is_compared_by_value():
     prompt = tokens([A, other, concept, CAT])
     assert spans_anywhere(prompt, [[copy, CAT]]) == [Span(0, 3, 5)]
     assert spans_anywhere(prompt, [[A, concept]]) == [None]
+
+
+def test_a_phrase_begins_with_a_word_and_not_inside_one():
+    """FIRE and TRUCK are one word here, then the truck stands alone."""
+    fire, truck = 60, 61
+    chunk = tokens([A, fire, truck, AND, A, truck])
+    prompt = replace(chunk, inner=frozenset({(0, 3)}))
+    for search in (spans_in_order, spans_anywhere):
+        assert search(prompt, [[truck]]) == [Span(0, 6, 7)]
+        assert search(prompt, [[fire, truck]]) == [Span(0, 2, 4)]
+        assert search(prompt, [[truck], [truck]]) == [Span(0, 6, 7), None]
+    assert spans_first(prompt, [[truck]]) == [Span(0, 3, 4)]  # as published
+
+
+def test_a_word_may_begin_in_another_chunk_at_an_inner_row_of_this_one():
+    prompt = replace(tokens([A, CAT], [A, CAT]), inner=frozenset({(0, 2)}))
+    assert spans_anywhere(prompt, [[CAT]]) == [Span(1, 2, 3)]
 
 
 def test_spans_overlap_when_they_share_a_row_of_one_chunk():

@@ -11,10 +11,11 @@ def random_masks(count: int, height: int, width: int, seed: int = 0) -> torch.Te
     return (randn(count, height, width, seed=seed) > 1.8).float()
 
 
-@pytest.mark.parametrize("radius", [0, 1, 2, 3, 7, 12])
-@pytest.mark.parametrize("shape", [(40, 56), (9, 31)])
+@pytest.mark.parametrize("radius", [0, 1, 2, 3, 7, 12, 40])
+@pytest.mark.parametrize("shape", [(40, 56), (9, 31), (5, 4), (1, 20), (20, 1)])
 def test_dilation_is_scipys_with_a_disc(radius: int, shape: tuple[int, int]):
     masks = random_masks(3, *shape)
+    masks[0, 0, 0], masks[2] = 1, 0
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     disc = x * x + y * y <= radius * radius
     expected = [ndimage.binary_dilation(mask.numpy() > 0, structure=disc) for mask in masks]

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from ale_edit.bench.main_job import demo_input, filled_workflow, main, to_picture, upload
+from ale_edit.bench.options import SERVER_FAILED
 from ale_edit.demo.world import demo_edits, make_scene, render
 from ale_edit.headless import ComfyClient, ServerGone
 
@@ -66,6 +67,32 @@ def test_a_persons_own_image_and_masks_are_edited(server, tmp_path, count):
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} > FILES
     check_scores(json.loads((out / "scores.json").read_text()), count, judged=False)
+
+
+def test_an_unknown_checkpoint_is_one_sentence_and_leaves_nothing_behind(tmp_path):
+    command = [sys.executable, str(ROOT / "dev.py"), "demo", "--checkpoint", "nope.safetensors"]
+    done = subprocess.run(
+        [*command, "--comfyui", os.environ["COMFYUI_PATH"]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path), "TEMP": str(tmp_path)},
+    )
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert "has no checkpoint 'nope.safetensors'" in sentence
+    assert "log" not in done.stdout
+    assert not list(tmp_path.glob("ale-edit-*"))
+
+
+def test_an_error_of_a_node_is_the_persons_and_that_of_its_server_is_not(server, tmp_path, capsys):
+    for name, color in (("image", 128), ("mask", 0)):
+        Image.new("L", (128, 128), color).save(tmp_path / f"{name}.png")
+    argv = ["--image", str(tmp_path / "image.png"), "--mask", str(tmp_path / "mask.png")]
+    argv += ["--edit", "red-colored ball -> blue-colored ball", "--out", str(tmp_path)]
+    assert main([*argv, "--server", server.url]) == 1
+    assert "'Regions'" in capsys.readouterr().err
+    assert main([*argv, "--server", "http://127.0.0.1:1"]) == SERVER_FAILED
 
 
 def test_a_server_that_dies_during_the_job_is_an_error(dev, tmp_path):

@@ -1,0 +1,164 @@
+"""What the source and the target branch are given: checked, and put into one conditioning entry.
+
+Both branches of an image are rows of one entry, which ComfyUI samples with one area, mask, control
+and so on: what the inputs say of these must be the same, and must fit rows [source x B, target x
+B].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import comfy.model_base
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from .conditioning import BRANCHES_KEY, ORE_KEY
+from .source_branch import is_same
+from .unet import cross_attention_layers
+
+OWN_KEYS = {"pooled_output", ORE_KEY}
+"""Entries of a conditioning that each branch has its own of."""
+CURES = {
+    "control": (
+        "Connect source and target to the positive and negative inputs of one Apply ControlNet."
+    ),
+    "hooks": "Connect source and target to the two inputs of one Cond Pair Set Props.",
+}
+CURE = "Apply the same node with the same values to both conditionings."
+
+
+def require_branches(source: Any, target: Any, node: str) -> None:
+    """Raises ValueError when the CONDITIONING of a branch has several entries or texts, or the two
+    differ in anything but their texts."""
+    for name, cond in (("source", source), ("target", target)):
+        if len(cond) != 1:
+            raise ValueError(
+                f"{node}: the {name} input has {len(cond)} conditioning entries, it needs "
+                "exactly one. Do not combine conditionings before this node; use edits and "
+                "regions for several objects."
+            )
+        if cond[0][0].shape[0] != 1:
+            raise ValueError(
+                f"{node}: the {name} input holds {cond[0][0].shape[0]} texts, one is needed. "
+                "Do not batch conditionings before this node."
+            )
+    first, second = source[0][1], target[0][1]
+    for key in sorted((first.keys() | second.keys()) - OWN_KEYS):
+        if not is_same(first.get(key), second.get(key)):
+            raise ValueError(
+                f"{node}: the source and target inputs differ in {key}. {CURES.get(key, CURE)}"
+            )
+
+
+def require_pooled(
+    source: Mapping[str, Any], target: Mapping[str, Any], model: Any, node: str
+) -> None:
+    """Raises ValueError when a model that reads pooled outputs (SDXL) is given one for one branch
+    alone."""
+    if model.model.model_config.unet_config.get("adm_in_channels") is None:
+        return
+    missing = [
+        name
+        for name, cond in (("source", source), ("target", target))
+        if cond.get("pooled_output") is None
+    ]
+    if len(missing) == 1:
+        raise ValueError(
+            f"{node}: the {missing[0]} input has no pooled output, the other one has. Connect "
+            "both outputs of the same Object-Restricted Embeddings or of the same kind of node."
+        )
+
+
+def require_active(
+    name: str, conds: Sequence[Mapping[str, Any]], sigmas: Tensor, model: Any, node: str
+) -> None:
+    """Raises ValueError when no entry of input `name` is active at some step: ComfyUI would put
+    zeros in the place of its prediction."""
+    timed = [dict(cond) for cond in conds]
+    sampling = SimpleNamespace(model_sampling=model.get_model_object("model_sampling"))
+    comfy.samplers.calculate_start_end_timesteps(sampling, timed)
+    for step, sigma in enumerate(sigmas[:-1].tolist()):
+        if not any(
+            cond.get("timestep_end", 0) <= sigma <= cond.get("timestep_start", math.inf)
+            for cond in timed
+        ):
+            raise ValueError(
+                f"{node}: the {name} input is not active at step {step + 1} of {len(sigmas) - 1} "
+                "(sigma {sigma:.4g}). Remove Conditioning Set Timestep Range from it, or let its "
+                "entries cover all steps together.".format(sigma=sigma)
+            )
+
+
+def require_control(name: str, cond: Mapping[str, Any], batch: int, model: Any, node: str) -> None:
+    """Raises ValueError when a ControlNet of input `name` is another model family's, or holds
+    images that do not fit `batch` latents."""
+    width = cond["cross_attn"].shape[-1]
+    for control in _controls(cond):
+        images = control.cond_hint_original
+        if isinstance(images, Tensor) and batch % images.shape[0]:
+            raise ValueError(
+                f"{node}: the control image of the {name} input holds {images.shape[0]} images, "
+                f"the latent {batch}. Connect one control image, or one for each latent."
+            )
+        expected = _text_width(control)
+        if expected not in (None, width) or _is_adapter_of_another(control, model):
+            raise ValueError(
+                f"{node}: the ControlNet of the {name} input was made for another family of "
+                f"models than this checkpoint ({type(model.model).__name__}, {width} channels a "
+                f"token). Select a ControlNet of the checkpoint's family."
+            )
+
+
+def _controls(cond: Mapping[str, Any]) -> Iterator[Any]:
+    control = cond.get("control")
+    while control is not None:
+        yield control
+        control = control.previous_controlnet
+
+
+def _text_width(control: Any) -> int | None:
+    """Channels of the text that a ControlNet reads, where it reads any."""
+    net = getattr(control, "control_model", None)
+    layers = cross_attention_layers(net) if isinstance(net, torch.nn.Module) else {}
+    return next((layer.to_k.in_features for layer in layers.values()), None)
+
+
+def _is_adapter_of_another(control: Any, model: Any) -> bool:
+    """Whether a T2I-Adapter is SDXL's and the model is not, or the other way round."""
+    is_for_sdxl = getattr(getattr(control, "t2i_model", None), "xl", None)
+    return is_for_sdxl is not None and is_for_sdxl != isinstance(model.model, comfy.model_base.SDXL)
+
+
+def branches_entry(branches: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any]:
+    """One conditioning entry of the last branch's options whose tensors are each branch's, `batch`
+    rows of it."""
+    tokens = math.lcm(*(cond["cross_attn"].shape[1] for cond in branches))
+    entry = with_mask_of({**branches[-1], "uuid": uuid4()}, batch, len(branches))
+    entry["cross_attn"] = torch.cat(
+        [
+            cond["cross_attn"].repeat(
+                batch, tokens // cond["cross_attn"].shape[1], 1
+            )  # repeats do not change attention
+            for cond in branches
+        ]
+    )
+    pooled = [cond.get("pooled_output") for cond in branches]
+    if all(p is not None for p in pooled):
+        entry["pooled_output"] = torch.cat([p.repeat(batch, 1) for p in pooled])
+    entry[BRANCHES_KEY] = len(branches) == 2
+    return entry
+
+
+def with_mask_of(cond: Mapping[str, Any], batch: int, branches: int) -> dict[str, Any]:
+    """A conditioning entry whose masks, one for each image, are repeated for every branch."""
+    mask = cond.get("mask")
+    if mask is None or mask.ndim < 3 or mask.shape[0] == 1:
+        return dict(cond)
+    each = torch.arange(batch) % mask.shape[0]
+    return {**cond, "mask": mask[each].repeat(branches, *[1] * (mask.ndim - 1))}

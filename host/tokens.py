@@ -1,0 +1,194 @@
+"""A prompt as ComfyUI's CLIP tokenises it: for every text encoder, chunks of (token, weight).
+
+SDXL has two text encoders. One set of spans serves both, because words stand at the same rows of
+each; where a textual inversion breaks that, the text is refused. Padding differs (CLIP-L repeats
+the end-of-text token, OpenCLIP-H and -G write 0): the end-of-text run of a chunk is everything from
+its first end-of-text token on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from ..prompts.spans import Token, Tokens
+
+NODE = "Object-Restricted Embeddings"
+END_OF_TEXT = 49407
+END_OF_WORD = "</w>"
+ENCODERS = {("l",): "SD 1.5", ("h",): "SD 2", ("g", "l"): "SDXL and its refiner"}
+
+Entry: TypeAlias = tuple[Any, ...]
+"""ComfyUI's (token, weight)."""
+Words: TypeAlias = dict[str, list[Entry]]
+"""For each text encoder the entries between start and end of text, of all chunks."""
+Tokenized: TypeAlias = dict[str, list[list[Entry]]]
+"""For each text encoder its chunks, as CLIP.tokenize gives them."""
+
+
+def tokenize(clip: Any, text: str) -> Tokenized:
+    """Tokens of a text, for each text encoder of a CLIP input.
+
+    Raises ValueError without a CLIP, for text encoders other than CLIP's, and when the text goes on
+    behind an end-of-text token.
+    """
+    families = ", ".join(f"{family} ({', '.join(n)})" for n, family in ENCODERS.items())
+    if clip is None:
+        raise ValueError(
+            f"{NODE}: the clip input is empty, the checkpoint holds no text encoder. Connect one "
+            f"of {families}."
+        )
+    tokenized = clip.tokenize(text)
+    if tuple(sorted(tokenized)) not in ENCODERS:
+        raise ValueError(
+            f"{NODE}: the clip input has the text encoders {', '.join(sorted(tokenized))}, which "
+            "belong to another kind of model than a UNet with CLIP. Connect the CLIP of "
+            f"{families}."
+        )
+    for chunk in (chunk for chunks in tokenized.values() for chunk in chunks):
+        padding = (END_OF_TEXT, chunk[-1][0])
+        if not all(any(_is(entry, token) for token in padding) for entry in chunk[_end(chunk) :]):
+            raise ValueError(
+                f'{NODE}: the text "{text}" goes on behind an end-of-text token. Remove '
+                "<|endoftext|> from it."
+            )
+    return tokenized
+
+
+def words_of(tokenized: Tokenized) -> Words:
+    """The entries between start and end of text, of all chunks."""
+    return {
+        name: [entry for chunk in chunks for entry in chunk[1 : _end(chunk)]]
+        for name, chunks in tokenized.items()
+    }
+
+
+def ids(words: Sequence[Entry]) -> tuple[Token, ...]:
+    return tuple(entry[0] for entry in words)
+
+
+def capacity(empty: Tokenized) -> int:
+    """Words that fit between start and end of text of one chunk."""
+    return min(len(chunk) for (chunk,) in empty.values()) - 2
+
+
+def one_chunk(words: Words, empty: Tokenized) -> Tokenized:
+    """Words, at most a chunk of them, as if they were a text of their own.
+
+    empty: the tokens of the empty text.
+    """
+    return {name: [_chunk(entries, empty[name][0])] for name, entries in words.items()}
+
+
+def join(phrases: Sequence[Words], joiner: Words, empty: Tokenized) -> Tokenized:
+    """Phrases with a joiner between them, none of them cut by the border of a chunk."""
+    joined: Tokenized = {}
+    for name, joint in joiner.items():
+        chunks: list[list[Entry]] = [[]]
+        for i, phrase in enumerate(phrases):
+            for group in (joint, phrase[name]) if i else (phrase[name],):
+                if len(chunks[-1]) + len(group) > capacity(empty):
+                    chunks.append([])
+                chunks[-1].extend(group)
+        joined[name] = [_chunk(words, empty[name][0]) for words in chunks]
+    return joined
+
+
+def _chunk(words: Sequence[Entry], empty: Sequence[Entry]) -> list[Entry]:
+    start, *end_and_padding = empty
+    return [start, *words, *end_and_padding[: len(end_and_padding) - len(words)]]
+
+
+def rows_of(tokenized: Tokenized) -> dict[str, Tokens]:
+    """Tokens and end-of-text rows of each text encoder."""
+    return {
+        name: Tokens(tuple(map(ids, chunks)), tuple(map(_end, chunks)))
+        for name, chunks in tokenized.items()
+    }
+
+
+def inner_rows(clip: Any, chunks: Sequence[Sequence[Entry]]) -> frozenset[tuple[int, int]]:
+    """(chunk, row) of every word token that goes on with the word of the token before it."""
+    rows = [(c, row) for c, chunk in enumerate(chunks) for row in range(1, _end(chunk))]
+    return frozenset(
+        (c, row)
+        for (c_before, before), (c, row) in pairwise(rows)
+        if not _ends_word(clip, chunks[c_before][before])
+    )
+
+
+def _ends_word(clip: Any, entry: Entry) -> bool:
+    if isinstance(entry[0], Tensor):  # a textual inversion
+        return True
+    ((_, text),) = clip.tokenizer.untokenize([entry])
+    return text.endswith(END_OF_WORD)
+
+
+def require_same_rows(tokenized: Tokenized, name: str) -> None:
+    """Raises ValueError when the text encoders have the words of a text at different rows.
+
+    name: what the text is, such as 'the source prompt ("wolf and moon")'.
+    """
+    layouts = {
+        tuple((c * len(chunk), _end(chunk)) for c, chunk in enumerate(chunks))
+        for chunks in tokenized.values()
+    }
+    if len(layouts) > 1:
+        counts = ", ".join(
+            f"{sum(_end(chunk) - 1 for chunk in chunks)} tokens in text encoder {encoder} "
+            f"(chunks of {len(chunks[0])})"
+            for encoder, chunks in sorted(tokenized.items())
+        )
+        raise ValueError(
+            f"{NODE}: {name} has {counts}, so that their words stand at different places. Use "
+            "textual inversions with as many vectors for each text encoder, and shorten the text "
+            "to one chunk if the chunks differ."
+        )
+
+
+def require_vectors_fit(tokenized: Tokenized, width: int, name: str) -> None:
+    """Raises ValueError when a textual inversion is of another width than the text encoders.
+
+    ComfyUI leaves such a vector out while encoding, which moves every word behind it. width: of the
+    conditioning, which is the sum of the encoders' widths, or that of one (SDXL's refiner).
+    """
+    for chunks in zip(*tokenized.values(), strict=True):
+        for entries in zip(*chunks, strict=False):  # a longer chunk is cut to the shorter
+            vectors = {
+                encoder: entry[0].shape[-1]
+                for encoder, entry in zip(tokenized, entries, strict=True)
+                if isinstance(entry[0], Tensor)
+            }
+            if vectors and width not in (sum(vectors.values()), *vectors.values()):
+                found = " and ".join(f"{size} ({key})" for key, size in sorted(vectors.items()))
+                raise ValueError(
+                    f"{NODE}: a textual inversion in {name} has vectors of {found} channels; the "
+                    f"text encoders of the clip input take {width} in all. Use an embedding made "
+                    "for the same kind of model."
+                )
+
+
+def require_rows(text: Tensor, tokenized: Tokenized) -> None:
+    """Raises ValueError when a CLIP gives another number of rows than it has tokens."""
+    expected = min(sum(map(len, chunks)) for chunks in tokenized.values())
+    if text.shape[1] != expected:
+        raise ValueError(
+            f"{NODE}: the clip input gives {text.shape[1]} rows for {expected} tokens; another "
+            "node changed how it encodes. Connect the CLIP from before that node."
+        )
+
+
+def weights_of(words: Mapping[str, Sequence[Entry]]) -> list[float]:
+    return [entry[1] for entries in words.values() for entry in entries]
+
+
+def _end(chunk: Sequence[Entry]) -> int:
+    """Row of the first end-of-text token."""
+    return next(row for row, entry in enumerate(chunk) if _is(entry, END_OF_TEXT))
+
+
+def _is(entry: Entry, token: Token) -> bool:
+    return not isinstance(entry[0], Tensor) and entry[0] == token
