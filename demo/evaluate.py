@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..host.conditioning import make_conditioning
 from ..host.rgb_cam import apply_rgb_cam
 from ..host.text import embed_side
 from ..prompts.edits import Edits, make_edit
@@ -335,7 +334,7 @@ def _regional_images(demo: _Demo, scenes: list[Scene]) -> Tensor:
         phrases = _phrases(scene)
         edits = Edits(tuple(make_edit(phrase, phrase) for phrase in phrases))
         regions = make_regions(list(masks[b, : len(phrases)]), edits.sources, _DILATION)
-        positive = make_conditioning(*embed_side(demo.clip, edits, "target"))
+        positive = embed_side(demo.clip, edits, "target")
         patched = replace(demo, model=apply_rgb_cam(demo.model, regions))
         images.append(_denoise(patched, positive, noise[b : b + 1]))
     return torch.cat(images)
