@@ -76,7 +76,7 @@ def train_all(options: argparse.Namespace, device: torch.device) -> None:
     write_weights("autoencoder", autoencoder.state_dict(), folder)
     text = train_text(_plan(options, "text"), out, device, _start(options, "text"))
     write_weights("text", text_weights(text), folder)
-    judge = train_judge(_plan(options, "judge"), out, device)
+    judge = train_judge(_plan(options, "judge"), out, device, _start(options, "judge"))
     write_weights("judge", judge.state_dict(), folder)
     scenes = _SMOKE_SCENES if options.smoke else options.scenes_unet
     shard = make_shard(autoencoder, scenes, out / "latents.npy")

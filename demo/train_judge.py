@@ -1,5 +1,6 @@
 """Training stage 4: the judge, on crops of ground truth with box errors, blur and noise."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -42,11 +43,21 @@ def object_labels(scenes: list[Scene]) -> Tensor:
     )
 
 
-def train_judge(plan: StagePlan, out: Path, device: torch.device) -> JudgeNet:
-    """Train (or continue) the judge and return it with averaged weights, in eval mode."""
+def train_judge(
+    plan: StagePlan,
+    out: Path,
+    device: torch.device,
+    start: Mapping[str, Tensor] | None = None,
+) -> JudgeNet:
+    """Train (or continue) the judge and return it with averaged weights, in eval mode.
+
+    A new stage begins with the weights `start`, or with random ones.
+    """
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(5)
         net = JudgeNet().to(device)
+    if start is not None:
+        net.load_state_dict(start)
     stage = Stage(plan, net, out)
 
     def loss_at(step: int, position: float) -> Tensor:

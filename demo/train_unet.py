@@ -27,7 +27,7 @@ _DROP_ALL_WORDS = 0.16  # share of captions that keep only their end-of-text run
 _DROP_SOME_WORDS = 0.10  # share that lose each word with a probability drawn from [0, 1]
 _DROP_OBJECT = 0.08  # share that lose all words of one object
 _GROUNDING = 0.06  # weight of the grounding loss
-_GROUNDING_UNTIL = 0.65  # of the stage
+_GROUNDING_UNTIL = 0.8  # of the stage
 
 
 def alpha_bars() -> Tensor:
