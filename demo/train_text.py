@@ -5,6 +5,7 @@ predict the contents of the whole caption, so that they carry its meaning as CLI
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +20,7 @@ from .scenes import BACKGROUNDS, COLORS, MATERIALS, MAX_OBJECTS, SHAPES, is_held
 from .stage import Stage, StagePlan
 from .text_encoder import CONTEXT_DIM, TrainableText
 
+_ANCHOR = 30.0  # weight of the states' distance from those of the weights that a stage begins with
 _UNKNOWN_WORD = 0.1  # share of captions into which an unknown word is put in
 _CLASSES = (len(SHAPES) + 1, len(COLORS) + 1, len(MATERIALS) + 1)  # the last of each: not said
 _TRIPLES = np.array(
@@ -72,6 +74,16 @@ def random_labels(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.
     return labels, rng.integers(0, len(BACKGROUNDS), count)
 
 
+def drift(text: TrainableText, anchor: TrainableText, captions: TokenizedCaptions) -> Tensor:
+    """Mean squared distance of the states that `anchor` knows how to make: those of object words,
+    and all of a caption without a background.
+    """
+    is_known = (captions.owner != NO_OBJECT) | (captions.background == len(BACKGROUNDS))[:, None]
+    with torch.no_grad():
+        before = anchor(captions.ids)
+    return F.mse_loss(text(captions.ids)[is_known], before[is_known])
+
+
 def _insert_word(captions: TokenizedCaptions, row: int, place: int, word: int) -> None:
     """Put a word that says nothing into one caption of the batch, in place."""
     for tokens in (captions.ids, captions.owner, captions.said, captions.is_end):
@@ -89,8 +101,9 @@ def train_text(
 ) -> TrainableText:
     """Train (or continue) the text encoder and return it frozen, with averaged weights.
 
-    A new stage begins with the weight file's tensors `start` (new words are added to its table),
-    or with random ones.
+    A new stage begins with random weights, or with the weight file's tensors `start`: new words are
+    added to its table, and the states of captions without a background stay close to what they
+    were, because a UNet has learned to read them.
     """
     sampler = CaptionSampler(tokenize)
     with torch.random.fork_rng():
@@ -98,6 +111,7 @@ def train_text(
         net = _TextWithHeads(TrainableText(new_text_model(), sampler.token_ids)).to(device)
     if start is not None:
         net.text.adopt(start)
+    anchor = deepcopy(net.text).requires_grad_(False) if start is not None else None
     stage = Stage(plan, net, out)
 
     def loss_at(step: int, position: float) -> Tensor:
@@ -105,7 +119,8 @@ def train_text(
         captions = sampler.draw(*random_labels(rng, plan.batch), rng).to(device)
         for row in np.flatnonzero(rng.random(plan.batch) < _UNKNOWN_WORD).tolist():
             _insert_word(captions, row, int(rng.integers(1, 12)), net.text.unknown)
-        return net.loss(captions)
+        loss = net.loss(captions)
+        return loss if anchor is None else loss + _ANCHOR * drift(net.text, anchor, captions)
 
     net.load_state_dict(stage.train(loss_at))
     return net.text.eval().requires_grad_(False)
