@@ -115,9 +115,14 @@ def _width(width: int) -> str:
     return f"{width} ({TEXT_WIDTHS[width]})" if width in TEXT_WIDTHS else str(width)
 
 
-def require_rowwise_guidance(model_options: dict[str, Any], node: str) -> None:
-    """Raises ValueError for a guidance patch that averages over the rows of a batch, which here
-    hold both branches."""
+def require_whole_rows(model_options: dict[str, Any], node: str) -> None:
+    """Raises ValueError for nodes that average over the rows of a batch or window it, where it
+    holds both branches."""
+    if model_options.get("context_handler") is not None:
+        raise ValueError(
+            f"{node}: the model went through Context Windows, which would cut the batch of source "
+            "and edit into windows. Remove Context Windows."
+        )
     patches = model_options.get("sampler_post_cfg_function", [])
     if any(getattr(patch, "__module__", None) in MIXING_GUIDANCE for patch in patches):
         raise ValueError(

@@ -31,10 +31,10 @@ from .rows import STEP_KEY, step_index, with_latent
 from .run_checks import (
     require_latent,
     require_noise_space,
-    require_rowwise_guidance,
     require_sigmas,
     require_text_width,
     require_two_branch_sampler,
+    require_whole_rows,
 )
 from .self_injection import ACTIVE_KEY
 from .source_branch import (
@@ -100,7 +100,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         require_noise_space(self.model_patcher, NODE)
         require_sigmas(sigmas, NODE)
         require_latent(latent_image, self.model_patcher, NODE)
-        require_rowwise_guidance(self.model_options, NODE)
+        require_whole_rows(self.model_options, NODE)
         inputs = [("source", self._source), ("target", self._target)]
         for name, cond in [*inputs, *(("negative", cond) for cond in self._negative)]:
             require_text_width(name, cond, self.model_patcher, NODE)
