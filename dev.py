@@ -47,7 +47,7 @@ CARRIER_ADDITIONS = ("extra_model_paths.yaml",)  # the carrier's own, not ComfyU
 COMFYUI_FLOOR = (0, 3, 75)
 DISK_GB = 12
 START_TIMEOUT_S = 300
-JOB_MODULES = ("torch", "numpy", "PIL", "aiohttp")  # what a job over HTTP imports
+JOB_MODULES = ("torch", "numpy", "PIL", "aiohttp", "safetensors")  # what a job over HTTP imports
 
 
 class DevError(Exception):
@@ -652,19 +652,14 @@ def run_served(host: Host, module: str, argv: list[str], port: int | None = None
             shutil.rmtree(base, ignore_errors=True)
 
 
-def run_at(url: str, module: str, argv: list[str], comfyui: str | None, judged: bool) -> int:
-    """Run a job against a ComfyUI that somebody else started.
-
-    The judge of the demo world is read by ComfyUI's code; nothing else needs a ComfyUI here.
-    """
+def run_at(url: str, module: str, argv: list[str], comfyui: str | None) -> int:
+    """Run a job against a ComfyUI that somebody else started."""
     if not answers(url, timeout_s=10):
         raise DevError(
             f"No ComfyUI answers at {url}. Start it, or check the address (http://HOST:PORT)."
         )
     python, environ = Path(sys.executable), bare_environ()
-    if judged:
-        why = "the judge of demo scenes is read by ComfyUI's code"
-    elif sys.version_info < PYTHONS[0]:
+    if sys.version_info < PYTHONS[0]:
         why = f"this Python is {dotted(sys.version_info[:2])}, below {dotted(PYTHONS[0])}"
     elif missing := missing_modules(python, JOB_MODULES):
         why = f"{python} has no {', '.join(missing)}"
@@ -681,7 +676,7 @@ def command_demo(args: argparse.Namespace, rest: list[str]) -> int:
     asked = job_arguments("demo", rest)
     own = asked.image is not None
     if asked.server:
-        return run_at(asked.server, "bench.main_job", rest, args.comfyui, judged=not own)
+        return run_at(asked.server, "bench.main_job", rest, args.comfyui)
     if args.port is not None:
         check_port(args.port)  # before any set-up
     host = find_host(args.comfyui)
@@ -757,7 +752,7 @@ def command_bench(args: argparse.Namespace, rest: list[str]) -> int:
         return run_module(host.python, host.environ(), "bench.speed", rest)
     asked = job_arguments("scenes", rest)
     if asked.server:
-        return run_at(asked.server, "bench.scenes", rest, args.comfyui, judged=True)
+        return run_at(asked.server, "bench.scenes", rest, args.comfyui)
     return run_served(find_host(args.comfyui), "bench.scenes", rest)
 
 
