@@ -76,11 +76,13 @@ def edit_by_two_runs(
     conds: Any = None,
     target_model: Any = None,
     latent: Tensor | None = None,
+    keep: Callable[[Tensor, Tensor], Tensor] = lambda x0, p: p,
 ) -> Tensor:
     """DDCM with eta 1 as two separate stock runs; correct while nothing couples the branches.
 
     conds: source, target and negative conditioning, when not those of the usual edits.
     target_model: the target run's model, when it is another than the source run's.
+    keep: what becomes of the source latent and the predicted edit at each step, such as a mask.
     """
     edits, source_denoised = edits_of(), []
     source, target, text = conds or (
@@ -103,7 +105,7 @@ def edit_by_two_runs(
         p = x0
         for i, n in enumerate(noises(x0, sigmas)):
             x = n * (1 + sigmas[0] ** 2).sqrt() if i == 0 else p + sigmas[i] * n
-            p = x0 + denoise(x, sigmas[i]) - source_denoised[i]
+            p = keep(x0, x0 + denoise(x, sigmas[i]) - source_denoised[i])
         return p
 
     one_branch(model, source, text, guidance[0], run_source, latent)
