@@ -158,8 +158,10 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         try:
             return super().outer_sample(*args, **kwargs)
         finally:
-            for name in ("inner_model", "loaded_models"):  # core leaves them when a run fails
-                self.__dict__.pop(name, None)
+            loaded = self.__dict__.pop("loaded_models", None)  # core leaves it when a run fails
+            if loaded is not None:
+                comfy.sampler_helpers.cleanup_models(self.conds, loaded)
+            self.__dict__.pop("inner_model", None)
 
     def predict_noise(
         self,
