@@ -345,10 +345,10 @@ def count_operations(side: int = 32, channels: int = 64, heads: int = 8) -> dict
     """One target row in one cross-attention layer, its text already projected: floating-point
     operations, kernels, and rows that the attention function is given. Counted with ComfyUI's
     attention_pytorch, which most GPUs use."""
-    q, text = torch.randn(1, side * side, channels), torch.randn(1, TOKENS, channels)
+    q, prompt = torch.randn(1, side * side, channels), torch.randn(1, TOKENS, channels)
     found: dict[str, Any] = {
         "layer": f"{side}x{side} positions, {channels} channels",
-        "plain": counted(lambda attention: attention(q, text, text), heads),
+        "plain": counted(lambda attention: attention(q, prompt, prompt), heads),
     }
     for k in COUNTS:
         ore = embeddings(k, channels)

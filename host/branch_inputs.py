@@ -148,8 +148,8 @@ def branches_entry(branches: Sequence[Mapping[str, Any]], batch: int) -> dict[st
             for cond in branches
         ]
     )
-    pooled = [cond.get("pooled_output") for cond in branches]
-    if all(p is not None for p in pooled):
+    pooled = [p for cond in branches if (p := cond.get("pooled_output")) is not None]
+    if len(pooled) == len(branches):
         entry["pooled_output"] = torch.cat([p.repeat(batch, 1) for p in pooled])
     entry[BRANCHES_KEY] = len(branches) == 2
     return entry

@@ -14,7 +14,7 @@ from .conditioning import run_settings
 from .patching import WRAPPERS, with_wrapper
 from .rows import STEP_KEY, branch_rows, chunk_rows, require_whole_batch
 from .run_checks import require_two_branch
-from .source_branch import SOURCE_KEY, SourceStep, attention_keys
+from .source_branch import SOURCE_KEY, OpenStep, SourceStep, attention_keys
 from .unet import require_cross_attention
 
 NODE = "Self-Attention Injection"
@@ -41,9 +41,9 @@ def apply_self_injection(model: Any, schedule: float) -> Any:
             if not is_active(options):
                 return n, context, value
             require_whole_batch(n.shape[0], options, NODE)
-            step: SourceStep | None = options.get(SOURCE_KEY)
+            step: SourceStep | OpenStep | None = options.get(SOURCE_KEY)
             keys = attention_keys(options)
-            if step is not None and step.is_kept:  # all rows are the target's
+            if isinstance(step, SourceStep):  # all rows are the target's
                 source = torch.cat([step.attention[key].to(n) for key in keys])
                 return source, source, value
             pairs = [branch_rows(chunk) for chunk in chunk_rows(n.shape[0], options)]

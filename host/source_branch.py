@@ -12,6 +12,7 @@ One source branch is kept, in main memory, until another one is, or until its mo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -26,7 +27,8 @@ LIMIT_BYTES = 2 * 1024**3
 """Most memory for one source branch; also at most a quarter of what is free. Steps beyond it are
 computed again."""
 SOURCE_KEY = "ale_edit_source"
-"""Entry of transformer_options with the SourceStep that attention patches fill or read."""
+"""Entry of transformer_options with the OpenStep that attention patches fill, or the SourceStep
+that they read."""
 OWN_WRAPPERS = {"ale_edit.rgb_cam", "ale_edit.self_injection", "ale_edit.background_blending"}
 """Wrappers that change nothing in the source branch."""
 KNOWN_OBJECTS = {"model_sampling"}
@@ -42,25 +44,29 @@ def attention_keys(options: Mapping[str, Any]) -> list[AttentionKey]:
     return [(layer, chunk) for chunk in options["cond_or_uncond"]]
 
 
-class SourceStep:
-    """The source branch at one step.
+class OpenStep:
+    """A step that runs with both branches: attention patches leave the source's inputs here."""
 
-    is_kept: whether it is complete and only the target's rows run; else it is being filled.
+    def __init__(self) -> None:
+        self.attention: dict[AttentionKey, Tensor] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class SourceStep:
+    """The source branch at one step that has run.
+
     denoised: (B, C, h, w), the guided prediction. attention: (B, L, C) inputs of self-attention.
     """
 
-    def __init__(self) -> None:
-        self.is_kept = False
-        self.denoised: Tensor | None = None
-        self.attention: dict[AttentionKey, Tensor] = {}
+    denoised: Tensor
+    attention: Mapping[AttentionKey, Tensor]
 
     def chunks(self) -> set[int]:
         """The chunks whose attention inputs are here."""
         return {chunk for _, chunk in self.attention}
 
     def bytes(self) -> int:
-        tensors = [*self.attention.values(), *([] if self.denoised is None else [self.denoised])]
-        return sum(tensor.nbytes for tensor in tensors)
+        return self.denoised.nbytes + sum(tensor.nbytes for tensor in self.attention.values())
 
 
 class SourceBranch:
@@ -69,22 +75,19 @@ class SourceBranch:
     def __init__(self, inputs: Mapping[str, Any]) -> None:
         self.inputs = dict(inputs)
         self.steps: dict[int, SourceStep] = {}
-        free = comfy.model_management.get_free_memory(torch.device("cpu"))
-        self._bytes_left = min(LIMIT_BYTES, free // 4)
+        free: Any = comfy.model_management.get_free_memory(torch.device("cpu"))
+        self._bytes_left = min(LIMIT_BYTES, int(free) // 4)
 
-    def add(self, number: int, step: SourceStep, denoised: Tensor) -> None:
+    def add(self, number: int, attention: Mapping[AttentionKey, Tensor], denoised: Tensor) -> None:
         """Keep a step that has run, in place of an earlier one; without its attention inputs when
         there is no memory left for them."""
         if number in self.steps:
             self._bytes_left += self.steps[number].bytes()
-        if step.bytes() > self._bytes_left:
-            self._bytes_left = 0
-            step.attention = {}
-        step.attention = {key: value.cpu() for key, value in step.attention.items()}
-        step.denoised = denoised.to("cpu", copy=True)
-        step.is_kept = True
+        if sum(tensor.nbytes for tensor in attention.values()) > self._bytes_left:
+            self._bytes_left, attention = 0, {}
+        on_cpu = {key: tensor.cpu() for key, tensor in attention.items()}
+        self.steps[number] = step = SourceStep(denoised.to("cpu", copy=True), on_cpu)
         self._bytes_left -= step.bytes()
-        self.steps[number] = step
 
     def step(self, number: int, injected_chunks: set[int]) -> SourceStep | None:
         """A step that serves a run which injects self-attention into the given chunks of rows."""
@@ -112,7 +115,7 @@ def forget() -> None:
     _kept.clear()
 
 
-def is_separable(patcher: Any, sampler: Any, conds: Sequence[Mapping[str, Any]]) -> bool:
+def is_source_separable(patcher: Any, sampler: Any, conds: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the source branch of a run is certain not to depend on its target branch.
 
     Other packs' patches may let rows of a batch see each other, remember earlier calls, or call the

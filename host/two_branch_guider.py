@@ -39,10 +39,10 @@ from .run_checks import (
 from .self_injection import ACTIVE_KEY
 from .source_branch import (
     SOURCE_KEY,
+    OpenStep,
     SourceBranch,
-    SourceStep,
     find,
-    is_separable,
+    is_source_separable,
     keep,
     run_inputs,
 )
@@ -97,6 +97,35 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         """Run the sampler; as CFGGuider.sample, after checking what would give a wrong image."""
         require_two_branch_sampler(sampler, NODE)
+        self._require_inputs(latent_image, sigmas)
+        batch = latent_image.shape[0]
+        positive = branches_entry((self._source, self._target), batch)
+        negative = [
+            {**with_mask_of(cond, batch, branches=2), BRANCHES_KEY: True} for cond in self._negative
+        ]
+        self.original_conds = {"positive": [positive], "negative": negative}
+        is_separable = is_source_separable(self.model_patcher, sampler, [positive, *negative])
+        if self._reuses_source and is_separable and not args:
+            numbers = {
+                "latent": latent_image.cpu(),
+                "noise mask": kwargs.get("denoise_mask"),
+                "sigmas": sigmas,
+                "seed": kwargs.get("seed"),
+                "guidance": self._guidance[0],
+            }
+            inputs = run_inputs(self.model_patcher, positive, self._source, negative, numbers)
+            self._open_source_branch(inputs, batch)
+        try:
+            out = super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            if self._source_branch is not None:
+                keep(self.model_patcher.model, self._source_branch)
+            return out
+        finally:
+            self.original_conds = {}
+            self._source_branch = None
+            self.__dict__.pop("conds", None)
+
+    def _require_inputs(self, latent_image: Tensor, sigmas: Tensor) -> None:
         require_noise_space(self.model_patcher, NODE)
         require_sigmas(sigmas, NODE)
         require_latent(latent_image, self.model_patcher, NODE)
@@ -109,44 +138,18 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         require_active("source", [self._source], sigmas, self.model_patcher, NODE)
         if not all(self._is_off(self.model_options)):
             require_active("negative", self._negative, sigmas, self.model_patcher, NODE)
-        batch = latent_image.shape[0]
-        positive = branches_entry((self._source, self._target), batch)
-        negative = [
-            {**with_mask_of(cond, batch, branches=2), BRANCHES_KEY: True} for cond in self._negative
+
+    def _open_source_branch(self, inputs: dict[str, Any], batch: int) -> None:
+        """Take the source branch of an earlier run with the same inputs, or begin one."""
+        self._source_branch = find(self.model_patcher.model, inputs)
+        if self._source_branch is None:
+            self._source_branch = SourceBranch(inputs)
+            return
+        self.original_conds["target"] = [branches_entry((self._target,), batch)]
+        # SDXL's refiner asks for the kind of prompt, by default the name of the entries
+        self.original_conds["target negative"] = [
+            {"prompt_type": "negative", **cond, "uuid": uuid4()} for cond in self._negative
         ]
-        self.original_conds = {"positive": [positive], "negative": negative}
-        if (
-            self._reuses_source
-            and not args
-            and is_separable(self.model_patcher, sampler, [positive, *negative])
-        ):
-            numbers = {
-                "latent": latent_image.cpu(),
-                "noise mask": kwargs.get("denoise_mask"),
-                "sigmas": sigmas,
-                "seed": kwargs.get("seed"),
-                "guidance": self._guidance[0],
-            }
-            inputs = run_inputs(self.model_patcher, positive, self._source, negative, numbers)
-            self._source_branch = find(self.model_patcher.model, inputs)
-            if self._source_branch is not None:
-                self.original_conds["target"] = [branches_entry((self._target,), batch)]
-                # SDXL's refiner asks for the kind of prompt, by default the name of the entries
-                alone = [
-                    {"prompt_type": "negative", **cond, "uuid": uuid4()} for cond in self._negative
-                ]
-                self.original_conds["target negative"] = alone
-            else:
-                self._source_branch = SourceBranch(inputs)
-        try:
-            out = super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
-            if self._source_branch is not None:
-                keep(self.model_patcher.model, self._source_branch)
-            return out
-        finally:
-            self.original_conds = {}
-            self._source_branch = None
-            self.__dict__.pop("conds", None)
 
     def outer_sample(self, *args: Any, **kwargs: Any) -> Tensor:
         comfy.patcher_extension.add_wrapper(
@@ -182,9 +185,9 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
             options[SOURCE_KEY] = kept
             target = self._target_alone(x[batch:], timestep[batch:], model_options)
             return torch.cat([kept.denoised.to(target), target])
-        step = options[SOURCE_KEY] = SourceStep()
+        step = options[SOURCE_KEY] = OpenStep()
         source, target = self._both_branches(x, timestep, model_options)
-        branch.add(number, step, source)
+        branch.add(number, step.attention, source)
         return torch.cat([source, target])
 
     def _both_branches(
