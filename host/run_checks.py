@@ -5,12 +5,16 @@ Every error names the node whose input is wrong (`node`), the values found, and 
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import comfy.model_sampling
 import torch
 from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
+LARGE_PIXELS = 4_000_000
 MIXING_GUIDANCE = {"comfy_extras.nodes_mahiro"}
 
 OTHER_SPACES = (
@@ -89,6 +93,25 @@ def require_latent(latent: Tensor, model: Any, node: str) -> None:
             f"{node}: the latent of this run is empty, there is no image to edit. Connect VAE "
             "Encode of the source image instead of Empty Latent Image."
         )
+
+
+def advise_size(latent: Tensor, model: Any, node: str) -> None:
+    """Says once what a latent of more than LARGE_PIXELS pixels costs, and what to do instead."""
+    height, width = (8 * n for n in latent.shape[-2:])
+    if height * width <= LARGE_PIXELS:
+        return
+    needed = model.model.memory_required([2 * latent.shape[0], *latent.shape[1:]])
+    logger.warning(
+        "%s: the latent of this run stands for %dx%d pixels (height x width, %.0f megapixels), "
+        "many times the size that these models were made for; a model call of both branches needs "
+        "about %.0f GB by ComfyUI's estimate. Scale the image to 0.3 to 1 megapixel first, with "
+        "Scale Image to Total Pixels.",
+        node,
+        height,
+        width,
+        height * width / 1e6,
+        needed / 1024**3,
+    )
 
 
 def require_text_width(name: str, cond: dict[str, Any], model: Any, node: str) -> None:

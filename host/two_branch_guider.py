@@ -29,6 +29,7 @@ from .conditioning import BRANCHES_KEY
 from .patching import WRAPPERS
 from .rows import STEP_KEY, step_index, with_latent
 from .run_checks import (
+    advise_size,
     require_latent,
     require_noise_space,
     require_sigmas,
@@ -134,6 +135,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         for name, cond in [*inputs, *(("negative", cond) for cond in self._negative)]:
             require_text_width(name, cond, self.model_patcher, NODE)
             require_control(name, cond, latent_image.shape[0], self.model_patcher, NODE)
+        advise_size(latent_image, self.model_patcher, NODE)
         require_pooled(self._source, self._target, self.model_patcher, NODE)
         require_active("source", [self._source], sigmas, self.model_patcher, NODE)
         if not all(self._is_off(self.model_options)):

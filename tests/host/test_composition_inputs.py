@@ -26,6 +26,7 @@ from ale_edit.tests.host.runs import (
     plain,
     relative_error,
     side,
+    with_option,
 )
 from ale_edit.tests.host.stock_runs import edit_by_two_runs
 from ale_edit.tests.host.test_composition import Conds, conds_of, controlled, edit_with, hint
@@ -312,3 +313,31 @@ def test_masks_of_two_sizes_give_the_same_edit(model, clip):
         for masks in (boxes, larger)
     ]
     assert torch.equal(edits[0], edits[1])
+
+
+# -- a photograph of 12 megapixels -----------------------------------------------------------------
+
+
+def test_twelve_megapixels_run_with_one_warning_that_says_what_to_do(model, clip, caplog):
+    """Everything of ours but the UNet, which is left out: 3000 x 4000 pixels, two objects."""
+    regions = two_regions(3000, 4000, 0.01)
+    guider = guide(patched(with_option(model, skip_unet), regions), clip)
+    latent = source_latent(1, 375, 500)
+    made = edit(guider, latent, steps=2)
+    assert made.shape == latent.shape and torch.isfinite(made).all()
+    warned = [r.getMessage() for r in caplog.records if "Two-Branch Guider" in r.getMessage()]
+    assert len(warned) == 1
+    needed = model.model.memory_required([2, 4, 375, 500]) / 1024**3
+    for words in ("3000x4000", "12 megapixels", f"{needed:.0f} GB", "Scale Image to Total Pixels"):
+        assert words in warned[0]
+
+
+def test_the_sizes_that_people_edit_at_are_not_warned_about(model, clip, caplog):
+    for shape in ((64, 64), (96, 96), (128, 128), (192, 256)):
+        guider = guide(with_option(model, skip_unet), clip)
+        edit(guider, source_latent(1, *shape), steps=1)
+    assert not [r for r in caplog.records if "megapixels" in r.getMessage()]
+
+
+def skip_unet(model: Any) -> None:
+    model.set_model_unet_function_wrapper(lambda apply_model, args: args["input"] * 0.5)
