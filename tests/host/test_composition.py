@@ -21,6 +21,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_hooks import PairConditioningSetProperties
 from torch import Tensor, nn
 
+from ale_edit.editors.ale import background_weights
 from ale_edit.host import two_branch_guider
 from ale_edit.host.blending import apply_background_blending
 from ale_edit.host.rgb_cam import apply_rgb_cam
@@ -694,14 +695,33 @@ def test_what_keeps_rows_from_call_to_call_gets_as_many_in_each(model, clip, cha
 @pytest.mark.parametrize("change", [EASY_CACHE, LAZY_CACHE], ids=["EasyCache", "LazyCache"])
 @pytest.mark.parametrize("is_late", [True, False])
 def test_steps_that_a_cache_leaves_out_keep_the_background_too(model, clip, change, is_late):
-    from ale_edit.editors.ale import background_weights
-
     changed = change(patched(model)) if is_late else patched(change(model))
     latent = source_latent(2)
     made = edit(guide(changed, clip), latent, steps=8)
     keeps = background_weights(two_regions(), 8, 8, "paper", is_soft=False)
     torch.testing.assert_close(made[..., keeps], latent[..., keeps], rtol=3e-7, atol=0)
     assert relative_error(made, edit(guide(patched(model), clip), latent, steps=8)) > 0.01
+
+
+def shaken(model: Any) -> Any:
+    """Another node's wrapper that changes every prediction, other in each row."""
+
+    def shake(executor: Any, x: Tensor, *args: Any) -> Tensor:
+        return executor(x, *args) + 0.3 * randn(*x.shape, seed=50)
+
+    return with_option(
+        model, lambda m: m.add_wrapper_with_key(WRAPPERS.PREDICT_NOISE, "shake", shake)
+    )
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+def test_what_changes_predictions_cannot_change_the_background(model, clip, is_late):
+    changed = shaken(patched(model)) if is_late else patched(shaken(model))
+    latent = source_latent(2)
+    made = edit(guide(changed, clip), latent)
+    keeps = background_weights(two_regions(), 8, 8, "paper", is_soft=False)
+    torch.testing.assert_close(made[..., keeps], latent[..., keeps], rtol=3e-7, atol=0)
+    assert relative_error(made, edit(guide(patched(model), clip), latent)) > 0.01
 
 
 def in_tiles(model: Any) -> Any:
