@@ -13,6 +13,7 @@ import comfy.controlnet
 import comfy.gligen
 import comfy.hooks
 import comfy.patcher_extension
+import comfy.samplers
 import comfy.sd
 import pytest
 import torch
@@ -812,3 +813,34 @@ def test_many_nodes_at_once_in_two_orders(model, clip):
     ]
     assert torch.isfinite(results[0]).all()
     assert relative_error(results[1], results[0]) < 1e-4
+
+
+def test_a_sampler_that_calls_the_model_past_its_guider_gets_rgb_cam_too(model, clip):
+    """As some packs' samplers do: ComfyUI's sampling_function with the run's own options."""
+    target, negative = conds_of(clip)[1:]
+    latent, seen = randn(1, 4, 8, 8), []
+
+    def sampler(denoiser: Any, x: Tensor, sigmas: Tensor, extra_args: Any, **_: Any) -> Tensor:
+        guider, sigma = denoiser.inner_model, sigmas[:1]
+        options = extra_args["model_options"]
+        conds = guider.conds["negative"], guider.conds["positive"]
+        for function in (
+            lambda: guider(x, sigma, options, 0),
+            lambda: past(guider, x, sigma, conds, options),
+        ):
+            seen.append(function())
+        return x
+
+    def past(guider: Any, x: Tensor, sigma: Tensor, conds: Any, options: Any) -> Tensor:
+        return comfy.samplers.sampling_function(
+            guider.inner_model, x, sigma, *conds, guider.cfg, model_options=options
+        )
+
+    for changed in (apply_rgb_cam(model, two_regions()), model):
+        comfy.samplers.sample(
+            changed, latent, target, negative, 3.0, changed.load_device,
+            comfy.samplers.KSAMPLER(sampler), torch.tensor([3.0, 0.0]), changed.model_options,
+            latent_image=torch.zeros_like(latent), disable_pbar=True, seed=0,
+        )  # fmt: skip
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[2], seen[3])
+    assert relative_error(seen[1], seen[3]) > 0.01
