@@ -75,6 +75,21 @@ def require_pooled(
         )
 
 
+def require_same_hidden_part(
+    target: Mapping[str, Any], negative: Sequence[Mapping[str, Any]], node: str
+) -> None:
+    """Raises ValueError when the channels beside the latent, which inpainting models read, are
+    others for the negative than for source and target: guidance would follow the difference."""
+    for cond in negative:
+        for key in ("concat_latent_image", "concat_mask"):
+            if not is_same(target.get(key), cond.get(key)):
+                raise ValueError(
+                    f"{node}: the negative input differs from source and target in {key}. Put all "
+                    "three through Inpaint Model Conditioning (or the like) with the same image "
+                    "and mask."
+                )
+
+
 def require_active(
     name: str, conds: Sequence[Mapping[str, Any]], sigmas: Tensor, model: Any, node: str
 ) -> None:

@@ -23,6 +23,7 @@ from .branch_inputs import (
     require_branches,
     require_control,
     require_pooled,
+    require_same_hidden_part,
     with_mask_of,
 )
 from .conditioning import BRANCHES_KEY
@@ -139,6 +140,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         require_pooled(self._source, self._target, self.model_patcher, NODE)
         require_active("source", [self._source], sigmas, self.model_patcher, NODE)
         if not all(self._is_off(self.model_options)):
+            require_same_hidden_part(self._target, self._negative, NODE)
             require_active("negative", self._negative, sigmas, self.model_patcher, NODE)
 
     def _open_source_branch(self, inputs: dict[str, Any], batch: int) -> None:
