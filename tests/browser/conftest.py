@@ -20,6 +20,7 @@ VIEW = {"width": 2000, "height": 1200}
 SETTINGS = {
     "Comfy.TutorialCompleted": True,  # no dialog at the first start
     "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasInfo": False,
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # text however small, for the screenshots
 }
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"

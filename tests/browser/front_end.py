@@ -44,6 +44,10 @@ EVENTS = """() => {
 }"""
 HAS_ENDED = """() => window.heard.some(([kind]) => /^execution_/.test(kind))
     || document.querySelector('.p-dialog')"""
+ARE_SHOWN = """ids => ids.every(id => {
+    const pictures = app.graph.getNodeById(id).imgs ?? []
+    return pictures.length && pictures.every(picture => picture.naturalWidth)
+})"""
 FIT = """([left, top, right, bottom]) => {
     const {canvas, graph} = app
     const box = (item, title) => [item.pos[0], item.pos[1] - title,
@@ -100,7 +104,8 @@ class Run:
 
     steps: list[tuple[int, int]]  # (value, maximum) of each progress message
     previews: list[int]  # bytes of each preview picture
-    finished: list[str]  # ids of the nodes that showed something
+    finished: list[str]  # ids of the nodes that gave something to show
+    with_pictures: list[str]  # those among them that gave pictures
     error: Json | None
 
 
@@ -193,11 +198,15 @@ class FrontEnd:
 
     def run(self) -> Run:
         """Press Run and wait for the end, or for a dialog that says why there is no run."""
+        self.fit()  # what is out of sight is not drawn, nor are its pictures loaded
         self.page.evaluate(EVENTS)
         self.press_run()
         self.page.wait_for_function(HAS_ENDED, timeout=RUN_MS)
+        heard = self.heard()
+        if heard.error is None and not self.dialog().count():
+            self.page.wait_for_function(ARE_SHOWN, arg=heard.with_pictures)
         self.settle()
-        return self.heard()
+        return heard
 
     def press_run(self) -> None:
         self.page.get_by_test_id("queue-button").get_by_role("button").first.click()
@@ -205,10 +214,12 @@ class FrontEnd:
     def heard(self) -> Run:
         heard = self.page.evaluate("window.heard")
         by_kind = {kind: [detail for k, detail in heard if k == kind] for kind, _ in heard}
+        executed = by_kind.get("executed", [])
         return Run(
             [(detail["value"], detail["max"]) for detail in by_kind.get("progress", [])],
             by_kind.get("b_preview", []),
-            [detail["display_node"] for detail in by_kind.get("executed", [])],
+            [detail["display_node"] for detail in executed],
+            [detail["display_node"] for detail in executed if detail["output"].get("images")],
             next(iter(by_kind.get("execution_error", [])), None),
         )
 
@@ -223,9 +234,13 @@ class FrontEnd:
         """Let pictures load and the canvas be drawn."""
         self.page.wait_for_timeout(milliseconds)
 
+    def fit(self) -> Json:
+        """Show the whole graph; gives its place on the page."""
+        return self.page.evaluate(FIT, [70, 130, 30, 60])
+
     def shoot_graph(self, path: Path) -> Image.Image:
         """A picture of the whole graph and nothing else."""
-        box = self.page.evaluate(FIT, [70, 130, 30, 60])
+        box = self.fit()
         self.page.evaluate("app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
         self.settle(1200)
         self.page.screenshot(path=path)

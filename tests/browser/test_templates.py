@@ -24,7 +24,7 @@ TITLE_HEIGHT = 30
 SAMPLING = ("KSampler", "SamplerCustom", "SamplerCustomAdvanced", "ALEEdit")
 SHOWING = ("SaveImage", "PreviewImage", "MaskPreview", "PreviewAny", "ALERegions")
 DRAWN = "ale_edit_drawn_masks"  # test_mask_editor.py draws and runs it
-IN_DOCS = ("ale_edit", "ale_edit_one_node", "ale_edit_lcm_lora", "regional_text_to_image")
+IN_DOCS = ("ale_edit", "ale_edit_one_node", "ale_edit_lcm_lora")
 
 INPUTS = {  # of every node class in a workflow
     class_type: {entry for entry, _, _ in inputs_of(class_type)}

@@ -59,7 +59,7 @@ def save_card(path: Path, picture: Image.Image) -> None:
     picture.save(path, quality=88, optimize=True)
 
 
-def save_small(path: Path, picture: Image.Image, width: int = 1600) -> None:
+def save_small(path: Path, picture: Image.Image, width: int = 2000) -> None:
     """A screenshot for the documentation: at most `width` pixels wide, and under 200 kB."""
     if picture.width > width:
         size = (width, round(picture.height * width / picture.width))
