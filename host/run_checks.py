@@ -15,7 +15,8 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 LARGE_PIXELS = 4_000_000
-MIXING_GUIDANCE = {"comfy_extras.nodes_mahiro"}
+MIXING_GUIDANCE = "nodes_mahiro"
+"""End of the name of a core module; ComfyUI loads it by its path."""
 
 OTHER_SPACES = (
     comfy.model_sampling.CONST,
@@ -147,7 +148,7 @@ def require_whole_rows(model_options: dict[str, Any], node: str) -> None:
             "and edit into windows. Remove Context Windows."
         )
     patches = model_options.get("sampler_post_cfg_function", [])
-    if any(getattr(patch, "__module__", None) in MIXING_GUIDANCE for patch in patches):
+    if any(str(getattr(patch, "__module__", "")).endswith(MIXING_GUIDANCE) for patch in patches):
         raise ValueError(
             f"{node}: the model went through Mahiro, whose guidance averages over all images of a "
             "batch and so would mix source and edit. Remove Mahiro."

@@ -20,7 +20,9 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from .compare import is_same
 from .conditioning import BRANCHES_KEY, ORE_KEY
+from .patching import BLENDING_KEY, RGB_CAM_KEY, SELF_INJECTION_KEY
 from .unet import LayerKey
 
 LIMIT_BYTES = 2 * 1024**3
@@ -29,7 +31,7 @@ computed again."""
 SOURCE_KEY = "ale_edit_source"
 """Entry of transformer_options with the OpenStep that attention patches fill, or the SourceStep
 that they read."""
-OWN_WRAPPERS = {"ale_edit.rgb_cam", "ale_edit.self_injection", "ale_edit.background_blending"}
+OWN_WRAPPERS = {RGB_CAM_KEY, SELF_INJECTION_KEY, BLENDING_KEY}
 """Wrappers that change nothing in the source branch."""
 KNOWN_OBJECTS = {"model_sampling"}
 COUPLING_KEYS = ("control", "hooks", "gligen", "area", "mask", "start_percent", "end_percent")
@@ -45,10 +47,22 @@ def attention_keys(options: Mapping[str, Any]) -> list[AttentionKey]:
 
 
 class OpenStep:
-    """A step that runs with both branches: attention patches leave the source's inputs here."""
+    """A step that runs with both branches: attention patches leave the source's inputs here.
 
-    def __init__(self) -> None:
+    bytes_left: memory for them; with more, none of the step is kept.
+    """
+
+    def __init__(self, bytes_left: int) -> None:
+        self._bytes_left = bytes_left
         self.attention: dict[AttentionKey, Tensor] = {}
+
+    def put(self, key: AttentionKey, rows: Tensor) -> None:
+        """Copy a layer's rows (B, L, C) to main memory; from a GPU without waiting for it."""
+        if rows.nbytes > self._bytes_left:
+            self._bytes_left, self.attention = -1, {}
+            return
+        self._bytes_left -= rows.nbytes
+        self.attention[key] = rows.to("cpu", copy=True, non_blocking=rows.is_cuda)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,21 +87,22 @@ class SourceBranch:
     """The source branch of one run: what it was computed from, and what came out at each step."""
 
     def __init__(self, inputs: Mapping[str, Any]) -> None:
-        self.inputs = dict(inputs)
+        self.inputs = _copied(inputs)
         self.steps: dict[int, SourceStep] = {}
         free: Any = comfy.model_management.get_free_memory(torch.device("cpu"))
         self._bytes_left = min(LIMIT_BYTES, int(free) // 4)
 
-    def add(self, number: int, attention: Mapping[AttentionKey, Tensor], denoised: Tensor) -> None:
-        """Keep a step that has run, in place of an earlier one; without its attention inputs when
-        there is no memory left for them."""
+    def open(self) -> OpenStep:
+        """A step that is about to run with both branches."""
+        return OpenStep(self._bytes_left)
+
+    def add(self, number: int, step: OpenStep, denoised: Tensor) -> None:
+        """Keep a step that has run, in place of an earlier one."""
         if number in self.steps:
             self._bytes_left += self.steps[number].bytes()
-        if sum(tensor.nbytes for tensor in attention.values()) > self._bytes_left:
-            self._bytes_left, attention = 0, {}
-        on_cpu = {key: tensor.cpu() for key, tensor in attention.items()}
-        self.steps[number] = step = SourceStep(denoised.to("cpu", copy=True), on_cpu)
-        self._bytes_left -= step.bytes()
+        done = SourceStep(denoised.to("cpu", copy=True), step.attention)
+        self.steps[number] = done
+        self._bytes_left -= done.bytes()
 
     def step(self, number: int, injected_chunks: set[int]) -> SourceStep | None:
         """A step that serves a run which injects self-attention into the given chunks of rows."""
@@ -105,9 +120,13 @@ def keep(model: Any, branch: SourceBranch) -> None:
 
 
 def find(model: Any, inputs: Mapping[str, Any]) -> SourceBranch | None:
-    """The kept source branch of a BaseModel that was computed from the same inputs."""
+    """The kept source branch of a BaseModel that was computed from the same inputs; one of other
+    inputs is freed."""
     branch = _kept.get(model)
-    return branch if branch is not None and is_same(branch.inputs, inputs) else None
+    if branch is not None and is_same(branch.inputs, inputs):
+        return branch
+    forget()
+    return None
 
 
 def forget() -> None:
@@ -115,7 +134,12 @@ def forget() -> None:
     _kept.clear()
 
 
-def is_source_separable(patcher: Any, sampler: Any, conds: Sequence[Mapping[str, Any]]) -> bool:
+def is_source_separable(
+    patcher: Any,
+    sampler: Any,
+    positive: Mapping[str, Any],
+    negative: Sequence[Mapping[str, Any]],
+) -> bool:
     """Whether the source branch of a run is certain not to depend on its target branch.
 
     Other packs' patches may let rows of a batch see each other, remember earlier calls, or call the
@@ -132,6 +156,9 @@ def is_source_separable(patcher: Any, sampler: Any, conds: Sequence[Mapping[str,
         return False
     if any(key not in OWN_WRAPPERS for kind in patcher.wrappers.values() for key in kind):
         return False
+    if len(negative) > 1:  # chunks of one call could not be told apart
+        return False
+    conds = [positive, *negative]
     return not any(cond.get(key) is not None for cond in conds for key in COUPLING_KEYS)
 
 
@@ -149,7 +176,9 @@ def run_inputs(
     """
     return {
         "weights": patcher.patches_uuid,
+        "weight patches": {key: len(patches) for key, patches in patcher.patches.items()},
         "objects": dict(patcher.object_patches),
+        "model sampling": patcher.get_model_object("model_sampling").state_dict(),
         "source": {key: source.get(key) for key in ("cross_attn", "pooled_output")},
         "entry": _described(entry, ("cross_attn", "pooled_output")),
         "negative": [_described(cond, ()) for cond in negative],
@@ -162,12 +191,10 @@ def _described(cond: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, An
     return {key: value for key, value in cond.items() if key not in (*ours, *left_out)}
 
 
-def is_same(first: Any, second: Any) -> bool:
-    """Equality of nested values that may hold tensors."""
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return first.shape == second.shape and torch.equal(first.cpu(), second.cpu())
-    if isinstance(first, Mapping) and isinstance(second, Mapping):
-        return first.keys() == second.keys() and all(is_same(first[k], second[k]) for k in first)
-    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
-        return len(first) == len(second) and all(map(is_same, first, second))
-    return first is second or bool(first == second)
+def _copied(value: Any) -> Any:
+    """Nested values whose tensors are copies: the caller may change its own in place."""
+    if isinstance(value, Tensor):
+        return value.to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list | tuple) else value

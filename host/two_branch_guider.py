@@ -7,6 +7,7 @@ target rows alone (source_branch.py).
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 from uuid import uuid4
@@ -41,14 +42,16 @@ from .run_checks import (
 from .self_injection import ACTIVE_KEY
 from .source_branch import (
     SOURCE_KEY,
-    OpenStep,
     SourceBranch,
     find,
+    forget,
     is_source_separable,
     keep,
     run_inputs,
 )
 from .unet import require_cross_attention
+
+logger = logging.getLogger(__name__)
 
 NODE = "Two-Branch Guider"
 LEAST_SPLIT_POSITIONS = 32 * 32
@@ -106,10 +109,12 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
             {**with_mask_of(cond, batch, branches=2), BRANCHES_KEY: True} for cond in self._negative
         ]
         self.original_conds = {"positive": [positive], "negative": negative}
-        is_separable = is_source_separable(self.model_patcher, sampler, [positive, *negative])
-        if self._reuses_source and is_separable and not args:
+        is_separable = is_source_separable(self.model_patcher, sampler, positive, negative)
+        if not (self._reuses_source and is_separable and not args):
+            forget()
+        else:
             numbers = {
-                "latent": latent_image.cpu(),
+                "latent": latent_image,
                 "noise mask": kwargs.get("denoise_mask"),
                 "sigmas": sigmas,
                 "seed": kwargs.get("seed"),
@@ -140,7 +145,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         require_pooled(self._source, self._target, self.model_patcher, NODE)
         require_active("source", [self._source], sigmas, self.model_patcher, NODE)
         if not all(self._is_off(self.model_options)):
-            require_same_hidden_part(self._target, self._negative, NODE)
+            require_same_hidden_part(self._target, self._negative, self.model_patcher, NODE)
             require_active("negative", self._negative, sigmas, self.model_patcher, NODE)
 
     def _open_source_branch(self, inputs: dict[str, Any], batch: int) -> None:
@@ -149,6 +154,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         if self._source_branch is None:
             self._source_branch = SourceBranch(inputs)
             return
+        logger.info("%s: the source branch of the last edit is used again.", NODE)
         self.original_conds["target"] = [branches_entry((self._target,), batch)]
         # SDXL's refiner asks for the kind of prompt, by default the name of the entries
         self.original_conds["target negative"] = [
@@ -189,9 +195,9 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
             options[SOURCE_KEY] = kept
             target = self._target_alone(x[batch:], timestep[batch:], model_options)
             return torch.cat([kept.denoised.to(target), target])
-        step = options[SOURCE_KEY] = OpenStep()
+        step = options[SOURCE_KEY] = branch.open()
         source, target = self._both_branches(x, timestep, model_options)
-        branch.add(number, step.attention, source)
+        branch.add(number, step, source)
         return torch.cat([source, target])
 
     def _both_branches(

@@ -5,7 +5,10 @@ Other nodes' patches are in test_composition.py.
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import math
+from pathlib import Path
 from typing import Any
 
 import comfy.patcher_extension
@@ -311,3 +314,14 @@ def test_rgb_cam_in_a_two_branch_run_is_rgb_cam_in_a_stock_run_of_the_target(mod
     expected = edit_by_two_runs(model, clip, guidance, target_model=rgb_cam)
     print(f"RGB-CAM, two stock runs: {relative_error(made, expected):.1e} of the std")
     assert relative_error(made, expected) < 1e-4
+
+
+def test_mahiro_is_refused_when_loaded_as_comfyui_loads_it(model, clip):
+    """By its path, which is then the module's name."""
+    nodes = importlib.import_module("nodes")
+    extras = Path(importlib.import_module("comfy_extras.nodes_mahiro").__file__ or "")
+    assert asyncio.run(nodes.load_custom_node(str(extras), module_parent="comfy_extras"))
+    node = nodes.NODE_CLASS_MAPPINGS["Mahiro"]
+    mahiro = node.execute(model).result[0] if hasattr(node, "execute") else node().patch(model)[0]
+    with pytest.raises(ValueError, match=r"Remove Mahiro\."):
+        edit(guide(mahiro, clip))
