@@ -8,6 +8,7 @@ the names of LCM-LoRA's file and one pair of matrices for each weight that it ch
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -50,7 +51,8 @@ def write_checkpoint(path: Path) -> None:
         clip = comfy.sd1_clip.SD1ClipModel(device="meta", dtype=torch.float16)
         autoencoder = comfy.ldm.models.autoencoder.AutoencoderKL(ddconfig=vae, embed_dim=4)
     weights = _filled(unet, "model.diffusion_model.", seed=0)
-    weights |= _filled(clip.clip_l.transformer, "cond_stage_model.transformer.", seed=1)
+    encoder: Any = clip.clip_l
+    weights |= _filled(encoder.transformer, "cond_stage_model.transformer.", seed=1)
     weights |= _filled(autoencoder, "first_stage_model.", seed=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, path)

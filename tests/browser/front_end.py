@@ -26,7 +26,7 @@ IS_READY = """() => window.app?.graph && window.LiteGraph
 ACTIVE = "() => app.extensionManager.workflow.activeWorkflow?.filename"
 NODES = """() => app.graph._nodes.map(node => ({
     id: String(node.id), title: node.title, type: node.type,
-    pos: [...node.pos], size: [...node.size], smallest: [...node.computeSize()],
+    pos: [...node.pos], size: [...node.size],
     is_known: node.type in LiteGraph.registered_node_types,
     is_red: node.id in (app.lastNodeErrors ?? {}) || app.lastExecutionError?.node_id == node.id,
     widgets: (node.widgets ?? []).map(widget => widget.name),

@@ -34,16 +34,14 @@ INPUTS = {  # of every node class in a workflow
 
 def check_opened_whole(front_end: FrontEnd, name: str) -> None:
     """Every node and widget of the file is there, with its value, and nothing is cut off."""
-    nodes = front_end.nodes()
-    assert sorted(node["type"] for node in nodes) == sorted(
-        n["type"] for n in read_ui(name)["nodes"]
-    )
+    nodes, ui = front_end.nodes(), read_ui(name)
+    assert sorted(node["type"] for node in nodes) == sorted(n["type"] for n in ui["nodes"])
     assert not [node["type"] for node in nodes if not node["is_known"]]
     for node in nodes:
         assert set(node["awaited"]) <= set(node["widgets"]), node["title"]
         assert not node["unlisted"], (node["title"], "has a value that its list does not hold")
-        assert node["size"][0] >= node["smallest"][0] - 1, (node["title"], node["smallest"])
-        assert node["size"][1] >= node["smallest"][1] - 1, (node["title"], node["smallest"])
+        saved = next(n["size"] for n in ui["nodes"] if str(n["id"]) == node["id"])
+        assert node["size"] == pytest.approx(saved, abs=1), (node["title"], "had to grow")
     prompt = front_end.prompt()
     for node in prompt.values():  # the page gives some stock nodes a widget that is its own
         known = INPUTS[node["class_type"]]
@@ -69,7 +67,8 @@ def check_places(front_end: FrontEnd) -> None:
 
 def check_run(front_end: FrontEnd, run: Run) -> None:
     """Progress and previews came, and every node that shows something shows a real picture."""
-    assert run.error is None and not front_end.dialog().count()
+    assert run.error is None, run.error["exception_message"]
+    assert not front_end.dialog().count()
     nodes = front_end.nodes()
     if any(node["type"] in SAMPLING for node in nodes):
         values = [value for value, maximum in run.steps if maximum > 1]
