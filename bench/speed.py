@@ -56,8 +56,8 @@ COUNTS = (1, 3, 10)
 RATIOS = {f"k{k}_over_plain": k for k in COUNTS}
 TARGETS = {"k3_over_plain": 1.05, "k10_over_plain": 1.08}
 IMPORT_TARGET_S = 0.1
-FEWEST_ROUNDS, ENOUGH_S = 5, 40.0
-TOKENS = 77
+FEWEST_ROUNDS, ENOUGH_S = 3, 30.0
+TOKENS, POOLED = 77, 1280
 WORDS = (2, 3, 4, 5)  # of the objects' phrases, in turn; ten of them fit one chunk of text
 STEPS = ALESettings.steps
 ROWS_SIZE = 32
@@ -79,11 +79,44 @@ class Shape:
         return f"{self.unet}, {self.size}x{self.size}, {str(self.dtype).removeprefix('torch.')}"
 
 
+_SD = {
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1] * 9 + [0] * 3,
+}
+_SDXL = {
+    "num_res_blocks": [2, 2, 2],
+    "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+    "transformer_depth_middle": 10,
+    "use_linear_in_transformer": True,
+    "context_dim": 2048,
+    "num_classes": "sequential",
+    "adm_in_channels": POOLED + 6 * 256,
+}
+LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {  # class of comfy.supported_models
+    "SD 1.5": ("SD15", {**_SD, "context_dim": 768}),
+    "SD 2": ("SD20", {**_SD, "context_dim": 1024, "use_linear_in_transformer": True}),
+    "SDXL": ("SDXL", _SDXL),
+    "SSD-1B": (
+        "SSD1B",
+        {
+            **_SDXL,
+            "transformer_depth": [0, 0, 2, 2, 4, 4],
+            "transformer_depth_output": [0, 0, 0, 1, 1, 2, 10, 4, 4],
+            "transformer_depth_middle": -1,
+        },
+    ),
+}
 UNETS: dict[str, Callable[[torch.dtype], Any]] = {
     "demo": lambda _dtype: build_model(new_unet().state_dict()),
-    "SD 1.5, 64 channels": lambda dtype: sd15_model(64, dtype),
-    "SD 1.5": lambda dtype: sd15_model(320, dtype),
+    "SD 1.5, 64 channels": lambda dtype: unet_model("SD 1.5", 64, dtype),
+    "SD 1.5": lambda dtype: unet_model("SD 1.5", 320, dtype),
 }
+FAMILY_SIZES = {"SD 2": (32, 96), "SDXL": (64, 128), "SSD-1B": (64, 128)}
+"""Latent size of each other family: with 64 channels on a CPU, with its own 320 on a GPU."""
 
 
 def shapes(is_quick: bool) -> list[Shape]:
@@ -98,22 +131,13 @@ def shapes(is_quick: bool) -> list[Shape]:
 # -- models, text, regions -------------------------------------------------------------------------
 
 
-def sd15_model(channels: int, dtype: torch.dtype) -> Any:
-    """A MODEL of SD 1.5's shape with `channels` where it has 320."""
-    config = comfy.supported_models.SD15(
-        {
-            **UNET_CONFIG,
-            "model_channels": channels,
-            "num_res_blocks": [2, 2, 2, 2],
-            "channel_mult": [1, 2, 4, 4],
-            "num_heads": 8,
-            "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-            "transformer_depth_output": [1] * 9 + [0] * 3,
-            "context_dim": 768,
-        }
-    )
+def unet_model(family: str, channels: int, dtype: torch.dtype) -> Any:
+    """A MODEL of a family's layout with `channels` where it has 320."""
+    name, layout = LAYOUTS[family]
+    settings = {**UNET_CONFIG, **layout, "model_channels": channels}
+    config = getattr(comfy.supported_models, name)(settings)
     config.set_inference_dtype(dtype, None)
-    model = comfy.model_base.BaseModel(config)
+    model = config.get_model({}, "")
     model.diffusion_model.eval().requires_grad_(False)
     for parameter in model.diffusion_model.parameters():
         parameter.data.normal_(std=0.02)
@@ -168,9 +192,13 @@ def guide(
     guider_class: type[TwoBranchGuider] = TwoBranchGuider,
 ) -> TwoBranchGuider:
     width = model.model.model_config.unet_config["context_dim"]
-    source, negative = ([[torch.randn(1, TOKENS, width), {}]] for _ in range(2))
+    source, negative = (
+        [[torch.randn(1, TOKENS, width), {"pooled_output": torch.randn(1, POOLED)}]]
+        for _ in range(2)
+    )
+    target = make_conditioning(embeddings(count, width), torch.randn(1, POOLED))
     guider = guider_class(model)
-    guider.set_branches(source, make_conditioning(embeddings(count, width), None), negative)
+    guider.set_branches(source, target, negative)
     guider.set_guidance(*guidance)
     return guider
 
@@ -225,7 +253,7 @@ def finish_queue() -> None:
 
 def interleaved(evaluations: Sequence[Evaluation], rounds: int) -> list[list[float]]:
     """Seconds of each evaluation in each round; the order turns by one from round to round. Slow
-    ones get fewer rounds, but FEWEST_ROUNDS."""
+    ones get fewer rounds, but FEWEST_ROUNDS, of which a median can leave out the worst."""
     count = len(evaluations)
     times: list[list[float]] = [[] for _ in evaluations]
     for evaluate in evaluations:
@@ -259,6 +287,19 @@ def measure_ratios(model: Any, shape: Shape, rounds: int) -> dict[str, Any]:
     return found
 
 
+def measure_families(is_quick: bool, rounds: int) -> list[dict[str, Any]]:
+    """The same ratios on the other families, one size each."""
+    is_full = torch.cuda.is_available() and not is_quick
+    channels, dtype = (320, torch.float16) if is_full else (64, torch.float32)
+    found = []
+    for family, sizes in FAMILY_SIZES.items():
+        size = 8 if is_quick else sizes[is_full]
+        name = family if is_full else f"{family}, {channels} channels"
+        model = unet_model(family, channels, dtype)
+        found.append(measure_ratios(model, Shape(name, size, dtype), rounds))
+    return found
+
+
 def measure_row_policies(model: Any, shape: Shape, rounds: int) -> dict[str, Any]:
     """A step without injection: the source's unconditional row left out (three rows in two calls)
     over kept (four rows in one)."""
@@ -287,7 +328,10 @@ def measure_re_edit(model: Any, shape: Shape, rounds: int) -> dict[str, Any]:
             return sample(guider, shape.size, virtual_inversion_sampler())
 
         first, again = [], []
+        start = time.perf_counter()
         for _ in range(rounds):
+            if first and time.perf_counter() - start > ENOUGH_S:
+                break
             forget()
             first.append(seconds(run))
             again.append(seconds(run))
@@ -345,10 +389,10 @@ def count_operations(side: int = 32, channels: int = 64, heads: int = 8) -> dict
     """One target row in one cross-attention layer, its text already projected: floating-point
     operations, kernels, and rows that the attention function is given. Counted with ComfyUI's
     attention_pytorch, which most GPUs use."""
-    q, text = torch.randn(1, side * side, channels), torch.randn(1, TOKENS, channels)
+    q, prompt = torch.randn(1, side * side, channels), torch.randn(1, TOKENS, channels)
     found: dict[str, Any] = {
         "layer": f"{side}x{side} positions, {channels} channels",
-        "plain": counted(lambda attention: attention(q, text, text), heads),
+        "plain": counted(lambda attention: attention(q, prompt, prompt), heads),
     }
     for k in COUNTS:
         ore = embeddings(k, channels)
@@ -465,6 +509,7 @@ def measure(is_quick: bool, rounds: int) -> dict[str, Any]:
             **{name: max(found[name] for found in ratios) for name in RATIOS},
             "shapes": ratios,
         },
+        "families": measure_families(is_quick, rounds),
         "rows": {**rows, "policies": policies},
         "re_edits": re_edits,
         "operations": count_operations(),
@@ -504,14 +549,13 @@ def tables(report: dict[str, Any]) -> str:
         [
             "| ALE evaluation over plain, same rows | plain | K=1 | K=3 | K=10 |",
             "|---|---|---|---|---|",
-            *(
-                f"| {found['shape']} | {1000 * found['plain_seconds']:.0f} ms | "
-                + " | ".join(f"{found[name]:.3f}" for name in RATIOS)
-                + " |"
-                for found in ratios["shapes"]
-            ),
+            *ratio_rows(ratios["shapes"]),
             "| worst | | " + " | ".join(f"{ratios[name]:.3f}" for name in RATIOS) + " |",
             "| target | | " + " | ".join(str(TARGETS.get(name, "")) for name in RATIOS) + " |",
+            "",
+            "| the same by family | plain | K=1 | K=3 | K=10 |",
+            "|---|---|---|---|---|",
+            *ratio_rows(report["families"]),
             "",
             f"| one target row, {operations['layer']} | million operations | kernels |",
             "|---|---|---|",
@@ -555,6 +599,16 @@ def tables(report: dict[str, Any]) -> str:
             f"{report['machine']} {report['versions']}",
         ]
     )
+
+
+def ratio_rows(shapes: Sequence[dict[str, Any]]) -> list[str]:
+    """A table's rows of measure_ratios."""
+    return [
+        f"| {found['shape']} | {1000 * found['plain_seconds']:.0f} ms | "
+        + " | ".join(f"{found[name]:.3f}" for name in RATIOS)
+        + " |"
+        for found in shapes
+    ]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor
 
@@ -18,7 +17,7 @@ _CURE = "Clone the repository again, or train the model anew: python dev.py trai
 
 def read_weights(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     """The tensors (fp32) of one part; ValueError with file and cure if it is not the one listed."""
-    import comfy.utils
+    from safetensors.torch import load_file
 
     path = folder / f"{part}.safetensors"
     if not path.is_file():
@@ -35,7 +34,7 @@ def read_weights(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
         raise ValueError(
             f"The demo model's weight file {path} is not the listed one (SHA-256). {_CURE}"
         )
-    tensors = cast("dict[str, Tensor]", comfy.utils.load_torch_file(str(path), safe_load=True))
+    tensors = load_file(path)
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 

@@ -13,14 +13,13 @@ from ..editors.ale import background_weights, is_blending_step
 from ..inversion.blending import blend
 from ..regions.regions import Regions
 from .conditioning import run_settings
-from .patching import WRAPPERS, add_outermost_wrapper, with_wrapper
+from .patching import BLENDING_KEY, WRAPPERS, add_outermost_wrapper, with_wrapper
 from .regions import masks_of_latent
 from .rows import step_index
 from .run_checks import require_two_branch
 from .unet import require_cross_attention
 
 NODE = "Background Blending"
-KEY = "ale_edit.background_blending"
 
 
 def apply_background_blending(model: Any, regions: Regions, is_soft: bool = False) -> Any:
@@ -37,10 +36,12 @@ def apply_background_blending(model: Any, regions: Regions, is_soft: bool = Fals
         if settings.blending:
             wrapper = _make_predict_noise(regions, settings.variant, is_soft)
             # around wrappers that leave out model calls: the background is kept at every step
-            add_outermost_wrapper(guider.model_options, WRAPPERS.PREDICT_NOISE, KEY, wrapper)
+            add_outermost_wrapper(
+                guider.model_options, WRAPPERS.PREDICT_NOISE, BLENDING_KEY, wrapper
+            )
         return executor(noise, latent_image, *args, **kwargs)
 
-    return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, KEY, outer_sample, NODE)
+    return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, BLENDING_KEY, outer_sample, NODE)
 
 
 def _make_predict_noise(regions: Regions, variant: Any, is_soft: bool) -> Any:

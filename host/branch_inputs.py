@@ -18,12 +18,14 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from .compare import is_same
 from .conditioning import BRANCHES_KEY, ORE_KEY
-from .source_branch import is_same
 from .unet import cross_attention_layers
 
 OWN_KEYS = {"pooled_output", ORE_KEY}
 """Entries of a conditioning that each branch has its own of."""
+CORE_TEXTS = {"prompt_type"}
+"""Entries in words that ComfyUI's models read."""
 CURES = {
     "control": (
         "Connect source and target to the positive and negative inputs of one Apply ControlNet."
@@ -50,7 +52,10 @@ def require_branches(source: Any, target: Any, node: str) -> None:
             )
     first, second = source[0][1], target[0][1]
     for key in sorted((first.keys() | second.keys()) - OWN_KEYS):
-        if not is_same(first.get(key), second.get(key)):
+        values = first.get(key), second.get(key)
+        if key not in CORE_TEXTS and all(isinstance(value, str) for value in values):
+            continue  # such as the prompt, which another node keeps beside its encoding
+        if not is_same(*values):
             raise ValueError(
                 f"{node}: the source and target inputs differ in {key}. {CURES.get(key, CURE)}"
             )
@@ -73,6 +78,24 @@ def require_pooled(
             f"{node}: the {missing[0]} input has no pooled output, the other one has. Connect "
             "both outputs of the same Object-Restricted Embeddings or of the same kind of node."
         )
+
+
+def require_same_hidden_part(
+    target: Mapping[str, Any], negative: Sequence[Mapping[str, Any]], model: Any, node: str
+) -> None:
+    """Raises ValueError when the channels beside the latent, which inpainting models read, are
+    others for the negative than for source and target: guidance would follow the difference."""
+    config = model.model.model_config.unet_config
+    if config["in_channels"] == model.get_model_object("latent_format").latent_channels:
+        return
+    for cond in negative:
+        for key in ("concat_latent_image", "concat_mask"):
+            if not is_same(target.get(key), cond.get(key)):
+                raise ValueError(
+                    f"{node}: the negative input differs from source and target in {key}. Put all "
+                    "three through Inpaint Model Conditioning (or the like) with the same image "
+                    "and mask."
+                )
 
 
 def require_active(
@@ -100,7 +123,7 @@ def require_control(name: str, cond: Mapping[str, Any], batch: int, model: Any, 
     images that do not fit `batch` latents."""
     width = cond["cross_attn"].shape[-1]
     for control in _controls(cond):
-        images = control.cond_hint_original
+        images = getattr(control, "cond_hint_original", None)
         if isinstance(images, Tensor) and batch % images.shape[0]:
             raise ValueError(
                 f"{node}: the control image of the {name} input holds {images.shape[0]} images, "
@@ -119,7 +142,7 @@ def _controls(cond: Mapping[str, Any]) -> Iterator[Any]:
     control = cond.get("control")
     while control is not None:
         yield control
-        control = control.previous_controlnet
+        control = getattr(control, "previous_controlnet", None)
 
 
 def _text_width(control: Any) -> int | None:
@@ -148,8 +171,8 @@ def branches_entry(branches: Sequence[Mapping[str, Any]], batch: int) -> dict[st
             for cond in branches
         ]
     )
-    pooled = [cond.get("pooled_output") for cond in branches]
-    if all(p is not None for p in pooled):
+    pooled = [p for cond in branches if (p := cond.get("pooled_output")) is not None]
+    if len(pooled) == len(branches):
         entry["pooled_output"] = torch.cat([p.repeat(batch, 1) for p in pooled])
     entry[BRANCHES_KEY] = len(branches) == 2
     return entry

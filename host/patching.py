@@ -8,6 +8,9 @@ from typing import Any
 import comfy.patcher_extension
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
+RGB_CAM_KEY = "ale_edit.rgb_cam"
+SELF_INJECTION_KEY = "ale_edit.self_injection"
+BLENDING_KEY = "ale_edit.background_blending"
 
 
 def with_wrapper(model: Any, kind: str, key: str, wrapper: Callable[..., Any], node: str) -> Any:

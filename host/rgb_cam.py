@@ -27,14 +27,13 @@ from ..prompts.ore import ObjectRestrictedEmbeddings
 from ..regions.grid import CellGroup, cell_groups, coverage
 from ..regions.regions import Regions
 from .conditioning import OREEntry, ore_entries
-from .patching import WRAPPERS, with_wrapper
+from .patching import RGB_CAM_KEY, WRAPPERS, with_wrapper
 from .regions import masks_of_latent
 from .rows import ore_rows, require_whole_batch, require_whole_latents, with_latent
 from .run_checks import require_width
 from .unet import LayerKey, cross_attention_layers, require_cross_attention
 
 NODE = "Region Cross-Attention"
-KEY = "ale_edit.rgb_cam"
 TEXT_KEY = "ale_edit_text"
 """Entry of a layer's own options with its text before other nodes' patches."""
 
@@ -63,7 +62,7 @@ def apply_rgb_cam(model: Any, regions: Regions, strength: float = 1.0) -> Any:
         finally:
             run.end()
 
-    return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, KEY, outer_sample, NODE)
+    return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, RGB_CAM_KEY, outer_sample, NODE)
 
 
 def _require_entries(guider: Any, regions: Regions) -> dict[UUID, OREEntry]:
@@ -314,7 +313,8 @@ def _require_untouched(cond: Mapping[str, Any], entry: OREEntry) -> None:
             f"{expected}; another node changed the text after it. Remove what appends tokens to "
             "this conditioning."
         )
-    rows = text.chunk(2)[1] if entry.is_two_branch else text
+    # a negative has one text for both branches
+    rows = text.chunk(2)[1] if entry.is_two_branch and text.shape[0] > 1 else text
     if not bool((rows.unflatten(1, (-1, expected)).to(base) == base).all()):
         raise ValueError(
             f"{NODE}: another node changed the text of the conditioning after Object-Restricted "

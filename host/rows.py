@@ -19,7 +19,8 @@ STEP_KEY = "ale_edit_step"
 """Entry of transformer_options with the 0-based step; set by the two-branch guider once a step."""
 LATENT_KEY = "ale_edit_latent"
 """Entry of transformer_options with the shape (rows, C, h, w) of the latents that a call of the
-model is made for, before ComfyUI puts the chunks of several conditionings together."""
+model is made for, before ComfyUI puts the chunks of several conditionings together. Missing where
+another pack's sampler calls the model past its guider."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def with_latent(model_options: Mapping[str, Any], latents: Tensor) -> dict[str, 
 def require_whole_batch(found: int, options: Mapping[str, Any], node: str) -> None:
     """Raises ValueError when a UNet call holds another number of rows than the sampler asked for,
     so that chunks and branches could not be told apart."""
-    rows = options[LATENT_KEY][0] * len(options["cond_or_uncond"])
+    latents = options.get(LATENT_KEY)
+    rows = latents[0] * len(options["cond_or_uncond"]) if latents else found
     if found != rows:
         raise ValueError(
             f"{node}: another node on the model turned the {rows} rows of a model call into "
@@ -76,7 +78,7 @@ def require_whole_batch(found: int, options: Mapping[str, Any], node: str) -> No
 def require_whole_latents(size: Sequence[int], options: Mapping[str, Any], node: str) -> None:
     """Raises ValueError when a UNet call sees another part of the latents than the sampler asked
     for, so that the regions would not fit. size: (h, w) of the call."""
-    expected = options[LATENT_KEY][2:]
+    expected = options.get(LATENT_KEY, (0, 0, *size))[2:]
     if tuple(size) != tuple(expected):
         raise ValueError(
             f"{node}: another node on the model turned latents of {_described(expected)} (height x "

@@ -5,13 +5,18 @@ Every error names the node whose input is wrong (`node`), the values found, and 
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import comfy.model_sampling
 import torch
 from torch import Tensor
 
-MIXING_GUIDANCE = {"comfy_extras.nodes_mahiro"}
+logger = logging.getLogger(__name__)
+
+LARGE_PIXELS = 4_000_000
+MIXING_GUIDANCE = "nodes_mahiro"
+"""End of the name of a core module; ComfyUI loads it by its path."""
 
 OTHER_SPACES = (
     comfy.model_sampling.CONST,
@@ -91,6 +96,25 @@ def require_latent(latent: Tensor, model: Any, node: str) -> None:
         )
 
 
+def advise_size(latent: Tensor, model: Any, node: str) -> None:
+    """Says once what a latent of more than LARGE_PIXELS pixels costs, and what to do instead."""
+    height, width = (8 * n for n in latent.shape[-2:])
+    if height * width <= LARGE_PIXELS:
+        return
+    needed = model.model.memory_required([2 * latent.shape[0], *latent.shape[1:]])
+    logger.warning(
+        "%s: the latent of this run stands for %dx%d pixels (height x width, %.0f megapixels), "
+        "many times the size that these models were made for; a model call of both branches needs "
+        "about %.0f GB by ComfyUI's estimate. Scale the image to 0.3 to 1 megapixel first, with "
+        "Scale Image to Total Pixels.",
+        node,
+        height,
+        width,
+        height * width / 1e6,
+        needed / 1024**3,
+    )
+
+
 def require_text_width(name: str, cond: dict[str, Any], model: Any, node: str) -> None:
     """Raises ValueError when the conditioning of input `name` is another text encoder's."""
     expected = model.model.model_config.unet_config.get("context_dim")
@@ -115,11 +139,16 @@ def _width(width: int) -> str:
     return f"{width} ({TEXT_WIDTHS[width]})" if width in TEXT_WIDTHS else str(width)
 
 
-def require_rowwise_guidance(model_options: dict[str, Any], node: str) -> None:
-    """Raises ValueError for a guidance patch that averages over the rows of a batch, which here
-    hold both branches."""
+def require_whole_rows(model_options: dict[str, Any], node: str) -> None:
+    """Raises ValueError for nodes that average over the rows of a batch or window it, where it
+    holds both branches."""
+    if model_options.get("context_handler") is not None:
+        raise ValueError(
+            f"{node}: the model went through Context Windows, which would cut the batch of source "
+            "and edit into windows. Remove Context Windows."
+        )
     patches = model_options.get("sampler_post_cfg_function", [])
-    if any(getattr(patch, "__module__", None) in MIXING_GUIDANCE for patch in patches):
+    if any(str(getattr(patch, "__module__", "")).endswith(MIXING_GUIDANCE) for patch in patches):
         raise ValueError(
             f"{node}: the model went through Mahiro, whose guidance averages over all images of a "
             "batch and so would mix source and edit. Remove Mahiro."

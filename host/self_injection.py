@@ -11,14 +11,13 @@ from torch import Tensor
 from ..attention.self_injection import rows_with_source
 from ..editors.ale import is_injection_step
 from .conditioning import run_settings
-from .patching import WRAPPERS, with_wrapper
+from .patching import SELF_INJECTION_KEY, WRAPPERS, with_wrapper
 from .rows import STEP_KEY, branch_rows, chunk_rows, require_whole_batch
 from .run_checks import require_two_branch
-from .source_branch import SOURCE_KEY, SourceStep, attention_keys
+from .source_branch import SOURCE_KEY, OpenStep, SourceStep, attention_keys
 from .unet import require_cross_attention
 
 NODE = "Self-Attention Injection"
-KEY = "ale_edit.self_injection"
 ACTIVE_KEY = "ale_edit_injects"
 
 
@@ -41,21 +40,23 @@ def apply_self_injection(model: Any, schedule: float) -> Any:
             if not is_active(options):
                 return n, context, value
             require_whole_batch(n.shape[0], options, NODE)
-            step: SourceStep | None = options.get(SOURCE_KEY)
+            step: SourceStep | OpenStep | None = options.get(SOURCE_KEY)
             keys = attention_keys(options)
-            if step is not None and step.is_kept:  # all rows are the target's
-                source = torch.cat([step.attention[key].to(n) for key in keys])
+            if isinstance(step, SourceStep):  # all rows are the target's
+                kept = [step.attention[key] for key in keys]
+                source = torch.cat([rows.to(n, non_blocking=n.is_cuda) for rows in kept])
                 return source, source, value
             pairs = [branch_rows(chunk) for chunk in chunk_rows(n.shape[0], options)]
             if step is not None:
                 for key, rows in zip(keys, pairs, strict=True):
-                    step.attention[key] = n[rows.source].clone()
+                    step.put(key, n[rows.source])
             key = (n.shape[0], len(pairs), n.device)
             if key not in indices:
                 index = rows_with_source(n.shape[0], ((rows.source, rows.target) for rows in pairs))
                 indices[key] = index.to(n.device)
             index = indices[key]
-            return n[index], context[index], value
+            source = n[index]
+            return source, source if context is n else context[index], value
 
         options = guider.model_options.setdefault("transformer_options", {})
         patches = options["patches"] = dict(options.get("patches", {}))
@@ -63,4 +64,4 @@ def apply_self_injection(model: Any, schedule: float) -> Any:
         options[ACTIVE_KEY] = is_active
         return executor(*args, **kwargs)
 
-    return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, KEY, outer_sample, NODE)
+    return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, SELF_INJECTION_KEY, outer_sample, NODE)

@@ -12,6 +12,7 @@ One source branch is kept, in main memory, until another one is, or until its mo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -19,15 +20,18 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from .compare import is_same
 from .conditioning import BRANCHES_KEY, ORE_KEY
+from .patching import BLENDING_KEY, RGB_CAM_KEY, SELF_INJECTION_KEY
 from .unet import LayerKey
 
 LIMIT_BYTES = 2 * 1024**3
 """Most memory for one source branch; also at most a quarter of what is free. Steps beyond it are
 computed again."""
 SOURCE_KEY = "ale_edit_source"
-"""Entry of transformer_options with the SourceStep that attention patches fill or read."""
-OWN_WRAPPERS = {"ale_edit.rgb_cam", "ale_edit.self_injection", "ale_edit.background_blending"}
+"""Entry of transformer_options with the OpenStep that attention patches fill, or the SourceStep
+that they read."""
+OWN_WRAPPERS = {RGB_CAM_KEY, SELF_INJECTION_KEY, BLENDING_KEY}
 """Wrappers that change nothing in the source branch."""
 KNOWN_OBJECTS = {"model_sampling"}
 COUPLING_KEYS = ("control", "hooks", "gligen", "area", "mask", "start_percent", "end_percent")
@@ -42,49 +46,63 @@ def attention_keys(options: Mapping[str, Any]) -> list[AttentionKey]:
     return [(layer, chunk) for chunk in options["cond_or_uncond"]]
 
 
-class SourceStep:
-    """The source branch at one step.
+class OpenStep:
+    """A step that runs with both branches: attention patches leave the source's inputs here.
 
-    is_kept: whether it is complete and only the target's rows run; else it is being filled.
+    bytes_left: memory for them; with more, none of the step is kept.
+    """
+
+    def __init__(self, bytes_left: int) -> None:
+        self._bytes_left = bytes_left
+        self.attention: dict[AttentionKey, Tensor] = {}
+
+    def put(self, key: AttentionKey, rows: Tensor) -> None:
+        """Copy a layer's rows (B, L, C) to main memory; from a GPU without waiting for it."""
+        if rows.nbytes > self._bytes_left:
+            self._bytes_left, self.attention = -1, {}
+            return
+        self._bytes_left -= rows.nbytes
+        self.attention[key] = rows.to("cpu", copy=True, non_blocking=rows.is_cuda)
+
+
+@dataclass(frozen=True, eq=False)
+class SourceStep:
+    """The source branch at one step that has run.
+
     denoised: (B, C, h, w), the guided prediction. attention: (B, L, C) inputs of self-attention.
     """
 
-    def __init__(self) -> None:
-        self.is_kept = False
-        self.denoised: Tensor | None = None
-        self.attention: dict[AttentionKey, Tensor] = {}
+    denoised: Tensor
+    attention: Mapping[AttentionKey, Tensor]
 
     def chunks(self) -> set[int]:
         """The chunks whose attention inputs are here."""
         return {chunk for _, chunk in self.attention}
 
     def bytes(self) -> int:
-        tensors = [*self.attention.values(), *([] if self.denoised is None else [self.denoised])]
-        return sum(tensor.nbytes for tensor in tensors)
+        return self.denoised.nbytes + sum(tensor.nbytes for tensor in self.attention.values())
 
 
 class SourceBranch:
     """The source branch of one run: what it was computed from, and what came out at each step."""
 
     def __init__(self, inputs: Mapping[str, Any]) -> None:
-        self.inputs = dict(inputs)
+        self.inputs = _copied(inputs)
         self.steps: dict[int, SourceStep] = {}
-        free = comfy.model_management.get_free_memory(torch.device("cpu"))
-        self._bytes_left = min(LIMIT_BYTES, free // 4)
+        free: Any = comfy.model_management.get_free_memory(torch.device("cpu"))
+        self._bytes_left = min(LIMIT_BYTES, int(free) // 4)
 
-    def add(self, number: int, step: SourceStep, denoised: Tensor) -> None:
-        """Keep a step that has run, in place of an earlier one; without its attention inputs when
-        there is no memory left for them."""
+    def open(self) -> OpenStep:
+        """A step that is about to run with both branches."""
+        return OpenStep(self._bytes_left)
+
+    def add(self, number: int, step: OpenStep, denoised: Tensor) -> None:
+        """Keep a step that has run, in place of an earlier one."""
         if number in self.steps:
             self._bytes_left += self.steps[number].bytes()
-        if step.bytes() > self._bytes_left:
-            self._bytes_left = 0
-            step.attention = {}
-        step.attention = {key: value.cpu() for key, value in step.attention.items()}
-        step.denoised = denoised.to("cpu", copy=True)
-        step.is_kept = True
-        self._bytes_left -= step.bytes()
-        self.steps[number] = step
+        done = SourceStep(denoised.to("cpu", copy=True), step.attention)
+        self.steps[number] = done
+        self._bytes_left -= done.bytes()
 
     def step(self, number: int, injected_chunks: set[int]) -> SourceStep | None:
         """A step that serves a run which injects self-attention into the given chunks of rows."""
@@ -102,9 +120,13 @@ def keep(model: Any, branch: SourceBranch) -> None:
 
 
 def find(model: Any, inputs: Mapping[str, Any]) -> SourceBranch | None:
-    """The kept source branch of a BaseModel that was computed from the same inputs."""
+    """The kept source branch of a BaseModel that was computed from the same inputs; one of other
+    inputs is freed."""
     branch = _kept.get(model)
-    return branch if branch is not None and is_same(branch.inputs, inputs) else None
+    if branch is not None and is_same(branch.inputs, inputs):
+        return branch
+    forget()
+    return None
 
 
 def forget() -> None:
@@ -112,7 +134,12 @@ def forget() -> None:
     _kept.clear()
 
 
-def is_separable(patcher: Any, sampler: Any, conds: Sequence[Mapping[str, Any]]) -> bool:
+def is_source_separable(
+    patcher: Any,
+    sampler: Any,
+    positive: Mapping[str, Any],
+    negative: Sequence[Mapping[str, Any]],
+) -> bool:
     """Whether the source branch of a run is certain not to depend on its target branch.
 
     Other packs' patches may let rows of a batch see each other, remember earlier calls, or call the
@@ -129,6 +156,9 @@ def is_separable(patcher: Any, sampler: Any, conds: Sequence[Mapping[str, Any]])
         return False
     if any(key not in OWN_WRAPPERS for kind in patcher.wrappers.values() for key in kind):
         return False
+    if len(negative) > 1:  # chunks of one call could not be told apart
+        return False
+    conds = [positive, *negative]
     return not any(cond.get(key) is not None for cond in conds for key in COUPLING_KEYS)
 
 
@@ -146,7 +176,9 @@ def run_inputs(
     """
     return {
         "weights": patcher.patches_uuid,
+        "weight patches": {key: len(patches) for key, patches in patcher.patches.items()},
         "objects": dict(patcher.object_patches),
+        "model sampling": patcher.get_model_object("model_sampling").state_dict(),
         "source": {key: source.get(key) for key in ("cross_attn", "pooled_output")},
         "entry": _described(entry, ("cross_attn", "pooled_output")),
         "negative": [_described(cond, ()) for cond in negative],
@@ -159,12 +191,10 @@ def _described(cond: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, An
     return {key: value for key, value in cond.items() if key not in (*ours, *left_out)}
 
 
-def is_same(first: Any, second: Any) -> bool:
-    """Equality of nested values that may hold tensors."""
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return first.shape == second.shape and torch.equal(first.cpu(), second.cpu())
-    if isinstance(first, Mapping) and isinstance(second, Mapping):
-        return first.keys() == second.keys() and all(is_same(first[k], second[k]) for k in first)
-    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
-        return len(first) == len(second) and all(map(is_same, first, second))
-    return first is second or bool(first == second)
+def _copied(value: Any) -> Any:
+    """Nested values whose tensors are copies: the caller may change its own in place."""
+    if isinstance(value, Tensor):
+        return value.to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -7,6 +7,7 @@ target rows alone (source_branch.py).
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 from uuid import uuid4
@@ -23,30 +24,34 @@ from .branch_inputs import (
     require_branches,
     require_control,
     require_pooled,
+    require_same_hidden_part,
     with_mask_of,
 )
 from .conditioning import BRANCHES_KEY
 from .patching import WRAPPERS
 from .rows import STEP_KEY, step_index, with_latent
 from .run_checks import (
+    advise_size,
     require_latent,
     require_noise_space,
-    require_rowwise_guidance,
     require_sigmas,
     require_text_width,
     require_two_branch_sampler,
+    require_whole_rows,
 )
 from .self_injection import ACTIVE_KEY
 from .source_branch import (
     SOURCE_KEY,
     SourceBranch,
-    SourceStep,
     find,
-    is_separable,
+    forget,
+    is_source_separable,
     keep,
     run_inputs,
 )
 from .unet import require_cross_attention
+
+logger = logging.getLogger(__name__)
 
 NODE = "Two-Branch Guider"
 LEAST_SPLIT_POSITIONS = 32 * 32
@@ -97,47 +102,26 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         """Run the sampler; as CFGGuider.sample, after checking what would give a wrong image."""
         require_two_branch_sampler(sampler, NODE)
-        require_noise_space(self.model_patcher, NODE)
-        require_sigmas(sigmas, NODE)
-        require_latent(latent_image, self.model_patcher, NODE)
-        require_rowwise_guidance(self.model_options, NODE)
-        inputs = [("source", self._source), ("target", self._target)]
-        for name, cond in [*inputs, *(("negative", cond) for cond in self._negative)]:
-            require_text_width(name, cond, self.model_patcher, NODE)
-            require_control(name, cond, latent_image.shape[0], self.model_patcher, NODE)
-        require_pooled(self._source, self._target, self.model_patcher, NODE)
-        require_active("source", [self._source], sigmas, self.model_patcher, NODE)
-        if not all(self._is_off(self.model_options)):
-            require_active("negative", self._negative, sigmas, self.model_patcher, NODE)
+        self._require_inputs(latent_image, sigmas)
         batch = latent_image.shape[0]
         positive = branches_entry((self._source, self._target), batch)
         negative = [
             {**with_mask_of(cond, batch, branches=2), BRANCHES_KEY: True} for cond in self._negative
         ]
         self.original_conds = {"positive": [positive], "negative": negative}
-        if (
-            self._reuses_source
-            and not args
-            and is_separable(self.model_patcher, sampler, [positive, *negative])
-        ):
+        is_separable = is_source_separable(self.model_patcher, sampler, positive, negative)
+        if not (self._reuses_source and is_separable and not args):
+            forget()
+        else:
             numbers = {
-                "latent": latent_image.cpu(),
+                "latent": latent_image,
                 "noise mask": kwargs.get("denoise_mask"),
                 "sigmas": sigmas,
                 "seed": kwargs.get("seed"),
                 "guidance": self._guidance[0],
             }
             inputs = run_inputs(self.model_patcher, positive, self._source, negative, numbers)
-            self._source_branch = find(self.model_patcher.model, inputs)
-            if self._source_branch is not None:
-                self.original_conds["target"] = [branches_entry((self._target,), batch)]
-                # SDXL's refiner asks for the kind of prompt, by default the name of the entries
-                alone = [
-                    {"prompt_type": "negative", **cond, "uuid": uuid4()} for cond in self._negative
-                ]
-                self.original_conds["target negative"] = alone
-            else:
-                self._source_branch = SourceBranch(inputs)
+            self._open_source_branch(inputs, batch)
         try:
             out = super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
             if self._source_branch is not None:
@@ -147,6 +131,35 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
             self.original_conds = {}
             self._source_branch = None
             self.__dict__.pop("conds", None)
+
+    def _require_inputs(self, latent_image: Tensor, sigmas: Tensor) -> None:
+        require_noise_space(self.model_patcher, NODE)
+        require_sigmas(sigmas, NODE)
+        require_latent(latent_image, self.model_patcher, NODE)
+        require_whole_rows(self.model_options, NODE)
+        inputs = [("source", self._source), ("target", self._target)]
+        for name, cond in [*inputs, *(("negative", cond) for cond in self._negative)]:
+            require_text_width(name, cond, self.model_patcher, NODE)
+            require_control(name, cond, latent_image.shape[0], self.model_patcher, NODE)
+        advise_size(latent_image, self.model_patcher, NODE)
+        require_pooled(self._source, self._target, self.model_patcher, NODE)
+        require_active("source", [self._source], sigmas, self.model_patcher, NODE)
+        if not all(self._is_off(self.model_options)):
+            require_same_hidden_part(self._target, self._negative, self.model_patcher, NODE)
+            require_active("negative", self._negative, sigmas, self.model_patcher, NODE)
+
+    def _open_source_branch(self, inputs: dict[str, Any], batch: int) -> None:
+        """Take the source branch of an earlier run with the same inputs, or begin one."""
+        self._source_branch = find(self.model_patcher.model, inputs)
+        if self._source_branch is None:
+            self._source_branch = SourceBranch(inputs)
+            return
+        logger.info("%s: the source branch of the last edit is used again.", NODE)
+        self.original_conds["target"] = [branches_entry((self._target,), batch)]
+        # SDXL's refiner asks for the kind of prompt, by default the name of the entries
+        self.original_conds["target negative"] = [
+            {"prompt_type": "negative", **cond, "uuid": uuid4()} for cond in self._negative
+        ]
 
     def outer_sample(self, *args: Any, **kwargs: Any) -> Tensor:
         comfy.patcher_extension.add_wrapper(
@@ -158,8 +171,10 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         try:
             return super().outer_sample(*args, **kwargs)
         finally:
-            for name in ("inner_model", "loaded_models"):  # core leaves them when a run fails
-                self.__dict__.pop(name, None)
+            loaded = self.__dict__.pop("loaded_models", None)  # core leaves it when a run fails
+            if loaded is not None:
+                comfy.sampler_helpers.cleanup_models(self.conds, loaded)
+            self.__dict__.pop("inner_model", None)
 
     def predict_noise(
         self,
@@ -180,7 +195,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
             options[SOURCE_KEY] = kept
             target = self._target_alone(x[batch:], timestep[batch:], model_options)
             return torch.cat([kept.denoised.to(target), target])
-        step = options[SOURCE_KEY] = SourceStep()
+        step = options[SOURCE_KEY] = branch.open()
         source, target = self._both_branches(x, timestep, model_options)
         branch.add(number, step, source)
         return torch.cat([source, target])

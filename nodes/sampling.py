@@ -50,7 +50,7 @@ def reuse_input() -> Any:
         tooltip=(
             "Edit the same image again, with the same source prompt, seed and schedule, in about "
             "half the time: the source branch of the last edit is kept in main memory (at most 2 "
-            "GB). Off: every edit is the same bit for bit."
+            "GB). Not beside other nodes' patches. Off: equal edits are equal bit for bit."
         ),
     )
 

@@ -142,7 +142,10 @@ def _with_labels(image: Tensor, regions: Regions) -> Tensor:
 
 
 def _shortened(
-    text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, width: int
+    text: str,
+    draw: ImageDraw.ImageDraw,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    width: int,
 ) -> str:
     """A label that fits into `width` pixels, its end cut off where it must be."""
     if draw.textlength(text, font=font) <= width:

@@ -10,7 +10,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 COMFYUI = os.environ.get("COMFYUI_PATH")
-NEED_COMFYUI = ("host", "nodes", "server", "workflows")  # folders whose tests import ComfyUI
+NEED_COMFYUI = (
+    "browser",
+    "host",
+    "nodes",
+    "server",
+    "workflows",
+)  # folders whose tests import ComfyUI
 
 
 def load_dev() -> ModuleType:
@@ -28,6 +34,14 @@ load_dev().import_pack(Path(COMFYUI) if COMFYUI else None)
 collect_ignore = [] if COMFYUI else list(NEED_COMFYUI)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--screenshots",
+        metavar="DIR",
+        help="where the browser tests write their pictures; with . they renew those of the pack",
+    )
+
+
 def pytest_report_header() -> str:
     if COMFYUI:
         return f"ComfyUI: {COMFYUI}"
@@ -37,11 +51,14 @@ def pytest_report_header() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 
+    from ale_edit.tests.browser.chromium import why_no_browser
+
     reasons = {
         "weights": None if os.environ.get("ALE_EDIT_WEIGHTS") else "needs ALE_EDIT_WEIGHTS",
         "gpu": None if torch.cuda.is_available() else "needs a CUDA device",
         "comfy": None if COMFYUI else "needs COMFYUI_PATH",
         "server": None if COMFYUI else "needs COMFYUI_PATH",
+        "browser": why_no_browser(),
     }
     for item in items:
         for marker, reason in reasons.items():

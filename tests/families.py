@@ -217,31 +217,33 @@ def family_model(name: str) -> Any:
 WORDS = ((1, 4), (5, 7), (8, 11))  # rows of the objects' phrases
 
 
-def random_ore(count: int, seed: int, **settings: Any) -> ObjectRestrictedEmbeddings:
+def random_ore(
+    count: int, seed: int, width: int = WIDTH, **settings: Any
+) -> ObjectRestrictedEmbeddings:
     """Object-Restricted Embeddings of `count` objects in random numbers; without `ore` every value
     is the plain text, as Object-Restricted Embeddings makes it."""
     chosen = MethodSettings(**settings)
     owner = torch.full((TOKENS,), BACKGROUND)
     for i, (start, stop) in enumerate(WORDS[:count]):
         owner[start:stop] = i
-    keys = randn(TOKENS, WIDTH, seed=seed)
-    values = randn(count + 1, TOKENS, WIDTH, seed=seed + 1)
+    keys = randn(TOKENS, width, seed=seed)
+    values = randn(count + 1, TOKENS, width, seed=seed + 1)
     if not chosen.ore:
         values = keys.expand(count + 1, -1, -1).clone()
     names = tuple(f"object {i}" for i in range(count))
     return ObjectRestrictedEmbeddings(keys, values, owner, names, chosen)
 
 
-def conditioning(seed: int, count: int = 2, **settings: Any) -> list[list[Any]]:
-    """As Object-Restricted Embeddings gives it, with SDXL's pooled vector."""
+def conditioning(seed: int, width: int = WIDTH, **settings: Any) -> list[list[Any]]:
+    """As Object-Restricted Embeddings gives it for two objects, with SDXL's pooled vector."""
     from ale_edit.host.conditioning import make_conditioning
 
-    return make_conditioning(random_ore(count, seed, **settings), pooled(seed))
+    return make_conditioning(random_ore(2, seed, width, **settings), pooled(seed))
 
 
-def plain_conditioning(seed: int) -> list[list[Any]]:
+def plain_conditioning(seed: int, width: int = WIDTH) -> list[list[Any]]:
     """As CLIPTextEncode gives it."""
-    return [[randn(1, TOKENS, WIDTH, seed=seed), {"pooled_output": pooled(seed)}]]
+    return [[randn(1, TOKENS, width, seed=seed), {"pooled_output": pooled(seed)}]]
 
 
 def pooled(seed: int) -> Tensor:

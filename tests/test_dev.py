@@ -501,8 +501,9 @@ def started(dev, tmp_path, monkeypatch):
     return ran
 
 
-def test_a_running_comfyui_needs_no_other_and_the_current_python(dev, started, capsys):
-    assert dev.main(["demo", "--server", "http://h:1", *OWN]) == 0
+@pytest.mark.parametrize("own", [OWN, []], ids=["own image", "demo scene"])
+def test_a_running_comfyui_needs_no_other_and_the_current_python(dev, started, capsys, own):
+    assert dev.main(["demo", "--server", "http://h:1", *own]) == 0
     assert started == [(Path(sys.executable), None, "bench.main_job")]
     assert f"The job is run by {sys.executable}." in capsys.readouterr().out
 
@@ -515,12 +516,6 @@ def test_a_python_that_cannot_run_the_job_is_replaced_and_that_is_said(
     assert started == [(Path("its"), "comfyui", "bench.main_job")]
     expected = f"The job is run by its: {sys.executable} has no torch, PIL."
     assert expected in capsys.readouterr().out
-
-
-def test_the_judge_of_a_demo_scene_is_read_with_a_comfyui(dev, started, capsys):
-    assert dev.main(["demo", "--server", "http://h:1"]) == 0
-    assert started == [(Path("its"), "comfyui", "bench.main_job")]
-    assert "The job is run by its: the judge" in capsys.readouterr().out
 
 
 def test_pictures_are_checked_before_a_server_is_started(dev, started):

@@ -111,12 +111,13 @@ def tiny_flux() -> Any:
     return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
 
 
-def tiny_controlnet(seed: int = 4) -> Any:
-    """A CONTROL_NET for tiny_model; its zero convolutions are not zero."""
+def tiny_controlnet(seed: int = 4, width: int = WIDTH) -> Any:
+    """A CONTROL_NET for tiny_model, or for one that reads another width of text; its zero
+    convolutions are not zero."""
     import comfy.cldm.cldm
     import comfy.controlnet
 
-    config = {**UNET_CONFIG, "hint_channels": 3, "dtype": torch.float32}
+    config = {**UNET_CONFIG, "hint_channels": 3, "context_dim": width, "dtype": torch.float32}
     for name in ("out_channels", "transformer_depth_output", "use_temporal_attention"):
         config.pop(name)
     net = comfy.cldm.cldm.ControlNet(**config)

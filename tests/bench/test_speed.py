@@ -30,6 +30,30 @@ def test_the_report_holds_every_ratio_and_the_worst_of_each(report: dict[str, An
     assert report["versions"]["torch"] == torch.__version__
 
 
+def test_the_report_holds_the_ratios_of_every_family(report: dict[str, Any]):
+    families = report["families"]
+    assert [found["shape"].split(",")[0] for found in families] == ["SD 2", "SDXL", "SSD-1B"]
+    for found in families:
+        assert min(found[f"k{k}_over_plain"] for k in (1, 3, 10)) > 0 < found["plain_seconds"]
+
+
+@pytest.mark.parametrize("family", ["SD 1.5", "SD 2", "SDXL", "SSD-1B"])
+def test_the_families_that_are_timed_have_the_layouts_that_comfyui_detects(family: str):
+    """All but their width, and the number of channels a head."""
+    import comfy.supported_models
+
+    from ale_edit.bench.speed import LAYOUTS
+
+    name, layout = LAYOUTS[family]
+    expected = getattr(comfy.supported_models, name).unet_config
+    for key in ("context_dim", "transformer_depth", "adm_in_channels", "use_linear_in_transformer"):
+        if expected.get(key):
+            assert layout[key] == expected[key]
+    assert len(layout["transformer_depth"]) == sum(layout["num_res_blocks"])
+    per_level = [n + 1 for n in layout["num_res_blocks"]]
+    assert len(layout["transformer_depth_output"]) == sum(per_level)
+
+
 def test_an_edit_takes_four_rows_a_step_as_published_and_here_where_it_must(report: dict[str, Any]):
     rows = report["rows"]
     assert rows["published"] == 4 * STEPS

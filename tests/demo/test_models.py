@@ -80,3 +80,18 @@ def test_it_has_sd15s_latent_format_schedule_and_prediction_type(demo):
     assert model.latent_format.scale_factor == 0.18215
     assert model.model_type.name == "EPS"
     assert float(model.model_sampling.sigma_max) == pytest.approx(14.6146, abs=1e-3)
+
+
+def test_live_previews_show_the_demo_worlds_colours(demo):
+    import comfy.latent_formats
+
+    model, _, vae = demo
+    images, _ = render_batch([make_scene(CHECK_SEEDS[i]) for i in range(16)])
+    wanted = torch.nn.functional.avg_pool2d(images.movedim(-1, 1), 8).movedim(1, -1) * 2 - 1
+    latents = model.model.latent_format.process_in(vae.encode(images)).movedim(1, -1)
+    ours, stock = model.model.latent_format, comfy.latent_formats.SD15()
+    shown = latents @ torch.tensor(ours.latent_rgb_factors) + torch.tensor(
+        ours.latent_rgb_factors_bias
+    )
+    as_sd15 = latents @ torch.tensor(stock.latent_rgb_factors)
+    assert (shown - wanted).square().mean() < (as_sd15 - wanted).square().mean() / 4

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import comfy.controlnet
 import comfy.hooks
 import comfy.samplers
 import pytest
@@ -26,6 +27,7 @@ from ale_edit.tests.tiny import (
     randn,
     source_latent,
     tiny_clip,
+    tiny_controlnet,
     tiny_flux,
     tiny_model,
     two_boxes,
@@ -326,3 +328,75 @@ def test_a_batch_of_texts_on_one_branch(model, clip):
     guider = TwoBranchGuider(model)
     with pytest.raises(ValueError, match="Two-Branch Guider: the source input holds 2 texts"):
         guider.set_branches(two, plain(clip, "goat"), plain(clip, ""))
+
+
+# -- what conditionings bring along ----------------------------------------------------------------
+
+
+def branches(clip: Any, **options: Any) -> tuple[Any, Any, Any]:
+    """Source and target with the same options, and a plain negative."""
+    source, target = plain(clip, "wolf"), plain(clip, "goat")
+    for cond in (source, target):
+        cond[0][1].update(options)
+    return source, target, plain(clip, "")
+
+
+def run_branches(model: Any, conds: tuple[Any, Any, Any], latent: Any = None) -> Any:
+    guider = TwoBranchGuider(model)
+    guider.set_branches(*conds)
+    guider.set_guidance(1.0, 2.0)
+    return sample(guider, latent)
+
+
+class Adapter(torch.nn.Module):
+    """The mark of a T2I-Adapter that was made for SDXL."""
+
+    xl = True
+
+
+@pytest.mark.parametrize("is_chained", [False, True])
+@pytest.mark.parametrize("kind", ["ControlNet", "T2I-Adapter"])
+def test_control_of_another_family_of_models(calls, clip, kind, is_chained):
+    hint = torch.rand(1, 3, 64, 64)
+    if kind == "ControlNet":
+        bad = tiny_controlnet(width=64).copy().set_cond_hint(hint)
+    else:
+        bad = comfy.controlnet.T2IAdapter(Adapter(), 3, 8, "nearest-exact").set_cond_hint(hint)
+    control = bad
+    if is_chained:
+        control = tiny_controlnet().copy().set_cond_hint(hint)
+        control.set_previous_controlnet(bad)
+    words = ["Two-Branch Guider", "ControlNet of the source input", "another family of models"]
+    words += ["BaseModel", "32 channels", "Select a ControlNet"]
+    refuses(words, lambda: run_branches(calls, branches(clip, control=control)), calls)
+
+
+def test_a_pooled_output_on_one_branch_alone(clip):
+    """SDXL reads it; SD 1.5 does not, and takes such inputs."""
+    source, target, negative = branches(clip)
+    source[0][1]["pooled_output"] = None
+    assert torch.isfinite(run_branches(tiny_model(), (source, target, negative))).all()
+    reader = tiny_model()
+    reader.model.model_config.unet_config["adm_in_channels"] = 8
+    words = ["Two-Branch Guider", "source input", "no pooled output", "Connect"]
+    refuses(words, lambda: run_branches(reader, (source, target, negative)))
+
+
+# -- many objects ----------------------------------------------------------------------------------
+
+
+def test_thirty_objects_are_edited(model, clip):
+    """Their base prompt has several chunks; the masks overlap and some vanish on coarse grids."""
+    pairs = [(f"cat {i}", f"red dog number {i}") for i in range(30)]
+    masks = [torch.zeros(64, 64) for _ in pairs]
+    for i, mask in enumerate(masks):
+        mask[2 * i : 2 * i + 3, i : i + 20] = 1
+    edits = edits_of(pairs, masks)
+    regions = make_regions(masks, edits.sources, 0.02)
+    assert side(clip, edits, "target")[0][0].shape[1] > 77
+    latent = source_latent()
+    made = edit(guide(patched(model, regions), clip, edits), latent)
+    assert torch.isfinite(made).all()
+    fewer = make_regions(masks[:2], edits.sources[:2], 0.02)
+    words = ["Region Cross-Attention", "30 objects", "has 2 (cat 0, cat 1)"]
+    refuses(words, lambda: edit(guide(patched(model, fewer), clip, edits), latent))

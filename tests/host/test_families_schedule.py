@@ -83,11 +83,11 @@ def test_a_model_without_a_table_of_noise_levels_is_refused(name):
 
 def karras(model: Any, steps: int) -> Tensor:
     largest = float(model.get_model_object("model_sampling").sigma_max)
-    return KarrasScheduler.execute(steps, largest, 0.05, 7.0).result[0]
+    return KarrasScheduler.execute(steps, largest, 0.05, 7.0).args[0]
 
 
 def exponential(model: Any, steps: int) -> Tensor:
-    return BasicScheduler.execute(model, "exponential", steps, 1.0).result[0]
+    return BasicScheduler.execute(model, "exponential", steps, 1.0).args[0]
 
 
 def edit(guider: Any, latent: Tensor, sigmas: Tensor) -> Tensor:

@@ -18,12 +18,20 @@ from comfy_extras.nodes_hooks import SetClipHooks
 from torch import Tensor
 
 from ale_edit.host.conditioning import ORE_KEY
-from ale_edit.host.text import embed_side
+from ale_edit.host.text import Side, embed_side
 from ale_edit.prompts.edits import END_OF_TEXT, VARIANTS
-from ale_edit.tests.host.text_by_hand import FAMILIES, G, L, by_hand, clip_of, ids, stock
+from ale_edit.tests.host.text_by_hand import (
+    FAMILIES,
+    CLIPTextEncode,
+    G,
+    L,
+    by_hand,
+    clip_of,
+    ids,
+    stock,
+)
 from ale_edit.tests.host.texts import embed, rows, sources
 from ale_edit.tests.tiny import edits_of, randn
-from nodes import CLIPTextEncode
 
 PHRASES = ("gray wolf", "brown-colored goat made of gold", "soccer ball")
 SENTENCE = "a photo of a gray wolf, a brown-colored goat made of gold and one soccer ball at night"
@@ -324,7 +332,8 @@ def test_a_schedule_of_hooks_gives_one_entry_for_each_part(family):
 )
 def test_the_pooled_vector_is_that_of_the_chosen_prompt(family, choice, source, target):
     clip, edits = clip_of(family), edits_of(pooled=choice)
-    for side, text in (("source", source), ("target", target)):
+    expected: dict[Side, str] = {"source": source, "target": target}
+    for side, text in expected.items():
         ((_, options),) = embed_side(clip, edits, side)
         same(options["pooled_output"], stock(clip, text)[1])
         same(options[ORE_KEY].values, embed(clip, edits_of(), side).values)
@@ -332,7 +341,7 @@ def test_the_pooled_vector_is_that_of_the_chosen_prompt(family, choice, source, 
 
 def test_the_pooled_vector_speaks_for_the_full_prompts():
     clip = clip_of("SDXL")
-    texts = {"source_prompt": "a wolf, a yellow moon", "target_prompt": SENTENCE}
+    texts: dict[str, Any] = {"source_prompt": "a wolf, a yellow moon", "target_prompt": SENTENCE}
     pairs = [("wolf", "gray wolf"), ("yellow moon", "soccer ball")]
     for choice, expected in (("target", SENTENCE), ("source", "a wolf, a yellow moon")):
         ((_, options),) = embed_side(clip, edits_of(pairs, **texts, pooled=choice), "target")

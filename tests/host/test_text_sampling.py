@@ -3,10 +3,12 @@ another family's encoder."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import comfy.model_management
 import pytest
 import torch
 from torch import Tensor
@@ -32,6 +34,14 @@ def model_of(family: str) -> Any:
         layout["adm_in_channels"] = G + SIZES[family] * 256
     with torch.inference_mode():
         return replace(families.FAMILIES[family], layout=layout).model()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_stays_loaded() -> Iterator[None]:
+    """pytest keeps the patched models of refused runs; ComfyUI would collect garbage at each later
+    load because of them."""
+    yield
+    comfy.model_management.current_loaded_models.clear()
 
 
 def recording(model: Any) -> tuple[Any, list[dict[str, Any]]]:

@@ -1,9 +1,14 @@
-"""The two-branch guider against stock one-branch runs, its rows, and other packs' patches."""
+"""The two-branch guider against stock one-branch runs, its rows, and guidance functions.
+
+Other nodes' patches are in test_composition.py.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import math
+from pathlib import Path
 from typing import Any
 
 import comfy.patcher_extension
@@ -18,91 +23,21 @@ from ale_edit.host.rgb_cam import apply_rgb_cam
 from ale_edit.host.schedule import lcm_sigmas
 from ale_edit.host.self_injection import apply_self_injection
 from ale_edit.host.two_branch_guider import TwoBranchGuider
-from ale_edit.inversion.ddcm import ItemNoise
 from ale_edit.tests.host.runs import (
     STEPS,
     edit,
     guide,
     patched,
-    plain,
     relative_error,
-    side,
     with_option,
 )
-from ale_edit.tests.tiny import edits_of, generator, source_latent, tiny_controlnet, two_regions
+from ale_edit.tests.host.stock_runs import core_node, edit_by_two_runs
+from ale_edit.tests.tiny import edits_of, generator, source_latent, two_regions
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
 
 
 # -- a two-branch run is two one-branch runs -------------------------------------------------------
-
-
-def one_branch(model: Any, positive: Any, negative: Any, cfg: float, function: Any) -> Tensor:
-    """A stock CFGGuider whose sampler is `function(denoise, x0, sigmas)`."""
-
-    def sampler(denoiser: Any, x: Tensor, sigmas: Tensor, extra_args: Any, **_: Any) -> Tensor:
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            args = {**extra_args, "denoise_mask": None}
-            return denoiser(x, x.new_full((x.shape[0],), float(sigma)), **args)
-
-        return function(denoise, denoiser.latent_image, sigmas)
-
-    latent = source_latent()
-    return comfy.samplers.sample(
-        model,
-        torch.zeros_like(latent),
-        positive,
-        negative,
-        cfg,
-        model.load_device,
-        comfy.samplers.KSAMPLER(sampler),
-        lcm_sigmas(model, STEPS, 1.0),
-        model.model_options,
-        latent_image=latent,
-        disable_pbar=True,
-        seed=5,
-    )
-
-
-def edit_by_two_runs(
-    model: Any,
-    clip: Any,
-    guidance: tuple[float, float],
-    negative: str = "",
-    conds: Any = None,
-    target_model: Any = None,
-) -> Tensor:
-    """DDCM with eta 1 as two separate stock runs; correct while nothing couples the branches.
-
-    conds: source, target and negative conditioning, when not those of the usual edits.
-    target_model: the target run's model, when it is another than the source run's.
-    """
-    edits, source_denoised = edits_of(), []
-    source, target, text = conds or (
-        side(clip, edits, "source"),
-        side(clip, edits, "target"),
-        plain(clip, negative),
-    )
-
-    def noises(x0: Tensor, sigmas: Tensor) -> list[Tensor]:
-        noise = ItemNoise(5, x0.shape)
-        return [noise.draw(x0) for _ in sigmas[:-1]]
-
-    def run_source(denoise: Any, x0: Tensor, sigmas: Tensor) -> Tensor:
-        for i, n in enumerate(noises(x0, sigmas)):
-            x = n * (1 + sigmas[0] ** 2).sqrt() if i == 0 else x0 + sigmas[i] * n
-            source_denoised.append(denoise(x, sigmas[i]))
-        return x0
-
-    def run_target(denoise: Any, x0: Tensor, sigmas: Tensor) -> Tensor:
-        p = x0
-        for i, n in enumerate(noises(x0, sigmas)):
-            x = n * (1 + sigmas[0] ** 2).sqrt() if i == 0 else p + sigmas[i] * n
-            p = x0 + denoise(x, sigmas[i]) - source_denoised[i]
-        return p
-
-    one_branch(model, source, text, guidance[0], run_source)
-    return one_branch(target_model or model, target, text, guidance[1], run_target)
 
 
 @pytest.mark.parametrize("guidance", [(1.0, 2.0), (1.0, 1.0), (2.0, 1.0), (1.5, 3.0)])
@@ -111,76 +46,6 @@ def test_an_edit_without_patches_is_two_stock_runs(model, clip, guidance):
     expected = edit_by_two_runs(model, clip, guidance, "blurry")
     print(f"two stock runs, guidance {guidance}: {relative_error(made, expected):.1e} of the std")
     assert relative_error(made, expected) < 1e-4
-
-
-def core_node(module: str, name: str, *values: Any) -> Any:
-    """A function MODEL -> MODEL of one of ComfyUI's own nodes, of either schema."""
-
-    def apply(model: Any) -> Any:
-        node = getattr(importlib.import_module(f"comfy_extras.{module}"), name)
-        if hasattr(node, "execute"):
-            return node.execute(model, *values).result[0]
-        return node().patch(model, *values)[0]
-
-    return apply
-
-
-FREE_U = core_node("nodes_freelunch", "FreeU_V2", 1.3, 1.4, 0.9, 0.2)
-TOME = core_node("nodes_tomesd", "TomePatchModel", 0.3)
-PAG = core_node("nodes_pag", "PerturbedAttentionGuidance", 2.0)
-SAG = core_node("nodes_sag", "SelfAttentionGuidance", 0.5, 2.0)
-RESCALE_CFG = core_node("nodes_model_advanced", "RescaleCFG", 0.7)
-APG = core_node("nodes_apg", "APG", 1.5, 5.0, 0.0)
-NAMES = ["FreeU_V2", "PAG", "SAG", "RescaleCFG", "APG"]
-
-
-@pytest.mark.parametrize("node", [FREE_U, PAG, SAG, RESCALE_CFG, APG], ids=NAMES)
-def test_core_nodes_act_on_each_branch_as_on_a_stock_run(model, clip, node):
-    guidance = (1.5, 2.0)
-    made = edit(guide(node(model), clip, guidance=guidance))
-    expected = edit_by_two_runs(node(model), clip, guidance)
-    print(f"beside a core node: {relative_error(made, expected):.1e} of the std")
-    assert relative_error(made, expected) < 1e-3
-    assert relative_error(made, edit(guide(model, clip, guidance=guidance))) > 1e-2
-
-
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("node", [FREE_U, PAG, SAG, RESCALE_CFG, APG, TOME], ids=[*NAMES, "ToMe"])
-def test_core_nodes_run_beside_all_of_ours_in_either_order(model, clip, node, batch):
-    results = []
-    for changed in (patched(node(model)), node(patched(model))):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)  # ToMe draws from the global generator
-            results.append(edit(guide(changed, clip), source_latent(batch)))
-    assert torch.isfinite(results[0]).all()
-    assert relative_error(results[1], results[0]) < 1e-3
-
-
-def controlled(controlnet: Any, *conds: Any) -> list[Any]:
-    """As ControlNetApplyAdvanced on several conditionings: one control for all of them."""
-    hint = torch.rand(1, 3, 64, 64, generator=generator(6))
-    control = controlnet.copy().set_cond_hint(hint, 1.0, (0.0, 1.0))
-    extra = {"control": control, "control_apply_to_uncond": False}
-    return [[[text, {**options, **extra}] for text, options in cond] for cond in conds]
-
-
-def test_a_controlnet_acts_on_each_branch_as_on_a_stock_run(model, clip):
-    edits, net = edits_of(), tiny_controlnet()
-    conds = (side(clip, edits, "source"), side(clip, edits, "target"), plain(clip, ""))
-    conds = controlled(net, *conds)
-
-    def run(m: Any) -> Tensor:
-        guider = TwoBranchGuider(m)
-        guider.set_branches(*conds)
-        guider.set_guidance(1.0, 2.0)
-        return edit(guider)
-
-    made = run(model)
-    expected = edit_by_two_runs(model, clip, (1.0, 2.0), conds=conds)
-    print(f"ControlNet: {relative_error(made, expected):.1e} of the std")
-    assert relative_error(made, expected) < 1e-4
-    assert relative_error(made, edit(guide(model, clip))) > 0.01
-    assert torch.isfinite(run(patched(model))).all()
 
 
 # -- rows ------------------------------------------------------------------------------------------
@@ -268,7 +133,15 @@ def plain_cfg(args: dict[str, Any]) -> Tensor:
 
 
 @pytest.mark.usefixtures("split_always")
-@pytest.mark.parametrize("node", [None, APG, RESCALE_CFG], ids=["plain", "APG", "RescaleCFG"])
+@pytest.mark.parametrize(
+    "node",
+    [
+        None,
+        core_node("nodes_apg", "APG", 1.5, 5.0, 0.0),
+        core_node("nodes_model_advanced", "RescaleCFG", 0.7),
+    ],
+    ids=["plain", "APG", "RescaleCFG"],
+)
 @pytest.mark.parametrize("variant", ["paper", "published code"])
 def test_both_row_policies_give_the_same_edit(model, clip, monkeypatch, variant, node):
     edits = edits_of(variant=variant)
@@ -337,22 +210,6 @@ def test_guidance_patches_see_each_branch_with_its_own_scale(model, clip, guidan
     )
     expected = edit(guide(model, clip, guidance=guidance), latent, steps=1)
     assert relative_error(made, expected) < 1e-4
-
-
-@pytest.mark.parametrize("guidance", [(1.0, 2.0), (2.0, 2.0)])
-def test_guidance_with_a_memory_acts_on_each_branch_as_on_a_stock_run(model, clip, guidance):
-    """APG's momentum: called twice a step, its running average would advance twice. A stock run at
-    guidance 1 gives APG zeros for the unconditional prediction; ours leaves that branch alone."""
-
-    def with_momentum() -> Any:
-        return core_node("nodes_apg", "APG", 1.5, 5.0, -0.5)(model)
-
-    made = edit(guide(with_momentum(), clip, guidance=guidance))
-    source_model = model if guidance[0] == 1 else with_momentum()
-    expected = edit_by_two_runs(source_model, clip, guidance, target_model=with_momentum())
-    print(f"APG with momentum: {relative_error(made, expected):.1e} of the std")
-    assert relative_error(made, expected) < 1e-3
-    assert relative_error(made, edit(guide(APG(model), clip, guidance=guidance))) > 1e-3
 
 
 def test_a_post_cfg_patch_changes_the_edit(model, clip):
@@ -457,3 +314,14 @@ def test_rgb_cam_in_a_two_branch_run_is_rgb_cam_in_a_stock_run_of_the_target(mod
     expected = edit_by_two_runs(model, clip, guidance, target_model=rgb_cam)
     print(f"RGB-CAM, two stock runs: {relative_error(made, expected):.1e} of the std")
     assert relative_error(made, expected) < 1e-4
+
+
+def test_mahiro_is_refused_when_loaded_as_comfyui_loads_it(model, clip):
+    """By its path, which is then the module's name."""
+    nodes = importlib.import_module("nodes")
+    extras = Path(importlib.import_module("comfy_extras.nodes_mahiro").__file__ or "")
+    assert asyncio.run(nodes.load_custom_node(str(extras), module_parent="comfy_extras"))
+    node = nodes.NODE_CLASS_MAPPINGS["Mahiro"]
+    mahiro = node.execute(model).result[0] if hasattr(node, "execute") else node().patch(model)[0]
+    with pytest.raises(ValueError, match=r"Remove Mahiro\."):
+        edit(guide(mahiro, clip))

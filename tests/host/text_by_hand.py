@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -21,8 +22,8 @@ from ale_edit.tests.tiny import (
     tiny_sd2_clip,
     tiny_sdxl_clip,
 )
-from nodes import CLIPTextEncode
 
+CLIPTextEncode: Any = import_module("nodes").CLIPTextEncode  # ComfyUI's, not the pack's folder
 ROWS = 77
 END = 49407
 L, G = SDXL_WIDTHS["l"], SDXL_WIDTHS["g"]

@@ -18,10 +18,20 @@ import torch
 from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 
 from ale_edit.demo import models, weights
-from ale_edit.tests.nodes.graph import TEXT, edits_with_masks, one, picture, run
+from ale_edit.tests.families import family_model
+from ale_edit.tests.host.stock_runs import core_node
+from ale_edit.tests.host.test_composition import in_tiles, row_by_row
+from ale_edit.tests.nodes.graph import TEXT, edits_with_masks, one, picture, run, schema
 from ale_edit.tests.nodes.test_help_pages import page
 from ale_edit.tests.nodes.test_schemas import NODE_IDS
-from ale_edit.tests.tiny import SDXL_WIDTHS, tiny_clip, tiny_flux, tiny_sdxl_clip, two_boxes
+from ale_edit.tests.tiny import (
+    SDXL_WIDTHS,
+    tiny_clip,
+    tiny_controlnet,
+    tiny_flux,
+    tiny_sdxl_clip,
+    two_boxes,
+)
 
 VERBS = "Add|Apply|Connect|Do not|Encode|Make|Name|Paint|Raise|Remove|Select|Set|Shorten|Use|Write"
 CURE = re.compile(rf"\. ({VERBS}) ")
@@ -31,9 +41,20 @@ class World:
     """Tiny models, and a count of the model's calls."""
 
     def __init__(self, model: Any, clip: Any, vae: Any) -> None:
-        self.calls = 0
         self.model, self.clip, self.vae = model.clone(), clip, vae
-        self.model.set_model_unet_function_wrapper(self._count)
+        seen: list[int] = []
+
+        def count(apply_model: Any, arguments: dict[str, Any]) -> Any:
+            """A function and no method: ComfyUI copies objects with each clone of a model."""
+            seen.append(1)
+            return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+
+        self._seen = seen
+        self.model.set_model_unet_function_wrapper(count)
+
+    @property
+    def calls(self) -> int:
+        return len(self._seen)
 
     @cached_property
     def flux(self) -> Any:
@@ -44,10 +65,6 @@ class World:
     def other_clip(self) -> Any:
         """The text encoder of another checkpoint, twice as wide."""
         return tiny_clip(width=64)
-
-    def _count(self, apply_model: Any, arguments: dict[str, Any]) -> Any:
-        self.calls += 1
-        return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
 
     def plain(self, text: str, clip: Any = None) -> Any:
         """As CLIP Text Encode."""
@@ -87,6 +104,7 @@ class World:
 
         guider = comfy.samplers.CFGGuider(model)
         guider.set_conds(positive, self.plain(""))
+        guider.set_cfg(2.0)
         empty = latent(torch.zeros(1, 4, 8, 8))
         return self.sample(guider, sampler=stock_sampler("euler"), latent_image=empty)
 
@@ -103,6 +121,7 @@ class Case:
     page: the node whose help page explains it.
     quote: what the sentence and the page both say.
     says: what the sentence must name besides: the node and its input, and the values.
+    calls: of the model before; 1 where only a call shows what another node on the model does.
     """
 
     name: str
@@ -110,6 +129,7 @@ class Case:
     page: str
     quote: str
     says: tuple[str, ...]
+    calls: int = 0
 
 
 def listed(text: str = TEXT) -> Any:
@@ -138,8 +158,69 @@ def only_wolf() -> Any:
     return one("ALEEditObject", source="wolf", target="goat", mask=boxes()[0])
 
 
+def with_extra(conditioning: Any, key: str, value: Any) -> Any:
+    """As a node that sets something on a conditioning."""
+    return [[tensor, {**extras, key: value}] for tensor, extras in conditioning]
+
+
 def with_control(conditioning: Any) -> Any:
-    return [[tensor, {**extras, "control": object()}] for tensor, extras in conditioning]
+    return with_extra(conditioning, "control", object())
+
+
+def controlled(world: World, net: Any, images: int = 1) -> dict[str, Any]:
+    """Source and target through one Apply ControlNet."""
+    from nodes import ControlNetApplyAdvanced
+
+    node = ControlNetApplyAdvanced()
+    picture = torch.rand(images, 64, 64, 3)
+    conds = node.apply_controlnet(*world.ore(), net, picture, 1.0, 0.0, 1.0)
+    return dict(zip(("source", "target"), conds, strict=True))
+
+
+def flow_matching(model: Any) -> Any:
+    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+    return ModelSamplingSD3().patch(model, 3.0)[0]
+
+
+def continuous(model: Any) -> Any:
+    from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
+
+    return ModelSamplingContinuousEDM().patch(model, "v_prediction", 120.0, 0.002)[0]
+
+
+def regional(model: Any) -> Any:
+    return one("ALERegionCrossAttention", model=model, regions=regions())
+
+
+def couple(model: Any) -> Any:
+    """Another pack's node that appends a text inside cross-attention."""
+
+    def patch(n: Any, context: Any, value: Any, options: Any) -> Any:
+        text = torch.cat([context, context], dim=1)
+        return n, text, text
+
+    clone = model.clone()
+    clone.set_model_attn2_patch(patch)
+    return clone
+
+
+def merge_queries(model: Any) -> Any:
+    """Another pack's node that leaves out half of the positions of cross-attention."""
+
+    def patch(n: Any, context: Any, value: Any, options: Any) -> Any:
+        return n[:, ::2], context, value
+
+    clone = model.clone()
+    clone.set_model_attn2_patch(patch)
+    return clone
+
+
+MAHIRO = core_node("nodes_mahiro", "Mahiro")
+WINDOWS = core_node(
+    "nodes_context_windows",
+    *("ContextWindowsManualNode", 2, 0, "standard_static", 1, False, "flat", 0),
+)
 
 
 def sd3_clip() -> Any:
@@ -357,6 +438,20 @@ MODEL_CASES = [
         ("Self-Attention Injection", "model input", "Flux"),
     ),
     Case(
+        "Flux in blending",
+        lambda w: one("ALEBackgroundBlending", model=w.flux, regions=regions()),
+        "ALEBackgroundBlending",
+        NO_UNET,
+        ("Background Blending", "model input", "Flux"),
+    ),
+    Case(
+        "Flux in the guider",
+        lambda w: w.guide(w.flux),
+        "ALETwoBranchGuider",
+        NO_UNET,
+        ("Two-Branch Guider", "model input", "Flux"),
+    ),
+    Case(
         "Flux in the schedule",
         lambda w: one("ALELCMSchedule", model=w.flux),
         "ALELCMSchedule",
@@ -493,6 +588,96 @@ MODEL_CASES = [
         ("CFGGuider", "Two-Branch Guider", "model"),
     ),
 ]
+OTHER_MODEL_CASES = [
+    Case(
+        "flow matching in the guider",
+        lambda w: w.sample(w.guide(flow_matching(w.model))),
+        "ALETwoBranchGuider",
+        "samples by flow matching or from image to image",
+        ("Two-Branch Guider", "model input"),
+    ),
+    Case(
+        "flow matching in the schedule",
+        lambda w: one("ALELCMSchedule", model=flow_matching(w.model)),
+        "ALELCMSchedule",
+        "samples by flow matching or from image to image",
+        ("LCM Schedule", "model input"),
+    ),
+    Case(
+        "continuous noise levels in the schedule",
+        lambda w: one("ALELCMSchedule", model=continuous(w.model)),
+        "ALELCMSchedule",
+        "has no table of 1000 noise levels",
+        ("LCM Schedule", "model input", "Karras Scheduler"),
+    ),
+    Case(
+        "a video model in the guider",
+        lambda w: w.guide(family_model("SVD")),
+        "ALETwoBranchGuider",
+        "a video model",
+        ("Two-Branch Guider", "model input", "SVD"),
+    ),
+    Case(
+        "an upscaling model in the guider",
+        lambda w: w.guide(family_model("x4 upscaler")),
+        "ALETwoBranchGuider",
+        "has no self-attention in some of its layers",
+        ("Two-Branch Guider", "model input", "Upscale"),
+    ),
+]
+PATCH_CASES = [
+    Case(
+        "an attention couple beside RGB-CAM",
+        lambda w: w.generate(regional(couple(w.model)), w.ore()[1]),
+        "ALERegionCrossAttention",
+        "changes the text inside cross-attention",
+        ("Region Cross-Attention", "attention couple", "Hypernetwork Loader"),
+        calls=1,
+    ),
+    Case(
+        "merged queries beside RGB-CAM",
+        lambda w: w.generate(regional(merge_queries(w.model)), w.ore()[1]),
+        "ALERegionCrossAttention",
+        "changes the rows or positions of cross-attention",
+        ("Region Cross-Attention", "2 rows of 64 positions became 2 of 32"),
+        calls=1,
+    ),
+    Case(
+        "tiles beside RGB-CAM",
+        lambda w: w.generate(in_tiles(regional(w.model)), w.ore()[1]),
+        "ALERegionCrossAttention",
+        "Remove what cuts latents into tiles",
+        ("Region Cross-Attention", "8x8", "8x4", "Tiled Diffusion"),
+    ),
+    Case(
+        "rows one by one beside RGB-CAM",
+        lambda w: w.generate(row_by_row(regional(w.model)), w.ore()[1]),
+        "ALERegionCrossAttention",
+        "Remove what splits, repeats or windows the batch",
+        ("Region Cross-Attention", "2 rows of a model call into 1"),
+    ),
+    Case(
+        "rows one by one beside injection",
+        lambda w: w.sample(w.guide(row_by_row(one("ALESelfAttentionInjection", model=w.model)))),
+        "ALESelfAttentionInjection",
+        "Remove what splits, repeats or windows the batch",
+        ("Self-Attention Injection", "4 rows of a model call into 1"),
+    ),
+    Case(
+        "Mahiro",
+        lambda w: w.sample(w.guide(MAHIRO(w.model))),
+        "ALETwoBranchGuider",
+        "the model went through Mahiro",
+        ("Two-Branch Guider", "averages over all images"),
+    ),
+    Case(
+        "Context Windows",
+        lambda w: w.sample(w.guide(WINDOWS(w.model))),
+        "ALETwoBranchGuider",
+        "the model went through Context Windows",
+        ("Two-Branch Guider", "batch of source and edit"),
+    ),
+]
 LATENT_OF_ANOTHER = "Encode the source image with the VAE of the same checkpoint"
 SAMPLING_CASES = [
     Case(
@@ -529,6 +714,46 @@ SAMPLING_CASES = [
         "ALETwoBranchGuider",
         "inputs differ in",
         ("Two-Branch Guider", "source and target", "control"),
+    ),
+    Case(
+        "sizes on one branch",
+        lambda w: w.guide(target=with_extra(w.plain("a"), "width", 768)),
+        "ALETwoBranchGuider",
+        "inputs differ in",
+        ("Two-Branch Guider", "source and target", "width"),
+    ),
+    Case(
+        "a part of the steps",
+        lambda w: w.sample(
+            w.guide(
+                source=with_extra(w.plain("a"), "end_percent", 0.4),
+                target=with_extra(w.plain("b"), "end_percent", 0.4),
+            )
+        ),
+        "ALETwoBranchGuider",
+        "is not active at step",
+        ("Two-Branch Guider", "source input", "step 2 of 2", "Timestep Range"),
+    ),
+    Case(
+        "a negative for a part of the steps",
+        lambda w: w.sample(w.guide(negative=with_extra(w.plain("a"), "start_percent", 0.5))),
+        "ALETwoBranchGuider",
+        "is not active at step",
+        ("Two-Branch Guider", "negative input", "step 1 of 2"),
+    ),
+    Case(
+        "ControlNet of another family",
+        lambda w: w.sample(w.guide(**controlled(w, tiny_controlnet(width=64)))),
+        "ALETwoBranchGuider",
+        "was made for another family of models",
+        ("Two-Branch Guider", "ControlNet of the source input", "32 channels"),
+    ),
+    Case(
+        "two control images for one latent",
+        lambda w: w.sample(w.guide(**controlled(w, tiny_controlnet(), images=2))),
+        "ALETwoBranchGuider",
+        "Connect one control image, or one for each latent",
+        ("Two-Branch Guider", "source input holds 2 images", "latent 1"),
     ),
     Case(
         "empty latent",
@@ -588,7 +813,14 @@ SAMPLING_CASES = [
     ),
 ]
 DEMO_QUOTES = ("is missing", "bytes, not", "is not the listed one (SHA-256)")
-CASES = [*EDIT_CASES, *REGION_CASES, *MODEL_CASES, *SAMPLING_CASES]
+CASES = [
+    *EDIT_CASES,
+    *REGION_CASES,
+    *MODEL_CASES,
+    *OTHER_MODEL_CASES,
+    *PATCH_CASES,
+    *SAMPLING_CASES,
+]
 
 
 @pytest.fixture(scope="session")
@@ -635,7 +867,7 @@ def test_the_sentence_ends_with_the_cure(
 @every_case
 def test_nothing_has_been_sampled(case: Case, refuse: Callable[[Case], tuple[str, int]]) -> None:
     _, calls = refuse(case)
-    assert calls == 0
+    assert calls == case.calls
 
 
 @every_case
@@ -643,10 +875,17 @@ def test_the_help_page_explains_it(case: Case) -> None:
     assert f"`{case.quote}" in page(case.page) or f"{case.quote}`" in page(case.page)
 
 
+def test_every_node_that_takes_a_model_refuses_one_without_a_unet() -> None:
+    takers = {i for i in NODE_IDS if any(e.io_type == "MODEL" for e in schema(i).inputs)}
+    assert takers == {case.page for case in MODEL_CASES if case.quote == NO_UNET}
+
+
 def test_a_run_that_is_right_does_sample(world: World) -> None:
-    before = world.calls
-    world.sample()
-    assert world.calls > before
+    """Also of a clone, as every node of ours makes one."""
+    for model in (world.model, one("ALESelfAttentionInjection", model=world.model)):
+        before = world.calls
+        world.sample(world.guide(model))
+        assert world.calls > before
 
 
 def test_the_next_edit_is_well_after_every_refusal(world: World) -> None:

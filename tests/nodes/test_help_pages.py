@@ -10,11 +10,10 @@ import pytest
 
 from ale_edit.tests.nodes.graph import nodes, schema
 from ale_edit.tests.nodes.test_schemas import NODE_IDS
-from ale_edit.tests.workflows.graphs import NAMES, read_api
+from ale_edit.tests.workflows.graphs import NAMES, own_workflow, read_api
 
 PAGES = Path(__file__).resolve().parents[2] / "web" / "docs"
 SECTIONS = ["Inputs", "Outputs", "In the paper", "Typical mistakes", "See it in"]
-EVERY_WORKFLOW = ("All workflows", "Every workflow")
 
 every_node = pytest.mark.parametrize("node_id", NODE_IDS)
 
@@ -73,15 +72,14 @@ def test_a_page_explains_nothing_that_is_not_there(node_id: str) -> None:
 
 
 @every_node
-def test_the_workflows_that_a_page_names_hold_the_node(node_id: str) -> None:
-    text = page(node_id).split("## See it in")[1]
+def test_a_page_names_its_own_workflow_and_the_larger_ones_that_hold_the_node(node_id: str) -> None:
     holding = {
         name
         for name in NAMES
         if node_id in {node["class_type"] for node in read_api(name).values()}
     }
+    text = page(node_id).split("## See it in")[1]
     named = {name for name in re.findall(r"\*(\w+)\*", text) if name in NAMES}
-    if text.strip().startswith(EVERY_WORKFLOW):
-        assert holding == set(NAMES)
-    else:
-        assert named and named == holding
+    assert named == {name for name in holding if not name.startswith("node_")} | {
+        own_workflow(node_id)
+    }

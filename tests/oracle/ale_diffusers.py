@@ -22,7 +22,7 @@ from .masks_by_hand import Masks, dilate, latent_background, on_grid, regions_an
 from .ore_by_hand import TextEncoder, Texts, restrict
 
 SOURCE_UNCOND, TARGET_UNCOND, SOURCE_COND, TARGET_COND = range(4)
-BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Network:
 
     def split(self, v: Tensor, t: int, z: Tensor) -> tuple[Tensor, Tensor]:
         """The image and the noise that a predicted v (C, h, w) means: the image by diffusers."""
-        ddim = DDIMScheduler(**self.noise(), clip_sample=False)
+        ddim: Any = DDIMScheduler(**self.noise(), clip_sample=False)
         ddim.set_timesteps(50)
         image = ddim.step(v, t, z).pred_original_sample
         abar = float(ddim.alphas_cumprod[t])

@@ -7,7 +7,9 @@ ComfyUI's modules hold the weights; the others load them under their own names.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -97,14 +99,14 @@ def diffusers_unet(model: Any) -> Any:
     return unet.requires_grad_(False)
 
 
-def transformers_text_encoder(clip: Any) -> TextEncoder:
+def transformers_text_encoder(
+    clip: Any, sizes: Mapping[str, int] = MappingProxyType(CLIP_CONFIG)
+) -> TextEncoder:
     """CLIPTextModel with the weights of a ComfyUI CLIP; the tokenizer of ComfyUI's vocabulary."""
     import comfy
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    config = CLIPTextConfig.from_dict(
-        {**CLIP_CONFIG, "vocab_size": 49408, "hidden_act": "quick_gelu"}
-    )
+    config = CLIPTextConfig.from_dict({**sizes, "vocab_size": 49408, "hidden_act": "quick_gelu"})
     model = CLIPTextModel(config).eval()
     weights = clip.cond_stage_model.clip_l.transformer.text_model.state_dict()
     prefix = "text_model." if any(n.startswith("text_model.") for n in model.state_dict()) else ""

@@ -144,14 +144,14 @@ def _clip() -> Any:
 def run_pack(
     scene: Scene,
     settings: Settings,
-    family: str | None = None,
+    family: str | Twins | None = None,
     has_every_row: bool = False,
     **method: Any,
 ) -> list[Step]:
     """The edit by the pack's nodes' functions in ComfyUI; z and p (B, C, h, w) of every step.
 
-    has_every_row: run the rows that guidance 1 does not need, as on a GPU. method: what
-    MethodSettings has in place of `settings`.
+    family: of families.py, or networks of the caller's. has_every_row: run the rows that guidance 1
+    does not need, as on a GPU. method: what MethodSettings has in place of `settings`.
     """
     from ale_edit.host import (
         blending,
@@ -165,7 +165,7 @@ def run_pack(
     from ale_edit.prompts.edits import Edits, MethodSettings, make_edit
     from ale_edit.regions.regions import make_regions
 
-    pack = twins(family)
+    pack = family if isinstance(family, Twins) else twins(family)
     chosen = MethodSettings(**{"variant": settings.variant, "overlap": settings.overlap, **method})
     edits = Edits(tuple(make_edit(*pair) for pair in scene.pairs), settings=chosen)
     regions = make_regions(scene.masks, [source for source, _ in scene.pairs], settings.dilation)
@@ -202,7 +202,10 @@ def run_pack(
 @cache
 def run_oracle(scene: Scene, settings: Settings, family: str | None = None) -> list[Step]:
     """The same by the oracle, image by image; item j has seed SEED + j."""
-    both = twins(family)
+    return oracles_steps(scene, settings, twins(family))
+
+
+def oracles_steps(scene: Scene, settings: Settings, both: Twins) -> list[Step]:
     masks = np.stack([mask.numpy() > 0.5 for mask in scene.masks])
     items = []
     for j, x0 in enumerate(scene.latents):

@@ -1,6 +1,7 @@
 """One real ComfyUI for all tests of this folder, started as dev.py starts it, caching nothing."""
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -23,18 +24,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.server)
 
 
-def new_server(dev: ModuleType, base: Path) -> Any:
+def new_server(dev: ModuleType, base: Path, *options: str) -> Any:
     host = dev.Host(COMFYUI, Path(sys.executable))
-    options = ["--disable-api-nodes", "--cache-none", *dev.device_options(host)]
-    return dev.Server(host, base, options=options)
+    always = ["--disable-api-nodes", "--cache-none", *dev.device_options(host)]
+    return dev.Server(host, base, options=[*always, *options])
 
 
 @pytest.fixture(scope="session")
-def server(dev: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models that the server looks into besides its own; empty at first."""
+    folder = tmp_path_factory.mktemp("models")
+    for kind in ("checkpoints", "loras"):
+        (folder / kind).mkdir()
+    return folder
+
+
+def extra_models(models: Path) -> list[str]:
+    """Options that make a server look into this folder of models."""
+    places = {"base_path": str(models), "checkpoints": "checkpoints", "loras": "loras"}
+    config = models / "extra_model_paths.yaml"
+    config.write_text(json.dumps({"tests": places}), encoding="utf-8")  # JSON is YAML
+    return ["--extra-model-paths-config", str(config)]
+
+
+@pytest.fixture(scope="session")
+def server(
+    dev: ModuleType, models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         if "OMP_NUM_THREADS" not in os.environ:
             patch.setenv("OMP_NUM_THREADS", "2")
-        with new_server(dev, tmp_path_factory.mktemp("comfyui")) as server:
+        base = tmp_path_factory.mktemp("comfyui")
+        with new_server(dev, base, *extra_models(models)) as server:
             yield server
 
 

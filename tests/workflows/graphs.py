@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,12 @@ FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 NOTES = ("MarkdownNote", "Note")  # nodes that only the front end knows
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-CORE_EXTRAS = ("comfy_extras.nodes_custom_sampler",)
+CORE_EXTRAS = (
+    "comfy_extras.nodes_custom_sampler",
+    "comfy_extras.nodes_mask",
+    "comfy_extras.nodes_model_advanced",
+    "comfy_extras.nodes_preview_any",
+)
 
 
 def read_ui(name: str) -> Json:
@@ -43,11 +49,17 @@ def our_nodes() -> dict[str, type]:
 def node_class(name: str) -> type:
     """A node class of the pack or of ComfyUI itself; KeyError where there is none."""
     core = importlib.import_module("nodes").NODE_CLASS_MAPPINGS
-    extras = (_extension_nodes(importlib.import_module(module)) for module in CORE_EXTRAS)
+    extras = (_nodes_of(importlib.import_module(module)) for module in CORE_EXTRAS)
     known: dict[str, type] = dict(core)
     for nodes in (*extras, our_nodes()):
         known.update(nodes)
     return known[name]
+
+
+def _nodes_of(module: Any) -> dict[str, type]:
+    """A module's nodes, whichever of ComfyUI's two forms it has."""
+    mapped = getattr(module, "NODE_CLASS_MAPPINGS", None)
+    return mapped if mapped is not None else _extension_nodes(module)
 
 
 def _extension_nodes(module: Any) -> dict[str, type]:
@@ -106,6 +118,21 @@ def to_api(ui: Json) -> Json:
 def without_titles(api: Json) -> Json:
     kept = ("class_type", "inputs")
     return {number: {key: node[key] for key in kept} for number, node in api.items()}
+
+
+NEED_CHECKPOINT = [
+    name
+    for name in NAMES
+    if any(node["class_type"] == "CheckpointLoaderSimple" for node in read_api(name).values())
+]
+
+
+def own_workflow(node_id: str) -> str:
+    """The small workflow that is about this node."""
+    if node_id == "ALEEdit":
+        return "ale_edit_one_node"
+    words = re.findall(r"LCM|[A-Z][a-z]+", node_id.removeprefix("ALE"))
+    return "_".join(["node", *words]).lower()
 
 
 def real_nodes(ui: Json) -> list[Json]:

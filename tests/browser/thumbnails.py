@@ -1,0 +1,67 @@
+"""Pictures made of screenshots: cards of the template browser, and images of the documentation.
+
+Imported by tests as `ale_edit.tests.browser.thumbnails`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+SIDE, PICTURE, MARGIN, HEAD = 600, 286, 9, 36
+DARK, LIGHT = (24, 24, 24), (235, 235, 235)
+# The two nodes whose pictures stand on a workflow's card, left and right.
+SHOWN = {
+    "ale_edit": ("Source image", "Save edited"),
+    "ale_edit_drawn_masks": ("Where the objects are", "Edited image"),
+    "ale_edit_lcm_lora": ("Regions", "Edited image"),
+    "ale_edit_one_node": ("Source", "Edited image"),
+    "node_background_blending": ("Source", "Edited image"),
+    "node_demo_model_loader": ("Generated image",),
+    "node_demo_scene": ("Image", "Masks"),
+    "node_edit_list": ("Regions", "Edited image"),
+    "node_edit_object": ("Source", "Edited image"),
+    "node_full_prompts": ("Regions", "Edited image"),
+    "node_lcm_schedule": ("Generated image",),
+    "node_method_settings": ("Image, all parts on", "Image, all parts off"),
+    "node_object_restricted_embeddings": ("Image with ORE", "Image with the plain prompt"),
+    "node_paste_background": ("As decoded by the VAE", "With the source's own pixels"),
+    "node_region_cross_attention": ("Image with regions", "Image without"),
+    "node_regions": ("Regions", "Background mask"),
+    "node_self_attention_injection": ("Source", "Edited image"),
+    "node_two_branch_guider": ("Source", "Edited image"),
+    "node_virtual_inversion": ("Source", "Edited image"),
+    "regional_text_to_image": ("Regions", "Generated image"),
+}
+
+
+def card(pictures: list[tuple[str, Image.Image]], graph: Image.Image) -> Image.Image:
+    """A square: labelled pictures in a row, the graph below them."""
+    out = Image.new("RGB", (SIDE, SIDE), DARK)
+    draw = ImageDraw.Draw(out)
+    font = ImageFont.load_default(size=20)
+    left = (SIDE - len(pictures) * (PICTURE + MARGIN + 1) + MARGIN + 1) // 2
+    for number, (label, picture) in enumerate(pictures):
+        x = left + number * (PICTURE + MARGIN + 1)
+        draw.text((x, 8), label, font=font, fill=LIGHT)
+        out.paste(picture.resize((PICTURE, PICTURE), Image.Resampling.LANCZOS), (x, HEAD))
+    top = HEAD + PICTURE + MARGIN
+    width, height = SIDE - 2 * MARGIN, SIDE - top - MARGIN
+    scale = min(width / graph.width, height / graph.height)
+    size = (round(graph.width * scale), round(graph.height * scale))
+    place = ((SIDE - size[0]) // 2, top + (height - size[1]) // 2)
+    out.paste(graph.resize(size, Image.Resampling.LANCZOS), place)
+    return out
+
+
+def save_card(path: Path, picture: Image.Image) -> None:
+    picture.save(path, quality=88, optimize=True)
+
+
+def save_small(path: Path, picture: Image.Image, width: int = 2000) -> None:
+    """A screenshot for the documentation: at most `width` pixels wide, and under 200 kB."""
+    if picture.width > width:
+        size = (width, round(picture.height * width / picture.width))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    picture.convert("RGB").save(path, quality=80, subsampling=0, optimize=True)
