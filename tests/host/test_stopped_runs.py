@@ -262,3 +262,26 @@ def test_a_stopped_run_leaves_its_control_as_a_finished_one_does(model, clip):
     stop(guider, fuse)
     assert {key: value is None for key, value in vars(control).items()} == finished
     assert control.cond_hint is None and control.model_sampling_current is None
+
+
+def test_a_stopped_run_of_nodes_that_are_gone_leaves_no_dead_model(model, clip):
+    """As ALE Edit, whose chain of models dies with it; ComfyUI would report a memory leak and
+    collect garbage at each later load of a model."""
+
+    def stopped_node() -> None:
+        guider = guide(patched(model), clip)
+        error: Any = None
+
+        def fail(step: int, *args: Any) -> None:
+            raise Failure
+
+        try:
+            edit(guider, callback=fail)
+        except Failure as failure:
+            error = failure  # a cycle, from the traceback to this frame and back
+        assert error is not None
+
+    stopped_node()
+    gc.collect()
+    loaded = comfy.model_management.current_loaded_models
+    assert loaded and not any(entry.is_dead() for entry in loaded)
