@@ -24,8 +24,20 @@ def with_wrapper(model: Any, kind: str, key: str, wrapper: Callable[..., Any], n
             f"{node}: the model input already went through a {node} node. Remove one of the two."
         )
     clone = model.clone()
+    clone.parent = _first(model)
     clone.add_wrapper_with_key(kind, key, wrapper)
     return clone
+
+
+def _first(model: Any) -> Any:
+    """The MODEL that all clones of a chain come from.
+
+    ComfyUI falls back to a clone's parent when the clone is gone; a parent that went with it, as
+    after an interruption, would be reported as a memory leak at every later load.
+    """
+    while getattr(model, "parent", None) is not None:
+        model = model.parent
+    return model
 
 
 def add_outermost_wrapper(

@@ -21,6 +21,7 @@ SETTINGS = {
     "Comfy.TutorialCompleted": True,  # no dialog at the first start
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
+    "LiteGraph.Canvas.MaximumFps": 10,  # drawing without a GPU takes a whole core
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # text however small, for the screenshots
 }
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"

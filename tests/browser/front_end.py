@@ -230,21 +230,19 @@ class FrontEnd:
 
     # looking
 
-    def settle(self, milliseconds: int = 700) -> None:
+    def settle(self, milliseconds: int = 500) -> None:
         """Let pictures load and the canvas be drawn."""
         self.page.wait_for_timeout(milliseconds)
 
     def fit(self) -> Json:
         """Show the whole graph; gives its place on the page."""
-        return self.page.evaluate(FIT, [70, 130, 30, 60])
+        return self.page.evaluate(FIT, [90, 180, 30, 70])  # clear of menus and side bar
 
     def shoot_graph(self, path: Path) -> Image.Image:
         """A picture of the whole graph and nothing else."""
         box = self.fit()
-        self.page.evaluate("app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
-        self.settle(1200)
+        self.settle()
         self.page.screenshot(path=path)
-        self.page.evaluate("app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
         margin = 16
         left, top = box["x"] - margin, box["y"] - margin
         right, bottom = box["x"] + box["width"] + margin, box["y"] + box["height"] + margin

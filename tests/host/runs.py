@@ -121,6 +121,8 @@ def generate(
 def with_option(model: Any, change: Callable[[Any], None]) -> Any:
     """A clone of a MODEL after a stock patching call, as another pack's node makes it."""
     clone = model.clone()
+    # in a graph ComfyUI's cache keeps every model; here only the first one lives on
+    clone.parent = model.parent or model
     change(clone)
     return clone
 

@@ -6,15 +6,18 @@ The oracle where the branches do not depend on each other: two stock one-branch 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import comfy.controlnet
 import comfy.gligen
 import comfy.hooks
+import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.samplers
 import comfy.sd
+import comfy.utils
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -409,17 +412,16 @@ def tiny_gligen(model: Any, key_dim: int = 32) -> Any:
     net = comfy.gligen.Gligen(modules, comfy.gligen.PositionNet(key_dim, key_dim), key_dim)
     fill(net, 12, 0.1)
     for module in modules:
-        module.alpha_attn.fill_(1.5)
+        module.load_state_dict({**module.state_dict(), "alpha_attn": torch.tensor(1.5)})
     return comfy.model_patcher.ModelPatcher(net, torch.device("cpu"), torch.device("cpu"))
 
 
 def test_gligen_boxes_act_on_each_branch_as_on_a_stock_run(model, clip):
-    from nodes import GLIGENTextBoxApply
-
+    node = importlib.import_module("nodes").GLIGENTextBoxApply()
     gligen, plainly = tiny_gligen(model), conds_of(clip)
 
     def boxed(cond: Any, text: str = "a lamp") -> Any:
-        return GLIGENTextBoxApply().append(cond, clip, gligen, text, 24, 32, 8, 16)[0]
+        return node.append(cond, clip, gligen, text, 24, 32, 8, 16)[0]
 
     conds = (boxed(plainly[0]), boxed(plainly[1]), plainly[2])
     made = edit_with(model, conds)
@@ -645,6 +647,7 @@ def test_an_attention_that_the_user_selected_is_used_and_changes_nothing_else(mo
         assert len(calls) > 4 * 20
 
 
+@pytest.mark.slow
 def test_a_compiled_model_gives_the_same_edit_in_either_order(model, clip):
     """TorchCompileModel's own function; the eager backend traces all of our patches."""
     torch._dynamo.reset()
@@ -823,18 +826,15 @@ def test_a_sampler_that_calls_the_model_past_its_guider_gets_rgb_cam_too(model, 
     def sampler(denoiser: Any, x: Tensor, sigmas: Tensor, extra_args: Any, **_: Any) -> Tensor:
         guider, sigma = denoiser.inner_model, sigmas[:1]
         options = extra_args["model_options"]
-        conds = guider.conds["negative"], guider.conds["positive"]
-        for function in (
-            lambda: guider(x, sigma, options, 0),
-            lambda: past(guider, x, sigma, conds, options),
-        ):
-            seen.append(function())
-        return x
-
-    def past(guider: Any, x: Tensor, sigma: Tensor, conds: Any, options: Any) -> Tensor:
-        return comfy.samplers.sampling_function(
-            guider.inner_model, x, sigma, *conds, guider.cfg, model_options=options
+        conds = guider.conds
+        seen.append(guider(x, sigma, options, 0))
+        seen.append(
+            comfy.samplers.sampling_function(
+                *(guider.inner_model, x, sigma, conds["negative"], conds["positive"], guider.cfg),
+                model_options=options,
+            )
         )
+        return x
 
     for changed in (apply_rgb_cam(model, two_regions()), model):
         comfy.samplers.sample(

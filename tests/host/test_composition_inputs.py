@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from torch import Tensor
 
 from ale_edit.editors.ale import ALESettings, background_weights
@@ -28,7 +27,7 @@ from ale_edit.tests.host.runs import (
     side,
     with_option,
 )
-from ale_edit.tests.host.stock_runs import edit_by_two_runs
+from ale_edit.tests.host.stock_runs import core_node, edit_by_two_runs
 from ale_edit.tests.host.test_composition import Conds, conds_of, controlled, edit_with, hint
 from ale_edit.tests.host.test_rgb_cam import published_form
 from ale_edit.tests.tiny import (
@@ -43,6 +42,7 @@ from ale_edit.tests.tiny import (
 )
 
 GUIDANCE = (1.5, 2.0)
+DIFFERENTIAL = core_node("nodes_differential_diffusion", "DifferentialDiffusion")
 SHAPES = [(8, 9), (1, 5), (13, 8), (5, 1), (7, 11), (1, 1), (3, 3)]  # latents, in cells of 8 pixels
 
 
@@ -82,7 +82,7 @@ def test_all_of_ours_on_a_latent_of_any_shape_keeps_the_background(model, clip, 
     regions = make_regions([object_mask] * 2, [source for source, _ in PAIRS], 0.0)
     latent = source_latent(2, *shape)
     made = edit(guide(patched(model, regions, schedule=1.0), clip), latent)
-    keeps = background_weights(regions, *shape, "paper", is_soft=False)
+    keeps = background_weights(regions, shape[0], shape[1], "paper", is_soft=False)
     assert made.shape == latent.shape and torch.isfinite(made).all()
     torch.testing.assert_close(made[..., keeps], latent[..., keeps], rtol=3e-7, atol=0)
     if not keeps.all():
@@ -163,12 +163,12 @@ def test_differential_diffusion_opens_the_mask_step_by_step(model, clip, is_late
     shares = [float(m.mean()) for m in open_at]
     assert shares == sorted(shares) and len(set(shares)) == STEPS
     expected = masked_edit(model, clip, latent, open_at, GUIDANCE)
-    changed = DifferentialDiffusion.execute(model).result[0]
+    changed = DIFFERENTIAL(model)
     made = edit(guide(changed, clip, guidance=GUIDANCE), latent, noise_mask=mask)
     assert relative_error(made, expected) < 1e-4
     ours = patched(changed)
     if is_late:
-        ours = DifferentialDiffusion.execute(patched(model)).result[0]
+        ours = DIFFERENTIAL(patched(model))
     both = edit(guide(ours, clip), latent, noise_mask=mask)
     keeps = background_weights(two_regions(), 8, 8, "paper", is_soft=False) | (
         open_at[-1][0, 0] == 0

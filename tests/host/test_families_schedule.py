@@ -115,7 +115,7 @@ def test_stock_schedules_serve_virtual_inversion(name, schedule):
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_an_edit_at_stock_noise_levels_is_two_stock_runs(name, monkeypatch):
     from ale_edit.tests.families import plain_conditioning
-    from ale_edit.tests.host import test_two_branch_guider as by_hand
+    from ale_edit.tests.host import stock_runs as by_hand
 
     model = family_model(name)
     sigmas = karras(model, by_hand.STEPS)

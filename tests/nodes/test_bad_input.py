@@ -3,6 +3,7 @@ its input, before any sampling; and the help page of the node explains it."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import tempfile
@@ -33,7 +34,9 @@ from ale_edit.tests.tiny import (
     two_boxes,
 )
 
-VERBS = "Add|Apply|Connect|Do not|Encode|Make|Name|Paint|Raise|Remove|Select|Set|Shorten|Use|Write"
+VERBS = (
+    "Add|Apply|Connect|Do not|Encode|Make|Name|Paint|Put|Raise|Remove|Select|Set|Shorten|Use|Write"
+)
 CURE = re.compile(rf"\. ({VERBS}) ")
 
 
@@ -169,9 +172,7 @@ def with_control(conditioning: Any) -> Any:
 
 def controlled(world: World, net: Any, images: int = 1) -> dict[str, Any]:
     """Source and target through one Apply ControlNet."""
-    from nodes import ControlNetApplyAdvanced
-
-    node = ControlNetApplyAdvanced()
+    node = importlib.import_module("nodes").ControlNetApplyAdvanced()
     picture = torch.rand(images, 64, 64, 3)
     conds = node.apply_controlnet(*world.ore(), net, picture, 1.0, 0.0, 1.0)
     return dict(zip(("source", "target"), conds, strict=True))
@@ -187,6 +188,18 @@ def continuous(model: Any) -> Any:
     from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
 
     return ModelSamplingContinuousEDM().patch(model, "v_prediction", 120.0, 0.002)[0]
+
+
+def inpainting(world: World) -> dict[str, Any]:
+    """Source and target through Inpaint Model Conditioning, the negative past it."""
+    extras = {
+        "concat_latent_image": torch.rand(1, 4, 8, 8),
+        "concat_mask": torch.ones(1, 1, 64, 64),
+    }
+    source, target = world.ore()
+    for key, value in extras.items():
+        source, target = with_extra(source, key, value), with_extra(target, key, value)
+    return {"source": source, "target": target}
 
 
 def regional(model: Any) -> Any:
@@ -721,6 +734,13 @@ SAMPLING_CASES = [
         "ALETwoBranchGuider",
         "inputs differ in",
         ("Two-Branch Guider", "source and target", "width"),
+    ),
+    Case(
+        "a negative without the inpainting mask",
+        lambda w: w.sample(w.guide(family_model("SD 1.5 inpainting"), **inpainting(w))),
+        "ALETwoBranchGuider",
+        "the negative input differs from source and target in concat_",
+        ("Two-Branch Guider", "Inpaint Model Conditioning"),
     ),
     Case(
         "a part of the steps",
