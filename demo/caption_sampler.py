@@ -85,7 +85,8 @@ class CaptionSampler:
     ) -> TokenizedCaptions:
         """Captions for labels (B, 4, 3) of shape, color, material, backgrounds (B,); -1: none.
 
-        Samples with is_empty (B,) get the empty caption.
+        Samples with is_empty (B,) get the empty caption; a scene without objects gets the name of
+        its background, "fog".
         """
         count = len(labels)
         unsaid = (len(SHAPES), len(COLORS), len(MATERIALS))
@@ -114,9 +115,10 @@ class CaptionSampler:
                     tokens += [(i, NO_OBJECT, unsaid) for i in self._words["and"]]
                 tokens += [(i, k, s) for i, s in self._phrase(shape, color, material)]
                 contents[b, shape] = (1, color, material)
-            if backgrounds[b] >= 0 and rng.random() < _NAME_BACKGROUND:
+            if backgrounds[b] >= 0 and (not len(present) or rng.random() < _NAME_BACKGROUND):
                 background[b] = backgrounds[b]
-                for word in ("in", "the", BACKGROUNDS[backgrounds[b]]):
+                link = ("in", "the") if len(present) else ()
+                for word in (*link, BACKGROUNDS[backgrounds[b]]):
                     tokens += [(i, NO_OBJECT, unsaid) for i in self._words[word]]
             length[b] = len(tokens)
             ids[b, : length[b]] = [t[0] for t in tokens]

@@ -44,6 +44,10 @@ def render_batch(scenes: Sequence[Scene], size: int = IMAGE_SIZE) -> tuple[Tenso
     owner = torch.tensor([b for b, scene in enumerate(scenes) for _ in scene.objects])
     slot = torch.tensor([k for scene in scenes for k in range(len(scene.objects))])
     flat = [o for scene in scenes for o in scene.objects]
+    if not flat:
+        return images.permute(0, 2, 3, 1).contiguous(), torch.zeros(
+            len(scenes), MAX_OBJECTS, size, size
+        )
     shape = torch.tensor([SHAPES.index(o.shape) for o in flat])
     material = torch.tensor([MATERIALS.index(o.material) for o in flat])
     rgb = _RGB[[COLORS.index(o.color) for o in flat]] * torch.tensor([[o.shade] for o in flat])

@@ -72,17 +72,18 @@ def make_scene(
     triples: Triples = "trained",
     distinct_colors: bool = True,
 ) -> Scene:
-    """The scene of a seed: 1..4 objects of different shapes that do not touch each other.
+    """The scene of a seed: 0..4 objects of different shapes that do not touch each other.
 
-    `triples` says which (shape, color, material) triples occur; training only uses "trained".
+    Without objects it is a background alone. `triples` says which (shape, color, material) triples
+    occur; training only uses "trained".
     """
-    if objects not in _RADIUS:
+    if not 0 <= objects <= MAX_OBJECTS:
         raise ValueError(
-            f"A demo scene holds 1 to {MAX_OBJECTS} objects, {objects} were asked for."
+            f"A demo scene holds 0 to {MAX_OBJECTS} objects, {objects} were asked for."
         )
     rng = np.random.default_rng((seed, objects))
-    looks = _draw_looks(rng, objects, triples, distinct_colors)
-    places = _draw_places(rng, objects)
+    looks = _draw_looks(rng, objects, triples, distinct_colors) if objects else []
+    places = _draw_places(rng, objects) if objects else []
     drawn = tuple(
         SceneObject(*look, centre=(x, y), size=r, shade=float(rng.uniform(0.88, 1.08)))
         for look, (x, y, r) in zip(looks, places, strict=True)

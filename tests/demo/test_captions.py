@@ -11,7 +11,7 @@ from ale_edit.demo.captions import (
     unknown_words,
 )
 from ale_edit.demo.models import tokenize
-from ale_edit.demo.scenes import COLORS, MATERIALS, SHAPES, make_scene
+from ale_edit.demo.scenes import BACKGROUNDS, COLORS, MATERIALS, SHAPES, make_scene
 
 
 def test_phrases_follow_the_templates():
@@ -78,6 +78,18 @@ def test_training_captions_are_what_the_tokenizer_makes_of_their_text():
 
 
 @pytest.mark.comfy
+def test_a_scene_without_objects_is_called_by_its_background():
+    sampler = CaptionSampler(tokenize)
+    nothing = np.full((len(BACKGROUNDS), 4, 3), -1)
+    kinds = np.arange(len(BACKGROUNDS))
+    captions = sampler.draw(nothing, kinds, np.random.default_rng(0))
+    for row, kind in enumerate(BACKGROUNDS):
+        words = [sampler.token_ids[i] for i in captions.ids[row][~captions.is_end[row]]]
+        assert words == [BOS, *tokenize(kind)]
+    assert captions.background.tolist() == kinds.tolist()
+    assert (captions.owner == -1).all()
+
+
 def test_tokens_of_a_caption_belong_to_the_object_they_describe():
     sampler = CaptionSampler(tokenize)
     labels = np.full((1, 4, 3), -1)

@@ -23,6 +23,14 @@ def test_a_batch_draws_what_single_scenes_draw():
         assert not masks[i, len(own) :].any()
 
 
+def test_backgrounds_alone_are_drawn_as_beside_other_scenes():
+    bare, full = make_scene(3, 0), make_scene(4, 2)
+    alone, masks = render_batch([bare])
+    together, _ = render_batch([bare, full])
+    assert torch.equal(alone[0], together[0])
+    assert not masks.any() and masks.shape == (1, 4, *alone.shape[1:3])
+
+
 @pytest.mark.parametrize("size", [64, 128, 256])
 def test_masks_are_exactly_the_pixels_an_object_changes(size):
     scene = make_scene(5)

@@ -35,8 +35,12 @@ def test_objects_differ_and_neither_touch_nor_leave_the_image(count):
             assert gap > a.size + b.size
 
 
+def test_a_scene_without_objects_is_its_background():
+    assert make_scene(3, 0).objects == ()
+
+
 def test_five_objects_are_refused():
-    with pytest.raises(ValueError, match="1 to 4 objects, 5 were asked for"):
+    with pytest.raises(ValueError, match="0 to 4 objects, 5 were asked for"):
         make_scene(0, 5)
 
 
