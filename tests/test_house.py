@@ -30,6 +30,7 @@ PACK: dict[str, set[str]] = {
     "bench/speed.py": {"host", "editors", "demo", *PURE},
     "bench/options.py": set(),
     "bench/own_input.py": set(),
+    "bench/lpips_network.py": set(),
     "headless": set(),
     "edit.py": {"headless"},
     "dev.py": set(),
@@ -42,6 +43,7 @@ OTHERS: dict[str, set[str]] = {
     "demo/evaluate.py": {"torch", "numpy"},
     "regions/preview.py": {"torch", "numpy", "PIL"},  # labels need a font
     "bench": {"torch", "numpy", "PIL", "aiohttp"},
+    "bench/lpips_network.py": {"torch"},
     "bench/speed.py": {"torch", "numpy", *COMFY},
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
     "bench/own_input.py": {"PIL"},
@@ -54,6 +56,7 @@ LATE: dict[str, set[str]] = {  # only inside a function
     "regions": {"transformers", "segment_anything"},
     "demo": COMFY | {"safetensors", "PIL"},
     "demo/evaluate.py": COMFY,
+    "bench/lpips_network.py": {"torchvision", "torchmetrics"},
     "dev.py": {"torch", "comfy"},
 }
 

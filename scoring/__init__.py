@@ -1,0 +1,1 @@
+"""Scores of edits: pure functions of images, masks and similarities."""
