@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from ..headless import (
     Workflow,
     WorkflowRejected,
 )
+from ..scoring.preservation import background_mse, psnr_of
 from .options import SERVER_FAILED, demo_arguments, fail
 from .own_input import own_input
 from .pictures import side_by_side
@@ -237,20 +239,16 @@ def scores_of(
     background = torch.stack(masks).amax(0) < 0.5
     return {
         "objects": objects,
-        "background_psnr": psnr(to_tensor(cropped(source, edited.size)), pixels, background),
+        "background_psnr": background_psnr(
+            to_tensor(cropped(source, edited.size)), pixels, background
+        ),
     }
 
 
-def psnr(a: Tensor, b: Tensor, where: Tensor) -> float | None:
-    """Peak signal-to-noise ratio in dB of 8-bit images (H, W, 3) over the pixels `where` (H, W).
-
-    Equal pixels count as an error of a quarter of one 8-bit level, so that the figure stays finite;
-    None if there are no such pixels.
-    """
-    if not where.any():
-        return None
-    error = (a - b)[where].double().square().mean().clamp(min=(0.25 / 255) ** 2)
-    return round(float(-10 * error.log10()), 2)
+def background_psnr(source: Tensor, edited: Tensor, background: Tensor) -> float | None:
+    """PSNR in dB over background pixels, or None if there are none."""
+    decibels = psnr_of(background_mse(source, edited, background))
+    return None if isnan(decibels) else round(decibels, 2)
 
 
 def cropped(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -1,0 +1,148 @@
+"""Methods: named settings of the main workflow, and what happens to the masks before it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import cos, pi, sin
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ..headless import Workflow
+
+MaskError = Literal["eroded", "shifted", "box"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """Inputs to change, by node title, in workflows/api/ale_edit.json.
+
+    mask_error with its amount, a fraction of the image's height, spoils the masks that the method
+    is given; scores use the true ones.
+    """
+
+    name: str
+    label: str
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    mask_error: MaskError | None = None
+    amount: float = 0.0
+
+    def apply(self, workflow: Workflow) -> None:
+        for title, inputs in self.inputs.items():
+            workflow.fill(title, **inputs)
+
+    def masks(self, masks: Sequence[Image.Image], seed: int) -> list[Image.Image]:
+        """The masks that this method is given."""
+        if self.mask_error is None:
+            return list(masks)
+        return [
+            spoiled(mask, self.mask_error, self.amount, seed + k) for k, mask in enumerate(masks)
+        ]
+
+
+def _switched(name: str, label: str, **switches: Any) -> Method:
+    return Method(name, label, {"Method": switches})
+
+
+NAIVE = _switched("naive", "naive edit", ore=False, rgb_cam=False, blending=False)
+ALE = Method("ale", "ALE-Edit (all)")
+CODE = _switched("code", "ALE-Edit, published code", variant="published code")
+COMPONENTS = (
+    NAIVE,
+    _switched("ore", "ORE", rgb_cam=False, blending=False),
+    _switched("ore-rgb", "ORE + RGB-CAM", blending=False),
+    _switched("ore-bb", "ORE + BB", rgb_cam=False),
+    ALE,
+)
+END_OF_TEXT = (
+    *(
+        _switched(f"eot-{name.replace(' ', '-')}", f"end of text: {name}", end_of_text=name)
+        for name in ("naive", "zeros", "bos", "empty string")
+    ),
+    ALE,
+)
+SCHEDULES = tuple(
+    Method(
+        f"schedule-{share:.1f}",
+        f"schedule {share:.1f}",
+        {"Self-attention": {"edit_type": "custom", "schedule": share}},
+    )
+    for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+)
+DILATIONS = tuple(
+    ALE if d == 0.01 else Method(f"dilation-{d}", f"dilation {d}", {"Regions": {"dilation": d}})
+    for d in (0.0, 0.01, 0.02, 0.04, 0.08)
+)
+MASK_ERRORS = (
+    ALE,
+    Method("eroded-0.01", "eroded by 0.01", mask_error="eroded", amount=0.01),
+    Method("eroded-0.03", "eroded by 0.03", mask_error="eroded", amount=0.03),
+    Method("shifted-0.03", "shifted by 0.03", mask_error="shifted", amount=0.03),
+    Method("shifted-0.06", "shifted by 0.06", mask_error="shifted", amount=0.06),
+    Method("shifted-0.12", "shifted by 0.12", mask_error="shifted", amount=0.12),
+    Method("box", "bounding boxes", mask_error="box"),
+    _switched("no-masks", "missing (ORE alone)", rgb_cam=False, blending=False),
+)
+DEFAULT = (*COMPONENTS, CODE)
+
+
+def all_methods() -> dict[str, Method]:
+    """Every named method."""
+    groups = (DEFAULT, END_OF_TEXT, SCHEDULES, DILATIONS, MASK_ERRORS)
+    return {method.name: method for group in groups for method in group}
+
+
+def named_methods(names: Sequence[str]) -> tuple[Method, ...]:
+    """The methods of these names; none: the default ones."""
+    known = all_methods()
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"There is no method {', '.join(map(repr, unknown))}. There are: {', '.join(known)}."
+        )
+    return tuple(known[name] for name in dict.fromkeys(names)) or DEFAULT
+
+
+def spoiled(mask: Image.Image, error: MaskError, amount: float, seed: int) -> Image.Image:
+    """A mask with an error; `amount` is a fraction of the height, `seed` chooses a direction."""
+    inside = torch.from_numpy(np.array(mask, dtype=np.float32) / 255) > 0.5
+    pixels = round(amount * mask.height)
+    changed = {
+        "eroded": lambda: eroded(inside, pixels),
+        "shifted": lambda: shifted(inside, pixels, seed),
+        "box": lambda: boxed(inside),
+    }[error]()
+    return Image.fromarray((changed * 255).to(torch.uint8).numpy())
+
+
+def eroded(mask: Tensor, pixels: int) -> Tensor:
+    """A mask (H, W) that lost up to `pixels` at its outline, but never all of itself."""
+    for _ in range(pixels):
+        smaller = -F.max_pool2d(-mask.float()[None, None], 3, 1, 1)[0, 0] > 0.5
+        if not smaller.any():
+            return mask
+        mask = smaller
+    return mask
+
+
+def shifted(mask: Tensor, pixels: int, seed: int) -> Tensor:
+    """A mask (H, W) moved by `pixels` in a direction of the seed, as far as it stays inside."""
+    angle = float(np.random.default_rng(seed).uniform(0, 2 * pi))
+    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+    if not len(rows):
+        return mask
+    down, right = (
+        max(-int(where.min()), min(round(pixels * part), length - 1 - int(where.max())))
+        for where, part, length in (
+            (rows, sin(angle), mask.shape[0]),
+            (columns, cos(angle), mask.shape[1]),
+        )
+    )
+    return torch.roll(mask, (down, right), (0, 1))
+
+
+def boxed(mask: Tensor) -> Tensor:
+    """The bounding box of a mask (H, W)."""
+    return mask.any(1)[:, None] & mask.any(0)[None, :]
