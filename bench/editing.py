@@ -11,10 +11,10 @@ import io
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
@@ -34,14 +34,13 @@ HOPELESS = 3  # failures without any success, after which a run gives up
 
 @dataclass(frozen=True)
 class Job:
-    """One image to make: its workflow, and the pictures that it loads, by their uploaded names."""
+    """One image to make; `prepare` gives its workflow, and pictures by their uploaded names."""
 
     edit: ImageEdit
     method: Method
     path: Path
-    workflow: Workflow
-    uploads: dict[str, Image.Image]
     fingerprint: str
+    prepare: Callable[[], tuple[Workflow, dict[str, Image.Image]]]
 
     @property
     def name(self) -> str:
@@ -77,28 +76,34 @@ class Plan:
         settings: dict[str, dict[str, object]] | None = None,
     ):
         self.dataset = dataset
+        self.out = dataset.folder.parent
         self._context = context
         self._settings = settings or {}
         self._pictures = lru_cache(maxsize=4)(self._loaded)
-        self.out = dataset.folder.parent
         self.jobs = [
             self._job(edit, method)
             for edit in sorted(edits, key=lambda e: (e.image, e.type, e.id))
             for method in sorted(methods, key=_reuse_order)
         ]
 
-    def _loaded(self, image: str) -> tuple[Image.Image, list[Image.Image]]:
-        return self.dataset.picture(image), self.dataset.masks(image)
-
     def _job(self, edit: ImageEdit, method: Method) -> Job:
+        workflow, _ = self._prepared(edit, method)
+        made_from = json.dumps([workflow.nodes, self._context], sort_keys=True)
+        fingerprint = hashlib.sha256(made_from.encode()).hexdigest()
+        path = image_path(self.out, method.name, edit.id)
+        return Job(edit, method, path, fingerprint, partial(self._prepared, edit, method))
+
+    def _loaded(self, image: str) -> tuple[Image.Image, list[Image.Image]]:
+        masks = [mask.convert("RGB") for mask in self.dataset.masks(image)]
+        return self.dataset.picture(image), masks
+
+    def _prepared(self, edit: ImageEdit, method: Method) -> tuple[Workflow, dict[str, Image.Image]]:
         picture, masks = self._pictures(edit.image)
         own = method.masks([masks[o.object] for o in edit.objects], edit.seed)
-        uploads = {upload_name(p): p for p in (picture, *(m.convert("RGB") for m in own))}
-        names = [upload_name(mask.convert("RGB")) for mask in own]
+        names = [upload_name(mask) for mask in own]
         triples = [(o.source, o.target, n) for o, n in zip(edit.objects, names, strict=True)]
-        workflow = filled_workflow(
-            upload_name(picture), triples, seed=edit.seed, edit_type=edit.type
-        )
+        source = upload_name(picture)
+        workflow = filled_workflow(source, triples, seed=edit.seed, edit_type=edit.type)
         for title in UNUSED:
             workflow.remove(title)
         link = workflow.inputs(RESULT)["images"]
@@ -106,10 +111,7 @@ class Plan:
         for title, inputs in self._settings.items():
             workflow.fill(title, **inputs)
         method.apply(workflow)
-        made_from = json.dumps([workflow.nodes, self._context], sort_keys=True)
-        fingerprint = hashlib.sha256(made_from.encode()).hexdigest()
-        path = image_path(self.out, method.name, edit.id)
-        return Job(edit, method, path, workflow, uploads, fingerprint)
+        return workflow, {source: picture, **dict(zip(names, own, strict=True))}
 
 
 def _reuse_order(method: Method) -> tuple[bool, str, str]:
@@ -190,9 +192,10 @@ async def edit_all(
     async def work(client: ComfyClient, sent: "_Uploads") -> None:
         while queue:
             job = queue.popleft()
+            workflow, pictures = job.prepare()
             try:
-                await sent.ensure(job)
-                data = await _made(client, job)
+                await sent.ensure(pictures)
+                data = await _made(client, job, workflow)
             except (NodeFailed, WorkflowRejected) as error:
                 outcome.failed[job.name] = str(error)
                 if not outcome.made and len(outcome.failed) >= HOPELESS:
@@ -208,7 +211,7 @@ async def edit_all(
         for url in servers:
             clients = [await stack.enter_async_context(ComfyClient(url)) for _ in range(QUEUED)]
             if jobs:
-                await clients[0].check({c for job in jobs for c in job.workflow.classes()})
+                await clients[0].check(jobs[0].prepare()[0].classes())
             sent = _Uploads(clients[0])
             workers += [work(client, sent) for client in clients]
         await _together(workers)
@@ -226,9 +229,9 @@ async def _together(workers: Sequence) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _made(client: ComfyClient, job: Job) -> bytes:
+async def _made(client: ComfyClient, job: Job, workflow: Workflow) -> bytes:
     try:
-        saved = await client.run(job.workflow)
+        saved = await client.run(workflow)
     except Interrupted as error:
         raise ComfyError(f"{error} Somebody stopped it; run the bench again to go on.") from error
     found = [image for image in saved if image.title == RESULT]
@@ -245,9 +248,9 @@ class _Uploads:
         self._sent: set[str] = set()
         self._lock = asyncio.Lock()
 
-    async def ensure(self, job: Job) -> None:
+    async def ensure(self, pictures: Mapping[str, Image.Image]) -> None:
         async with self._lock:
-            for name, picture in job.uploads.items():
+            for name, picture in pictures.items():
                 if name not in self._sent:
                     folder, file = name.rsplit("/", 1)
                     await self._client.upload_image(as_png(picture), file, folder)

@@ -107,14 +107,14 @@ def named_methods(names: Sequence[str]) -> tuple[Method, ...]:
 
 def spoiled(mask: Image.Image, error: MaskError, amount: float, seed: int) -> Image.Image:
     """A mask with an error; `amount` is a fraction of the height, `seed` chooses a direction."""
-    inside = torch.from_numpy(np.array(mask, dtype=np.float32) / 255) > 0.5
+    inside = torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32) / 255) > 0.5
     pixels = round(amount * mask.height)
     changed = {
         "eroded": lambda: eroded(inside, pixels),
         "shifted": lambda: shifted(inside, pixels, seed),
         "box": lambda: boxed(inside),
     }[error]()
-    return Image.fromarray((changed * 255).to(torch.uint8).numpy())
+    return Image.fromarray((changed * 255).to(torch.uint8).numpy()).convert("RGB")
 
 
 def eroded(mask: Tensor, pixels: int) -> Tensor:
