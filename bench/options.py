@@ -1,4 +1,4 @@
-"""The arguments of the jobs over HTTP, `dev.py demo` and `dev.py bench scenes`, and their check.
+"""The arguments of the jobs over HTTP, `dev.py demo` and `dev.py bench NAME`, and their check.
 
 Standard library only: dev.py reads and checks them here before there is any environment, and the
 job reads the same ones here again. A wrong value is a ValueError of one sentence.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 VARIANTS = ("paper", "published code")
 EDIT_TYPES = ("color", "material", "object", "color and object", "object and material", "custom")
+SUBSET = 300  # edits of the demo bench by default: one instance of everything
 SERVER_FAILED = 3  # exit code of a job where the server's log says more than the error
 
 
@@ -46,7 +47,34 @@ def scenes_arguments(
     return args
 
 
-JOBS = {"demo": demo_arguments, "scenes": scenes_arguments}
+def bench_demo_arguments(
+    argv: Sequence[str], parents: Sequence[argparse.ArgumentParser] = ()
+) -> argparse.Namespace:
+    args = bench_demo_parser(parents).parse_args(argv)
+    if args.full and args.edits != SUBSET:
+        raise ValueError(f"--full means all edits, --edits {args.edits} some of them. Give one.")
+    return checked_bench(args)
+
+
+def tables_arguments(
+    argv: Sequence[str], parents: Sequence[argparse.ArgumentParser] = ()
+) -> argparse.Namespace:
+    return checked_bench(tables_parser(parents).parse_args(argv))
+
+
+def checked_bench(args: argparse.Namespace) -> argparse.Namespace:
+    check_folder(args.out)
+    if args.lpips is not None:
+        check_file("--lpips", args.lpips)
+    return args
+
+
+JOBS = {
+    "demo": demo_arguments,
+    "bench scenes": scenes_arguments,
+    "bench demo": bench_demo_arguments,
+    "bench tables": tables_arguments,
+}
 
 
 def demo_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.ArgumentParser:
@@ -111,10 +139,86 @@ def scenes_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.A
     return options
 
 
-def new_parser(
-    prog: str, description: str, parents: Sequence[argparse.ArgumentParser], *, out: str
+def bench_demo_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.ArgumentParser:
+    options = bench_parser(
+        "dev.py bench demo",
+        "ALE-Bench's construction on the demo world: edits scenes by several methods, scores the "
+        "images, and writes a report. A run that was stopped goes on where it was.",
+        parents,
+    )
+    options.add_argument("--full", action="store_true", help="all 3,000 edits")
+    options.add_argument(
+        "--methods",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="which (docs/bench.md lists them); default: naive, the components, published code",
+    )
+    options.add_argument(
+        "--first-seed", type=at_least(0), default=0, metavar="N", help="seed of the first scene"
+    )
+    options.add_argument(
+        "--scenes", type=at_least(1), default=20, metavar="N", help="number of scenes"
+    )
+    options.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.INPUT=VALUE",
+        help="another setting of the workflow, to choose one; scenes from 10000 on only",
+    )
+    return options
+
+
+def tables_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.ArgumentParser:
+    options = bench_parser(
+        "dev.py bench tables",
+        "The paper's ablations on the demo world, and further ones, into docs/results.md. Images "
+        "of `bench demo` in the same folder are used.",
+        parents,
+    )
+    options.add_argument(
+        "--only", nargs="+", default=[], metavar="TABLE", help="some tables (docs/bench.md)"
+    )
+    options.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="renew the tables between this file's marks, for example docs/results.md",
+    )
+    return options
+
+
+def bench_parser(
+    prog: str, description: str, parents: Sequence[argparse.ArgumentParser]
 ) -> argparse.ArgumentParser:
-    """The options that both jobs have."""
+    """The options that `bench demo` and `bench tables` share."""
+    options = new_parser(prog, description, parents, out="output/bench", has_variant=False)
+    options.add_argument(
+        "--edits",
+        type=at_least(1),
+        default=SUBSET,
+        metavar="N",
+        help=f"the first N edits, which are balanced; default {SUBSET}, a smoke test 15",
+    )
+    options.add_argument(
+        "--lpips", type=Path, metavar="FILE", help="torchvision's squeezenet1_1-*.pth, for LPIPS"
+    )
+    options.add_argument(
+        "--score-only", action="store_true", help="score the images that are there; edit nothing"
+    )
+    return options
+
+
+def new_parser(
+    prog: str,
+    description: str,
+    parents: Sequence[argparse.ArgumentParser],
+    *,
+    out: str,
+    has_variant: bool = True,
+) -> argparse.ArgumentParser:
+    """The options that all jobs have."""
     options = argparse.ArgumentParser(
         prog=prog, description=description, parents=list(parents), allow_abbrev=False
     )
@@ -127,7 +231,10 @@ def new_parser(
     options.add_argument(
         "--out", type=Path, default=Path(out), metavar="DIR", help=f"default: {out}"
     )
-    options.add_argument("--variant", choices=VARIANTS, default=VARIANTS[0], help="of the method")
+    if has_variant:
+        options.add_argument(
+            "--variant", choices=VARIANTS, default=VARIANTS[0], help="of the method"
+        )
     options.add_argument("--started-at", type=float, default=time.time(), help=argparse.SUPPRESS)
     return options
 

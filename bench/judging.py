@@ -1,0 +1,76 @@
+"""What the demo world's own judges say: the judge's readings, and the mini CLIP for TE and TI."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..demo.judge import Judge
+from ..demo.mini_clip import MiniClip
+from ..demo.weights import FOLDER, read_weights
+from .dataset import ImageEdit, SourceImage
+
+ATTRIBUTES = {"object": "shape", "color": "color", "material": "material"}
+"""Names in a data set, and the judge's."""
+
+
+def weights_key(*parts: str) -> str:
+    """Changes with the demo weights of these parts (none: all that sampling uses)."""
+    files = [FOLDER / f"{part}.safetensors" for part in parts or ("autoencoder", "text", "unet")]
+    digests = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+
+def readings(judge: Judge, image: Tensor, masks: Tensor) -> list[dict[str, str]]:
+    """What the judge finds under each object's raw mask (K, H, W) of an image (H, W, 3)."""
+    found = (judge.read(image, mask) for mask in masks)
+    return [{name: getattr(r, own) for name, own in ATTRIBUTES.items()} for r in found]
+
+
+def judged(
+    edit: ImageEdit, image: SourceImage, found: Sequence[dict[str, str]], held_out: str
+) -> dict[str, list[bool]]:
+    """Hits of each figure. `found`: a reading of every object of the image, edited or not.
+
+    object, color, material: edited objects that have what was asked. all: everything asked; also
+    apart for held-out triples and the rest. wrong: objects that show an attribute which another
+    object was to get, and which they neither had nor were to get themselves; apart for edited and
+    untouched ones.
+    """
+    asked = {o.object: o.asked for o in edit.objects}
+    hits: dict[str, list[bool]] = {name: [] for name in (*ATTRIBUTES, "all", *_SPLIT, *_WRONG)}
+    for o in edit.objects:
+        right = {name: found[o.object][name] == word for name, word in o.asked.items()}
+        for name, hit in right.items():
+            hits[name].append(hit)
+        hits["all"].append(all(right.values()))
+        hits[_SPLIT[held_out not in o.tags]].append(all(right.values()))
+    for number, (read, was) in enumerate(zip(found, image.objects, strict=True)):
+        others = [words for other, words in asked.items() if other != number]
+        if others:
+            meant = {**was.attributes, **asked.get(number, {})}
+            wrong = any(
+                read[name] == word != meant[name]
+                for words in others
+                for name, word in words.items()
+            )
+            hits[_WRONG[number in asked]].append(wrong)
+    return hits
+
+
+_SPLIT = ("all, held out", "all, trained")
+_WRONG = ("wrong, untouched", "wrong, edited")
+
+
+def load_mini_clip() -> tuple[Callable[[Tensor, list[str]], Tensor] | None, str]:
+    """The mini CLIP's cosines, or None and why TE and TI are not available."""
+    if not (FOLDER / "clip.safetensors").is_file():
+        return None, "n/a: no mini CLIP weights (demo/weights has no clip.safetensors)"
+    try:
+        from ..demo.models import build_clip
+
+        clip: Any = build_clip(read_weights("text"))
+    except ImportError as error:
+        return None, f"n/a: the mini CLIP's text encoder needs ComfyUI here ({error})"
+    return MiniClip.load(clip).similarity, ""

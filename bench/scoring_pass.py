@@ -1,0 +1,200 @@
+"""The second pass: images on disk become figures. It needs no ComfyUI server.
+
+Figures are kept in out/scores/METHOD.json, edit by edit and metric by metric, beside the hash of
+the image and the version of the metric: only what is missing or out of date is computed again, and
+a metric can be added later.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..demo.judge import Judge
+from ..scoring.leakage import leakage
+from ..scoring.lpips import background_lpips, pie_bench_lpips
+from ..scoring.preservation import background_scores, pie_bench_scores
+from .dataset import Dataset, ImageEdit, write_bytes
+from .demo_scenes import HELD_OUT
+from .editing import image_path, read_result
+from .judging import judged, load_mini_clip, readings, weights_key
+from .lpips_network import LpipsNetwork
+from .main_job import cropped, to_tensor
+
+SAVE_EVERY = 100
+Values = dict[str, list[float]]
+"""Of one edit: values by figure; a figure of the bench is their mean over edits."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """One edit's pictures as tensors: (H, W, 3), and (K, H, W) for all objects of the image."""
+
+    source: Tensor
+    edited: Tensor
+    masks: Tensor
+
+    def background(self, edit: ImageEdit) -> Tensor:
+        """1 where none of the edited objects is."""
+        return 1 - self.own(edit).amax(0)
+
+    def own(self, edit: ImageEdit) -> Tensor:
+        """Masks of the edited objects, in the edit's order."""
+        return (self.masks[[o.object for o in edit.objects]] > 0.5).float()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A group of figures; a new `version` makes all of them anew."""
+
+    name: str
+    version: str
+    values: Callable[[Dataset, ImageEdit, Views], Values]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What can be scored here, and what cannot, with the reason."""
+
+    ready: tuple[Metric, ...]
+    missing: dict[str, str]
+
+
+def demo_metrics(lpips: Path | None = None) -> Metrics:
+    """All metrics of the demo bench; `lpips` is the file of the backbone's weights."""
+    judge = Judge.load()
+    ready = [
+        Metric("judge", weights_key("judge"), lambda *args: _judge_values(judge, *args)),
+        Metric("background", "1", _background_values),
+    ]
+    missing = {}
+    cosines, why = load_mini_clip()
+    if cosines is None:
+        missing["leakage"] = why
+    else:
+        version = weights_key("clip", "text")
+        ready.append(Metric("leakage", version, lambda *args: _leakage_values(cosines, *args)))
+    if lpips is None:
+        missing["lpips"] = "n/a: no LPIPS weights (--lpips FILE)"
+    else:
+        network = LpipsNetwork.load(lpips)
+        version = hashlib.sha256(lpips.read_bytes()).hexdigest()[:16]
+        ready.append(Metric("lpips", version, lambda *args: _lpips_values(network, *args)))
+    return Metrics(tuple(ready), missing)
+
+
+def _judge_values(judge: Judge, dataset: Dataset, edit: ImageEdit, views: Views) -> Values:
+    found = readings(judge, views.edited, views.masks)
+    hits = judged(edit, dataset.images[edit.image], found, HELD_OUT)
+    return {name: [float(hit) for hit in column] for name, column in hits.items()}
+
+
+def _background_values(_dataset: Dataset, edit: ImageEdit, views: Views) -> Values:
+    pictures = (views.source, views.edited, views.background(edit))
+    of_pixels, of_pie = background_scores(*pictures), pie_bench_scores(*pictures)
+    named = {
+        **asdict(of_pixels),
+        **{f"{name}, PIE-Bench": value for name, value in asdict(of_pie).items()},
+    }
+    return {name: _known(value) for name, value in named.items()}
+
+
+def _leakage_values(cosines: Any, _dataset: Dataset, edit: ImageEdit, views: Views) -> Values:
+    targets = [o.target for o in edit.objects]
+    after = leakage(cosines, views.edited, views.own(edit), targets)
+    before = leakage(cosines, views.source, views.own(edit), targets)
+    return {
+        "TE": _known(after.te),
+        "TI": _known(after.ti),
+        "TE of the source": _known(before.te),
+        "TI of the source": _known(before.ti),
+    }
+
+
+def _lpips_values(
+    network: LpipsNetwork, _dataset: Dataset, edit: ImageEdit, views: Views
+) -> Values:
+    pictures = (views.source, views.edited, views.background(edit))
+    parts = (network.features, network.heads)
+    return {
+        "lpips": _known(background_lpips(*parts, *pictures)),
+        "lpips, PIE-Bench": _known(pie_bench_lpips(*parts, *pictures)),
+    }
+
+
+def _known(value: float) -> list[float]:
+    return [] if isnan(value) else [value]
+
+
+# -- the pass --------------------------------------------------------------------------------------
+
+
+def score(
+    dataset: Dataset,
+    edits: Sequence[ImageEdit],
+    method: str,
+    metrics: Metrics,
+    tell: Callable[[str], None],
+) -> dict[str, Values]:
+    """Figures of each edit that has an undamaged image; the others are told and left out."""
+    path = dataset.folder.parent / "scores" / f"{method}.json"
+    kept = _kept(path, tell)
+    scored, changed, absent = {}, 0, 0
+    for edit in edits:
+        file = image_path(dataset.folder.parent, method, edit.id)
+        try:
+            picture, _ = read_result(file)
+        except FileNotFoundError:
+            absent += 1
+            continue
+        except ValueError as error:
+            tell(str(error))
+            continue
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        entry = kept.get(edit.id, {})
+        entry = entry if entry.get("image") == digest else {"image": digest}
+        todo = [m for m in metrics.ready if entry.get(m.name, {}).get("version") != m.version]
+        if todo:
+            views = _views(dataset, edit, picture)
+            for metric in todo:
+                values = metric.values(dataset, edit, views)
+                entry[metric.name] = {"version": metric.version, "values": values}
+            kept[edit.id] = entry
+            changed += 1
+            if changed % SAVE_EVERY == 0:
+                _save(path, kept)
+        scored[edit.id] = {
+            name: v for m in metrics.ready for name, v in entry[m.name]["values"].items()
+        }
+    if changed:
+        _save(path, kept)
+    if absent:
+        tell(f"{method}: {absent} of {len(edits)} images are not there; they are left out.")
+    return scored
+
+
+def _views(dataset: Dataset, edit: ImageEdit, picture: Any) -> Views:
+    size = picture.size
+    masks = [to_tensor(cropped(mask, size)) for mask in dataset.masks(edit.image)]
+    source = cropped(dataset.picture(edit.image), size)
+    return Views(to_tensor(source), to_tensor(picture), torch.stack(masks))
+
+
+def _kept(path: Path, tell: Callable[[str], None]) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        tell(f"{path} is not JSON ({error}): the scores are computed again.")
+        return {}
+
+
+def _save(path: Path, kept: dict[str, Any]) -> None:
+    write_bytes(path, json.dumps(kept).encode("utf-8"))
