@@ -749,14 +749,26 @@ def command_check(args: argparse.Namespace, rest: list[str]) -> int:
     return 1 if failed else 0
 
 
+BENCHMARKS = {
+    "scenes": "bench.scenes",
+    "speed": "bench.speed",
+    "demo": "bench.demo_bench",
+    "tables": "bench.tables",
+}
+
+
 def command_bench(args: argparse.Namespace, rest: list[str]) -> int:
+    module = BENCHMARKS[args.name]
     if args.name == "speed":
         host = find_host(args.comfyui)
-        return run_module(host.python, host.environ(), "bench.speed", rest)
-    asked = job_arguments("scenes", rest)
+        return run_module(host.python, host.environ(), module, rest)
+    asked = job_arguments(f"bench {args.name}", rest)
+    if getattr(asked, "score_only", False):
+        host = find_host(args.comfyui)
+        return run_module(host.python, host.environ(), module, rest)
     if asked.server:
-        return run_at(asked.server, "bench.scenes", rest, args.comfyui)
-    return run_served(find_host(args.comfyui), "bench.scenes", rest)
+        return run_at(asked.server, module, rest, args.comfyui)
+    return run_served(find_host(args.comfyui), module, rest)
 
 
 def command_train_demo(args: argparse.Namespace, rest: list[str]) -> int:
@@ -793,7 +805,7 @@ def parser() -> argparse.ArgumentParser:
             name,
             help=text,
             description=text,
-            parents=[own_options(name)],
+            parents=[own_options(name if to is commands else f"bench {name}")],
             add_help=not job,
             allow_abbrev=False,
         )
@@ -808,6 +820,8 @@ def parser() -> argparse.ArgumentParser:
     add(commands, "check", "format, lint, types, fast tests; further options go to pytest")
     bench = add(commands, "bench", "run a benchmark, for example `bench speed --out speed.json`")
     names = bench.add_subparsers(dest="name", required=True, metavar="NAME")
+    add(names, "demo", "ALE-Bench's construction on the demo world, several methods", job=True)
+    add(names, "tables", "the paper's ablations on the demo world", job=True)
     add(names, "scenes", "how often both objects of a demo scene come out right", job=True)
     add(names, "speed", "cost beside plain sampling; further options go to bench/speed.py")
     add(commands, "train-demo", "train the demo model; further options go to demo/train.py")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from .dataset import Dataset, ImageEdit
 from .editing import image_path, read_result
-from .methods import Method
+from .methods import ALE, Method
 from .scoring_pass import Values
 from .statistics import DRAWS, SEED, Bootstrap, Figure
 
@@ -110,14 +110,14 @@ class Results:
         return {i: scored[i].get(name, []) for i in kept}
 
     def summary(self) -> dict[str, Any]:
-        """All figures as JSON, over all edits, by type, by number of objects; differences to the
-        last method."""
+        """All figures as JSON, over all edits, by type, by number of objects; and differences to
+        ALE-Edit, where it is among the methods (else to the last of them)."""
         bootstrap = self.bootstrap()
         names = [c.figure for c in (*JUDGED, *BACKGROUND)] + [
             "TE of the source",
             "TI of the source",
         ]
-        reference = self.methods[-1].name
+        reference = (ALE if ALE in self.methods else self.methods[-1]).name
 
         def figures(method: str, keep: Callable[[ImageEdit], bool]) -> dict[str, Any]:
             found = {n: self.figure(bootstrap, method, n, keep) for n in names}

@@ -1,0 +1,198 @@
+"""The paper's tables on the demo world: `dev.py bench tables`.
+
+Each is a list of methods over the demo bench's runner; methods of one name share their images. The
+tables go to --out, and with --write between the marks of a text such as docs/results.md.
+"""
+
+import argparse
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .dataset import Dataset, write_bytes
+from .demo_bench import demo_results, set_up
+from .demo_scenes import LARGE_SIZE, demo_dataset
+from .main_job import guarded
+from .methods import (
+    ALE,
+    CODE,
+    COMPONENTS,
+    DILATIONS,
+    END_OF_TEXT,
+    MASK_ERRORS,
+    NAIVE,
+    SCHEDULES,
+    Method,
+)
+from .options import tables_arguments
+from .report import Results, Table, page
+
+LARGE_COUNTS = (4, 6, 8)
+LARGE_INSTANCES = 3  # of each type, count and scene; 300 edits of 20 scenes for each count
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of `name` in results.md; `counts`: objects an edit where it is about their number."""
+
+    name: str
+    title: str
+    methods: tuple[Method, ...]
+    by_type: bool = False
+    counts: tuple[int, ...] = ()
+
+
+TABLES = (
+    PaperTable("components", "Component ablation (the paper's table 13)", COMPONENTS),
+    PaperTable("end-of-text", "End-of-text strategies (table 12)", END_OF_TEXT),
+    PaperTable(
+        "objects",
+        f"Number of objects (table 3); from 4 on at {LARGE_SIZE}x{LARGE_SIZE}",
+        (NAIVE, ALE),
+        counts=(1, 2, 3, *LARGE_COUNTS),
+    ),
+    PaperTable("schedule", "Self-attention schedule (figure 11)", SCHEDULES, by_type=True),
+    PaperTable("dilation", "Mask dilation, a fraction of the image's height", DILATIONS),
+    PaperTable(
+        "mask-errors", "Mask errors, by a fraction of the image's height", (NAIVE, *MASK_ERRORS)
+    ),
+    PaperTable("variants", "Paper and published code", (ALE, CODE), by_type=True),
+)
+
+
+def named_tables(names: Sequence[str]) -> tuple[PaperTable, ...]:
+    known = {table.name: table for table in TABLES}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"There is no table {', '.join(map(repr, unknown))}. There are: {', '.join(known)}."
+        )
+    return tuple(known[name] for name in dict.fromkeys(names)) or TABLES
+
+
+def made(table: PaperTable, args: argparse.Namespace) -> tuple[list[Results], list[Table]]:
+    """Edit and score what a table needs, and lay it out."""
+    small = demo_dataset(args.out / "demo" / "dataset")
+    if table.counts:
+        return _by_count(table, args, small)
+    results = demo_results(args, small, args.edits, table.methods)
+    tables = results.tables()
+    if table.by_type:
+        tables += results.split_tables()[:2]
+    return [results], tables
+
+
+def _by_count(
+    table: PaperTable, args: argparse.Namespace, small: Dataset
+) -> tuple[list[Results], list[Table]]:
+    """One set of tables for each number of objects: rows are methods."""
+    found = [demo_results(args, small, args.edits, table.methods)]
+    found += [
+        demo_results(args, large_dataset(args.out, k), args.edits, table.methods)
+        for k in table.counts
+        if k in LARGE_COUNTS
+    ]
+    tables = []
+    for title, place in (("Edited objects", 0), ("Background", 1)):
+        rows: list[tuple[str, ...]] = []
+        columns: tuple[str, ...] = ()
+        for results in found:
+            columns, own = _count_rows(results, place)
+            rows += own
+        tables.append(Table(title, ("objects", *columns), tuple(rows)))
+    return found, tables
+
+
+def _count_rows(results: Results, place: int) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Rows of (objects, method, figures...) for each number of objects that an edit has."""
+    columns: tuple[str, ...] = ()
+    rows = []
+    for count in results.counts():
+        edits = tuple(e for e in results.edits if len(e.objects) == count)
+        part = Results(results.dataset, edits, results.methods, results.scored, results.missing)
+        table = part.tables()[place]
+        columns = table.columns
+        rows += [(str(count), *row) for row in table.rows]
+    return columns, rows
+
+
+def large_dataset(out: Path, count: int) -> Dataset:
+    """Edits of `count` objects at once on images of 256x256."""
+    name = f"objects{count}"
+    return demo_dataset(
+        out / name / "dataset",
+        name,
+        counts=(count,),
+        instances=LARGE_INSTANCES,
+        size=LARGE_SIZE,
+    )
+
+
+def command_of(table: PaperTable, args: argparse.Namespace) -> str:
+    words = ["dev.py", "bench", "tables", "--only", table.name, "--edits", str(args.edits)]
+    return shlex.join([*words, *(["--lpips", args.lpips.name] if args.lpips else [])])
+
+
+def section(setup: Mapping[str, Any], results: Results, tables: Sequence[Table]) -> str:
+    """The Markdown of a table: how it was made, and the figures."""
+    made_by = (
+        f"`python3 {setup['command']}`; scene seeds {setup['scene seeds']}; {setup['versions']}."
+    )
+    return "\n\n".join([made_by, *results.notes(), *(t.markdown() for t in tables)])
+
+
+def renewed(text: str, name: str, content: str) -> str:
+    """A text with what stands between the marks of a table replaced; ValueError without them."""
+    first, last = f"<!-- table {name} -->", f"<!-- end {name} -->"
+    pattern = re.compile(f"{re.escape(first)}.*?{re.escape(last)}", re.DOTALL)
+    if len(pattern.findall(text)) != 1:
+        raise ValueError(
+            f"The text for --write must have {first} and {last} once. Add these two lines where "
+            "the table is to stand."
+        )
+    return pattern.sub(lambda _: f"{first}\n\n{content}\n\n{last}", text)
+
+
+def main(argv: Sequence[str]) -> int:
+    def run() -> None:
+        args = tables_arguments(argv)
+        chosen = named_tables(args.only)
+        text = args.write.read_text(encoding="utf-8") if args.write else None
+        for table in chosen:  # before any work
+            text = renewed(text, table.name, "") if text else text
+        for table in chosen:
+            results, tables = made(table, args)
+            setup = set_up(args, results[0], command_of(table, args))
+            content = section(setup, results[0], tables)
+            write_table(args.out / "tables", table, results, setup, content)
+            if args.write:  # table by table, so that a stopped run keeps what it has
+                text = args.write.read_text(encoding="utf-8")
+                write_bytes(args.write, renewed(text, table.name, content).encode("utf-8"))
+            print(f"## {table.title}\n\n{content}\n", flush=True)
+        print(f"Tables and pages are in {(args.out / 'tables').resolve()}")
+
+    return guarded("bench tables", run)
+
+
+def write_table(
+    out: Path,
+    table: PaperTable,
+    results: Sequence[Results],
+    setup: Mapping[str, Any],
+    content: str,
+) -> None:
+    """NAME.md, NAME.json, and a page for each data set."""
+    write_bytes(out / f"{table.name}.md", f"# {table.title}\n\n{content}\n".encode())
+    content_json = {
+        "setup": dict(setup),
+        "missing": dict(results[0].missing),
+        "data sets": {r.dataset.name: r.summary() for r in results},
+    }
+    text = json.dumps(content_json, indent=1, allow_nan=False) + "\n"
+    write_bytes(out / f"{table.name}.json", text.encode("utf-8"))
+    for r in results:
+        name = table.name if len(results) == 1 else f"{table.name}-{r.dataset.name}"
+        write_bytes(out / f"{name}.html", page(table.title, r, setup).encode("utf-8"))
