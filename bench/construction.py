@@ -8,6 +8,8 @@ depend on the construction's seed and the edit's id alone.
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count as count_from
+from math import gcd
 
 import numpy as np
 
@@ -57,11 +59,12 @@ def construct(
             )
     names = list(images)
     cells = [(kind, count) for count in counts for kind in TEMPLATES]
+    step = next(k for k in count_from(len(cells)) if gcd(k, len(names)) == 1)
     edits = []
     for instance in range(instances):
         for turn in range(len(names)):
             for place, (kind, count) in enumerate(cells):
-                name = names[(turn + place) % len(names)]
+                name = names[(turn * step + place) % len(names)]
                 edit_id = f"{name}-{kind.replace(' ', '_')}-{count}-{instance}"
                 rng = _rng(seed, edit_id)
                 objects = _drawn(rng, images[name].objects, vocabulary, kind, count)

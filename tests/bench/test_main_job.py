@@ -5,7 +5,6 @@ import json
 from typing import Any, cast
 
 import pytest
-import torch
 from PIL import Image
 
 from ale_edit.bench import main_job
@@ -15,7 +14,6 @@ from ale_edit.bench.main_job import (
     exit_code,
     filled_workflow,
     main,
-    psnr,
     scores_of,
     table,
 )
@@ -80,16 +78,6 @@ def test_the_background_error_is_measured_outside_the_masks_alone():
     outside = scores_of(source, edited, edits, None)["background_psnr"]
     assert inside > 60
     assert outside == pytest.approx(28.13, abs=0.01)  # 20 log10(255 / 10)
-
-
-def test_psnr_agrees_with_torchmetrics():
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.rand(9, 7, 3, generator=generator) for _ in range(2))
-    everywhere = torch.ones(9, 7, dtype=torch.bool)
-    expected = peak_signal_noise_ratio(a, b, data_range=1.0)
-    assert psnr(a, b, everywhere) == pytest.approx(float(expected), abs=0.006)
 
 
 def test_without_any_background_there_is_no_background_error():

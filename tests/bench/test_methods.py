@@ -1,0 +1,114 @@
+"""Methods change what their name says, and nothing else; mask errors are what they are called."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ale_edit.bench.main_job import filled_workflow, to_picture
+from ale_edit.bench.methods import (
+    ALE,
+    COMPONENTS,
+    DEFAULT,
+    DILATIONS,
+    END_OF_TEXT,
+    Method,
+    all_methods,
+    boxed,
+    eroded,
+    named_methods,
+    shifted,
+    spoiled,
+)
+from ale_edit.prompts.edits import END_OF_TEXT as STRATEGIES
+
+
+def filled(method: Method) -> dict:
+    workflow = filled_workflow("a.png", [("a", "b", "m.png")], seed=0, edit_type="color")
+    method.apply(workflow)
+    return {workflow.title(k): node["inputs"] for k, node in workflow.nodes.items()}
+
+
+@pytest.fixture
+def mask() -> torch.Tensor:
+    mask = torch.zeros(40, 60, dtype=torch.bool)
+    mask[10:25, 20:50] = True
+    mask[10:15, 20:30] = False
+    return mask
+
+
+def test_names_are_unique_and_serve_as_folders():
+    methods = all_methods()
+    assert all(name == m.name and name == name.strip("/. ") for name, m in methods.items())
+    assert len({m.label for m in methods.values()}) == len(methods)
+
+
+@pytest.mark.parametrize("method", all_methods().values(), ids=lambda m: m.name)
+def test_each_method_changes_its_own_inputs_alone(method):
+    plain, changed = filled(Method("plain", "plain")), filled(method)
+    different = {t: {k: v for k, v in changed[t].items() if v != plain[t][k]} for t in plain}
+    assert {t: i for t, i in different.items() if i} == {
+        t: {k: v for k, v in i.items() if v != plain[t][k]} for t, i in method.inputs.items()
+    }
+    assert method == ALE or method.mask_error or any(different.values())
+
+
+def test_the_ablations_are_those_of_tables_12_and_13():
+    switches = {m.name: filled(m)["Method"] for m in COMPONENTS}
+    on = {n: [s[k] for k in ("ore", "rgb_cam", "blending")] for n, s in switches.items()}
+    assert on == {
+        "naive": [False, False, False],
+        "ore": [True, False, False],
+        "ore-rgb": [True, True, False],
+        "ore-bb": [True, False, True],
+        "ale": [True, True, True],
+    }
+    assert {filled(m)["Method"]["end_of_text"] for m in END_OF_TEXT} == set(STRATEGIES)
+    assert [filled(m)["Regions"]["dilation"] for m in DILATIONS] == [0, 0.01, 0.02, 0.04, 0.08]
+
+
+def test_an_unknown_method_is_named_with_those_that_there_are():
+    assert named_methods([]) == DEFAULT
+    assert named_methods(["ale", "naive", "ale"]) == (ALE, COMPONENTS[0])
+    with pytest.raises(ValueError, match="no method 'best'. There are: naive, ore"):
+        named_methods(["ale", "best"])
+
+
+def test_an_eroded_mask_lost_its_outline_and_never_all(mask):
+    smaller = eroded(mask, 2)
+    y, x = np.nonzero(~np.pad(mask.numpy(), 0))
+    for row, column in np.argwhere(mask.numpy()):
+        near = (abs(y - row) <= 2) & (abs(x - column) <= 2)
+        assert bool(smaller[row, column]) == (not near.any())
+    assert eroded(mask, 100).any() and torch.equal(eroded(mask, 0), mask)
+
+
+def test_a_shifted_mask_is_the_same_elsewhere_and_stays_inside(mask):
+    for seed in range(10):
+        moved = shifted(mask, 8, seed)
+        assert moved.sum() == mask.sum()
+        rows, columns = (m.nonzero()[:, 0].min() for m in (moved.any(1), moved.any(0)))
+        far = float(((rows - 10) ** 2 + (columns - 20) ** 2) ** 0.5)
+        assert 7 <= far <= 9
+    assert len({tuple(shifted(mask, 8, s).nonzero()[0].tolist()) for s in range(10)}) > 3
+    assert shifted(mask, 100, 0).sum() == mask.sum()
+
+
+def test_a_boxed_mask_is_its_bounding_box(mask):
+    expected = torch.zeros_like(mask)
+    expected[10:25, 20:50] = True
+    assert torch.equal(boxed(mask), expected)
+
+
+def test_a_spoiled_mask_is_a_black_and_white_picture_of_its_size(mask):
+    picture = spoiled(to_picture(mask.float()), "eroded", 0.05, 0)
+    assert picture.size == (60, 40)
+    assert set(np.unique(np.array(picture))) == {0, 255}
+    assert torch.equal(torch.from_numpy(np.array(picture)[..., 0] > 0), eroded(mask, 2))
+
+
+def test_masks_are_spoiled_for_methods_with_a_mask_error_only(mask):
+    masks = [to_picture(mask.float())] * 2
+    assert ALE.masks(masks, 0) == masks
+    one, other = all_methods()["shifted-0.12"].masks(masks, 0)
+    assert isinstance(one, Image.Image) and one.tobytes() != other.tobytes()
