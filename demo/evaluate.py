@@ -119,15 +119,17 @@ def _text_to_image(demo: _Demo, count: int) -> str:
 def _region_control(demo: _Demo, count: int) -> str:
     """Two objects, the same prompts and noise with and without ORE and RGB-CAM in a KSampler."""
     scenes = _prompt_scenes(count, 2, "trained")
-    images = _regional_images(demo, scenes)
-    return "\n".join(
-        [
-            _COLUMNS.format(f"region control, two objects, {count} prompts, {demo.sampling}"),
-            _attribute_row("off", demo, _plain_images(demo, scenes), scenes),
-            _attribute_row("on", demo, images, scenes),
-            _attribute_row("on, read in each object's own region", demo, images, scenes, True),
-        ]
-    )
+    lines = [
+        _COLUMNS.format(f"region control, two objects, {count} prompts, {demo.sampling}"),
+        _attribute_row("off", demo, _plain_images(demo, scenes), scenes),
+    ]
+    for name, has_background in (("on", False), ("on, with a text for the background", True)):
+        images = _regional_images(demo, scenes, has_background)
+        lines.append(_attribute_row(name, demo, images, scenes))
+        lines.append(
+            _attribute_row(f"{name}, read in each object's own region", demo, images, scenes, True)
+        )
+    return "\n".join(lines)
 
 
 def _distilled(demo: _Demo, count: int) -> str:
@@ -325,8 +327,11 @@ def _plain_images(demo: _Demo, scenes: list[Scene]) -> Tensor:
     return _sample(demo, torch.cat([_encode(demo, prompt) for prompt in prompts]))
 
 
-def _regional_images(demo: _Demo, scenes: list[Scene]) -> Tensor:
-    """Object-Restricted Embeddings and RGB-CAM on the scenes' own regions, one KSampler each."""
+def _regional_images(demo: _Demo, scenes: list[Scene], has_background: bool) -> Tensor:
+    """Object-Restricted Embeddings and RGB-CAM on the scenes' own regions, one KSampler each.
+
+    With has_background the pixels of no region see the word of the scene's background.
+    """
     noise = _noise(len(scenes))
     masks = render_batch(scenes)[1]
     images = []
@@ -335,7 +340,12 @@ def _regional_images(demo: _Demo, scenes: list[Scene]) -> Tensor:
         edits = Edits(tuple(make_edit(phrase, phrase) for phrase in phrases))
         regions = make_regions(list(masks[b, : len(phrases)]), edits.sources, _DILATION)
         positive = embed_side(demo.clip, edits, "target")
-        patched = replace(demo, model=apply_rgb_cam(demo.model, regions))
+        background = None
+        if has_background:
+            tokens = demo.clip.tokenize(scene.background.kind)
+            background = demo.clip.encode_from_tokens_scheduled(tokens)
+        model = apply_rgb_cam(demo.model, regions, background=background)
+        patched = replace(demo, model=model)
         images.append(_denoise(patched, positive, noise[b : b + 1]))
     return torch.cat(images)
 
