@@ -49,9 +49,9 @@ def judged(
     for number, (read, was) in enumerate(zip(found, image.objects, strict=True)):
         others = [words for other, words in asked.items() if other != number]
         if others:
-            meant = {**was.attributes, **asked.get(number, {})}
+            own = asked.get(number, {})
             wrong = any(
-                read[name] == word != meant[name]
+                read[name] == word and word not in (was.attributes[name], own.get(name))
                 for words in others
                 for name, word in words.items()
             )

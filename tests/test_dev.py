@@ -556,7 +556,7 @@ def test_a_taken_port_is_an_error_before_any_set_up(tmp_path):
 def test_an_unknown_benchmark_is_an_error_that_names_the_known():
     done = run_dev("bench", "no-such")
     assert done.returncode == 2
-    assert "scenes" in done.stderr and "speed" in done.stderr
+    assert all(name in done.stderr for name in ("scenes", "speed", "demo", "tables"))
 
 
 @pytest.mark.parametrize(
@@ -570,6 +570,9 @@ def test_an_unknown_benchmark_is_an_error_that_names_the_known():
         (["demo", "--server", "http://127.0.0.1:1/"], "No ComfyUI answers at http://127.0.0.1:1/"),
         (["bench", "scenes", "--count", "0"], "'0' is not a whole number from 1 on"),
         (["bench", "scenes", "--server=http://127.0.0.1:1"], "No ComfyUI answers"),
+        (["bench", "demo", "--full", "--edits", "9"], "--full means all edits"),
+        (["bench", "demo", "--lpips", "none.pth"], "There is no file none.pth (--lpips)"),
+        (["bench", "tables", "--server=http://127.0.0.1:1"], "No ComfyUI answers"),
     ],
 )
 def test_wrong_arguments_of_a_job_are_errors_before_any_set_up(tmp_path, argv, expected):
@@ -584,6 +587,8 @@ def test_wrong_arguments_of_a_job_are_errors_before_any_set_up(tmp_path, argv, e
     [
         (["demo"], "--image --edit --mask --checkpoint --server --out --seed --port --comfyui"),
         (["bench", "scenes"], "--first --count --server --out --comfyui"),
+        (["bench", "demo"], "--full --edits --methods --set --score-only --server --comfyui"),
+        (["bench", "tables"], "--only --write --edits --score-only --server --comfyui"),
     ],
 )
 def test_help_of_a_job_needs_the_standard_library_alone(tmp_path, argv, options):

@@ -14,10 +14,12 @@ from ale_edit.bench.options import (
     EDIT_TYPES,
     JOBS,
     VARIANTS,
+    bench_demo_parser,
     demo_arguments,
     demo_parser,
     scenes_arguments,
     scenes_parser,
+    tables_parser,
 )
 from ale_edit.editors.ale import SCHEDULES
 from ale_edit.prompts import edits as prompts
@@ -76,8 +78,8 @@ def test_a_file_that_may_not_be_read_is_one_sentence(files):
         ("demo", ["--seed", "-1"], "'-1' is not a whole number from 0 on"),
         ("demo", ["--edit-type", "size"], "invalid choice: 'size'"),
         ("demo", ["--imag", "x"], "unrecognized arguments: --imag x"),
-        ("scenes", ["--count", "0"], "'0' is not a whole number from 1 on"),
-        ("scenes", ["--first", "one"], "'one' is not a whole number from 0 on"),
+        ("bench scenes", ["--count", "0"], "'0' is not a whole number from 1 on"),
+        ("bench scenes", ["--first", "one"], "'one' is not a whole number from 0 on"),
     ],
 )
 def test_a_wrong_option_is_argparses_error(capsys, job, argv, expected):
@@ -109,15 +111,22 @@ def test_help_shows_the_options_of_dev_py_too(capsys):
     assert "--comfyui" in shown and "--image" in shown
 
 
-def test_the_readmes_commands_have_options_that_there_are(dev):
-    text = (dev.ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    commands = re.findall(r"python3 dev.py (demo|bench scenes)\b([^`#\n]*)", text)
-    assert len(commands) >= 4
+def test_the_texts_commands_have_options_that_there_are(dev):
+    names = ("README.md", "docs/bench.md", "docs/results.md", "CONTRIBUTING.md")
+    texts = [(dev.ROOT / name).read_text(encoding="utf-8") for name in names]
+    text = "\n".join(texts).replace("\\\n", " ")
+    commands = re.findall(r"python3 dev.py (demo|bench \w+)\b([^`;#\n]*)", text)
+    parsers = {
+        "demo": demo_parser,
+        "bench scenes": scenes_parser,
+        "bench demo": bench_demo_parser,
+        "bench tables": tables_parser,
+    }
+    assert {job for job, _ in commands} >= set(parsers)
     for job, argv in commands:
         own = dev.own_options(job)
-        {"demo": demo_parser, "bench scenes": scenes_parser}[job]([own]).parse_args(
-            shlex.split(argv.replace("--help", ""))
-        )
+        if job in parsers:
+            parsers[job]([own]).parse_args(shlex.split(argv.replace("--help", "")))
 
 
 def test_the_choices_are_those_of_the_nodes():

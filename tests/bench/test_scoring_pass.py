@@ -1,0 +1,198 @@
+"""The second pass on images that are known: perfect edits, none at all, and exchanged ones."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ale_edit.bench.dataset import Dataset, ImageEdit
+from ale_edit.bench.demo_scenes import demo_dataset
+from ale_edit.bench.editing import image_path
+from ale_edit.bench.judging import judged
+from ale_edit.bench.main_job import to_picture
+from ale_edit.bench.scoring_pass import Metric, Metrics, Values, demo_metrics, score
+from ale_edit.demo.world import make_scene, render
+
+SEEDS = range(10_000, 10_004)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("bench") / "demo" / "dataset"
+    made = demo_dataset(folder, first_seed=SEEDS[0], scenes=len(SEEDS), instances=1)
+    for edit in made.edits:
+        save(made, edit, "perfect", wanted(edit))
+        save(made, edit, "untouched", {})
+        save(made, edit, "exchanged", exchanged(edit))
+    return made
+
+
+def wanted(edit: ImageEdit) -> dict[int, dict[str, str]]:
+    return {o.object: o.asked for o in edit.objects}
+
+
+def exchanged(edit: ImageEdit) -> dict[int, dict[str, str]]:
+    """Every object gets what the next one was to get."""
+    asked = [o.asked for o in edit.objects]
+    turned = [*asked[1:], asked[0]]
+    return {o.object: words for o, words in zip(edit.objects, turned, strict=True)}
+
+
+def save(dataset: Dataset, edit: ImageEdit, method: str, looks: dict[int, dict[str, str]]) -> None:
+    """A scene drawn with objects that look otherwise."""
+    scene = make_scene(int(edit.image.removeprefix("scene")), 3)
+    objects = list(scene.objects)
+    for k, words in looks.items():
+        named = {("shape" if name == "object" else name): word for name, word in words.items()}
+        objects[k] = replace(objects[k], **named)
+    image, _ = render(replace(scene, objects=tuple(objects)))
+    path = image_path(dataset.folder.parent, method, edit.id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_picture(image).save(path)
+
+
+@pytest.fixture(scope="module")
+def scored(dataset) -> dict[str, dict[str, Values]]:
+    metrics, told = demo_metrics(), list[str]()
+    methods = ("perfect", "untouched", "exchanged")
+    found = {m: score(dataset, dataset.edits, m, metrics, told.append) for m in methods}
+    assert not told
+    return found
+
+
+def mean(scored: dict[str, Values], figure: str, keep=lambda name: True) -> float:
+    values = [v for name, column in scored.items() if keep(name) for v in column.get(figure, [])]
+    return sum(values) / len(values)
+
+
+def test_perfect_edits_are_right_and_leak_nothing(scored):
+    perfect = scored["perfect"]
+    for figure in ("object", "color", "material", "all", "all, trained", "all, held out"):
+        assert mean(perfect, figure) > 0.9
+    assert mean(perfect, "wrong, edited") < 0.06
+    assert mean(perfect, "wrong, untouched") < 0.06
+
+
+def test_without_any_edit_nothing_new_is_found_and_the_background_is_kept(scored):
+    untouched = scored["untouched"]
+    assert mean(untouched, "color") < 0.1 and mean(untouched, "all") < 0.1
+    for figure in ("psnr", "psnr, PIE-Bench"):
+        assert mean(untouched, figure) == pytest.approx(60.17, abs=0.01)
+    assert mean(untouched, "mse") == 0 and mean(untouched, "ssim") == pytest.approx(1)
+
+
+def test_exchanged_attributes_are_wrong_on_the_other_object(scored):
+    def several(name: str) -> bool:
+        return "-color-" in name and not name.endswith("-1-0")
+
+    assert mean(scored["exchanged"], "wrong, edited", several) > 0.9
+    assert mean(scored["exchanged"], "all", several) < 0.1
+    assert mean(scored["exchanged"], "wrong, untouched") < 0.06
+
+
+def test_wrong_attributes_are_counted_by_hand(dataset):
+    edit = next(e for e in dataset.edits if e.type == "color" and len(e.objects) == 2)
+    image = dataset.images[edit.image]
+    first, second = edit.objects
+    (third,) = {0, 1, 2} - {first.object, second.object}
+    found = [dict(o.attributes) for o in image.objects]
+    found[first.object]["color"] = first.asked["color"]
+    found[second.object]["color"] = first.asked["color"]  # leaked within
+    found[third]["color"] = second.asked["color"]  # leaked without
+    hits = judged(edit, image, found, "held out")
+    assert hits["all"] == [True, False] and hits["color"] == [True, False]
+    assert hits["object"] == [True, True] and hits["material"] == []
+    assert hits["wrong, edited"] == [False, True] and hits["wrong, untouched"] == [True]
+    found[third]["color"] = image.objects[third].attributes["color"]
+    assert judged(edit, image, found, "held out")["wrong, untouched"] == [False]
+
+
+def test_what_an_object_had_before_is_not_wrong_where_another_was_to_get_it(dataset):
+    edit = next(e for e in dataset.edits if e.type == "color" and len(e.objects) == 2)
+    image = dataset.images[edit.image]
+    first, second = edit.objects
+    own = image.objects[first.object].attributes["color"]
+    second = replace(second, asked={**second.asked, "color": own})
+    edit = replace(edit, objects=(first, second))
+    found = [dict(o.attributes) for o in image.objects]
+    assert judged(edit, image, found, "held out")["wrong, edited"] == [False, False]
+
+
+def test_with_one_object_there_is_no_other_edited_one(scored, dataset):
+    for edit in dataset.edits:
+        values = scored["perfect"][edit.id]
+        count = len(edit.objects)
+        assert len(values["wrong, edited"]) == (count if count > 1 else 0)
+        assert len(values["wrong, untouched"]) == 3 - count
+        split = values["all, trained"] + values["all, held out"]
+        assert sorted(split) == sorted(values["all"]) and len(split) == count
+
+
+class Counted:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, *_: object) -> Values:
+        self.calls += 1
+        return {"calls": [1.0]}
+
+
+def metrics(*ready: Metric) -> Metrics:
+    return Metrics(ready, {})
+
+
+def test_a_metric_is_added_later_and_nothing_is_computed_twice(dataset):
+    edits, first, second = dataset.edits[:5], Counted(), Counted()
+    one = Metric("one", "1", first)
+    score(dataset, edits, "perfect", metrics(one), print)
+    score(dataset, edits, "perfect", metrics(one, Metric("two", "1", second)), print)
+    assert (first.calls, second.calls) == (5, 5)
+    score(dataset, edits, "perfect", metrics(replace(one, version="2")), print)
+    assert (first.calls, second.calls) == (10, 5)
+
+
+def test_a_changed_image_is_scored_anew_and_only_that(dataset):
+    edits, counted = dataset.edits[:5], Counted()
+    metric = metrics(Metric("changes", "1", counted))
+    score(dataset, edits, "untouched", metric, print)
+    save(dataset, edits[2], "untouched", wanted(edits[2]))
+    score(dataset, edits, "untouched", metric, print)
+    save(dataset, edits[2], "untouched", {})
+    assert counted.calls == 6
+
+
+def scores_file(dataset: Dataset, method: str) -> Path:
+    return dataset.folder.parent / "scores" / f"{method}.json"
+
+
+def test_damaged_and_missing_images_are_told_and_left_out(dataset):
+    told, edits = [], dataset.edits[:4]
+    for edit in edits[:3]:
+        save(dataset, edit, "partly", {})
+    image_path(dataset.folder.parent, "partly", edits[1].id).write_bytes(b"\x89PNG cut")
+    found = score(dataset, edits, "partly", metrics(Metric("m", "1", Counted())), told.append)
+    assert set(found) == {edits[0].id, edits[2].id}
+    assert len(told) == 2 and "is damaged" in told[0]
+    assert "1 of 4 images are not there" in told[1]
+
+
+def test_a_broken_file_of_scores_is_told_and_made_again(dataset):
+    counted, told = Counted(), []
+    metric = metrics(Metric("broken", "1", counted))
+    score(dataset, dataset.edits[:2], "exchanged", metric, print)
+    scores_file(dataset, "exchanged").write_text('{"scene')
+    score(dataset, dataset.edits[:2], "exchanged", metric, told.append)
+    assert counted.calls == 4 and "is not JSON" in told[0]
+    assert set(json.loads(scores_file(dataset, "exchanged").read_text())) == {
+        e.id for e in dataset.edits[:2]
+    }
+
+
+def test_without_weights_te_and_ti_say_why(monkeypatch, tmp_path):
+    from ale_edit.bench import judging
+
+    monkeypatch.setattr(judging, "FOLDER", tmp_path)
+    cosines, why = judging.load_mini_clip()
+    assert cosines is None and why.startswith("n/a: no mini CLIP weights")
+    assert demo_metrics().missing["lpips"] == "n/a: no LPIPS weights (--lpips FILE)"

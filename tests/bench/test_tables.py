@@ -1,0 +1,73 @@
+"""The paper's tables: what each compares, and where it is written."""
+
+import pytest
+
+from ale_edit.bench.demo_bench import parsed_settings
+from ale_edit.bench.options import bench_demo_arguments, tables_arguments
+from ale_edit.bench.tables import TABLES, command_of, main, named_tables, renewed
+
+MARKED = "Before.\n<!-- table variants -->\nold\n<!-- end variants -->\nAfter.\n"
+
+
+def test_each_table_has_a_place_in_the_results(dev):
+    text = (dev.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for table in TABLES:
+        assert "x" in renewed(text, table.name, "x")
+
+
+def test_a_table_is_renewed_between_its_marks_alone():
+    text = renewed(MARKED, "variants", r"new \1")
+    assert text.startswith("Before.") and text.endswith("After.\n") and "old" not in text
+    assert r"new \1" in text
+    assert renewed(renewed(text, "variants", "x"), "variants", r"new \1") == text
+
+
+def test_a_text_without_the_marks_is_refused_before_any_work(tmp_path, capsys):
+    (tmp_path / "text.md").write_text(MARKED)
+    argv = ["--only", "components", "--write", str(tmp_path / "text.md"), "--out", str(tmp_path)]
+    assert main([*argv, "--server", "http://127.0.0.1:1"]) == 1
+    assert "must have <!-- table components -->" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["text.md"]
+
+
+def test_an_unknown_table_is_named_with_those_that_there_are():
+    assert named_tables([]) == TABLES
+    with pytest.raises(ValueError, match="no table 'best'. There are: components, end-of-text"):
+        named_tables(["best"])
+
+
+def test_a_table_names_the_command_that_makes_it():
+    args = tables_arguments(["--edits", "30"])
+    command = command_of(TABLES[0], args).split()
+    assert command[:3] == ["dev.py", "bench", "tables"]
+    again = tables_arguments(command[3:])
+    assert (again.only, again.edits) == (["components"], 30)
+
+
+def test_the_paper_s_tables_are_there():
+    assert {t.name for t in TABLES} == {
+        "components", "end-of-text", "objects", "schedule", "dilation", "mask-errors", "variants",
+    }  # fmt: skip
+    (objects,) = [t for t in TABLES if t.counts]
+    assert objects.counts == (1, 2, 3, 4, 6, 8)
+
+
+def test_settings_are_chosen_on_their_own_scenes_only():
+    assert parsed_settings([], 0, 20) == {}
+    found = parsed_settings(["Guider.target_guidance=4", "Blending.edge=soft"], 10_000, 20)
+    assert found == {"Guider": {"target_guidance": 4}, "Blending": {"edge": "soft"}}
+    with pytest.raises(ValueError, match="published tables keep theirs: give --first-seed 10000"):
+        parsed_settings(["Guider.target_guidance=4"], 0, 20)
+    with pytest.raises(ValueError, match="'Guider=4' is not of the form NODE.INPUT=VALUE"):
+        parsed_settings(["Guider=4"], 10_000, 20)
+
+
+def test_full_and_a_number_of_edits_contradict_each_other():
+    assert bench_demo_arguments(["--full"]).full
+    with pytest.raises(ValueError, match="--full means all edits, --edits 20 some"):
+        bench_demo_arguments(["--full", "--edits", "20"])
+
+
+def test_a_file_of_weights_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"There is no file .*none.pth \(--lpips\)"):
+        bench_demo_arguments(["--lpips", str(tmp_path / "none.pth")])

@@ -1,0 +1,118 @@
+"""The demo bench over a real server: its smoke part, and runs that are killed and go on."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ale_edit.bench.demo_bench import main
+from ale_edit.bench.demo_scenes import demo_dataset
+from ale_edit.bench.editing import Plan, edit_all, pending, read_result
+from ale_edit.bench.methods import ALE, NAIVE
+from ale_edit.headless import ComfyError
+from ale_edit.tests.server.conftest import new_server
+
+ROOT = Path(__file__).resolve().parents[2]
+SMOKE = 15
+pytestmark = pytest.mark.slow
+
+
+def images(out: Path) -> dict[Path, int]:
+    """The images that were made, and when."""
+    return {path: path.stat().st_mtime_ns for path in sorted(out.glob("demo/images/*/*.png"))}
+
+
+def argv(server, out: Path, edits: int) -> list[str]:
+    methods = ["--methods", "naive", "ale", "--edits", str(edits)]
+    return [*methods, "--out", str(out), "--server", server.url]
+
+
+def test_the_smoke_part_makes_every_edit_and_a_report(server, tmp_path, capsys):
+    start = time.monotonic()
+    assert main(argv(server, tmp_path, SMOKE)) == 0
+    print(f"{SMOKE} edits by two methods: {time.monotonic() - start:.0f} s")
+    report = json.loads((tmp_path / "demo.json").read_text(encoding="utf-8"))
+    methods = report["methods"]
+    assert {name: m["edits"] for name, m in methods.items()} == {"naive": SMOKE, "ale": SMOKE}
+    assert len(methods["ale"]["by type"]) == 5 and len(methods["ale"]["by objects"]) == 3
+    for figure in ("object", "color", "material", "all", "wrong, edited", "psnr", "ssim"):
+        found = methods["ale"]["figures"][figure]
+        assert found["low"] <= found["value"] <= found["high"]
+    kept = methods["ale"]["figures"]["psnr"]["low"]
+    assert kept > methods["naive"]["figures"]["psnr"]["high"]
+    assert "scene seeds" in report["setup"] and "comfyui" in report["setup"]["versions"]
+    for kind in ("md", "html"):
+        assert "ALE-Edit (all)" in (tmp_path / f"demo.{kind}").read_text(encoding="utf-8")
+
+
+def test_a_killed_run_goes_on_and_makes_nothing_twice(server, tmp_path, capsys):
+    edits = 4
+    command = [sys.executable, str(ROOT / "dev.py"), "_run", "ale_edit.bench.demo_bench"]
+    with (tmp_path / "log").open("wb") as log:
+        run = subprocess.Popen([*command, *argv(server, tmp_path, edits)], stdout=log, stderr=log)
+        deadline = time.monotonic() + 300
+        while len(images(tmp_path)) < 3 and time.monotonic() < deadline and run.poll() is None:
+            time.sleep(0.05)
+        os.kill(run.pid, signal.SIGKILL if os.name != "nt" else signal.SIGTERM)
+        run.wait()
+    before = images(tmp_path)
+    assert 3 <= len(before) < 2 * edits
+    damaged, *whole = before
+    original = read_result(damaged)[0]
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    damaged.write_bytes(data)
+
+    assert main(argv(server, tmp_path, edits)) == 0
+    shown = capsys.readouterr().out
+    assert f"{damaged} is damaged: it is made again." in shown
+    assert f"demo: {2 * edits} images, {len(whole)} are there." in shown
+    after = images(tmp_path)
+    assert len(after) == 2 * edits
+    assert all(after[path] == before[path] for path in whole)
+    difference = np.abs(np.asarray(read_result(damaged)[0], int) - np.asarray(original, int))
+    assert difference.max() <= 1  # 1e-4 of a reused source branch, rounded
+
+    scores = (tmp_path / "demo.json").read_bytes()
+    assert main(argv(server, tmp_path, edits)) == 0
+    assert f"demo: {2 * edits} images, {2 * edits} are there." in capsys.readouterr().out
+    assert images(tmp_path) == after
+    assert (tmp_path / "demo.json").read_bytes() == scores
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_where_the_server_dies_images_stay_and_another_server_goes_on(dev, server, tmp_path):
+    dataset = demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1)
+    plan = Plan(dataset, dataset.edits[:2], (NAIVE, ALE))
+    with new_server(dev, tmp_path / "base") as dying:
+
+        def kill(_job, _outcome) -> None:
+            dying.process.kill()
+
+        with pytest.raises(ComfyError):
+            asyncio.run(asyncio.wait_for(edit_all([dying.url], plan.jobs, kill), 300))
+    left = pending(plan.jobs, pytest.fail)
+    assert 0 < len(left) < 4
+    outcome = asyncio.run(edit_all([server.url], left, lambda *_: None))
+    assert outcome.made == len(left) and not outcome.failed
+    assert not pending(plan.jobs, pytest.fail)
+
+
+def test_an_edit_that_fails_at_a_node_is_told_and_the_others_are_made(server, tmp_path):
+    dataset = demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1)
+    edits = [dataset.edits[0], dataset.edits[1]]
+    broken = edits[1].objects[0].object
+    mask = dataset.images[edits[1].image].objects[broken].mask
+    Image.new("L", (128, 128)).save(dataset.folder / mask)
+    plan = Plan(dataset, edits, (ALE,))
+    outcome = asyncio.run(edit_all([server.url], plan.jobs, lambda *_: None))
+    assert outcome.made == 1 and list(outcome.failed) == [f"ale/{edits[1].id}"]
+    assert "'Regions'" in outcome.failed[f"ale/{edits[1].id}"]
