@@ -1,7 +1,8 @@
 """What the demo world's own judges say: the judge's readings, and the mini CLIP for TE and TI."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -63,14 +64,16 @@ _SPLIT = ("all, held out", "all, trained")
 _WRONG = ("wrong, untouched", "wrong, edited")
 
 
-def load_mini_clip() -> tuple[Callable[[Tensor, list[str]], Tensor] | None, str]:
+def load_mini_clip(
+    folder: Path = FOLDER,
+) -> tuple[Callable[[Tensor, list[str]], Tensor] | None, str]:
     """The mini CLIP's cosines, or None and why TE and TI are not available."""
-    if not (FOLDER / "clip.safetensors").is_file():
+    if not (folder / "clip.safetensors").is_file():
         return None, "n/a: no mini CLIP weights (demo/weights has no clip.safetensors)"
     try:
         from ..demo.models import build_clip
 
-        clip: Any = build_clip(read_weights("text"))
+        clip: Any = build_clip(read_weights("text", folder))
     except ImportError as error:
         return None, f"n/a: the mini CLIP's text encoder needs ComfyUI here ({error})"
-    return MiniClip.load(clip).similarity, ""
+    return MiniClip.load(clip, folder).similarity, ""

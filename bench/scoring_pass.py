@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..demo.judge import Judge
-from ..scoring.leakage import leakage
+from ..scoring.leakage import Cosines, leakage
 from ..scoring.lpips import background_lpips, pie_bench_lpips
 from ..scoring.preservation import background_scores, pie_bench_scores
 from .dataset import Dataset, ImageEdit, write_bytes
@@ -105,7 +105,7 @@ def _background_values(_dataset: Dataset, edit: ImageEdit, views: Views) -> Valu
     return {name: _known(value) for name, value in named.items()}
 
 
-def _leakage_values(cosines: Any, _dataset: Dataset, edit: ImageEdit, views: Views) -> Values:
+def _leakage_values(cosines: Cosines, _dataset: Dataset, edit: ImageEdit, views: Views) -> Values:
     targets = [o.target for o in edit.objects]
     after = leakage(cosines, views.edited, views.own(edit), targets)
     before = leakage(cosines, views.source, views.own(edit), targets)
@@ -157,8 +157,9 @@ def score(
             tell(str(error))
             continue
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        entry = kept.get(edit.id, {})
-        entry = entry if entry.get("image") == digest else {"image": digest}
+        entry: dict[str, Any] = kept.get(edit.id, {})
+        if entry.get("image") != digest:
+            entry = {"image": digest}
         todo = [m for m in metrics.ready if entry.get(m.name, {}).get("version") != m.version]
         if todo:
             views = _views(dataset, edit, picture)

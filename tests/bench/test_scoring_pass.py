@@ -2,16 +2,22 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from torchvision.models import squeezenet1_1
 
+from ale_edit.bench import scoring_pass
 from ale_edit.bench.dataset import Dataset, ImageEdit
 from ale_edit.bench.demo_scenes import demo_dataset
-from ale_edit.bench.editing import image_path
-from ale_edit.bench.judging import judged
-from ale_edit.bench.main_job import to_picture
+from ale_edit.bench.editing import image_path, read_result
+from ale_edit.bench.judging import judged, load_mini_clip
+from ale_edit.bench.main_job import to_picture, to_tensor
 from ale_edit.bench.scoring_pass import Metric, Metrics, Values, demo_metrics, score
+from ale_edit.demo.mini_clip import MiniClipNet
+from ale_edit.demo.weights import read_weights, write_weights
 from ale_edit.demo.world import make_scene, render
 
 SEEDS = range(10_000, 10_004)
@@ -189,10 +195,46 @@ def test_a_broken_file_of_scores_is_told_and_made_again(dataset):
     }
 
 
-def test_without_weights_te_and_ti_say_why(monkeypatch, tmp_path):
-    from ale_edit.bench import judging
-
-    monkeypatch.setattr(judging, "FOLDER", tmp_path)
-    cosines, why = judging.load_mini_clip()
+def test_without_weights_te_and_ti_say_why(tmp_path):
+    cosines, why = load_mini_clip(tmp_path)
     assert cosines is None and why.startswith("n/a: no mini CLIP weights")
     assert demo_metrics().missing["lpips"] == "n/a: no LPIPS weights (--lpips FILE)"
+
+
+@pytest.mark.comfy
+def test_with_weights_te_and_ti_are_the_mini_clips(dataset, tmp_path, monkeypatch):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = MiniClipNet().eval()
+    write_weights("text", read_weights("text"), tmp_path)
+    write_weights("clip", net.state_dict(), tmp_path)
+    monkeypatch.setattr(scoring_pass, "load_mini_clip", partial(load_mini_clip, tmp_path))
+    edits = [e for e in dataset.edits if len(e.objects) < 3][:6]
+    metrics = demo_metrics()
+    assert "leakage" not in metrics.missing
+    found = score(dataset, edits, "perfect", metrics, pytest.fail)
+    cosines, _ = load_mini_clip(tmp_path)
+    assert cosines is not None
+    for edit in edits:
+        image = to_tensor(read_result(image_path(dataset.folder.parent, "perfect", edit.id))[0])
+        masks = [to_tensor(dataset.masks(edit.image)[o.object]) for o in edit.objects]
+        outside = image * (1 - torch.stack(masks).amax(0))[..., None]
+        each = [float(cosines(outside[None], [o.target])) for o in edit.objects]
+        te = 100 * sum(max(c, 0) for c in each) / len(each)
+        assert found[edit.id]["TE"] == [pytest.approx(te, abs=1e-3)]
+        assert len(found[edit.id]["TI"]) == (len(edit.objects) > 1)
+        assert len(found[edit.id]["TE of the source"]) == 1
+
+
+def test_with_a_backbone_lpips_is_scored(dataset, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "squeeze.pth")
+    metrics = demo_metrics(tmp_path / "squeeze.pth")
+    edits = dataset.edits[:2]
+    assert "lpips" not in metrics.missing
+    same = score(dataset, edits, "untouched", metrics, pytest.fail)
+    other = score(dataset, edits, "perfect", metrics, pytest.fail)  # soft edges differ
+    for name in ("lpips", "lpips, PIE-Bench"):
+        assert [v[name] for v in same.values()] == [[0.0]] * 2
+        assert all(v[name][0] > 1e-5 for v in other.values())

@@ -2,6 +2,7 @@
 
 from math import isnan
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torchvision.models import squeezenet1_1
 
 from ale_edit.bench.lpips_network import LpipsNetwork
 from ale_edit.scoring.lpips import background_lpips, lpips_map, pie_bench_lpips
+
+Pair = tuple[Tensor, Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +33,14 @@ def network(backbone: Path) -> LpipsNetwork:
 def oracle(backbone: Path, spatial: bool) -> _LPIPS:
     net = _LPIPS(pretrained=True, net="squeeze", spatial=spatial, pnet_rand=True)
     weights = torch.load(backbone, weights_only=True)
-    for part in net.net.slices:
+    for part in cast("Any", net.net.slices):
         own = {k: weights[f"features.{k}"] for k in part.state_dict()}
         part.load_state_dict(own)
     return net.eval()
 
 
 @pytest.fixture
-def pair() -> tuple[Tensor, Tensor]:
+def pair() -> Pair:
     draw = torch.Generator().manual_seed(1)
     source = torch.rand(64, 48, 3, generator=draw)
     return source, (source + 0.3 * torch.randn(64, 48, 3, generator=draw)).clamp(0, 1)
@@ -54,7 +57,7 @@ def chw(image: Tensor) -> Tensor:
     return image.permute(2, 0, 1)[None] * 2 - 1
 
 
-def test_the_map_is_torchmetrics_spatial_lpips(backbone, network, pair):
+def test_the_map_is_torchmetrics_spatial_lpips(backbone, network, pair: Pair):
     expected = oracle(backbone, True)(*map(chw, pair))[0, 0]
     found = lpips_map(network.features, network.heads, *pair)
     assert expected.mean() > 0.01
@@ -62,7 +65,7 @@ def test_the_map_is_torchmetrics_spatial_lpips(backbone, network, pair):
 
 
 def test_pie_benchs_way_is_torchmetrics_of_images_multiplied_by_the_mask(
-    backbone, network, pair, background
+    backbone, network, pair: Pair, background
 ):
     black = [chw(image * background[..., None]) for image in pair]
     expected = float(oracle(backbone, False)(*black))
@@ -70,7 +73,7 @@ def test_pie_benchs_way_is_torchmetrics_of_images_multiplied_by_the_mask(
     assert found == pytest.approx(expected, abs=1e-4) and expected > 0.01
 
 
-def test_nothing_inside_an_object_counts(network, pair, background):
+def test_nothing_inside_an_object_counts(network, pair: Pair, background):
     source, edited = pair
     parts = (network.features, network.heads)
     other = torch.where(background[..., None] > 0, edited, torch.zeros(3))
@@ -80,7 +83,7 @@ def test_nothing_inside_an_object_counts(network, pair, background):
     assert background_lpips(*parts, source, kept, background) == 0
 
 
-def test_without_background_it_is_nan(network, pair):
+def test_without_background_it_is_nan(network, pair: Pair):
     parts, nothing = (network.features, network.heads), torch.zeros(64, 48)
     assert isnan(background_lpips(*parts, *pair, nothing))
     assert isnan(pie_bench_lpips(*parts, *pair, nothing))

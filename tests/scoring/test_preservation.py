@@ -19,9 +19,11 @@ from ale_edit.scoring.preservation import (
     ssim,
 )
 
+Pair = tuple[Tensor, Tensor]
+
 
 @pytest.fixture
-def pair() -> tuple[Tensor, Tensor]:
+def pair() -> Pair:
     draw = torch.Generator().manual_seed(0)
     smooth = torch.nn.functional.interpolate(
         torch.rand(1, 3, 6, 6, generator=draw), (40, 32), mode="bicubic"
@@ -50,14 +52,14 @@ def by_torchmetrics(a: Tensor, b: Tensor) -> tuple[float, float, float]:
     )
 
 
-def test_with_background_everywhere_both_ways_are_torchmetrics_own(pair):
+def test_with_background_everywhere_both_ways_are_torchmetrics_own(pair: Pair):
     expected = by_torchmetrics(*pair)
     for way in (background_scores, pie_bench_scores):
         found = way(*pair, torch.ones(40, 32))
         assert (found.mse, found.psnr, found.ssim) == pytest.approx(expected, abs=1e-4)
 
 
-def test_pie_benchs_way_is_torchmetrics_of_images_multiplied_by_the_mask(pair, background):
+def test_pie_benchs_way_is_torchmetrics_of_images_multiplied_by_the_mask(pair: Pair, background):
     expected = by_torchmetrics(*(image * background[..., None] for image in pair))
     found = pie_bench_scores(*pair, background)
     assert (found.mse, found.psnr, found.ssim) == pytest.approx(expected, abs=1e-4)
@@ -86,7 +88,7 @@ def ssim_by_loops(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> float:
     return float(np.mean(found))
 
 
-def test_of_the_background_alone_agrees_with_loops_over_its_pixels(pair, background):
+def test_of_the_background_alone_agrees_with_loops_over_its_pixels(pair: Pair, background):
     a, b = (image.double().numpy() for image in pair)
     inside = background.numpy() > 0
     mse = float(np.mean([(a[y, x] - b[y, x]) ** 2 for y, x in np.argwhere(inside)]))
@@ -96,7 +98,7 @@ def test_of_the_background_alone_agrees_with_loops_over_its_pixels(pair, backgro
     assert found.ssim == pytest.approx(ssim_by_loops(a, b, inside), abs=1e-4)
 
 
-def test_nothing_inside_an_object_counts(pair, background):
+def test_nothing_inside_an_object_counts(pair: Pair, background):
     source, edited = pair
     before = (background_scores(*pair, background), pie_bench_scores(*pair, background))
     other = torch.where(background[..., None] > 0, edited, 1 - edited)
@@ -105,13 +107,13 @@ def test_nothing_inside_an_object_counts(pair, background):
     assert not torch.equal(other, edited)
 
 
-def test_large_objects_flatter_pie_benchs_way_only(pair, background):
+def test_large_objects_flatter_pie_benchs_way_only(pair: Pair, background):
     alone, flattered = background_scores(*pair, background), pie_bench_scores(*pair, background)
     share = float(background.mean())
     assert flattered.mse == pytest.approx(alone.mse * share, rel=1e-5)
 
 
-def test_an_untouched_background_has_the_highest_finite_psnr(pair, background):
+def test_an_untouched_background_has_the_highest_finite_psnr(pair: Pair, background):
     source, edited = pair
     kept = torch.where(background[..., None] > 0, source, edited)
     for way in (background_scores, pie_bench_scores):
@@ -120,7 +122,7 @@ def test_an_untouched_background_has_the_highest_finite_psnr(pair, background):
         assert found.ssim == pytest.approx(1.0)
 
 
-def test_without_background_every_score_is_nan(pair):
+def test_without_background_every_score_is_nan(pair: Pair):
     for way in (background_scores, pie_bench_scores):
         found = way(*pair, torch.zeros(40, 32))
         assert isnan(found.mse) and isnan(found.psnr) and isnan(found.ssim)
@@ -131,12 +133,12 @@ def test_an_image_smaller_than_a_window_has_no_ssim():
     assert isnan(ssim(torch.zeros(5, 8, 3), torch.zeros(5, 8, 3), torch.ones(5, 8)))
 
 
-def test_sizes_that_differ_are_named(pair):
+def test_sizes_that_differ_are_named(pair: Pair):
     with pytest.raises(ValueError, match=r"\(40, 32, 3\), \(40, 32, 3\), \(40, 31\)"):
         background_scores(*pair, torch.ones(40, 31))
 
 
-def test_blackened_is_black_where_there_is_no_background(pair, background):
+def test_blackened_is_black_where_there_is_no_background(pair: Pair, background):
     black = blackened(pair[0], background)
     assert not black[background == 0].any()
     assert torch.equal(black[background == 1], pair[0][background == 1])
