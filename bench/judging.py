@@ -66,7 +66,7 @@ _WRONG = ("wrong, untouched", "wrong, edited")
 
 def load_mini_clip(
     folder: Path = FOLDER,
-) -> tuple[Callable[[Tensor, list[str]], Tensor] | None, str]:
+) -> tuple[Cosines | None, str]:
     """The mini CLIP's cosines, or None and why TE and TI are not available."""
     if not (folder / "clip.safetensors").is_file():
         return None, "n/a: no mini CLIP weights (demo/weights has no clip.safetensors)"
