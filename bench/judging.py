@@ -10,6 +10,7 @@ from torch import Tensor
 from ..demo.judge import Judge
 from ..demo.mini_clip import MiniClip
 from ..demo.weights import FOLDER, read_weights
+from ..scoring.leakage import Cosines
 from .dataset import ImageEdit, SourceImage
 
 ATTRIBUTES = {"object": "shape", "color": "color", "material": "material"}
