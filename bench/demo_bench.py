@@ -15,7 +15,7 @@ from typing import Any
 from ..headless import ComfyClient
 from .dataset import Dataset, write_bytes
 from .demo_scenes import demo_dataset, seeds_use
-from .editing import Plan, ProgressLine, edit_all, pending
+from .editing import STALE, Plan, ProgressLine, edit_all, pending, state_of
 from .judging import weights_key
 from .main_job import guarded, pack_version
 from .methods import Method, named_methods
@@ -35,28 +35,47 @@ def demo_results(
 ) -> Results:
     """Both passes over the first `count` edits of a data set."""
     edits = dataset.edits[:count]
-    if not args.score_only:
-        context = weights_key() + pack_version()
-        plan = Plan(dataset, edits, methods, context=context, settings=settings)
-        left = pending(plan.jobs, print)
-        print(
-            f"{dataset.name}: {len(plan.jobs)} images, {len(plan.jobs) - len(left)} are there.",
-            flush=True,
-        )
-        if left:
-            progress = ProgressLine(len(left), sys.stdout.isatty())
-            outcome = asyncio.run(edit_all([args.server], left, progress))
-            if outcome.made:
-                print(f"\n{outcome.made} images, {outcome.seconds / outcome.made:.2f} s each")
-            for name, why in outcome.failed.items():
-                print(f"{name} FAILED: {why}")
+    context = weights_key() + pack_version()
+    plan = Plan(dataset, edits, methods, context=context, settings=settings)
+    failed = told_stale(plan) if args.score_only else edited(plan, args.server)
     metrics = demo_metrics(args.lpips)
-    scored = {m.name: score(dataset, edits, m.name, metrics, print) for m in methods}
+    scored = {
+        m.name: score(
+            dataset, [e for e in edits if f"{m.name}/{e.id}" not in failed], m.name, metrics, print
+        )
+        for m in methods
+    }
     if not any(scored.values()):
         raise ValueError(
             f"There is no image below {dataset.folder.parent} to score. Run without --score-only."
         )
     return Results(dataset, edits, tuple(methods), scored, metrics.missing)
+
+
+def edited(plan: Plan, server: str) -> set[str]:
+    """The first pass; names of the jobs that failed, which are told and not to be scored."""
+    left = pending(plan.jobs, print)
+    print(
+        f"{plan.dataset.name}: {len(plan.jobs)} images, {len(plan.jobs) - len(left)} are there.",
+        flush=True,
+    )
+    if not left:
+        return set()
+    progress = ProgressLine(len(left), sys.stdout.isatty())
+    outcome = asyncio.run(edit_all([server], left, progress))
+    if outcome.made:
+        print(f"\n{outcome.made} images, {outcome.seconds / outcome.made:.2f} s each")
+    for name, why in outcome.failed.items():
+        print(f"{name} FAILED: {why}")
+    return set(outcome.failed)
+
+
+def told_stale(plan: Plan) -> set[str]:
+    """Say how many images were made with other settings; they are scored as they are."""
+    stale = sum(state_of(job) == STALE for job in plan.jobs)
+    if stale:
+        print(f"{plan.dataset.name}: {stale} of {len(plan.jobs)} images {STALE}.")
+    return set()
 
 
 def versions(args: argparse.Namespace) -> dict[str, str]:

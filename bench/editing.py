@@ -29,6 +29,7 @@ RESULT = "Save edited"  # the workflow's node
 UNUSED = ("Save reconstruction", "Save regions", "Decode source")
 UPLOADS = "ale-edit"  # subfolder of the server's inputs
 QUEUED = 2  # workflows at a server at once, so that it never waits for us
+STALE = "made with other settings or weights"
 HOPELESS = 3  # failures without any success, after which a run gives up
 
 
@@ -136,7 +137,7 @@ def pending(jobs: Sequence[Job], tell: Callable[[str], None]) -> list[Job]:
     for job in jobs:
         state = state_of(job)
         if state not in ("missing", "done"):
-            tell(f"{job.path} {state}: it is made again.")
+            tell(f"{job.path} is {state}: it is made again.")
         if state != "done":
             left.append(job)
     return left
@@ -149,8 +150,8 @@ def state_of(job: Job) -> str:
     except FileNotFoundError:
         return "missing"
     except ValueError:
-        return "is damaged"
-    return "done" if fingerprint == job.fingerprint else "was made with other settings"
+        return "damaged"
+    return "done" if fingerprint == job.fingerprint else STALE
 
 
 def read_result(path: Path) -> tuple[Image.Image, str]:

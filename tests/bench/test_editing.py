@@ -113,7 +113,7 @@ def test_a_changed_byte_anywhere_is_found_and_told(job, part):
 def test_a_cut_off_file_is_found(job, length):
     write_result(job, picture())
     job.path.write_bytes(job.path.read_bytes()[:length])
-    assert state_of(job) == "is damaged"
+    assert state_of(job) == "damaged"
 
 
 def test_what_was_made_from_something_else_is_made_again_and_told(dataset, job):
@@ -122,7 +122,7 @@ def test_what_was_made_from_something_else_is_made_again_and_told(dataset, job):
     other = replace(other, path=job.path)
     told: list[str] = []
     assert pending([other], told.append) == [other]
-    assert "was made with other settings: it is made again" in told[0]
+    assert "is made with other settings or weights: it is made again" in told[0]
 
 
 def test_settings_are_part_of_the_fingerprint_and_of_the_workflow(dataset, job):

@@ -2,7 +2,11 @@
 
 import pytest
 
-from ale_edit.bench.demo_bench import parsed_settings
+from ale_edit.bench.demo_bench import demo_results, parsed_settings
+from ale_edit.bench.demo_scenes import demo_dataset
+from ale_edit.bench.editing import Plan, write_result
+from ale_edit.bench.main_job import as_png
+from ale_edit.bench.methods import ALE
 from ale_edit.bench.options import bench_demo_arguments, tables_arguments
 from ale_edit.bench.tables import TABLES, command_of, main, named_tables, renewed
 
@@ -71,3 +75,21 @@ def test_full_and_a_number_of_edits_contradict_each_other():
 def test_a_file_of_weights_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"There is no file .*none.pth \(--lpips\)"):
         bench_demo_arguments(["--lpips", str(tmp_path / "none.pth")])
+
+
+def test_images_of_other_settings_are_told_where_they_are_only_scored(tmp_path, capsys):
+    args = bench_demo_arguments(["--score-only", "--out", str(tmp_path)])
+    dataset = demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1)
+    plan = Plan(dataset, dataset.edits[:2], (ALE,), context="other weights")
+    for job in plan.jobs:
+        write_result(job, as_png(dataset.picture(job.edit.image)))
+    results = demo_results(args, dataset, 2, (ALE,))
+    assert "demo: 2 of 2 images made with other settings or weights." in capsys.readouterr().out
+    assert len(results.scored["ale"]) == 2
+
+
+def test_without_any_image_there_is_nothing_to_score(tmp_path):
+    args = bench_demo_arguments(["--score-only", "--out", str(tmp_path)])
+    dataset = demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1)
+    with pytest.raises(ValueError, match="There is no image below .* Run without --score-only"):
+        demo_results(args, dataset, 2, (ALE,))
