@@ -719,7 +719,7 @@ def run_pytest(host: Host, markers: str, rest: Sequence[str]) -> int:
     command, environ = [str(host.python), "-m", "pytest", "-m", markers, *rest], host.environ()
     count = min(os.cpu_count() or 1, 4)
     if not rest and count > 1 and not missing_modules(host.python, ["xdist"]):
-        command += ["-n", str(count), "--dist", "loadgroup"]
+        command += ["-n", str(count), "--no-loadscope-reorder"]  # dealt out by tests/conftest.py
         environ = {"OMP_NUM_THREADS": "1", **environ}
     return subprocess.run(command, cwd=ROOT, env=environ).returncode
 

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -51,8 +52,21 @@ def pytest_report_header() -> str:
 SHARED = ("browser", "server")  # folders whose tests share one running ComfyUI
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where several processes share the tests, none splits a file, nor a folder with a server."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.split("::")[0]
+            folder = path.split("/")[1]
+            return folder if folder in SHARED else path
+
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 
     from ale_edit.tests.browser.chromium import why_no_browser
@@ -64,12 +78,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "server": None if COMFYUI else "needs COMFYUI_PATH",
         "browser": why_no_browser(),
     }
-    is_parallel = config.pluginmanager.hasplugin("xdist")
     for item in items:
-        if is_parallel:  # a file is never split, nor a folder that shares a server
-            folder = item.path.relative_to(ROOT / "tests").parts[0]
-            group = folder if folder in SHARED else str(item.path)
-            item.add_marker(pytest.mark.xdist_group(group))
         for marker, reason in reasons.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
