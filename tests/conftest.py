@@ -5,7 +5,6 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -47,23 +46,6 @@ def pytest_report_header() -> str:
     if COMFYUI:
         return f"ComfyUI: {COMFYUI}"
     return f"COMFYUI_PATH is not set: left out are tests/{{{','.join(NEED_COMFYUI)}}} and `comfy`"
-
-
-SHARED = ("browser", "server")  # folders whose tests share one running ComfyUI
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where several processes share the tests, none splits a file, nor a folder with a server."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByFile(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            path = nodeid.split("::")[0]
-            folder = path.split("/")[1]
-            return folder if folder in SHARED else path
-
-    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
