@@ -202,7 +202,7 @@ class _Run:
     def _make_attn2_replace(self, key: LayerKey, module: Any, inner: Any) -> Any:
         def attn2_replace(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
             _require_whole_queries(q, options)
-            attention, regional = _attention(options), _regional_attention(q, options)
+            attention = _attention(options)
             targets = ore_rows(q.shape[0], options, self._entries)
             if not targets:
                 return inner(q, k, v, options) if inner else attention(q, k, v)
@@ -210,6 +210,8 @@ class _Run:
             out = _inner_output(q, k, v, rows, options, inner, attention, self._strength == 1.0)
             for rows, entry in targets:
                 text = self._layer_text(key, module, entry.ore, q, options)
+                is_one = len(text.regions) == 1
+                regional = attention if is_one else _regional_attention(q, options)
                 ours = region_cross_attention(q[rows], text, regional)
                 if inner:
                     plain = regional(q[rows], k[rows], v[rows])
