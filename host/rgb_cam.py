@@ -202,7 +202,7 @@ class _Run:
     def _make_attn2_replace(self, key: LayerKey, module: Any, inner: Any) -> Any:
         def attn2_replace(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
             _require_whole_queries(q, options)
-            attention, regional = _attention(options), _regional_attention(q, options)
+            attention = _attention(options)
             targets = ore_rows(q.shape[0], options, self._entries)
             if not targets:
                 return inner(q, k, v, options) if inner else attention(q, k, v)
@@ -210,6 +210,7 @@ class _Run:
             out = _inner_output(q, k, v, rows, options, inner, attention, self._strength == 1.0)
             for rows, entry in targets:
                 text = self._layer_text(key, module, entry.ore, q, options)
+                regional = _regional_attention(q, text, options)
                 ours = region_cross_attention(q[rows], text, regional)
                 if inner:
                     plain = regional(q[rows], k[rows], v[rows])
@@ -301,14 +302,16 @@ def _attention(options: dict[str, Any]) -> Attention:
     return _of_layer(comfy_attention.optimized_attention, options)
 
 
-def _regional_attention(q: Tensor, options: dict[str, Any]) -> Attention:
-    """The attention of one region's cells to its text: ComfyUI's selected one.
+def _regional_attention(q: Tensor, text: LayerText, options: dict[str, Any]) -> Attention:
+    """The attention of each region's cells to its text: ComfyUI's selected one.
 
     On a CPU ComfyUI selects sub-quadratic attention, to save memory that so few tokens do not need;
-    PyTorch's own starts in a quarter of its time, which counts with many small regions.
+    PyTorch's own starts in a quarter of its time, which counts with several regions. A single one
+    saves nothing, and so stays rounded as plain attention is.
     """
     selected = comfy_attention.optimized_attention
-    if q.device.type == "cpu" and selected is comfy_attention.attention_sub_quad:
+    is_slow = q.device.type == "cpu" and selected is comfy_attention.attention_sub_quad
+    if is_slow and len(text.regions) > 1:
         selected = comfy_attention.attention_pytorch
     return _of_layer(selected, options)
 

@@ -48,11 +48,7 @@ def pytest_report_header() -> str:
     return f"COMFYUI_PATH is not set: left out are tests/{{{','.join(NEED_COMFYUI)}}} and `comfy`"
 
 
-SHARED = ("browser", "server")  # folders whose tests share one running ComfyUI
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 
     from ale_edit.tests.browser.chromium import why_no_browser
@@ -64,12 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "server": None if COMFYUI else "needs COMFYUI_PATH",
         "browser": why_no_browser(),
     }
-    is_parallel = config.pluginmanager.hasplugin("xdist")
     for item in items:
-        if is_parallel:  # a file is never split, nor a folder that shares a server
-            folder = item.path.relative_to(ROOT / "tests").parts[0]
-            group = folder if folder in SHARED else str(item.path)
-            item.add_marker(pytest.mark.xdist_group(group))
         for marker, reason in reasons.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
