@@ -26,7 +26,7 @@ _NAMED = (
     ((False, True), 0.20),
     ((True, True), 0.45),
 )
-_OMIT_OBJECT = 0.02  # share of many-object captions that leave one object out
+_OMIT_OBJECTS = 0.4  # share of many-object captions that, as people's do, leave some objects out
 _NAME_BACKGROUND = 0.2
 
 
@@ -104,8 +104,8 @@ class CaptionSampler:
                 ids[b, 0], length[b] = self._bos, 1
                 continue
             present = rng.permutation([k for k in range(MAX_OBJECTS) if labels[b, k, 0] >= 0])
-            if len(present) > 1 and rng.random() < _OMIT_OBJECT:
-                present = present[1:]
+            if len(present) > 1 and rng.random() < _OMIT_OBJECTS:
+                present = present[rng.integers(1, len(present)) :]
             for place, k in enumerate(present.tolist()):
                 with_color, with_material = named[rng.choice(len(named), p=share)]
                 shape, color, material = labels[b, k].tolist()

@@ -90,6 +90,19 @@ def test_a_scene_without_objects_is_called_by_its_background():
     assert (captions.owner == -1).all()
 
 
+@pytest.mark.comfy
+def test_some_captions_leave_objects_out_but_never_all():
+    """As people's do: else a text with one object would mean an image with one object."""
+    sampler = CaptionSampler(tokenize)
+    labels = np.full((1000, 4, 3), -1)
+    labels[:, 0], labels[:, 1], labels[:, 2] = (0, 0, 1), (2, 5, 4), (3, 1, 2)
+    captions = sampler.draw(labels, np.full(1000, -1), np.random.default_rng(0))
+    named = captions.contents[:, :, 0].sum(1)
+    assert set(named.tolist()) == {1, 2, 3}
+    assert 0.55 < (named == 3).float().mean() < 0.65
+    assert (captions.contents[:, [0, 2, 3], 0].sum(0) > 700).all()  # none is favoured
+
+
 def test_tokens_of_a_caption_belong_to_the_object_they_describe():
     sampler = CaptionSampler(tokenize)
     labels = np.full((1, 4, 3), -1)
