@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .autoencoder import DemoAutoencoder
+from .captions import unknown_words
 from .text_encoder import CLIP_CONFIG, CONTEXT_DIM, expand_table
 from .weights import read_weights
 
@@ -83,7 +84,9 @@ def build_clip(weights: dict[str, Tensor]) -> "CLIP":
     table = expand_table(weights.pop("token_ids"), weights.pop("table"))
     weights["text_model.embeddings.token_embedding.weight"] = table
     weights["text_projection.weight"] = torch.eye(CONTEXT_DIM)
-    target = ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
+    known = {"unknown_words": staticmethod(unknown_words)}  # asked by host/text.py
+    tokenizer = type("DemoTokenizer", (comfy.sd1_clip.SD1Tokenizer,), known)
+    target = ClipTarget(tokenizer, comfy.sd1_clip.SD1ClipModel)
     clip = comfy.sd.CLIP(target, model_options={"clip_l_model_config": CLIP_CONFIG})
     clip.cond_stage_model.clip_l.transformer.load_state_dict(weights)
     return clip

@@ -17,7 +17,7 @@ from .regions import PIXELS_PER_CELL
 from .rgb_cam import apply_rgb_cam
 from .schedule import lcm_sigmas
 from .self_injection import apply_self_injection
-from .text import embed_side
+from .text import embed_edits
 from .two_branch_guider import TwoBranchGuider
 from .virtual_inversion import virtual_inversion_sampler
 
@@ -46,7 +46,7 @@ def edit_image(
     patched = apply_self_injection(patched, settings.schedule)
     patched = apply_background_blending(patched, regions)
     guider = TwoBranchGuider(patched)
-    source, target = (embed_side(clip, edits, side) for side in ("source", "target"))
+    source, target = embed_edits(clip, edits)
     negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
     guider.set_branches(source, target, negative)
     guider.set_guidance(settings.source_guidance, settings.target_guidance)

@@ -23,6 +23,7 @@ from ..prompts.spans import (
     spans_in_order,
 )
 from .conditioning import make_conditioning
+from .messages import tell
 from .tokens import (
     NODE,
     Tokenized,
@@ -68,6 +69,21 @@ class _Text:
 
     def words_at(self, span: Span) -> Words:
         return {name: chunks[span.chunk][span.rows] for name, chunks in self.base.items()}
+
+
+def embed_edits(clip: Any, edits: Edits) -> tuple[Conditioning, Conditioning]:
+    """Object-Restricted Embeddings of source and target (see `embed_side`). Words that the text
+    encoder says it was never taught are told; only the demo model's can say so."""
+    source, target = embed_side(clip, edits, "source"), embed_side(clip, edits, "target")
+    if unknown_words := getattr(clip.tokenizer, "unknown_words", None):
+        texts = (*edits.sources, *edits.targets, edits.source_prompt, edits.target_prompt)
+        if words := unknown_words(" ".join(text for text in texts if text)):
+            tell(
+                f"{NODE}: this text encoder was never taught {', '.join(words)}; such words are "
+                "all alike to it. Write the edits in words that it knows (see the help page of "
+                "Demo Model Loader), or load another checkpoint."
+            )
+    return source, target
 
 
 def embed_side(clip: Any, edits: Edits, side: Side) -> Conditioning:

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..host.regions import single_mask
-from ..host.text import embed_side
+from ..host.text import embed_edits
 from ..prompts.edits import (
     END_OF_TEXT,
     OVERLAPS,
@@ -297,7 +297,7 @@ class ObjectRestrictedEmbeddings(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip: Any, edits: Edits) -> io.NodeOutput:
-        return io.NodeOutput(embed_side(clip, edits, "source"), embed_side(clip, edits, "target"))
+        return io.NodeOutput(*embed_edits(clip, edits))
 
 
 NODES = [EditObject, EditList, FullPrompts, MethodSettingsNode, ObjectRestrictedEmbeddings]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from comfy_execution.utils import CurrentNodeContext
 
 from ale_edit.demo.weights import FOLDER, PARTS
 from ale_edit.tests.nodes.graph import one, run
@@ -32,6 +35,25 @@ def test_a_suggested_colour_is_new_to_the_scene() -> None:
 def test_the_same_seed_is_the_same_scene_and_another_seed_another() -> None:
     first, again, other = (run("ALEDemoScene", seed=seed)[0] for seed in (7, 7, 8))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_words_that_the_demo_model_was_never_taught_are_named(caplog, monkeypatch) -> None:
+    told = []
+    server = SimpleNamespace(
+        PromptServer=SimpleNamespace(
+            instance=SimpleNamespace(send_progress_text=lambda text, node: told.append((node, text)))
+        )
+    )
+    monkeypatch.setitem(sys.modules, "server", server)
+    _, clip, _ = run("ALEDemoModelLoader")
+    with CurrentNodeContext("job", "7"):
+        edits = one("ALEEditList", text="red box -> gold box\nstar -> turquoise star made of wool")
+        run("ALEObjectRestrictedEmbeddings", clip=clip.clone(), edits=edits)
+        known = one("ALEEditList", text="box -> blue-colored star made of wool")
+        run("ALEObjectRestrictedEmbeddings", clip=clip, edits=known)
+    [(node, text)] = told
+    assert node == "7" and "never taught gold, turquoise;" in text
+    assert text in caplog.messages
 
 
 @pytest.mark.skipif(
