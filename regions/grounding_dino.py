@@ -23,6 +23,7 @@ from .phrases import caption, head_span
 
 VOCABULARY = Path(__file__).parent / "bert" / "vocab.txt"
 SHORT_SIDE, LONG_SIDE = 800, 1333
+NARROWEST = 64  # a narrower picture has fewer cells than the model has queries
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HEADS = 8  # of the transformer; a checkpoint's shapes do not say
 HEAD_WIDTH_TEXT = 64  # BERT's, whatever its size
@@ -124,6 +125,7 @@ RULES = (
                 r"attn\.relative_position_bias_table",
                 "attention.self.relative_position_bias_table",
             ),
+            (r"attn\.relative_position_index", "attention.self.relative_position_index"),
             (r"attn\.proj", "attention.output.dense"),
             (r"mlp\.fc1", "intermediate.dense"),
             (r"mlp\.fc2", "output.dense"),
@@ -150,7 +152,7 @@ FUSED = (
 # Training's label embedding, and tables that are computed or repeated.
 UNUSED = re.compile(
     r"label_enc\.weight|bert\.pooler\..*|bert\.embeddings\.position_ids"
-    r"|.*\.relative_position_index|transformer\.decoder\.(bbox_embed|class_embed)\..*"
+    r"|transformer\.decoder\.(bbox_embed|class_embed)\..*"
 )
 
 
@@ -326,12 +328,13 @@ def in_chunks(tokenizer: Any, phrases: tuple[str, ...], limit: int) -> list[tupl
 
 def prepared(image: Tensor) -> Tensor:
     """An image (H, W, 3) in [0, 1] as the model sees it: (1, 3, h, w), the shorter side 800 pixels,
-    the longer one at most 1333, normalised."""
+    the longer one at most 1333, normalised; a very long one gets a grey margin, right or below."""
     height, width = shown_size(*image.shape[:2])
     pixels = image.permute(2, 0, 1)[None].float()
     resized = F.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-    return (resized - mean) / std
+    margins = (0, max(NARROWEST - width, 0), 0, max(NARROWEST - height, 0))
+    return F.pad((resized - mean) / std, margins)
 
 
 def shown_size(height: int, width: int) -> tuple[int, int]:
@@ -359,7 +362,9 @@ def detect(model: Any, tokens: PhraseTokens, image: Tensor, pixels: Tensor) -> D
         attention_mask=torch.ones_like(ids),
     )
     probabilities = out.logits[0, :, : ids.shape[1]].float().sigmoid().cpu()
-    boxes = pixel_boxes(out.pred_boxes[0].float().cpu(), *image.shape[:2])
+    shown = shown_size(*image.shape[:2])
+    margins = torch.tensor([pixels.shape[3] / shown[1], pixels.shape[2] / shown[0]] * 2)
+    boxes = pixel_boxes(out.pred_boxes[0].float().cpu() * margins, *image.shape[:2])
     is_box = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(dim=1)
     scores, heads = (
         (probabilities[:, None] * part).amax(dim=-1) for part in (tokens.words, tokens.heads)
