@@ -338,14 +338,15 @@ def prepared(image: Tensor) -> Tensor:
 
 
 def shown_size(height: int, width: int) -> tuple[int, int]:
-    """The size to which an image is brought, as the original code rounds it; at least one pixel."""
+    """The size to which an image is brought, as the original code rounds it; at least one pixel,
+    and never more than twice LONG_SIDE."""
     short, long = sorted((height, width))
     size = SHORT_SIDE
     if long / short * size > LONG_SIDE:
         size = max(round(LONG_SIDE * short / long), 1)
     if height <= width:
-        return size, max(int(size * width / height), 1)
-    return max(int(size * height / width), 1), size
+        return size, min(int(size * width / height), 2 * LONG_SIDE)
+    return min(int(size * height / width), 2 * LONG_SIDE), size
 
 
 @torch.inference_mode()
