@@ -82,6 +82,12 @@ def _small(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def tiny_sam(seed: int = 0, *, side: int = 128) -> Any:
     """segment-anything's own Sam, small, with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _sam(side // 16).eval()
+
+
+def _sam(cells: int) -> Any:
     from functools import partial
 
     from segment_anything.modeling import (
@@ -92,7 +98,7 @@ def tiny_sam(seed: int = 0, *, side: int = 128) -> Any:
         TwoWayTransformer,
     )
 
-    cells = side // 16
+    side = 16 * cells
     transformer = TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=64, num_heads=8)
     model = Sam(
         ImageEncoderViT(
@@ -120,9 +126,8 @@ def tiny_sam(seed: int = 0, *, side: int = 128) -> Any:
             iou_head_depth=3,
             iou_head_hidden_dim=24,
         ),
-    ).eval()
-    generator = torch.Generator().manual_seed(seed)
+    )
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += torch.randn(parameter.shape, generator=generator) * 0.1
+            parameter += torch.randn(parameter.shape) * 0.1
     return model

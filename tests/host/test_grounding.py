@@ -1,0 +1,176 @@
+"""Detector and segmenter: memory management, remembered results, out of memory, half precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management as mm
+import pytest
+import torch
+from torch import Tensor
+
+from ale_edit.host import grounding
+from ale_edit.host.grounding import GroundingDinoDetector, SamSegmenter
+from ale_edit.regions import grounding_dino, sam
+from ale_edit.tests.tiny_grounding import tiny_original, tiny_sam
+
+BOXES = torch.tensor([[5.0, 6.0, 40.0, 30.0], [30.0, 2.0, 55.0, 30.0]])
+
+
+@pytest.fixture(scope="module")
+def detector_model() -> Any:
+    return grounding_dino.load_original(tiny_original(), "tiny.pth")
+
+
+@pytest.fixture
+def detector(detector_model: Any) -> GroundingDinoDetector:
+    return GroundingDinoDetector(detector_model, grounding_dino.load_tokenizer(), "tiny.pth")
+
+
+def segmenter(dtype: torch.dtype = torch.float32) -> SamSegmenter:
+    pytest.importorskip("segment_anything", reason="the oracle: pip install segment-anything")
+    return SamSegmenter(sam.load_original(tiny_sam().state_dict(), "tiny.pth"), "tiny.pth", dtype)
+
+
+def picture(seed: int = 0) -> Tensor:
+    return torch.rand(40, 60, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[int]:
+    calls: list[int] = []
+    whole = getattr(module, name)
+
+    def count(*args: Any) -> Any:
+        calls.append(len(args[-1]) if isinstance(args[-1], Tensor) else 1)
+        return whole(*args)
+
+    monkeypatch.setattr(module, name, count)
+    return calls
+
+
+def test_the_models_are_in_comfyuis_memory_management(detector: GroundingDinoDetector) -> None:
+    detector.detect(picture(), ("cat",))
+    held = [loaded.model for loaded in mm.current_loaded_models]
+    assert detector._patcher in held
+    mm.unload_all_models()
+    assert detector._patcher not in [loaded.model for loaded in mm.current_loaded_models]
+    assert detector.detect(picture(1), ("cat",)).scores.shape[1] == 1
+
+
+def test_the_same_picture_and_phrases_are_looked_at_once(
+    detector: GroundingDinoDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch, grounding_dino, "detect")
+    first = detector.detect(picture(), ("cat", "dog"))
+    assert detector.detect(picture().clone(), ("cat", "dog")) is first
+    assert len(calls) == 1
+    detector.detect(picture(), ("cat",))
+    changed = picture()
+    changed[3, 3, 0] += 0.01
+    detector.detect(changed, ("cat", "dog"))
+    assert len(calls) == 3
+
+
+def test_other_boxes_of_the_same_picture_need_no_second_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = segmenter()
+    embeds, masks = (counted(monkeypatch, sam, name) for name in ("embed", "best_masks"))
+    first = given.segment(picture(), BOXES)
+    assert torch.equal(given.segment(picture(), BOXES), first)
+    assert (len(embeds), masks) == (1, [2])
+    assert torch.equal(given.segment(picture(), BOXES[:1]), first[:1])
+    assert (len(embeds), masks) == (1, [2, 1])
+    given.segment(picture(1), BOXES)
+    assert len(embeds) == 2
+
+
+def test_a_hundred_phrases_are_all_looked_for(
+    detector: GroundingDinoDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch, grounding_dino, "detect")
+    phrases = tuple(f"red-colored paprika number {i}" for i in range(100))
+    found = detector.detect(picture(), phrases)
+    assert found.scores.shape == (20 * len(calls), 100) and len(calls) == 4
+    assert bool((found.scores.amax(dim=0) > 0).all())
+
+
+def out_of_memory(*_: Any) -> Any:
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+def test_boxes_go_in_smaller_batches_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = segmenter().segment(picture(), BOXES.repeat(3, 1))
+    made = sam.best_masks
+    sizes: list[int] = []
+
+    def only_two(model: Any, features: Any, boxes: Tensor) -> Any:
+        sizes.append(len(boxes))
+        return made(model, features, boxes) if len(boxes) <= 2 else out_of_memory()
+
+    monkeypatch.setattr(sam, "best_masks", only_two)
+    assert torch.equal(segmenter().segment(picture(), BOXES.repeat(3, 1)), whole)
+    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
+
+
+def test_when_one_box_does_not_fit_the_error_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sam, "best_masks", out_of_memory)
+    with pytest.raises(ValueError, match="Segment Anything .tiny.pth.: out of memory.*Choose a sm"):
+        segmenter().segment(picture(), BOXES)
+
+
+def test_a_detector_tries_again_with_other_models_unloaded(
+    detector: GroundingDinoDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, tries = grounding_dino.detect, []
+
+    def second_time(*args: Any) -> Any:
+        tries.append(1)
+        return made(*args) if len(tries) > 1 else out_of_memory()
+
+    monkeypatch.setattr(grounding_dino, "detect", second_time)
+    assert detector.detect(picture(), ("cat",)).boxes.shape == (20, 4)
+    monkeypatch.setattr(grounding_dino, "detect", out_of_memory)
+    with pytest.raises(ValueError, match="GroundingDINO .tiny.pth.: out of memory, also with all"):
+        detector.detect(picture(1), ("cat",))
+
+
+def test_another_error_is_not_taken_for_memory(
+    detector: GroundingDinoDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(grounding_dino, "detect", broken)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        detector.detect(picture(), ("cat",))
+
+
+def test_in_half_precision_the_encoder_alone_is_half_and_masks_stay_close() -> None:
+    half = segmenter(torch.float16)
+    network = half._patcher.model.network
+    assert {p.dtype for p in network.vision_encoder.parameters()} == {torch.float16}
+    assert {p.dtype for p in network.mask_decoder.parameters()} == {torch.float32}
+    agreement = (half.segment(picture(), BOXES) == segmenter().segment(picture(), BOXES)).float()
+    assert agreement.mean() > 0.99
+
+
+def test_an_encoder_that_overflows_in_half_precision_is_used_in_full(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    half = segmenter(torch.float16)
+    weight = half._patcher.model.network.vision_encoder.neck.conv1.weight
+    weight.data.copy_((weight.data.float() * 3e5).clamp(-6e4, 6e4))
+    masks = half.segment(picture(), BOXES)
+    assert "tiny.pth overflows in fp16" in caplog.text
+    assert {p.dtype for p in half._patcher.model.network.parameters()} == {torch.float32}
+    assert masks.shape == (2, 40, 60)
+
+
+def test_auto_precision_is_that_of_comfyui() -> None:
+    expected = torch.float16 if mm.should_use_fp16(mm.get_torch_device()) else torch.float32
+    assert grounding.dtype_of("auto") == expected
+    assert grounding.dtype_of("fp16") == torch.float16
+    assert grounding.dtype_of("fp32") == torch.float32
