@@ -60,6 +60,10 @@ def grounded_regions(
     where settings.missing is "stop".
     """
     picture = single_image(image)
+    if len(image) > 1:
+        logger.warning("%s: the first of %d images is looked at.", NODE, len(image))
+    if not edits.items:
+        raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
     looked_for = [edit for edit in edits.items if edit.mask is None]
     choices = parse_choices(settings.instances, len(looked_for)) if looked_for else []
     thresholds = Thresholds(settings.box_threshold, settings.text_threshold)
@@ -68,7 +72,7 @@ def grounded_regions(
     text = "\n".join(described(entry) for entry in found)
     size = (picture.shape[0], picture.shape[1])
     if len(looked_for) == len(edits.items) and not any(entry.instances for entry in found):
-        return _nothing(edits, found, choices, settings, size), _free(edits), text
+        return *_nothing(edits, found, choices, settings, size), text
     masks = iter(_masks(picture, found, segmenter, settings.clean_up))
     kept: list[Edit] = []
     rest = iter(zip(found, choices, strict=True))
@@ -105,8 +109,6 @@ def single_image(image: Tensor) -> Tensor:
             f"{NODE}: the image input has the shape {tuple(image.shape)}, not (images, height, "
             "width, channels) with 1, 3 or 4 channels. Connect the IMAGE of Load Image."
         )
-    if len(image) > 1:
-        logger.warning("%s: the first of %d images is looked at.", NODE, len(image))
     picture = image[0].cpu().float()
     picture = picture.expand(-1, -1, 3) if picture.shape[-1] == 1 else picture[..., :3]
     if not picture.isfinite().all():
@@ -167,9 +169,9 @@ def _nothing(
     choices: list[str],
     settings: MaskSettings,
     size: tuple[int, int],
-) -> Regions:
-    """Regions over everything, for an image in which no object was found; ValueError where the user
-    wants to stop."""
+) -> tuple[Regions, Edits]:
+    """Regions over everything, and the edits without regions' effects, for an image in which no
+    object was found: what the paper does. ValueError where the user wants to stop."""
     if settings.nothing_found == "stop":
         if len(found) == 1:
             raise ValueError(_stopped(found[0], choices[0], settings))
@@ -180,14 +182,12 @@ def _nothing(
         "Blending, as in the paper.",
         NODE,
     )
-    everywhere = tuple(replace(edit, mask=torch.ones(size)) for edit in edits.items)
-    return regions_from_edits(replace(edits, items=everywhere), None, 0.0, 0.0, size)
-
-
-def _free(edits: Edits) -> Edits:
-    """The same edits without regions' effects: what the paper does where no mask was found."""
-    settings = replace(edits.settings, rgb_cam=False, blending=False)
-    return replace(edits, settings=settings)
+    everywhere = replace(
+        edits,
+        items=tuple(replace(edit, mask=torch.ones(size)) for edit in edits.items),
+        settings=replace(edits.settings, rgb_cam=False, blending=False),
+    )
+    return regions_from_edits(everywhere, None, 0.0, 0.0, size), everywhere
 
 
 _CURE = (

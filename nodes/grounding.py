@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..editors.ale import ALESettings
 from ..host import model_files
-from ..host.grounded_sam import MISSING, NOTHING_FOUND, MaskSettings, grounded_regions
+from ..host.grounded_sam import MISSING, NOTHING_FOUND, MaskSettings, grounded_regions, single_image
 from ..host.grounding import PRECISIONS, load_detector, load_segmenter
 from ..prompts.edits import Edits
 from ..regions.preview import previews
@@ -217,7 +217,7 @@ class GroundedSAMMasks(io.ComfyNode):
     ) -> io.NodeOutput:
         settings = MaskSettings(**widgets)
         regions, kept, text = grounded_regions(image, edits, detector, segmenter, settings)
-        preview, shown = previews(image, regions)
+        preview, shown = previews(single_image(image)[None], regions)
         return io.NodeOutput(
             regions,
             kept,
