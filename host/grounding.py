@@ -15,6 +15,7 @@ import comfy.model_patcher
 import torch
 from torch import Tensor, nn
 
+from ..prompts.edits import require_choice
 from ..regions import grounding_dino, sam
 from ..regions.detection import Detections, concatenated
 from . import model_files
@@ -248,6 +249,7 @@ def load_segmenter(name: str, precision: str) -> SamSegmenter:
 
 def dtype_of(precision: str) -> torch.dtype:
     """The type of a precision; "auto" is fp16 where ComfyUI would use it for a model."""
+    require_choice("precision", precision, PRECISIONS, SEGMENTER.node)
     if precision == "auto":
         half = mm.should_use_fp16(mm.get_torch_device(), prioritize_performance=True)
         return torch.float16 if half else torch.float32
