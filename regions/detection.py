@@ -100,7 +100,7 @@ def match(
     """
     passed = (detections.scores >= thresholds.box) & (detections.heads >= thresholds.text)
     claims = sorted(
-        ((float(detections.scores[q, p]), q, p) for q, p in passed.nonzero().tolist()),
+        ((float(detections.scores[q, p]), int(q), int(p)) for q, p in passed.nonzero()),
         key=lambda claim: -claim[0],
     )
     kept: list[list[int]] = [[] for _ in phrases]

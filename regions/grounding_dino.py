@@ -212,14 +212,14 @@ def config_of(weights: Mapping[str, Tensor]) -> Any:
     ]
     tables = [weights[f"{swin}{stage}.blocks.0{bias}"] for stage in range(len(depths))]
     embed_dim = weights["backbone.0.patch_embed.proj.weight"].shape[0]
-    backbone = SwinConfig(
-        embed_dim=embed_dim,
-        depths=depths,
-        num_heads=[table.shape[1] for table in tables],
-        window_size=(math.isqrt(tables[0].shape[0]) + 1) // 2,
-        image_size=384 if embed_dim >= 128 else 224,
-        out_features=["stage2", "stage3", "stage4"],
-    )
+    sizes: dict[str, Any] = {
+        "embed_dim": embed_dim,
+        "depths": depths,
+        "num_heads": [table.shape[1] for table in tables],
+        "window_size": (math.isqrt(tables[0].shape[0]) + 1) // 2,
+        "image_size": 384 if embed_dim >= 128 else 224,
+        "out_features": ["stage2", "stage3", "stage4"],
+    }
     words = weights["bert.embeddings.word_embeddings.weight"]
     text = BertConfig(
         vocab_size=words.shape[0],
@@ -231,7 +231,7 @@ def config_of(weights: Mapping[str, Tensor]) -> Any:
     )
     levels, width = weights["transformer.level_embed"].shape
     return GroundingDinoConfig(
-        backbone_config=backbone,
+        backbone_config=SwinConfig(**sizes),
         text_config=text,
         d_model=width,
         num_feature_levels=levels,
@@ -272,7 +272,7 @@ class PhraseTokens:
 def load_tokenizer(folder: Path | None = None) -> Any:
     """BERT's tokenizer: a folder's own tokenizer.json or vocab.txt, else the pack's vocabulary."""
     from tokenizers import Tokenizer
-    from tokenizers.implementations import BertWordPieceTokenizer
+    from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
     if folder is not None and (folder / "tokenizer.json").is_file():
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -105,7 +105,7 @@ def _sam(cells: int) -> Any:
             depth=3,
             embed_dim=32,
             img_size=side,
-            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+            norm_layer=cast(Any, partial(torch.nn.LayerNorm, eps=1e-6)),
             num_heads=2,
             patch_size=16,
             use_rel_pos=True,

@@ -206,13 +206,13 @@ def test_a_number_beyond_the_instances_is_refused_with_their_count() -> None:
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_a_threshold_outside_its_range_is_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"the {name} input is .*It must be from 0 to 1"):
-        find(**{name: value})
+        find(TABLE, TEXT, **{name: value})
 
 
 @pytest.mark.parametrize("name", ["missing", "nothing_found"])
 def test_an_unknown_choice_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f'Grounded-SAM Masks: the {name} input is "guess"'):
-        find(**{name: "guess"})
+        find(TABLE, TEXT, **{name: "guess"})
 
 
 def test_edits_without_an_object_are_refused() -> None:

@@ -4,6 +4,7 @@ groundingdino-py, is tests/oracle/test_groundingdino.py."""
 from __future__ import annotations
 
 import copy
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,9 @@ def test_the_kinds_of_files_are_told_apart(weights: dict[str, Tensor], model: An
 
 
 def test_the_tokens_are_those_of_transformers_bert(tmp_path: Path) -> None:
-    from transformers import BertTokenizerFast
-
+    tokenizers: Any = importlib.import_module("transformers")
     (tmp_path / "vocab.txt").write_bytes(gd.VOCABULARY.read_bytes())
-    theirs = BertTokenizerFast.from_pretrained(str(tmp_path))
+    theirs = tokenizers.BertTokenizerFast.from_pretrained(str(tmp_path))
     for text in ("a cat. red-colored paprika. dog.", "café. 狼. st bernard's hat. 10:30 clock."):
         assert gd.load_tokenizer().encode(text).ids == theirs(text)["input_ids"]
 
@@ -193,7 +193,7 @@ def test_boxes_and_scores_are_those_of_transformers_post_processing(model: Any) 
         out = model(pixel_values=pixels, input_ids=tokens.ids)
     processor = object.__new__(GroundingDinoProcessor)
     processor.batch_decode = lambda ids, **_: [""] * len(ids)  # type: ignore[method-assign]
-    post = processor.post_process_grounded_object_detection
+    post: Any = processor.post_process_grounded_object_detection
     name = "threshold" if "threshold" in post.__annotations__ else "box_threshold"
     (theirs,) = post(out, tokens.ids, **{name: 0.0}, target_sizes=[(200, 300)])
     limits = torch.tensor([300, 200, 300, 200])

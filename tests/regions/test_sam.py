@@ -51,7 +51,7 @@ def test_masks_are_those_of_sam_predictor(original: Any, ours: Any, size: tuple[
     torch.testing.assert_close(sam.scaled_boxes(ours, boxes, *size), scaled)
     with torch.inference_mode():
         masks, scores, logits = predictor.predict_torch(None, None, boxes=scaled)
-    made, rated = sam.best_masks(ours, [predictor.features], scaled)
+    made, rated = sam.best_masks(ours, [features], scaled)
     best = scores.argmax(dim=1)
     torch.testing.assert_close(rated, scores.amax(dim=1), rtol=0, atol=1e-4)
     torch.testing.assert_close(made, logits[torch.arange(3), best], rtol=0, atol=1e-4)
