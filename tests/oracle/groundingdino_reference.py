@@ -48,6 +48,7 @@ def main(source: str, kind: str, vocabulary: str, out: Path) -> None:
 
     for module in (network, transformer):
         vars(module)["inverse_sigmoid"] = narrow
+    torch.set_default_dtype(torch.float64)  # the scores that choose cells go through a new tensor
     pixels = torch.randn(1, 3, SIDE, SIDE, generator=draws, dtype=torch.float64)
     with torch.no_grad():
         made = model.double()(pixels, captions=[CAPTION])

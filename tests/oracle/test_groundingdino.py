@@ -10,9 +10,11 @@ import sys
 import tarfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from ale_edit.regions import grounding_dino as gd
 from ale_edit.tests.oracle.groundingdino_reference import CAPTION
@@ -48,6 +50,16 @@ def reference(dev: ModuleType) -> tuple[Path, Path]:
     return python, source
 
 
+def answers(model: Any, expected: dict[str, Tensor]) -> Any:
+    """What the model says in float64, also in the tensors that it makes by itself."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode():
+            return model(pixel_values=expected["pixels"], input_ids=expected["ids"])
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("kind", ["GroundingDINO_SwinT_OGC", "GroundingDINO_SwinB_cfg"])
 def test_a_published_checkpoint_computes_what_the_original_code_computes(
     kind: str, reference: tuple[Path, Path], tmp_path: Path
@@ -59,8 +71,7 @@ def test_a_published_checkpoint_computes_what_the_original_code_computes(
     expected = torch.load(tmp_path / "answers.pt", weights_only=True)
     assert gd.load_tokenizer().encode(CAPTION).ids == expected["ids"][0].tolist()
     model = gd.load_original(weights, kind).double()
-    with torch.inference_mode():
-        out = model(pixel_values=expected["pixels"], input_ids=expected["ids"])
+    out = answers(model, expected)
     words = expected["ids"].shape[1]
     assert float(expected["logits"][..., :words].std()) > 0.1
     torch.testing.assert_close(
@@ -91,7 +102,6 @@ def test_a_planted_mistake_in_the_key_map_is_seen(
     assert rules != gd.RULES
     monkeypatch.setattr(gd, "RULES", rules)
     model = gd.load_original(weights, kind).double()
-    with torch.inference_mode():
-        out = model(pixel_values=expected["pixels"], input_ids=expected["ids"])
+    out = answers(model, expected)
     words = expected["ids"].shape[1]
     assert float((out.logits - expected["logits"])[..., :words].abs().max()) > 0.01
