@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 SIDE = 288
+SEED = 3  # no two of the best 900 cells score alike to float32's last digit, as with seed 0
 CAPTION = "a cat. red-colored paprika. dog."
 
 
@@ -23,7 +24,7 @@ def main(source: str, kind: str, vocabulary: str, out: Path) -> None:
     config_class = import_module("groundingdino.util.slconfig").SLConfig
     from transformers import BertConfig, BertModel, BertTokenizer
 
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     bert = out / "bert"
     BertModel(BertConfig()).save_pretrained(bert)
     BertTokenizer(vocabulary).save_pretrained(bert)
