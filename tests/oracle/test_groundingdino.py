@@ -44,8 +44,8 @@ def reference(dev: ModuleType) -> tuple[Path, Path]:
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder / "env"], check=True)
         pip = [python, "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, *REQUIRED], check=True)
-        get = [python, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        subprocess.run([*get, "--no-build-isolation", "-d", folder, SOURCE], check=True)
+        get = [python, "-m", "pip", "download", "--quiet", "--no-deps"]
+        subprocess.run([*get, "-d", folder, SOURCE], check=True)
         with tarfile.open(next(folder.glob("groundingdino*.tar.gz"))) as archive:
             archive.extractall(folder, filter="data")
         done.touch()
