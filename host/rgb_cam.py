@@ -14,11 +14,13 @@ from uuid import UUID
 
 import comfy.patcher_extension
 import torch
+from comfy.ldm.modules import attention as comfy_attention
 from torch import Tensor
 
 from ..attention.rgb_cam import (
     Attention,
     LayerText,
+    RegionText,
     layer_text,
     region_cross_attention,
     region_text,
@@ -38,13 +40,20 @@ TEXT_KEY = "ale_edit_text"
 """Entry of a layer's own options with its text before other nodes' patches."""
 
 
-def apply_rgb_cam(model: Any, regions: Regions, strength: float = 1.0) -> Any:
+def apply_rgb_cam(
+    model: Any, regions: Regions, strength: float = 1.0, background: Any = None
+) -> Any:
     """A clone of a MODEL whose cross-attention follows the regions.
 
     strength: 0 is the unpatched model, 1 is RGB-CAM; between them the two attention outputs are
         mixed.
+    background: a CONDITIONING of one entry and one text, which the positions of no region see
+        instead of the whole prompt without its objects' words (an extension: the paper edits images
+        whose background is kept anyway), or None.
+    Raises ValueError for a model without cross-attention and for any other background.
     """
     require_cross_attention(model, NODE)
+    outside = None if background is None else _background_text(background)
 
     def outer_sample(
         executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any
@@ -55,7 +64,7 @@ def apply_rgb_cam(model: Any, regions: Regions, strength: float = 1.0) -> Any:
         settings = next(iter(entries.values())).ore.settings
         if strength == 0 or not settings.rgb_cam:
             return executor(noise, latent_image, *args, **kwargs)
-        run = _Run(entries, masks, strength, guider.model_patcher)
+        run = _Run(entries, masks, strength, guider.model_patcher, outside)
         run.install(guider.model_options)
         try:
             return executor(noise, latent_image, *args, **kwargs)
@@ -63,6 +72,18 @@ def apply_rgb_cam(model: Any, regions: Regions, strength: float = 1.0) -> Any:
             run.end()
 
     return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, RGB_CAM_KEY, outer_sample, NODE)
+
+
+def _background_text(background: Any) -> Tensor:
+    """(N, D): the text of a background CONDITIONING."""
+    texts = [text for text, _ in background]
+    if len(texts) != 1 or texts[0].shape[0] != 1:
+        found = f"{len(texts)} entries" if len(texts) != 1 else f"{texts[0].shape[0]} texts"
+        raise ValueError(
+            f"{NODE}: the background input has {found}; it must be one text. Connect one CLIP Text "
+            "Encode."
+        )
+    return texts[0][0]
 
 
 def _require_entries(guider: Any, regions: Regions) -> dict[UUID, OREEntry]:
@@ -98,20 +119,28 @@ class _Run:
     """State of one sampling run."""
 
     def __init__(
-        self, entries: Mapping[UUID, OREEntry], masks: Tensor, strength: float, patcher: Any
+        self,
+        entries: Mapping[UUID, OREEntry],
+        masks: Tensor,
+        strength: float,
+        patcher: Any,
+        background: Tensor | None,
     ) -> None:
         self._entries = entries
         self._masks = masks
         self._strength = strength
         self._patcher = patcher
+        self._background = background
         self._layers = cross_attention_layers(patcher.get_model_object("diffusion_model"))
         self._groups: dict[tuple[int, ...], tuple[CellGroup, ...]] = {}
         self._texts: dict[Any, LayerText] = {}
         self._replacements: dict[tuple[LayerKey, int], Any] = {}
+        texts = [("positive", entry.ore.keys) for entry in entries.values()]
+        if background is not None:
+            texts.append(("background", background))
         for module in self._layers.values():
-            for entry in entries.values():
-                width = entry.ore.keys.shape[-1]
-                require_width("positive", width, module.to_k.in_features, NODE)
+            for name, text in texts:
+                require_width(name, text.shape[-1], module.to_k.in_features, NODE)
 
     def install(self, model_options: dict[str, Any]) -> None:
         """Add this run to its own model options."""
@@ -181,9 +210,10 @@ class _Run:
             out = _inner_output(q, k, v, rows, options, inner, attention, self._strength == 1.0)
             for rows, entry in targets:
                 text = self._layer_text(key, module, entry.ore, q, options)
-                ours = region_cross_attention(q[rows], text, attention)
+                regional = _regional_attention(q, text, options)
+                ours = region_cross_attention(q[rows], text, regional)
                 if inner:
-                    plain = attention(q[rows], k[rows], v[rows])
+                    plain = regional(q[rows], k[rows], v[rows])
                     out[rows] += self._strength * (ours - plain)
                 elif self._strength != 1.0:
                     out[rows] = torch.lerp(out[rows], ours, self._strength)
@@ -209,16 +239,30 @@ class _Run:
         if text is None:
             keys = module.to_k(ore.keys.to(q))  # (N, C)
             values = module.to_v(ore.values.to(q))  # (K+1, N, C)
-            text = layer_text(
-                [
-                    region_text(keys, values, ore.owner, g.cells, g.value, g.visible)
-                    for g in self._cell_groups(ore, height, width)
-                ]
-            )
+            regions = [
+                region_text(keys, values, ore.owner, g.cells, g.value, g.visible)
+                for g in self._cell_groups(ore, height, width)
+                if g.visible or self._background is None
+            ]
+            text = layer_text([*regions, *self._outside(module, ore, q, height, width)])
             # weight hooks may change the projections in the middle of a run
             if getattr(self._patcher, "current_hooks", None) is None:
                 self._texts[cache_key] = text
         return text
+
+    def _outside(
+        self, module: Any, ore: ObjectRestrictedEmbeddings, q: Tensor, height: int, width: int
+    ) -> list[RegionText]:
+        """The cells of no region, with the keys and values of the background's own text."""
+        if self._background is None:
+            return []
+        text = self._background.to(q)[None]
+        keys, values = module.to_k(text), module.to_v(text)  # (1, N, C)
+        return [
+            RegionText(g.cells.to(q.device), keys, values)
+            for g in self._cell_groups(ore, height, width)
+            if not g.visible
+        ]
 
     def _cell_groups(
         self, ore: ObjectRestrictedEmbeddings, height: int, width: int
@@ -255,10 +299,26 @@ def _require_whole_queries(q: Tensor, options: Mapping[str, Any]) -> None:
 
 def _attention(options: dict[str, Any]) -> Attention:
     """ComfyUI's selected attention, with the running layer's heads and precision."""
-    from comfy.ldm.modules.attention import optimized_attention
+    return _of_layer(comfy_attention.optimized_attention, options)
 
+
+def _regional_attention(q: Tensor, text: LayerText, options: dict[str, Any]) -> Attention:
+    """The attention of each region's cells to its text: ComfyUI's selected one.
+
+    On a CPU ComfyUI selects sub-quadratic attention, to save memory that so few tokens do not need;
+    PyTorch's own starts in a quarter of its time, which counts with several regions. A single one
+    saves nothing, and so stays rounded as plain attention is.
+    """
+    selected = comfy_attention.optimized_attention
+    is_slow = q.device.type == "cpu" and selected is comfy_attention.attention_sub_quad
+    if is_slow and len(text.regions) > 1:
+        selected = comfy_attention.attention_pytorch
+    return _of_layer(selected, options)
+
+
+def _of_layer(function: Any, options: dict[str, Any]) -> Attention:
     def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return optimized_attention(
+        return function(
             q,
             k,
             v,

@@ -75,6 +75,15 @@ class RegionCrossAttention(io.ComfyNode):
                     step=0.05,
                     tooltip="1: RGB-CAM. 0: the model without it. Between them, a mixture of both.",
                 ),
+                io.Conditioning.Input(
+                    "background",
+                    optional=True,
+                    tooltip=(
+                        "What to draw outside the regions, from CLIP Text Encode; for regional "
+                        "generation. Without it, the pixels there see the prompt less the objects' "
+                        "words, as in the paper."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with region-wise text.")
@@ -82,8 +91,10 @@ class RegionCrossAttention(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, regions: Regions, strength: float) -> io.NodeOutput:
-        return io.NodeOutput(apply_rgb_cam(model, regions, strength))
+    def execute(
+        cls, model: Any, regions: Regions, strength: float, background: Any = None
+    ) -> io.NodeOutput:
+        return io.NodeOutput(apply_rgb_cam(model, regions, strength, background))
 
 
 class SelfAttentionInjection(io.ComfyNode):

@@ -7,6 +7,7 @@ Imported by tests as `ale_edit.tests.browser.front_end`.
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ Json = dict[str, Any]
 PACK = "ale-edit"
 START_MS = 120_000
 RUN_MS = 180_000
+CLICKS, CLICK_MS = 6, 10_000
 IS_READY = """() => window.app?.graph && window.LiteGraph
     && 'ALEEdit' in LiteGraph.registered_node_types && app.extensionManager?.workflow"""
 ACTIVE = "() => app.extensionManager.workflow.activeWorkflow?.filename"
@@ -145,12 +147,23 @@ class FrontEnd:
         self.close_dialogs()
         self.browse_templates()
         before = self.page.evaluate(ACTIVE)
-        self.page.get_by_test_id(f"template-workflow-{name}").click()
-        self.page.get_by_test_id("template-workflows-content").wait_for(state="detached")
+        self._choose(self.page.get_by_test_id(f"template-workflow-{name}"))
         self.page.wait_for_function(f"before => ({ACTIVE})() !== before", arg=before)
         self.settle()
         active = self.page.evaluate(ACTIVE)  # a second time, " (2)" follows the name
         assert active.split(" (")[0] == name, active
+
+    def _choose(self, card: Locator) -> None:
+        """Click a card until the browser of templates closes: a click is lost while cards move."""
+        from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+        content = self.page.get_by_test_id("template-workflows-content")
+        for _ in range(CLICKS):
+            card.click()
+            with suppress(PlaywrightTimeout):
+                content.wait_for(state="detached", timeout=CLICK_MS)
+                return
+        raise AssertionError(f"the template browser is open after {CLICKS} clicks")
 
     def browse_templates(self) -> None:
         self.page.get_by_role("button", name="Templates", exact=True).click()

@@ -44,11 +44,16 @@ LONG = "a very detailed photograph of " + ", ".join(f"thing number {n}" for n in
 
 
 def published_form(
-    model: Any, ore: ObjectRestrictedEmbeddings, regions: Regions, positive: int = 0
+    model: Any,
+    ore: ObjectRestrictedEmbeddings,
+    regions: Regions,
+    positive: int = 0,
+    background: Tensor | None = None,
 ) -> Any:
     """Algorithm 2 with ComfyUI's own attn2 replacement: one masked map, all values everywhere.
 
-    Acts on the chunks of conds[positive]; the image is 8 times the latent.
+    Acts on the chunks of conds[positive]; the image is 8 times the latent. With a background text
+    (1, N, D), the cells of no region have plain attention to it instead.
     """
 
     def make(module: Any) -> Any:
@@ -77,6 +82,12 @@ def published_form(
                 for i in range(len(covered)):
                     inside = covered[i] & (covered.sum(dim=0) == 1)
                     result = torch.where(inside[:, None], attend(values[i]), result)
+                if background is not None:
+                    text = background.expand(rows, -1, -1)
+                    outside = optimized_attention(
+                        mine, module.to_k(text), module.to_v(text), options["n_heads"]
+                    )
+                    result = torch.where(covered.any(dim=0)[:, None], result, outside)
                 out[c * rows : (c + 1) * rows] = result
             return out
 
@@ -171,6 +182,69 @@ def test_overlapping_masks_get_the_published_form(model, clip):
         apply_rgb_cam(model, regions), target(clip, overlap="last object"), plain(clip, "")
     )
     assert relative_error(last, expected) > 0.01
+
+
+@pytest.mark.parametrize("text", ["a snowy street", LONG])
+@pytest.mark.parametrize("is_overlapping", [False, True])
+def test_a_background_text_is_what_the_cells_of_no_region_see(model, clip, text, is_overlapping):
+    second = (24, 24, 56, 60) if is_overlapping else (40, 44, 56, 60)
+    masks = [
+        box_mask(64, 64, top=top, left=left, bottom=bottom, right=right)
+        for top, left, bottom, right in ((8, 8, 36, 40), second)
+    ]
+    regions = make_regions(masks, ["wolf", "moon"], 0.0)
+    positive, negative, background = target(clip), plain(clip, "blurry"), plain(clip, text)
+    made = generate(
+        apply_rgb_cam(model, regions, background=background), positive, negative, shape=(2, 4, 8, 8)
+    )
+    ore = positive[0][1][ORE_KEY]
+    oracle = published_form(model, ore, regions, background=background[0][0])
+    expected = generate(oracle, positive, negative, shape=(2, 4, 8, 8))
+    assert relative_error(made, expected) < 1e-4
+    without = generate(apply_rgb_cam(model, regions), positive, negative, shape=(2, 4, 8, 8))
+    assert relative_error(made, without) > 0.05
+
+
+def test_the_background_text_changes_nothing_where_regions_are_everything(model, clip):
+    regions = make_regions([torch.ones(64, 64)] * 2, ["wolf", "moon"], 0.0)
+    positive, negative = target(clip), plain(clip, "")
+    made, expected = (
+        generate(apply_rgb_cam(model, regions, background=text), positive, negative)
+        for text in (plain(clip, "a street"), None)
+    )
+    assert torch.equal(made, expected)
+
+
+def test_the_source_branch_does_not_see_the_background_text(model, clip):
+    outs: list[Tensor] = []
+
+    def record(apply_model: Any, args: dict[str, Any]) -> Tensor:
+        outs.append(apply_model(args["input"], args["timestep"], **args["c"]).clone())
+        return outs[-1]
+
+    for text in (None, plain(clip, "a snowy street")):
+        changed = apply_rgb_cam(model, two_regions(), background=text)
+        recording = with_option(changed, lambda m: m.set_model_unet_function_wrapper(record))
+        edit(guide(recording, clip, guidance=(1.0, 1.0)), steps=1)
+    without, with_text = outs  # rows [source, target] each
+    assert torch.equal(without[0], with_text[0])
+    assert relative_error(with_text[1], without[1]) > 0.05
+
+
+@pytest.mark.parametrize(("entries", "found"), [(0, "0 entries"), (2, "2 entries"), (1, "2 texts")])
+def test_a_background_of_several_texts_is_refused(model, clip, entries, found):
+    background = plain(clip, "a street") * entries
+    if found == "2 texts":
+        background = [[background[0][0].expand(2, -1, -1), background[0][1]]]
+    with pytest.raises(ValueError, match=f"the background input has {found}; it must be one text"):
+        apply_rgb_cam(model, two_regions(), background=background)
+
+
+def test_a_background_of_another_text_encoder_is_refused(model, clip):
+    positive, negative = target(clip), plain(clip, "")
+    wide = apply_rgb_cam(model, two_regions(), background=[[torch.randn(1, 77, 2048), {}]])
+    with pytest.raises(ValueError, match="the background conditioning has 2048 .* channels"):
+        generate(wide, positive, negative)
 
 
 def outputs_by_cond(

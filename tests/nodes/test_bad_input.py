@@ -504,6 +504,18 @@ MODEL_CASES = [
         ("Region Cross-Attention", "64 channels", "32"),
     ),
     Case(
+        "RGB-CAM with two background texts",
+        lambda w: one(
+            "ALERegionCrossAttention",
+            model=w.model,
+            regions=regions(),
+            background=w.plain("fog") + w.plain("sky"),
+        ),
+        "ALERegionCrossAttention",
+        "the background input has 2 entries",
+        ("Region Cross-Attention", "CLIP Text Encode"),
+    ),
+    Case(
         "RGB-CAM without our conditioning",
         lambda w: w.generate(
             one("ALERegionCrossAttention", model=w.model, regions=regions()), w.plain("a goat")
