@@ -30,6 +30,7 @@ DETECTION_BYTES = 2600  # of working memory, for each pixel that the model sees
 EMBEDDING_BYTES = 3000
 MASKS_BYTES = 60 * 2**20  # for each box
 BOXES_AT_ONCE = 16
+SAID_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 Result = TypeVar("Result")
 
@@ -54,7 +55,7 @@ class Remembered:
 def image_key(image: Tensor) -> tuple:
     """Equal for equal images only."""
     data = image.contiguous().cpu()
-    return tuple(data.shape), hashlib.sha256(data.numpy().tobytes()).hexdigest()
+    return tuple(data.shape), hashlib.sha256(data.numpy()).hexdigest()
 
 
 class GroundedSAMPart(nn.Module):
@@ -87,21 +88,24 @@ class GroundingDinoDetector:
 
     def detect(self, image: Tensor, phrases: tuple[str, ...]) -> Detections:
         """image: (H, W, 3) in [0, 1]. phrases: cleaned, each once. As many passes as the text
-        needs; on the CPU in the end."""
+        needs; the answer is on the CPU."""
         key = (image_key(image), phrases)
         return self._last.get(key, lambda: self._detect(image, phrases))
 
     def _detect(self, image: Tensor, phrases: tuple[str, ...]) -> Detections:
         pixels = grounding_dino.prepared(image)
-        need = DETECTION_BYTES * pixels.shape[-1] * pixels.shape[-2]
-        parts = []
-        model = loaded(self._patcher, need)
-        for chunk in grounding_dino.in_chunks(self._tokenizer, phrases, self._limit):
-            mm.throw_exception_if_processing_interrupted()
-            tokens = grounding_dino.phrase_tokens(self._tokenizer, chunk)
-            run = partial(grounding_dino.detect, model, tokens, image, pixels)
-            parts.append(with_room(run, self._patcher, f"GroundingDINO ({self.name})"))
-        return concatenated(parts)
+        chunks = grounding_dino.in_chunks(self._tokenizer, phrases, self._limit)
+        return concatenated([self._pass(image, pixels, chunk) for chunk in chunks])
+
+    def _pass(self, image: Tensor, pixels: Tensor, phrases: tuple[str, ...]) -> Detections:
+        mm.throw_exception_if_processing_interrupted()
+        tokens = grounding_dino.phrase_tokens(self._tokenizer, phrases)
+        return with_room(
+            lambda model: grounding_dino.detect(model, tokens, image, pixels),
+            self._patcher,
+            DETECTION_BYTES * pixels.shape[-1] * pixels.shape[-2],
+            f"GroundingDINO ({self.name})",
+        )
 
 
 class SamSegmenter:
@@ -124,16 +128,20 @@ class SamSegmenter:
 
     def _logits(self, image: Tensor, picture: tuple, boxes: Tensor) -> Tensor:
         what = f"Segment Anything ({self.name})"
-        side = sam.side(self._patcher.model.network)
-        model = loaded(self._patcher, EMBEDDING_BYTES * side * side)
+        network = self._patcher.model.network
+        need = EMBEDDING_BYTES * sam.side(network) ** 2
         features = self._features.get(
             (picture,),
-            lambda: with_room(partial(self._embed, model, image), self._patcher, what),
+            lambda: with_room(partial(self._embed, image), self._patcher, need, what),
         )
-        scaled = sam.scaled_boxes(model, boxes, *image.shape[:2])
-        return in_batches(lambda part: sam.best_masks(model, features, part)[0].cpu(), scaled, what)
+        return in_batches(
+            lambda part, model: sam.best_masks(model, features, part)[0].cpu(),
+            sam.scaled_boxes(network, boxes, *image.shape[:2]),
+            self._patcher,
+            what,
+        )
 
-    def _embed(self, model: Any, image: Tensor) -> list[Tensor]:
+    def _embed(self, image: Tensor, model: Any) -> list[Tensor]:
         """The image's features on the CPU; in fp32 where half precision overflows."""
         pixels = sam.prepared(model, image)
         features = sam.embed(model, pixels)
@@ -146,28 +154,32 @@ class SamSegmenter:
 
 
 def loaded(patcher: comfy.model_patcher.ModelPatcher, need: int) -> Any:
-    """The model on its device, with so many bytes free beside it."""
-    mm.load_models_gpu([patcher], memory_required=need)
+    """The whole model on its device, with so many bytes free beside it; ComfyUI can leave parts of
+    a model on the CPU only where they are of its own classes."""
+    mm.load_models_gpu([patcher], memory_required=need, force_full_load=True)
     return patcher.model.network
 
 
 def with_room(
-    run: Callable[[], Result], patcher: comfy.model_patcher.ModelPatcher, what: str
+    run: Callable[[Any], Result],
+    patcher: comfy.model_patcher.ModelPatcher,
+    need: int,
+    what: str,
 ) -> Result:
-    """Runs, and once more with all other models unloaded when memory runs out.
+    """What `run` makes of the loaded model, beside which it needs so many bytes; tried once more
+    with all other models unloaded when memory runs out.
 
     Raises ValueError when it still does not fit.
     """
     try:
-        return run()
+        return run(loaded(patcher, need))
     except Exception as error:
         if not is_out_of_memory(error):
             raise
     mm.unload_all_models()
     mm.soft_empty_cache(force=True)
-    mm.load_models_gpu([patcher])
     try:
-        return run()
+        return run(loaded(patcher, need))
     except Exception as error:
         if is_out_of_memory(error):
             raise ValueError(f"{NODE}: {what}: {_NO_MEMORY}") from error
@@ -180,8 +192,14 @@ _NO_MEMORY = (
 )
 
 
-def in_batches(run: Callable[[Tensor], Tensor], boxes: Tensor, what: str) -> Tensor:
-    """The results for all boxes; in ever smaller batches where memory runs out.
+def in_batches(
+    run: Callable[[Tensor, Any], Tensor],
+    boxes: Tensor,
+    patcher: comfy.model_patcher.ModelPatcher,
+    what: str,
+) -> Tensor:
+    """What `run` makes of the boxes and the loaded model; in ever smaller batches where memory runs
+    out, in the end one box at a time with all other models unloaded.
 
     Raises ValueError when not even one box fits.
     """
@@ -190,17 +208,30 @@ def in_batches(run: Callable[[Tensor], Tensor], boxes: Tensor, what: str) -> Ten
     done = 0
     while done < len(boxes):
         mm.throw_exception_if_processing_interrupted()
-        try:
-            parts.append(run(boxes[done : done + size]))
-            done += len(parts[-1])
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            if size == 1:
-                raise ValueError(f"{NODE}: {what}: {_NO_MEMORY}") from error
-            size = max(size // 2, 1)
+        batch = partial(run, boxes[done : done + size])
+        if size == 1:
+            made = with_room(batch, patcher, MASKS_BYTES, what)
+        else:
+            made = _where_it_fits(batch, patcher, MASKS_BYTES * size)
+        if made is None:
+            size //= 2
             mm.soft_empty_cache(force=True)
+            continue
+        parts.append(made)
+        done += len(made)
     return torch.cat(parts)
+
+
+def _where_it_fits(
+    run: Callable[[Any], Tensor], patcher: comfy.model_patcher.ModelPatcher, need: int
+) -> Tensor | None:
+    """What `run` makes of the loaded model; None when memory runs out."""
+    try:
+        return run(loaded(patcher, need))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    return None
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -208,9 +239,7 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     words = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in words or "can't allocate memory" in words
-    )
+    return isinstance(error, RuntimeError) and any(said in words for said in SAID_OF_MEMORY)
 
 
 def load_detector(name: str) -> GroundingDinoDetector:

@@ -62,6 +62,24 @@ def test_the_models_are_in_comfyuis_memory_management(detector: GroundingDinoDet
     assert detector.detect(strip(1), ("cat",)).scores.shape[1] == 1
 
 
+def test_a_model_is_loaded_whole_or_not_at_all(
+    detector: GroundingDinoDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a graphics card with little memory left: parts of transformers' models left behind on
+    the CPU would meet tensors of the card."""
+    mm.unload_all_models()
+    monkeypatch.setattr(mm, "is_device_cpu", lambda device: False)
+    monkeypatch.setattr(mm, "vram_state", mm.VRAMState.NORMAL_VRAM)
+    monkeypatch.setattr(mm, "get_free_memory", lambda *args, **kwargs: 2**20)
+    patcher = detector._patcher
+    grounding.loaded(patcher, 0)
+    assert patcher.loaded_size() == patcher.model_size()
+    freed = patcher.partially_unload(patcher.offload_device, patcher.model_size() // 2)
+    assert 0 < freed and patcher.loaded_size() < patcher.model_size()  # for another model
+    grounding.loaded(patcher, 0)
+    assert patcher.loaded_size() == patcher.model_size()
+
+
 def test_the_same_picture_and_phrases_are_looked_at_once(
     detector: GroundingDinoDetector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,12 +136,54 @@ def test_boxes_go_in_smaller_batches_when_memory_runs_out(monkeypatch: pytest.Mo
     assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
 
 
-def test_when_one_box_does_not_fit_the_error_says_what_to_do(
+def test_when_one_box_does_not_fit_other_models_go_and_then_the_error_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    freed: list[int] = []
+    unload = mm.unload_all_models
+    monkeypatch.setattr(mm, "unload_all_models", lambda: (freed.append(1), unload()))
     monkeypatch.setattr(sam, "best_masks", out_of_memory)
     with pytest.raises(ValueError, match="Segment Anything .tiny.pth.: out of memory.*Choose a sm"):
         segmenter().segment(picture(), BOXES)
+    assert freed == [1]
+
+
+def test_weights_that_do_not_fit_get_the_same_error(
+    detector: GroundingDinoDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mm, "load_models_gpu", lambda *args, **kwargs: out_of_memory())
+    with pytest.raises(ValueError, match="GroundingDINO .tiny.pth.: out of memory, also with all"):
+        detector.detect(strip(), ("cat",))
+    with pytest.raises(ValueError, match="Segment Anything .tiny.pth.: out of memory, also with"):
+        segmenter().segment(picture(), BOXES)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB)"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried"),
+    ],
+)
+def test_every_devices_way_to_be_out_of_memory_is_known(error: Exception) -> None:
+    assert grounding.is_out_of_memory(error)
+
+
+def test_a_run_can_be_stopped_between_passes_and_batches(
+    detector: GroundingDinoDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = segmenter()
+    for run in (
+        lambda: detector.detect(strip(), ("cat",)),
+        lambda: given.segment(picture(), BOXES),
+    ):
+        mm.interrupt_current_processing(True)
+        with pytest.raises(mm.InterruptProcessingException):
+            run()
+        run()
 
 
 def test_a_detector_tries_again_with_other_models_unloaded(
