@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..prompts.edits import require_choice
 from ..regions import grounding_dino, sam
+from ..regions.checkpoints import UnfitFile
 from ..regions.detection import Detections, concatenated
 from . import model_files
 from .model_files import DETECTOR, SEGMENTER
@@ -251,11 +252,12 @@ def load_detector(name: str) -> GroundingDinoDetector:
     weights = model_files.read_weights(DETECTOR, path)
     if path.is_dir():
         require_type(DETECTOR, path)
-        model = named(DETECTOR, lambda: grounding_dino.load_folder(str(path), weights, name))
-        return GroundingDinoDetector(model, grounding_dino.load_tokenizer(path), name)
+        tokenizer = named(DETECTOR, name, lambda: grounding_dino.load_tokenizer(path))
+        model = named(DETECTOR, name, lambda: grounding_dino.load_folder(str(path), weights, name))
+        return GroundingDinoDetector(model, tokenizer, name)
     if not grounding_dino.is_original(weights):
         raise model_files.wrong_kind(DETECTOR, name, weights)
-    model = named(DETECTOR, lambda: grounding_dino.load_original(weights, name))
+    model = named(DETECTOR, name, lambda: grounding_dino.load_original(weights, name))
     return GroundingDinoDetector(model, grounding_dino.load_tokenizer(), name)
 
 
@@ -268,9 +270,9 @@ def load_segmenter(name: str, precision: str) -> SamSegmenter:
     weights = model_files.read_weights(SEGMENTER, path)
     if path.is_dir():
         kind = require_type(SEGMENTER, path)
-        model = named(SEGMENTER, lambda: sam.load_folder(str(path), kind, weights, name))
-    elif sam.is_original(weights) and not sam.is_mobile(weights):
-        model = named(SEGMENTER, lambda: sam.load_original(weights, name))
+        model = named(SEGMENTER, name, lambda: sam.load_folder(str(path), kind, weights, name))
+    elif sam.is_original(weights):
+        model = named(SEGMENTER, name, lambda: sam.load_original(weights, name))
     else:
         raise model_files.wrong_kind(SEGMENTER, name, weights)
     return SamSegmenter(model, name, dtype_of(precision))
@@ -296,10 +298,11 @@ def require_type(kind: model_files.Kind, folder: Path) -> str:
     )
 
 
-def named(kind: model_files.Kind, load: Callable[[], nn.Module]) -> nn.Module:
-    """What `load` makes, with the node's name before what it says is wrong.
+def named(kind: model_files.Kind, file: str, load: Callable[[], Result]) -> Result:
+    """What `load` makes of a file or folder, with the node's name before what it says is wrong.
 
-    An ImportError says that transformers is too old.
+    An ImportError says that transformers is too old; another error, that classes were given sizes
+    or settings that no model has.
     """
     try:
         return load()
@@ -308,5 +311,13 @@ def named(kind: model_files.Kind, load: Callable[[], nn.Module]) -> nn.Module:
             f"{kind.node}: the installed transformers cannot load this model ({error}). SAM 2 "
             "needs 4.56 or newer: python -m pip install -U transformers, or take a sam_vit_*.pth."
         ) from error
-    except ValueError as error:
+    except UnfitFile as error:
         raise ValueError(f"{kind.node}: {error}") from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise ValueError(
+            f"{kind.node}: {file} does not hold the tensors of its model, or its config.json is "
+            f"damaged: no model can be made of it ({reason}). Take {kind.published}."
+        ) from error

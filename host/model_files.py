@@ -57,16 +57,28 @@ def listed(kind: Kind) -> list[str]:
     names: list[str] = []
     for folder in kind.folders:
         files = [Path(name).as_posix() for name in folder_paths.get_filename_list(folder)]
-        made = {f"{os.path.dirname(name)}/" for name in files if name.endswith("/config.json")}
+        weights = [name for name in files if name.lower().endswith(WEIGHTS)]
+        entries = {_folder_of(kind, name) or name for name in weights}
         names += sorted(
-            {name for name in made if _model_type(kind, name) in kind.model_types}
-            | {
-                name
-                for name in files
-                if name.lower().endswith(WEIGHTS) and f"{os.path.dirname(name)}/" not in made
-            }
+            name
+            for name in entries
+            if not name.endswith("/") or _model_type(kind, name) in kind.model_types
         )
     return list(dict.fromkeys(names)) or [NOTHING]
+
+
+def _folder_of(kind: Kind, name: str) -> str | None:
+    """The folder, with "/" behind it, of a weight file beside a config.json; None where there is
+    none. (The config.json itself is not always listed: another pack may have made the list of
+    weight files alone.)"""
+    folder = f"{os.path.dirname(name)}/"
+    return folder if folder != "/" and _config_of(kind, folder) else None
+
+
+def _config_of(kind: Kind, name: str) -> str | None:
+    """The path of a listed folder's config.json, if there is one."""
+    paths = (folder_paths.get_full_path(folder, f"{name}config.json") for folder in kind.folders)
+    return next((path for path in paths if path), None)
 
 
 def path_of(kind: Kind, name: str) -> Path:
@@ -91,10 +103,8 @@ def path_of(kind: Kind, name: str) -> Path:
 
 def _model_type(kind: Kind, name: str) -> str | None:
     """What the config.json of a listed folder says its model is; None where it cannot be read."""
-    for folder in kind.folders:
-        if path := folder_paths.get_full_path(folder, f"{name}config.json"):
-            return read_config(Path(path).parent).get("model_type")
-    return None
+    path = _config_of(kind, name)
+    return read_config(Path(path).parent).get("model_type") if path else None
 
 
 def read_config(folder: Path) -> dict:

@@ -17,6 +17,10 @@ SHOWN = 6
 COMPUTED = (".relative_position_index",)  # tables that a model makes by itself
 
 
+class UnfitFile(ValueError):
+    """A file that does not hold what its model needs; says which file, and what is wrong."""
+
+
 def renamed(
     weights: Mapping[str, Tensor],
     rules: Sequence[tuple[str, str]],
@@ -65,7 +69,7 @@ def load_model(cls: Any, config: Any, weights: dict[str, Tensor], file: str) -> 
     eval mode.
 
     transformers itself loads them, because its own names of the parts differ between versions.
-    Raises ValueError that lists missing, unknown and misshapen tensors.
+    Raises UnfitFile that lists missing, unknown and misshapen tensors.
     """
     floats = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
     model, found = cls.from_pretrained(
@@ -86,7 +90,7 @@ def load_model(cls: Any, config: Any, weights: dict[str, Tensor], file: str) -> 
 def require_all(
     missing: Iterable[str], unknown: Iterable[str], shapes: Iterable[str], file: str
 ) -> None:
-    """Raises ValueError when a file's tensors are not those of its model, and lists them."""
+    """Raises UnfitFile when a file's tensors are not those of its model, and lists them."""
     kinds = {"missing": missing, "unknown": unknown, "of another shape": shapes}
     listed = [
         f"{len(names)} {kind} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
@@ -94,7 +98,7 @@ def require_all(
         if names
     ]
     if listed:
-        raise ValueError(
+        raise UnfitFile(
             f"{file} does not hold the tensors of its model: {'; '.join(listed)}. The file is "
             "incomplete, or of a variant that this loader does not know; take the published file."
         )

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoints import load_model, renamed, require_all, without_prefix
+from .checkpoints import UnfitFile, load_model, renamed, require_all, without_prefix
 from .detection import Detections
 from .phrases import caption, head_span
 
@@ -170,7 +170,7 @@ def load_original(weights: Mapping[str, Tensor], file: str) -> nn.Module:
     """transformers' model with the weights of an original checkpoint; its sizes are those of the
     tensors.
 
-    Raises ValueError that lists missing, unknown and misshapen tensors.
+    Raises UnfitFile that lists missing, unknown and misshapen tensors.
     """
     from transformers import GroundingDinoForObjectDetection
 
@@ -190,7 +190,7 @@ def load_original(weights: Mapping[str, Tensor], file: str) -> nn.Module:
 def load_folder(config_folder: str, weights: dict[str, Tensor], file: str) -> nn.Module:
     """transformers' model with the weights and configuration of a published folder.
 
-    Raises ValueError as load_original does.
+    Raises UnfitFile as load_original does.
     """
     from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection
 
@@ -270,12 +270,22 @@ class PhraseTokens:
 
 
 def load_tokenizer(folder: Path | None = None) -> Any:
-    """BERT's tokenizer: a folder's own tokenizer.json or vocab.txt, else the pack's vocabulary."""
+    """BERT's tokenizer: a folder's own tokenizer.json or vocab.txt, else the pack's vocabulary.
+
+    Raises UnfitFile for a damaged tokenizer.json.
+    """
     from tokenizers import Tokenizer
     from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
     if folder is not None and (folder / "tokenizer.json").is_file():
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        file = folder / "tokenizer.json"
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the only class that tokenizers raises
+            raise UnfitFile(
+                f"{file} cannot be read as a tokenizer ({error}). Copy it again from the published "
+                "folder, or remove it: this pack has BERT's vocabulary."
+            ) from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer

@@ -20,6 +20,7 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of pixels from
 HEADS = 8  # of the mask decoder; a checkpoint's shapes do not say
 VIDEO_ONLY = (
     "memory_",
+    "temporal_",
     "mask_downsample",
     "object_pointer",
     "no_memory_pos",
@@ -115,7 +116,7 @@ def load_original(weights: Mapping[str, Tensor], file: str) -> nn.Module:
     """transformers' SamModel with the weights of an original checkpoint; its sizes are those of the
     tensors.
 
-    Raises ValueError that lists missing, unknown and misshapen tensors.
+    Raises UnfitFile that lists missing, unknown and misshapen tensors.
     """
     from transformers import SamModel
 
@@ -137,7 +138,7 @@ def load_folder(folder: str, kind: str, weights: dict[str, Tensor], file: str) -
     """transformers' model of a published folder. kind: the model_type of its config.json: "sam",
     "sam2" or "sam2_video".
 
-    Raises ValueError as load_original does, ImportError where transformers is too old for SAM 2.
+    Raises UnfitFile as load_original does, ImportError where transformers is too old for SAM 2.
     """
     if kind == "sam":
         from transformers import SamConfig, SamModel

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 
 from ale_edit.host import grounding, model_files
 from ale_edit.host.model_files import DETECTOR, NOTHING, SEGMENTER
+from ale_edit.regions import sam
+from ale_edit.tests.regions.test_sam import tiny_sam2
 from ale_edit.tests.tiny_grounding import tiny_original, tiny_sam
 
 
@@ -68,6 +70,22 @@ def test_files_and_published_folders_are_listed_and_other_files_are_not(models_d
         (home / name / "config.json").write_text(json.dumps({"model_type": kind}))
         (home / name / "model.safetensors").write_bytes(b"")
     assert model_files.listed(DETECTOR) == ["grounding-dino-base/", "groundingdino_swint_ogc.pth"]
+
+
+def test_published_folders_are_listed_where_another_pack_lists_weight_files_alone(
+    models_dir: Path,
+) -> None:
+    """As the Impact Pack makes the list of models/sams."""
+    home = models_dir / "sams"
+    folder_paths.folder_names_and_paths["sams"] = (
+        [str(home)],
+        folder_paths.supported_pt_extensions,
+    )
+    (home / "sam-vit-base").mkdir()
+    (home / "sam-vit-base" / "config.json").write_text('{"model_type": "sam"}')
+    (home / "sam-vit-base" / "model.safetensors").write_bytes(b"")
+    assert model_files.listed(SEGMENTER) == ["sam-vit-base/"]
+    assert model_files.path_of(SEGMENTER, "sam-vit-base/") == home / "sam-vit-base"
 
 
 def test_folders_of_extra_model_paths_are_searched_too(models_dir: Path, tmp_path: Path) -> None:
@@ -169,3 +187,145 @@ def test_checkpoints_as_published_load(models_dir: Path) -> None:
     assert found.scores.shape == (20, 2)
     masks = grounding.load_segmenter("tiny.pth", "fp32").segment(image, found.boxes[:2])
     assert masks.shape == (2, 40, 60) and masks.dtype == torch.bool
+
+
+def without(weights: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(prefix)}
+
+
+SIZES = ((), (3,), (0, 0, 0, 0), (5, 5), (2, 3, 5, 7))
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.backbone.", "module.bert.", "module.transformer.encoder.layers"]
+)
+def test_a_detector_without_a_whole_part_is_refused(models_dir: Path, prefix: str) -> None:
+    torch.save(without(tiny_original(), prefix), models_dir / "grounding-dino" / "tiny.pth")
+    with pytest.raises(ValueError, match="GroundingDINO Loader: tiny.pth does not hold the tensor"):
+        grounding.load_detector("tiny.pth")
+
+
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "backbone.0.layers.0.blocks.0.attn.relative_position_bias_table",
+        "backbone.0.patch_embed.proj.weight",
+        "bert.embeddings.word_embeddings.weight",
+        "transformer.level_embed",
+        "transformer.encoder.layers.0.self_attn.attention_weights.weight",
+    ],
+)
+def test_a_detector_of_impossible_sizes_is_refused(
+    models_dir: Path, name: str, shape: tuple[int, ...]
+) -> None:
+    weights = {**tiny_original(), f"module.{name}": torch.zeros(shape)}
+    torch.save(weights, models_dir / "grounding-dino" / "tiny.pth")
+    with pytest.raises(ValueError, match="GroundingDINO Loader: tiny.pth does not hold the tensor"):
+        grounding.load_detector("tiny.pth")
+
+
+@pytest.mark.parametrize("prefix", ["image_encoder.blocks.", "mask_decoder.transformer."])
+def test_a_segmenter_without_a_whole_part_is_refused(models_dir: Path, prefix: str) -> None:
+    pytest.importorskip("segment_anything", reason="the oracle: pip install segment-anything")
+    torch.save(without(tiny_sam().state_dict(), prefix), models_dir / "sams" / "tiny.pth")
+    with pytest.raises(ValueError, match="SAM Loader: tiny.pth does not hold the tensors of its"):
+        grounding.load_segmenter("tiny.pth", "fp32")
+
+
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image_encoder.patch_embed.proj.weight",
+        "image_encoder.pos_embed",
+        "image_encoder.blocks.0.attn.rel_pos_h",
+        "mask_decoder.iou_token.weight",
+    ],
+)
+def test_a_segmenter_of_impossible_sizes_is_refused(
+    models_dir: Path, name: str, shape: tuple[int, ...]
+) -> None:
+    pytest.importorskip("segment_anything", reason="the oracle: pip install segment-anything")
+    weights = {**tiny_sam().state_dict(), name: torch.zeros(shape)}
+    torch.save(weights, models_dir / "sams" / "tiny.pth")
+    with pytest.raises(ValueError, match="SAM Loader: tiny.pth does not hold the tensors of its"):
+        grounding.load_segmenter("tiny.pth", "fp32")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"d_model": "x"},
+        {"backbone_config": 7},
+        {"encoder_layers": -1},
+        {"text_config": {"model_type": "nonsense"}},
+        {"backbone_config": {"model_type": "swin", "embed_dim": 0}},
+    ],
+)
+def test_a_folder_with_a_damaged_config_is_refused(models_dir: Path, config: dict) -> None:
+    home = models_dir / "grounding-dino" / "mine"
+    home.mkdir()
+    (home / "config.json").write_text(json.dumps({"model_type": "grounding-dino", **config}))
+    save_file({"a": torch.zeros(2)}, home / "model.safetensors")
+    with pytest.raises(ValueError, match="GroundingDINO Loader: mine/ does not hold the tensors"):
+        grounding.load_detector("mine/")
+
+
+def test_a_folder_with_a_damaged_tokenizer_is_refused_by_its_name(models_dir: Path) -> None:
+    home = models_dir / "grounding-dino" / "mine"
+    home.mkdir()
+    (home / "config.json").write_text('{"model_type": "grounding-dino"}')
+    save_file({"a": torch.zeros(2)}, home / "model.safetensors")
+    (home / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match="GroundingDINO Loader: .*tokenizer.json cannot be read"):
+        grounding.load_detector("mine/")
+
+
+def test_a_published_sam2_folder_loads_without_its_parts_for_video(models_dir: Path) -> None:
+    """transformers' own model for video, saved by itself: what facebook/sam2.1-hiera-large is."""
+    transformers = pytest.importorskip("transformers")
+    if not hasattr(transformers, "Sam2VideoModel"):
+        pytest.skip("SAM 2 needs transformers 4.56")
+    image_only = tiny_sam2().config
+    config = transformers.Sam2VideoConfig(
+        vision_config=image_only.vision_config,
+        prompt_encoder_config=image_only.prompt_encoder_config.to_dict(),
+        mask_decoder_config=image_only.mask_decoder_config.to_dict(),
+        image_size=128,
+        memory_attention_hidden_size=64,
+        memory_attention_feed_forward_hidden_size=64,
+        memory_attention_num_layers=1,
+        memory_encoder_hidden_size=64,
+        memory_encoder_output_channels=64,
+        mask_downsampler_embed_dim=64,
+        memory_fuser_embed_dim=64,
+        memory_fuser_intermediate_dim=64,
+        enable_occlusion_spatial_embedding=True,
+        enable_temporal_pos_encoding_for_object_pointers=True,
+    )
+    model = transformers.Sam2VideoModel(config)
+    parts = {name.split(".")[0] for name in model.state_dict()}
+    assert "temporal_positional_encoding_projection_layer" in parts
+    model.save_pretrained(models_dir / "sam2" / "sam2.1-tiny")
+    assert model_files.listed(SEGMENTER) == ["sam2.1-tiny/"]
+    ours = grounding.load_segmenter("sam2.1-tiny/", "fp32")
+    boxes = torch.tensor([[1.0, 1.0, 20.0, 20.0]])
+    assert ours.segment(torch.rand(40, 60, 3), boxes).shape == (1, 40, 60)
+    kept = ours._patcher.model.network.state_dict()
+    assert kept and all(torch.equal(kept[name], model.state_dict()[name]) for name in kept)
+
+
+def test_without_sam2_in_transformers_the_error_says_so(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_old(*_: Any) -> Any:
+        raise ImportError("cannot import name 'Sam2Config' from 'transformers'")
+
+    home = models_dir / "sam2" / "mine"
+    home.mkdir()
+    (home / "config.json").write_text('{"model_type": "sam2"}')
+    save_file({"a": torch.zeros(2)}, home / "model.safetensors")
+    monkeypatch.setattr(sam, "load_folder", too_old)
+    with pytest.raises(ValueError, match="SAM Loader: the installed transformers cannot load this"):
+        grounding.load_segmenter("mine/", "auto")
