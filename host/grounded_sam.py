@@ -12,6 +12,7 @@ from ..prompts.edits import ARROW, Edit, Edits, require_choice
 from ..regions.cleaning import without_specks
 from ..regions.detection import Detector, Segmenter, Thresholds
 from ..regions.objects import Found, find_objects, parse_choices
+from ..regions.phrases import clean_phrase
 from ..regions.regions import Regions
 from .grounding import NODE
 from .regions import regions_from_edits
@@ -65,38 +66,50 @@ def grounded_regions(
     if not edits.items:
         raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
     looked_for = [edit for edit in edits.items if edit.mask is None]
-    choices = parse_choices(settings.instances, len(looked_for)) if looked_for else []
-    thresholds = Thresholds(settings.box_threshold, settings.text_threshold)
-    phrases = [edit.source for edit in looked_for]
-    found = find_objects(detector, picture, phrases, thresholds, choices) if looked_for else []
+    found = _found(detector, picture, looked_for, settings) if looked_for else []
     text = "\n".join(described(entry) for entry in found)
     size = (picture.shape[0], picture.shape[1])
     if len(looked_for) == len(edits.items) and not any(entry.instances for entry in found):
-        return *_nothing(edits, found, choices, settings, size), text
-    masks = iter(_masks(picture, found, segmenter, settings.clean_up))
-    kept: list[Edit] = []
-    rest = iter(zip(found, choices, strict=True))
-    for edit in edits.items:
-        if edit.mask is not None:
-            kept.append(edit)
-            continue
-        entry, choice = next(rest)
-        mask = next(masks)
-        if mask is None and settings.missing == "leave out":
-            _require_no_full_prompt(edits, edit)
-            logger.warning("%s: %s That edit is left out.", NODE, why_missing(entry, settings))
-            continue
-        if mask is None and settings.missing == "whole image":
-            logger.warning(
-                "%s: %s Its edit gets the whole image.", NODE, why_missing(entry, settings)
-            )
-            mask = torch.ones(size)
-        if mask is None:
-            raise ValueError(_stopped(entry, choice, settings))
-        kept.append(replace(edit, mask=mask))
-    with_masks = replace(edits, items=tuple(kept))
-    regions = regions_from_edits(with_masks, None, settings.dilation, 0.0, size)
-    return regions, with_masks, text
+        return *_nothing(edits, found, settings, size), text
+    made = zip(found, _masks(picture, found, segmenter, settings.clean_up), strict=True)
+    with_masks = [
+        _masked(edits, edit, *next(made), settings, size) if edit.mask is None else edit
+        for edit in edits.items
+    ]
+    kept = replace(edits, items=tuple(edit for edit in with_masks if edit is not None))
+    return regions_from_edits(kept, None, settings.dilation, 0.0, size), kept, text
+
+
+def _found(
+    detector: Detector, picture: Tensor, looked_for: list[Edit], settings: MaskSettings
+) -> list[Found]:
+    choices = parse_choices(settings.instances, len(looked_for))
+    thresholds = Thresholds(settings.box_threshold, settings.text_threshold)
+    phrases = [edit.source for edit in looked_for]
+    return find_objects(detector, picture, phrases, thresholds, choices)
+
+
+def _masked(
+    edits: Edits,
+    edit: Edit,
+    entry: Found,
+    mask: Tensor | None,
+    settings: MaskSettings,
+    size: tuple[int, int],
+) -> Edit | None:
+    """The edit with the mask of its object; what settings.missing says where there is none, None
+    when the edit is left out."""
+    if mask is not None:
+        return replace(edit, mask=mask)
+    if settings.missing == "stop":
+        raise ValueError(_stopped([entry], settings, "choose in missing what happens to its edit"))
+    why = why_missing(entry, settings)
+    if settings.missing == "leave out":
+        _require_no_full_prompt(edits, edit)
+        logger.warning("%s: %s That edit is left out.", NODE, why)
+        return None
+    logger.warning("%s: %s Its edit gets the whole image.", NODE, why)
+    return replace(edit, mask=torch.ones(size))
 
 
 def single_image(image: Tensor) -> Tensor:
@@ -123,34 +136,37 @@ def _masks(
     picture: Tensor, found: list[Found], segmenter: Segmenter | None, clean_up: float
 ) -> list[Tensor | None]:
     """The mask (H, W) of each object, of all of its boxes together; None where it has none."""
-    boxes = torch.tensor([i.box for entry in found for i in entry.instances]).reshape(-1, 4)
-    height, width = picture.shape[:2]
-    if segmenter is None:
-        masks = (
-            torch.stack([box_mask(box, height, width) for box in boxes]) if len(boxes) else boxes
-        )
-    else:
-        masks = segmenter.segment(picture, boxes) if len(boxes) else boxes
+    named = [(entry.phrase, instance.box) for entry in found for instance in entry.instances]
+    masks = iter(_box_masks(picture, named, segmenter) if named else ())
     out: list[Tensor | None] = []
-    start = 0
     for entry in found:
-        own = masks[start : start + len(entry.instances)]
-        start += len(own)
-        if not len(own):
-            out.append(None)
-            continue
-        if empty := [i for i, mask in enumerate(own) if not mask.any()]:
+        own = [without_specks(next(masks).bool(), clean_up) for _ in entry.instances]
+        out.append(torch.stack(own).any(dim=0).float() if own else None)
+    return out
+
+
+def _box_masks(
+    picture: Tensor,
+    named: list[tuple[str, tuple[float, float, float, float]]],
+    segmenter: Segmenter | None,
+) -> list[Tensor]:
+    """The mask (H, W) of each box, with its phrase: the box itself without a segmenter, or where
+    that sees nothing in it."""
+    height, width = picture.shape[:2]
+    boxes = torch.tensor([box for _, box in named])
+    boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height] * 2))
+    if segmenter is None:
+        return [box_mask(box, height, width) for box in boxes]
+    masks = list(segmenter.segment(picture, boxes))
+    for i, (phrase, _) in enumerate(named):
+        if not masks[i].any():
             logger.warning(
                 '%s: the segmenter sees nothing in a box of "%s"; the box itself is its mask.',
                 NODE,
-                entry.phrase,
+                phrase,
             )
-            own = own.clone()
-            for i in empty:
-                own[i] = box_mask(torch.tensor(entry.instances[i].box), height, width)
-        cleaned = torch.stack([without_specks(mask.bool(), clean_up) for mask in own])
-        out.append(cleaned.any(dim=0).float())
-    return out
+            masks[i] = box_mask(boxes[i], height, width)
+    return masks
 
 
 def box_mask(box: Tensor, height: int, width: int) -> Tensor:
@@ -164,23 +180,18 @@ def box_mask(box: Tensor, height: int, width: int) -> Tensor:
 
 
 def _nothing(
-    edits: Edits,
-    found: list[Found],
-    choices: list[str],
-    settings: MaskSettings,
-    size: tuple[int, int],
+    edits: Edits, found: list[Found], settings: MaskSettings, size: tuple[int, int]
 ) -> tuple[Regions, Edits]:
     """Regions over everything, and the edits without regions' effects, for an image in which no
     object was found: what the paper does. ValueError where the user wants to stop."""
     if settings.nothing_found == "stop":
-        if len(found) == 1:
-            raise ValueError(_stopped(found[0], choices[0], settings))
-        sentences = " ".join(why_missing(entry, settings) for entry in found[:SHOWN])
-        raise ValueError(f"{NODE}: nothing was found. {sentences} {_CURE}")
+        instead = "choose without regions in nothing_found"
+        raise ValueError(_stopped(found, settings, instead))
     logger.warning(
-        "%s: nothing was found; the whole image is edited, without RGB-CAM and Background "
-        "Blending, as in the paper.",
+        "%s: %s The whole image is edited, without RGB-CAM and Background Blending, as in the "
+        "paper.",
         NODE,
+        _why_all(found, settings),
     )
     everywhere = replace(
         edits,
@@ -190,24 +201,40 @@ def _nothing(
     return regions_from_edits(everywhere, None, 0.0, 0.0, size), everywhere
 
 
-_CURE = (
-    "Lower box_threshold, name the object in other words in its Edit Object or Edit List, give "
-    "that edit a mask, or choose in missing what happens to its edit."
-)
+def _stopped(missing: list[Found], settings: MaskSettings, instead: str) -> str:
+    """Why it stops, and the cures. instead: the last one, the choice that decides what happens."""
+    cures = ", ".join(dict.fromkeys(_cure(entry, settings) for entry in missing[:SHOWN]))
+    return (
+        f"{NODE}: {_why_all(missing, settings)} {cures[0].upper()}{cures[1:]}, name the object in "
+        f"other words in its Edit Object or Edit List, give that edit a mask, or {instead}."
+    )
 
 
-def _stopped(entry: Found, choice: str, settings: MaskSettings) -> str:
-    if entry.available and choice.isdigit():
-        return (
-            f'{NODE}: the instances input asks for number {choice} of "{entry.phrase}", but '
-            f"{entry.available} {'was' if entry.available == 1 else 'were'} found. Choose a number "
-            f"from 1 to {entry.available}, best, or all."
-        )
-    return f"{NODE}: {why_missing(entry, settings)} {_CURE}"
+def _why_all(missing: list[Found], settings: MaskSettings) -> str:
+    nothing = len(missing) > 1 and not any(entry.available for entry in missing)
+    sentences = [why_missing(entry, settings) for entry in missing[:SHOWN]]
+    return " ".join(["nothing was found."] * nothing + sentences)
+
+
+def _cure(entry: Found, settings: MaskSettings) -> str:
+    if entry.available:
+        numbers = "1" if entry.available == 1 else f"a number from 1 to {entry.available}"
+        return f"choose {numbers}, best or all in instances"
+    if entry.claimed_by:
+        return "say in both edits what tells the objects apart"
+    return f"lower {'box' if entry.best < settings.box_threshold else 'text'}_threshold"
 
 
 def why_missing(entry: Found, settings: MaskSettings) -> str:
     """Why an object has no box, with its best score and the threshold, as a sentence."""
+    if entry.available:
+        were = "was" if entry.available == 1 else "were"
+        return (
+            f'The instances input asks for number {entry.choice} of "{entry.phrase}", but '
+            f"{entry.available} {were} found."
+        )
+    if entry.claimed_by == clean_phrase(entry.phrase):
+        return f'"{entry.phrase}" stands in several edits, and another of them has what was found for this one.'
     if entry.claimed_by:
         return (
             f'"{entry.phrase}" has no region of its own: the only fitting one fits '

@@ -98,19 +98,21 @@ def match(
     on the same object the best stays. An object that two phrases claim goes to the one with the
     higher score. taken: boxes that other phrases have already.
     """
-    passed = (detections.scores >= thresholds.box) & (detections.heads >= thresholds.text)
-    claims = sorted(
-        ((float(detections.scores[q, p]), int(q), int(p)) for q, p in passed.nonzero()),
-        key=lambda claim: -claim[0],
-    )
     kept: list[list[int]] = [[] for _ in phrases]
     losers: dict[int, str] = {}
-    given = [(owner, torch.tensor(instance.box)) for owner, instance in taken]
-    for _, q, p in claims:
-        box = detections.boxes[q]
-        rival = next((name for name, other in given if iou(box, other) >= SAME_OBJECT), None)
+    owners: list[str | None] = [None] * len(detections.boxes)
+
+    def give(box: Tensor, owner: str) -> None:
+        for q in (iou(box, detections.boxes) >= SAME_OBJECT).nonzero()[:, 0].tolist():
+            owners[q] = owners[q] or owner
+
+    for owner, instance in taken:
+        give(torch.tensor(instance.box), owner)
+    for q, p in _claims(detections, thresholds):
+        rival = owners[q]
         if rival is None:
-            given.append((phrases[p], box))
+            owners[q] = phrases[p]
+            give(detections.boxes[q], phrases[p])
             kept[p].append(q)
         elif rival != phrases[p]:
             losers.setdefault(p, rival)
@@ -125,6 +127,14 @@ def match(
     ]
 
 
+def _claims(detections: Detections, thresholds: Thresholds) -> list[list[int]]:
+    """Box and phrase of all scores that reach the thresholds, the highest first."""
+    passed = (detections.scores >= thresholds.box) & (detections.heads >= thresholds.text)
+    passed &= detections.scores > 0  # 0: the box was made for another list of phrases
+    order = detections.scores[passed].sort(descending=True, stable=True).indices
+    return passed.nonzero()[order].tolist()
+
+
 def left_to_right(instances: Iterable[Instance]) -> tuple[Instance, ...]:
     """Instances ordered by the middle of their boxes, then from top to bottom."""
     return tuple(sorted(instances, key=lambda i: (i.box[0] + i.box[2], i.box[1] + i.box[3])))
@@ -135,10 +145,10 @@ def _instance(detections: Detections, query: int, phrase: int) -> Instance:
     return Instance((left, top, right, bottom), float(detections.scores[query, phrase]))
 
 
-def iou(a: Tensor, b: Tensor) -> float:
-    """Intersection over union of two boxes (4,), left, top, right, bottom; 0 where both are
-    empty."""
-    width, height = (torch.minimum(a[2:], b[2:]) - torch.maximum(a[:2], b[:2])).clamp(min=0)
-    shared = float(width * height)
-    areas = sum(float((box[2] - box[0]) * (box[3] - box[1])) for box in (a, b))
-    return shared / (areas - shared) if areas > shared else 0.0
+def iou(box: Tensor, boxes: Tensor) -> Tensor:
+    """(n,): intersection over union of a box (4,) with each of n boxes (n, 4), left, top, right,
+    bottom; 0 where both are empty."""
+    low, high = torch.maximum(box[:2], boxes[:, :2]), torch.minimum(box[2:], boxes[:, 2:])
+    shared = (high - low).clamp(min=0).prod(dim=1)
+    union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(dim=1) - shared
+    return torch.where(union > 0, shared / union, 0.0)

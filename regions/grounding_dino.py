@@ -161,11 +161,6 @@ def is_original(weights: Mapping[str, Tensor]) -> bool:
     return {"transformer.level_embed", "feat_map.weight"} <= set(without_prefix(weights, "module."))
 
 
-def is_transformers(weights: Mapping[str, Tensor]) -> bool:
-    """Whether names are those of transformers' GroundingDINO checkpoints."""
-    return {"model.level_embed", "model.text_projection.weight"} <= set(weights)
-
-
 def load_original(weights: Mapping[str, Tensor], file: str) -> nn.Module:
     """transformers' model with the weights of an original checkpoint; its sizes are those of the
     tensors.

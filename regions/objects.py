@@ -33,7 +33,8 @@ class Found:
     phrase: as the user wrote it. words: what the detector was asked for. instances: the boxes that
     were chosen, left to right. available: how many there were to choose from. best: the highest
     score that any box had for the phrase. claimed_by: for an object without boxes, the phrase that
-    has the box it would have had.
+    has the box it would have had, which is its own where it stands in several edits. choice: which
+    of the instances the user wants.
     """
 
     phrase: str
@@ -42,6 +43,7 @@ class Found:
     available: int
     best: float
     claimed_by: str | None = None
+    choice: str = "all"
 
 
 def parse_choices(text: str, count: int) -> list[str]:
@@ -77,7 +79,7 @@ def find_objects(
     """The boxes of each phrase in an image (H, W, 3) in [0, 1].
 
     A phrase that is not found is looked for by its head noun. A phrase that stands there several
-    times takes the best instances, one each, from left to right. Raises ValueError for a phrase
+    times takes the best instances, one each, from left to right, but numbers count all of them. Raises ValueError for a phrase
     without a word.
     """
     cleaned = [_cleaned(phrase) for phrase in phrases]
@@ -95,9 +97,13 @@ def find_objects(
         }
         if words:
             found.update(_by_fallback(detector, image, first, unique, thresholds, found, words))
-    shares = {name: _shares(found[name], cleaned.count(name)) for name in unique}
+    wanted = {
+        name: [choice for other, choice in zip(cleaned, choices, strict=True) if other == name]
+        for name in unique
+    }
+    shares = {name: _shares(found[name], wanted[name]) for name in unique}
     return [
-        _chosen(replace(shares[name].pop(0), phrase=phrase), choice)
+        replace(shares[name].pop(0), phrase=phrase, choice=choice)
         for phrase, name, choice in zip(phrases, cleaned, choices, strict=True)
     ]
 
@@ -129,8 +135,9 @@ def _by_fallback(
         owners = [name for name in words if words[name] == word]
         scores = {name: first.scores[:, unique.index(name)] for name in owners}
         dealt = _dealt(result, owners, first.boxes, scores)
+        holder = next((name for name in owners if dealt[name]), None)
         for name in owners:
-            claimed = found[name].claimed_by or result.claimed_by
+            claimed = found[name].claimed_by or result.claimed_by or holder
             out[name] = Found(
                 name,
                 word if dealt[name] else name,
@@ -149,9 +156,7 @@ def _dealt(
     whole phrases scored there: first one for each phrase, then the rest."""
     if len(owners) == 1:
         return {owners[0]: list(result.instances)}
-    near = torch.tensor(
-        [[iou(box, torch.tensor(i.box)) >= NEAR for box in boxes] for i in result.instances]
-    ).reshape(len(result.instances), len(boxes))
+    near = [iou(torch.tensor(i.box), boxes) >= NEAR for i in result.instances]
     fit = {
         (name, i): float((scores[name] * near[i]).amax()) if len(boxes) else 0.0
         for name in owners
@@ -168,15 +173,24 @@ def _dealt(
     return dealt
 
 
-def _shares(entry: Found, count: int) -> list[Found]:
-    """What each of `count` edits of the same phrase gets."""
-    if count == 1:
-        return [entry]
-    best = sorted(entry.instances, key=lambda i: -i.score)[:count]
-    ordered = left_to_right(best)
-    shares = [replace(entry, instances=(i,), available=1) for i in ordered]
-    missing = replace(entry, instances=(), available=0, claimed_by=entry.phrase)
-    return shares + [missing] * (count - len(shares))
+def _shares(entry: Found, choices: Sequence[str]) -> list[Found]:
+    """What each of the edits of one phrase gets, by their choices."""
+    if len(choices) == 1 or not entry.instances:
+        return [_chosen(entry, choice) for choice in choices]
+    asked = {choice for choice in choices if choice not in CHOICES}
+    rest = [i for n, i in enumerate(entry.instances, start=1) if str(n) not in asked]
+    best = sorted(rest, key=lambda i: -i.score)[: sum(choice in CHOICES for choice in choices)]
+    dealt = iter(left_to_right(best))
+    taken = replace(entry, instances=(), available=0, claimed_by=entry.phrase)
+    shares: list[Found] = []
+    for choice in choices:
+        if choice in CHOICES:
+            instance = next(dealt, None)
+            shares.append(replace(entry, instances=(instance,)) if instance else taken)
+        else:
+            shares.append(_chosen(entry, choice) if choice in asked else taken)
+            asked.discard(choice)
+    return shares
 
 
 def _chosen(entry: Found, choice: str) -> Found:

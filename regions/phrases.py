@@ -55,7 +55,7 @@ def head_noun(phrase: str) -> str:
 
 def head_span(phrase: str) -> tuple[int, int]:
     """First and first-behind character of the head noun in a cleaned phrase."""
-    words = list(re.finditer(r"\S+", phrase))
+    words = [word for word in re.finditer(r"\S+", phrase) if re.search(r"\w", word[0])]
     count = next((i for i, word in enumerate(words) if i and word[0] in HEAD_ENDS), len(words))
     return words[count - 1].span()
 

@@ -102,16 +102,6 @@ def is_original(weights: Mapping[str, Tensor]) -> bool:
     return {"image_encoder.pos_embed", "mask_decoder.iou_token.weight"} <= set(weights)
 
 
-def is_mobile(weights: Mapping[str, Tensor]) -> bool:
-    """Whether names are those of MobileSAM, whose image encoder is no ViT."""
-    return any(name.startswith("image_encoder.patch_embed.seq.") for name in weights)
-
-
-def is_original_sam2(weights: Mapping[str, Tensor]) -> bool:
-    """Whether names are those of the original sam2*_hiera_*.pt."""
-    return any(name.startswith("image_encoder.trunk.") for name in weights)
-
-
 def load_original(weights: Mapping[str, Tensor], file: str) -> nn.Module:
     """transformers' SamModel with the weights of an original checkpoint; its sizes are those of the
     tensors.

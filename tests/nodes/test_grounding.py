@@ -141,6 +141,10 @@ def test_an_object_that_only_an_adjective_fits_says_the_noun_threshold() -> None
         run(NODE, image=picture(), edits=edits, detector=Adjective(TABLE), segmenter=None)
 
 
+    with pytest.raises(ValueError, match="Lower text_threshold, name the object in other"):
+        run(NODE, image=picture(), edits=edits, detector=Adjective(TABLE), segmenter=None)
+
+
 def test_a_missing_objects_edit_can_be_left_out(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         regions, edits, masks, *_ = find({"wolf": TABLE["wolf"]}, missing="leave out")
@@ -166,6 +170,14 @@ def test_a_left_out_edit_may_not_stay_in_a_full_prompt() -> None:
 def test_with_nothing_found_it_stops_and_names_every_object(missing: str) -> None:
     with pytest.raises(ValueError, match='nothing was found. "wolf" .*"Yellow Moon." .*Lower box_'):
         find({}, missing=missing)
+
+
+@pytest.mark.parametrize("text", ["wolf -> goat", TEXT])
+def test_with_nothing_found_the_cure_is_the_input_that_decides(text: str) -> None:
+    with pytest.raises(ValueError) as error:
+        find({}, text, missing="whole image")
+    assert "choose without regions in nothing_found" in str(error.value)
+    assert "in missing" not in str(error.value)
 
 
 def test_with_nothing_found_it_can_run_without_regions_as_in_the_paper(
@@ -200,6 +212,24 @@ def test_a_number_beyond_the_instances_is_refused_with_their_count() -> None:
         find({"wolf": TABLE["wolf"]}, "wolf -> goat", instances="3")
     with pytest.raises(ValueError, match='asks for number 3 of "wolf", but 1 was found. Choose'):
         find(instances="3, 1")
+    with pytest.raises(ValueError) as error:
+        find(instances="3, 2")
+    assert 'asks for number 3 of "wolf", but 1 was found' in str(error.value)
+    assert 'asks for number 2 of "Yellow Moon.", but 1 was found' in str(error.value)
+
+
+def test_a_left_out_number_beyond_the_instances_is_logged_as_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert len(find(instances="3, 1", missing="leave out")[2]) == 1
+    assert 'asks for number 3 of "wolf", but 1 was found' in caplog.text
+    assert "was not found" not in caplog.text
+
+
+def test_the_same_phrase_twice_with_one_instance_says_so() -> None:
+    with pytest.raises(ValueError, match='"wolf" stands in several edits, and another of them has'):
+        find({"wolf": TABLE["wolf"]}, "wolf -> goat\nwolf -> cat")
 
 
 @pytest.mark.parametrize("name", ["box_threshold", "text_threshold", "dilation", "clean_up"])
@@ -222,10 +252,23 @@ def test_edits_without_an_object_are_refused() -> None:
         run(NODE, image=picture(), edits=Edits(()), detector=KnownDetector({}), segmenter=None)
 
 
-@pytest.mark.parametrize("channels", [1, 4])
-def test_grey_pictures_and_alpha_channels_are_looked_at(channels: int) -> None:
-    image = torch.rand(1, 64, 64, channels)
-    assert find(image=image)[2].shape == (2, 64, 64)
+class Watching(KnownDetector):
+    """Keeps the image that it was given."""
+
+    def detect(self, image: Tensor, phrases: tuple[str, ...]) -> Any:
+        self.seen = image
+        return super().detect(image, phrases)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_of_grey_pictures_and_alpha_channels_the_colours_are_looked_at(channels: int) -> None:
+    image = torch.rand(2, 64, 64, channels)
+    detector = Watching(TABLE)
+    edits = one("ALEEditList", text=TEXT)
+    *_, preview = run(NODE, image=image, edits=edits, detector=detector, segmenter=None)
+    expected = image[0, ..., :3] if channels > 1 else image[0].expand(-1, -1, 3)
+    assert torch.equal(detector.seen, expected)
+    assert preview.shape == (1, 64, 64, 3)
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 3), (1, 64, 64, 2), (0, 64, 64, 3), (1, 3, 64, 64)])
@@ -263,6 +306,17 @@ def test_a_picture_of_eight_thousand_pixels_has_regions() -> None:
 def test_boxes_that_reach_outside_the_picture_are_cut_off() -> None:
     masks = find({"wolf": {(-9.0, -9.0, 99.0, 20.0): 0.9}}, "wolf -> goat", segmenter=None)[2]
     assert torch.equal(masks[0], box((0, 0, 64, 20)))
+
+
+def test_a_segmenter_gets_boxes_inside_the_picture() -> None:
+    class Asked(Boxes):
+        def segment(self, image: Tensor, boxes: Tensor) -> Tensor:
+            self.boxes = boxes
+            return super().segment(image, boxes)
+
+    segmenter = Asked()
+    find({"wolf": {(-9.0, -9.0, 99.0, 20.0): 0.9}}, "wolf -> goat", segmenter=segmenter)
+    assert segmenter.boxes.tolist() == [[0, 0, 64, 20]]
 
 
 def test_a_box_in_which_the_segmenter_sees_nothing_is_its_own_mask(

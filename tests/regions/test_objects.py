@@ -88,7 +88,7 @@ def test_one_noun_for_two_phrases_is_dealt_by_what_the_phrases_scored() -> None:
 def test_a_noun_for_two_phrases_with_one_box_leaves_one_missing() -> None:
     table = {"red paprika": {LEFT: 0.3}, "paprika": {LEFT: 0.8}}
     red, green = find(table, "red paprika", "green paprika")
-    assert boxes(red) == [LEFT] and not green.instances
+    assert boxes(red) == [LEFT] and not green.instances and green.claimed_by == "red paprika"
 
 
 def test_two_phrases_on_one_object_find_the_second_object_by_its_noun() -> None:
@@ -116,6 +116,24 @@ def test_the_same_phrase_twice_takes_the_two_best_from_left_to_right() -> None:
 def test_the_same_phrase_twice_with_one_instance_leaves_the_second_missing() -> None:
     first, second = find({"cat": {LEFT: 0.5}}, "cat", "cat")
     assert boxes(first) == [LEFT] and not second.instances
+
+
+def test_numbers_for_the_same_phrase_twice_count_all_of_its_instances() -> None:
+    table = {"cat": {LEFT: 0.5, MIDDLE: 0.4, RIGHT: 0.9}}
+    first, second = find(table, "cat", "cat", choices="3, 2")
+    assert boxes(first) == [RIGHT] and boxes(second) == [MIDDLE]
+    assert first.available == second.available == 3
+    first, second = find(table, "cat", "cat", choices="best, 3")
+    assert boxes(first) == [LEFT] and boxes(second) == [RIGHT]
+    first, second = find(table, "cat", "cat", choices="2, 4")
+    assert boxes(first) == [MIDDLE] and boxes(second) == [] and second.available == 3
+
+
+def test_the_same_number_for_the_same_phrase_twice_leaves_the_second_missing() -> None:
+    table = {"cat": {LEFT: 0.5, RIGHT: 0.9}}
+    first, second = find(table, "cat", "cat", choices="1")
+    assert boxes(first) == [LEFT] and boxes(second) == []
+    assert second.claimed_by == "cat" and second.available == 0
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,9 @@ def test_a_phrase_is_cleaned(given: str, cleaned: str) -> None:
         ("wooden building", "building"),
         ("under wear", "wear"),
         ("cat cat", "cat"),
+        ("grey wolf -", "wolf"),
+        ("wolf & moon", "moon"),
+        ("- wolf", "wolf"),
     ],
 )
 def test_the_head_noun_and_where_it_stands(phrase: str, noun: str) -> None:
