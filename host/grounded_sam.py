@@ -234,7 +234,10 @@ def why_missing(entry: Found, settings: MaskSettings) -> str:
             f"{entry.available} {were} found."
         )
     if entry.claimed_by == clean_phrase(entry.phrase):
-        return f'"{entry.phrase}" stands in several edits, and another of them has what was found for this one.'
+        return (
+            f'"{entry.phrase}" stands in several edits, and another of them has what was found for '
+            "this one."
+        )
     if entry.claimed_by:
         return (
             f'"{entry.phrase}" has no region of its own: the only fitting one fits '

@@ -79,8 +79,8 @@ def find_objects(
     """The boxes of each phrase in an image (H, W, 3) in [0, 1].
 
     A phrase that is not found is looked for by its head noun. A phrase that stands there several
-    times takes the best instances, one each, from left to right, but numbers count all of them. Raises ValueError for a phrase
-    without a word.
+    times takes the best instances, one each, from left to right, but numbers count all of them.
+    Raises ValueError for a phrase without a word.
     """
     cleaned = [_cleaned(phrase) for phrase in phrases]
     unique = tuple(dict.fromkeys(cleaned))

@@ -75,7 +75,7 @@ def test_a_model_is_loaded_whole_or_not_at_all(
     grounding.loaded(patcher, 0)
     assert patcher.loaded_size() == patcher.model_size()
     freed = patcher.partially_unload(patcher.offload_device, patcher.model_size() // 2)
-    assert 0 < freed and patcher.loaded_size() < patcher.model_size()  # for another model
+    assert freed > 0 and patcher.loaded_size() < patcher.model_size()  # for another model
     grounding.loaded(patcher, 0)
     assert patcher.loaded_size() == patcher.model_size()
 
