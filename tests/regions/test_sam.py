@@ -75,9 +75,12 @@ def test_a_batch_of_boxes_is_its_boxes_one_by_one(ours: Any) -> None:
 
 def test_the_sizes_of_the_published_models_are_read_from_their_shapes() -> None:
     registry = pytest.importorskip("segment_anything").sam_model_registry
-    for name, expected in {"vit_b": (768, 12, 12), "vit_l": (1024, 24, 16)}.items():
+    sizes = {"vit_b": (768, 12, 12), "vit_l": (1024, 24, 16), "vit_h": (1280, 32, 16)}
+    for name, expected in sizes.items():
         with torch.device("meta"):
             weights = registry[name]().state_dict()
+        new, unknown = sam.renamed(weights, sam.RULES, (), sam.UNUSED)
+        assert not unknown and len(new) == len(weights)
         vision = sam.config_of(weights).vision_config
         assert (
             vision.hidden_size,

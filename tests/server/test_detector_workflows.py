@@ -18,6 +18,16 @@ from ale_edit.tests.workflows.graphs import NEED_CHECKPOINT, NEED_DETECTOR, read
 every_one = pytest.mark.parametrize("name", NEED_DETECTOR)
 
 
+def write_models(models):
+    """The files that the workflows name, in the folders of extra_model_paths.yaml."""
+    pytest.importorskip("segment_anything", reason="the oracle: pip install segment-anything")
+    for folder in ("grounding-dino", "sams"):
+        (models / folder).mkdir(exist_ok=True)
+    detector = models / "grounding-dino" / "groundingdino_swint_ogc.pth"
+    torch.save({"model": tiny_original()}, detector)
+    torch.save(tiny_sam().state_dict(), models / "sams" / "sam_vit_b_01ec64.pth")
+
+
 @pytest.fixture
 def prepared(with_client):
     """A workflow of this name with an image, and thresholds that any box passes."""
@@ -43,34 +53,34 @@ def prepared(with_client):
     return prepare
 
 
-@every_one
-def test_without_the_files_the_error_says_where_they_belong(name, prepared, run):
+@pytest.mark.parametrize(
+    ("name", "loader", "input_name"),
+    [
+        ("node_grounding_dino_loader", "GroundingDINO Loader", "detector_name"),
+        ("text_to_regions", "GroundingDINO Loader", "detector_name"),
+        ("text_to_regions", "SAM Loader", "sam_name"),
+    ],
+)
+def test_without_a_file_the_error_says_where_it_belongs(
+    name, loader, input_name, prepared, run, models
+):
+    write_models(models)
     workflow = prepared(name)
-    workflow.fill("GroundingDINO Loader", detector_name="not there.pth")
-    if name in NEED_CHECKPOINT:
-        pytest.skip("its checkpoint is asked for first: test_checkpoint_workflows.py")
-    if "SAM Loader" in titles(name):
-        workflow.fill("SAM Loader", sam_name="not there.pth")
-    with pytest.raises(NodeFailed, match='Loader: "not there.pth" is not there any more in '):
+    workflow.fill(loader, **{input_name: "not there.pth"})
+    with pytest.raises(NodeFailed, match=f'{loader}: "not there.pth" is not there any more in '):
         run(workflow)
 
 
 @pytest.mark.slow
 @every_one
 def test_the_chain_from_words_to_regions_runs(name, prepared, run, models):
-    pytest.importorskip("segment_anything", reason="the oracle: pip install segment-anything")
-    for folder in ("grounding-dino", "sams"):
-        (models / folder).mkdir(exist_ok=True)
-    torch.save(
-        {"model": tiny_original()}, models / "grounding-dino" / "groundingdino_swint_ogc.pth"
-    )
-    torch.save(tiny_sam().state_dict(), models / "sams" / "sam_vit_b_01ec64.pth")
+    write_models(models)
     if name in NEED_CHECKPOINT:
         write_checkpoint(models / "checkpoints" / "v1-5-pruned-emaonly-fp16.safetensors")
         write_lora(models / "loras" / "lcm-lora-sdv1-5.safetensors")
     images = run(prepared(name))
     shown = {"Edited image", "Where the objects are", "Regions", "Object masks", "Background mask"}
-    assert set(images) >= shown & titles(name)
+    assert set(images) >= shown & titles(name) and shown & titles(name)
     for title in ("Edited image", "Object masks", "Background mask"):
         if title in images:
             assert Image.open(io.BytesIO(images[title])).size == (SIDE, SIDE)
