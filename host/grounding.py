@@ -56,7 +56,7 @@ class Remembered:
 def image_key(image: Tensor) -> tuple:
     """Equal for equal images only."""
     data = image.contiguous().cpu()
-    return tuple(data.shape), hashlib.sha256(data.numpy()).hexdigest()
+    return tuple(data.shape), hashlib.sha256(data.numpy().data).hexdigest()
 
 
 class GroundedSAMPart(nn.Module):
