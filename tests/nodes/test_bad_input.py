@@ -284,7 +284,7 @@ EDIT_CASES = [
         "no arrow",
         lambda w: listed("a -> b\nwolf goat"),
         "ALEEditList",
-        "has 0 arrows instead of one",
+        'has no "->"',
         ("Edit List", "line 2 of the text", '"wolf goat"'),
     ),
     Case(

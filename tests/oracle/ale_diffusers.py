@@ -8,7 +8,8 @@ attention output per region. Written from the specification alone; shares no lin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -232,7 +233,6 @@ def edit(
     dilated = dilate(masks, settings.dilation)
     background = torch.from_numpy(latent_background(dilated, *size, settings.variant))
     attention = ALEAttention(settings, target, dilated, size)
-    network.unet.set_attn_processor(attention)
     noise = LCMScheduler(**network.noise())
     abars = [float(noise.alphas_cumprod[t]) for t in timesteps(settings.steps)]
 
@@ -241,7 +241,8 @@ def edit(
     record = []
     for i, (t, abar) in enumerate(zip(timesteps(settings.steps), abars, strict=True)):
         attention.is_injecting = is_injecting(i, settings)
-        e_s, e_t = guided(network, torch.stack([z_s, z_t, z_s, z_t]), t, text, settings)
+        with attended_by(network.unet, attention):
+            e_s, e_t = guided(network, torch.stack([z_s, z_t, z_s, z_t]), t, text, settings)
         if network.predicts == "v_prediction":
             (d_s, e_s), (d_t, e_t) = network.split(e_s, t, z_s), network.split(e_t, t, z_t)
             p = x0 + d_t - d_s
@@ -258,6 +259,17 @@ def edit(
         if is_blending(i, settings):
             z_t = torch.where(background, z_s, z_t)  # Eq. 4
     return record
+
+
+@contextmanager
+def attended_by(unet: Any, attention: ALEAttention) -> Iterator[None]:
+    """All layers go through `attention`; afterwards through what they had before."""
+    before = dict(unet.attn_processors)
+    unet.set_attn_processor(attention)
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(before)
 
 
 def guided(
