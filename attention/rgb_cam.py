@@ -102,15 +102,17 @@ class JoinedText:
 
 
 def joined_text(text: LayerText) -> JoinedText:
-    """The regions of one layer, prepared for joined_cross_attention."""
-    keys = torch.cat([region.keys for region in text.regions], dim=1)
+    """The regions of one layer, prepared for joined_cross_attention; in the order of their first
+    positions, so that the order of the objects changes no rounding."""
+    regions = sorted(text.regions, key=lambda region: region.positions[:1].tolist())
+    keys = torch.cat([region.keys for region in regions], dim=1)
     bias = keys.new_full((len(text.positions), keys.shape[1]), -torch.inf)
     start = 0
-    for region in text.regions:
+    for region in regions:
         stop = start + region.keys.shape[1]
         bias[region.positions, start:stop] = 0
         start = stop
-    return JoinedText(keys, torch.cat([region.values for region in text.regions], dim=1), bias)
+    return JoinedText(keys, torch.cat([region.values for region in regions], dim=1), bias)
 
 
 def joined_cross_attention(q: Tensor, text: JoinedText, attention: MaskedAttention) -> Tensor:

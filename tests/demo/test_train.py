@@ -10,7 +10,8 @@ from ale_edit.demo.weights import PARTS, TABLE
 
 def _line_stage(out, steps):
     net = torch.nn.Linear(1, 1)
-    torch.nn.init.constant_(net.weight, 0.0)
+    for start in net.parameters():
+        torch.nn.init.zeros_(start)
     return Stage(StagePlan("line", 10, 1, 0.1, max_steps=steps), net, out)
 
 
