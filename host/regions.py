@@ -105,15 +105,15 @@ def _assign(edits: Edits, masks: Tensor | None) -> Sequence[Tensor]:
     if len(batch) > len(open_edits):
         raise ValueError(
             f"{NODE}: the masks input holds {len(batch)} masks, but {len(open_edits)} of "
-            f"{len(edits.items)} edits need one. Connect one mask for each edit that has no mask "
-            "of its own."
+            f"{len(edits.items)} edits need one. Add an edit for each mask, in the order of the "
+            "masks, or connect only the masks of objects that are edited."
         )
     if len(batch) < len(open_edits):
         edit = open_edits[len(batch)]
         raise ValueError(
             f'{NODE}: the edit "{edit.source} {ARROW} {edit.target}" has no region. Connect a '
-            f"mask to its Edit Object or to the masks input of Regions; {len(open_edits)} masks "
-            f"are needed, {len(batch)} given."
+            f"mask to its Edit Object or to the masks input of Regions, or remove the edit; "
+            f"{len(open_edits)} masks are needed, {len(batch)} given."
         )
     rest = iter(batch)
     return [edit.mask if edit.mask is not None else next(rest) for edit in edits.items]

@@ -9,7 +9,7 @@ layer's grid) is built during the run and dropped at its end.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import comfy.patcher_extension
@@ -18,9 +18,11 @@ from comfy.ldm.modules import attention as comfy_attention
 from torch import Tensor
 
 from ..attention.rgb_cam import (
-    Attention,
+    JoinedText,
     LayerText,
     RegionText,
+    joined_cross_attention,
+    joined_text,
     layer_text,
     region_cross_attention,
     region_text,
@@ -36,8 +38,17 @@ from .run_checks import require_width
 from .unet import LayerKey, cross_attention_layers, require_cross_attention
 
 NODE = "Region Cross-Attention"
+JOINED_POSITIONS = 64
+"""On a CPU, layers of at most so many cells take one masked call (docs/performance.md)."""
 TEXT_KEY = "ale_edit_text"
 """Entry of a layer's own options with its text before other nodes' patches."""
+
+
+class LayerAttention(Protocol):
+    """An attention function of ComfyUI with a layer's heads and precision: (B, L, C); bias (L, N)
+    is added to the scores."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor: ...
 
 
 def apply_rgb_cam(
@@ -133,7 +144,7 @@ class _Run:
         self._background = background
         self._layers = cross_attention_layers(patcher.get_model_object("diffusion_model"))
         self._groups: dict[tuple[int, ...], tuple[CellGroup, ...]] = {}
-        self._texts: dict[Any, LayerText] = {}
+        self._texts: dict[Any, LayerText | JoinedText] = {}
         self._replacements: dict[tuple[LayerKey, int], Any] = {}
         texts = [("positive", entry.ore.keys) for entry in entries.values()]
         if background is not None:
@@ -211,7 +222,10 @@ class _Run:
             for rows, entry in targets:
                 text = self._layer_text(key, module, entry.ore, q, options)
                 regional = _regional_attention(q, text, options)
-                ours = region_cross_attention(q[rows], text, regional)
+                if isinstance(text, JoinedText):
+                    ours = joined_cross_attention(q[rows], text, regional)
+                else:
+                    ours = region_cross_attention(q[rows], text, regional)
                 if inner:
                     plain = regional(q[rows], k[rows], v[rows])
                     out[rows] += self._strength * (ours - plain)
@@ -230,7 +244,7 @@ class _Run:
         ore: ObjectRestrictedEmbeddings,
         q: Tensor,
         options: dict[str, Any],
-    ) -> LayerText:
+    ) -> LayerText | JoinedText:
         """Keys and values of every group of cells of one layer, projected once a run by the layer
         itself."""
         height, width = options["activations_shape"][-2:]
@@ -245,6 +259,8 @@ class _Run:
                 if g.visible or self._background is None
             ]
             text = layer_text([*regions, *self._outside(module, ore, q, height, width)])
+            if height * width <= JOINED_POSITIONS and _is_slow_to_start(q, text):
+                text = joined_text(text)
             # weight hooks may change the projections in the middle of a run
             if getattr(self._patcher, "current_hooks", None) is None:
                 self._texts[cache_key] = text
@@ -297,27 +313,32 @@ def _require_whole_queries(q: Tensor, options: Mapping[str, Any]) -> None:
         )
 
 
-def _attention(options: dict[str, Any]) -> Attention:
+def _attention(options: dict[str, Any]) -> LayerAttention:
     """ComfyUI's selected attention, with the running layer's heads and precision."""
     return _of_layer(comfy_attention.optimized_attention, options)
 
 
-def _regional_attention(q: Tensor, text: LayerText, options: dict[str, Any]) -> Attention:
-    """The attention of each region's cells to its text: ComfyUI's selected one.
+def _regional_attention(
+    q: Tensor, text: LayerText | JoinedText, options: dict[str, Any]
+) -> LayerAttention:
+    """The attention of the cells to their texts: ComfyUI's selected one, unless it is slow to
+    start."""
+    if isinstance(text, JoinedText) or _is_slow_to_start(q, text):
+        return _of_layer(comfy_attention.attention_pytorch, options)
+    return _attention(options)
 
-    On a CPU ComfyUI selects sub-quadratic attention, to save memory that so few tokens do not need;
-    PyTorch's own starts in a quarter of its time, which counts with several regions. A single one
-    saves nothing, and so stays rounded as plain attention is.
-    """
+
+def _is_slow_to_start(q: Tensor, text: LayerText) -> bool:
+    """On a CPU ComfyUI selects sub-quadratic attention, to save memory that so few tokens do not
+    need; PyTorch's own starts in a quarter of its time, which counts with several regions. A single
+    one saves nothing, and so stays rounded as plain attention is."""
     selected = comfy_attention.optimized_attention
-    is_slow = q.device.type == "cpu" and selected is comfy_attention.attention_sub_quad
-    if is_slow and len(text.regions) > 1:
-        selected = comfy_attention.attention_pytorch
-    return _of_layer(selected, options)
+    is_sub_quad = q.device.type == "cpu" and selected is comfy_attention.attention_sub_quad
+    return is_sub_quad and len(text.regions) > 1
 
 
-def _of_layer(function: Any, options: dict[str, Any]) -> Attention:
-    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _of_layer(function: Any, options: dict[str, Any]) -> LayerAttention:
+    def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         return function(
             q,
             k,
@@ -325,6 +346,7 @@ def _of_layer(function: Any, options: dict[str, Any]) -> Attention:
             options["n_heads"],
             attn_precision=options["attn_precision"],
             transformer_options=options,
+            **({} if bias is None else {"mask": bias}),
         )
 
     return attention
@@ -337,7 +359,7 @@ def _inner_output(
     ours: list[slice],
     options: dict[str, Any],
     inner: Any,
-    attention: Attention,
+    attention: LayerAttention,
     is_full_strength: bool,
 ) -> Tensor:
     """What the layer gives without RGB-CAM, (B, L, C); our own rows are left undefined where they

@@ -100,7 +100,8 @@ class DemoScene(io.ComfyNode):
             f"{source} {ARROW} {target}"
             for source, target, _ in demo_edits(seed, objects=objects, name_colors=True)
         ]
-        return io.NodeOutput(image[None], masks, "\n".join(lines), json.dumps(asdict(scene)))
+        text = "  \n".join(lines)  # Preview as Text shows Markdown: two spaces keep the line break
+        return io.NodeOutput(image[None], masks, text, json.dumps(asdict(scene)))
 
 
 NODES = [DemoModelLoader, DemoScene]

@@ -4,6 +4,8 @@ from comfy_api.latest import io
 
 Edits = io.Custom("ALE_EDITS")
 Regions = io.Custom("ALE_REGIONS")
+Detector = io.Custom("ALE_DETECTOR")
+Segmenter = io.Custom("ALE_SEGMENTER")
 
 EDITS_OUTPUT_TOOLTIP = (
     "The edits, in order, with the method's settings. Connect to every node with an edits input."

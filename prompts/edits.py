@@ -129,10 +129,10 @@ def parse_edits(text: str) -> tuple[Edit, ...]:
             continue
         sides = [side.strip() for side in line.split(ARROW)]
         if len(sides) != 2:
+            found = f"{len(sides) - 1} arrows instead of one" if len(sides) > 1 else f'no "{ARROW}"'
             raise ValueError(
-                f'Edit List: line {number} of the text, "{line}", has {len(sides) - 1} arrows '
-                f'instead of one. Write each edit on a line of its own as "wolf {ARROW} '
-                'brown-colored goat".'
+                f'Edit List: line {number} of the text, "{line}", has {found}. Write each edit on '
+                f'a line of its own as "wolf {ARROW} brown-colored goat".'
             )
         source, target = sides
         if side := _empty_side(source, target):

@@ -53,7 +53,7 @@ OTHERS: dict[str, set[str]] = {
 }
 LATE: dict[str, set[str]] = {  # only inside a function
     "__init__.py": {"nodes"},
-    "regions": {"transformers", "segment_anything"},
+    "regions": {"transformers", "tokenizers", "scipy"},
     "demo": COMFY | {"safetensors", "PIL"},
     "demo/evaluate.py": COMFY,
     "bench/lpips_network.py": {"torchvision", "torchmetrics"},

@@ -1,5 +1,7 @@
-"""RGB-CAM's grouped form against Algorithm 2 as published, and its properties. fp32, 1e-5."""
+"""RGB-CAM's grouped and joined forms against Algorithm 2 as published, and their properties. fp32,
+1e-5."""
 
+from collections.abc import Callable
 from itertools import permutations
 
 import pytest
@@ -7,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ale_edit.attention.rgb_cam import (
+    joined_cross_attention,
+    joined_text,
     layer_text,
     region_cross_attention,
     region_text,
@@ -15,6 +19,7 @@ from ale_edit.attention.rgb_cam import (
 from ale_edit.regions.grid import cell_groups
 from ale_edit.tests.tiny import generator, randn
 
+Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, str], Tensor]
 HEADS, CHANNELS, TOKENS = 2, 8, 40
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -32,8 +37,8 @@ def weighted(p: Tensor, v: Tensor) -> Tensor:
     return (p @ v).transpose(1, 2).flatten(2)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return weighted(probabilities(q, k), v)
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    return weighted(probabilities(q, k, bias), v)
 
 
 def algorithm_2(
@@ -63,6 +68,16 @@ def grouped(
     return region_cross_attention(q, layer_text(texts), attention)
 
 
+def joined(
+    q: Tensor, keys: Tensor, values: Tensor, owner: Tensor, covered: Tensor, overlap: str
+) -> Tensor:
+    texts = [
+        region_text(keys, values, owner, group.cells, group.value, group.visible)
+        for group in cell_groups(covered, overlap == "last object")
+    ]
+    return joined_cross_attention(q, joined_text(layer_text(texts)), attention)
+
+
 def disjoint(count: int, height: int, width: int, seed: int = 0) -> Tensor:
     """(count, height, width) bool; some cells belong to no object, and every object has a cell."""
     labels = torch.randint(-1, count, (height * width,), generator=generator(seed))
@@ -88,25 +103,27 @@ def queries(batch: int, length: int, seed: int = 7) -> Tensor:
     return 2 * randn(batch, length, CHANNELS, seed=seed)
 
 
+@pytest.mark.parametrize("form", [grouped, joined])
 @pytest.mark.parametrize("overlap", ["background", "last object"])
 @pytest.mark.parametrize("count", range(1, 17))
-def test_the_fast_path_is_algorithm_2_for_disjoint_masks(count: int, overlap: str):
+def test_the_fast_path_is_algorithm_2_for_disjoint_masks(count: int, overlap: str, form: Form):
     q, covered = queries(2, 48), disjoint(count, 6, 8, seed=count)
     args = (q, *text(count), covered, overlap)
-    torch.testing.assert_close(grouped(*args), algorithm_2(*args), **CLOSE)
+    torch.testing.assert_close(form(*args), algorithm_2(*args), **CLOSE)
 
 
+@pytest.mark.parametrize("form", [grouped, joined])
 @pytest.mark.parametrize("overlap", ["background", "last object"])
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (3, 11), (10, 4)])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_fast_path_follows_the_overlap_rule(
-    overlap: str, count: int, height: int, width: int, batch: int
+    overlap: str, count: int, height: int, width: int, batch: int, form: Form
 ):
     covered = overlapping(count, height, width, seed=count)
     assert (covered.sum(dim=0) > 1).any()
     args = (queries(batch, height * width), *text(count), covered, overlap)
-    torch.testing.assert_close(grouped(*args), algorithm_2(*args), **CLOSE)
+    torch.testing.assert_close(form(*args), algorithm_2(*args), **CLOSE)
 
 
 def test_the_two_overlap_rules_differ_in_the_overlap_and_only_there():
@@ -154,13 +171,14 @@ def test_splitting_a_region_in_two_with_the_same_value_changes_nothing():
     torch.testing.assert_close(out, expected, **CLOSE)
 
 
-def test_a_region_sees_no_word_of_another_object():
+@pytest.mark.parametrize("form", [grouped, joined])
+def test_a_region_sees_no_word_of_another_object(form: Form):
     keys, values, owner = text(3)
     covered, q = disjoint(3, 6, 6), queries(1, 36)
-    before = grouped(q, keys, values, owner, covered, "background")
+    before = form(q, keys, values, owner, covered, "background")
     keys[owner == 2] += 50
     values[:, owner == 2] += 50
-    after = grouped(q, keys, values, owner, covered, "background")
+    after = form(q, keys, values, owner, covered, "background")
     changed = (before - after).abs().amax(dim=-1)[0] > 1e-6
     assert torch.equal(changed, covered[2].flatten())
 

@@ -26,6 +26,12 @@ SETTINGS = {
 }
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 LORA = "lcm-lora-sdv1-5.safetensors"
+FILES = {  # empty ones, for the lists
+    "checkpoints": CHECKPOINT,
+    "loras": LORA,
+    "grounding-dino": "groundingdino_swint_ogc.pth",
+    "sams": "sam_vit_b_01ec64.pth",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,7 +59,7 @@ def screenshots(
 def comfyui(dev: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A server with previews on, the files that the workflows name, and no model in them."""
     base, models = tmp_path_factory.mktemp("comfyui"), tmp_path_factory.mktemp("models")
-    for kind, name in (("checkpoints", CHECKPOINT), ("loras", LORA)):
+    for kind, name in FILES.items():
         (models / kind).mkdir()
         (models / kind / name).touch()
     (base / "input").mkdir()

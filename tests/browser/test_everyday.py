@@ -84,7 +84,7 @@ def test_an_edit_without_an_arrow_is_a_readable_error(
     assert run.error is not None and run.error["node_type"] == "ALEEditList"
     said = front_end.dialog().inner_text()
     assert "Edit List" in said and "line 1 of the text" in said
-    assert '"a box that becomes purple", has 0 arrows instead of one' in said
+    assert '"a box that becomes purple", has no "->"' in said
     assert 'Write each edit on a line of its own as "wolf -> brown-colored goat"' in said
     assert "Traceback" not in said
     front_end.shoot(shots / "error.png")

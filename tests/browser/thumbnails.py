@@ -37,7 +37,7 @@ SHOWN = {
 
 
 def card(pictures: list[tuple[str, Image.Image]], graph: Image.Image) -> Image.Image:
-    """A square: labelled pictures in a row, the graph below them."""
+    """A square: labelled pictures in a row, the graph below them, or the graph alone."""
     out = Image.new("RGB", (SIDE, SIDE), DARK)
     draw = ImageDraw.Draw(out)
     font = ImageFont.load_default(size=20)
@@ -46,7 +46,7 @@ def card(pictures: list[tuple[str, Image.Image]], graph: Image.Image) -> Image.I
         x = left + number * (PICTURE + MARGIN + 1)
         draw.text((x, 8), label, font=font, fill=LIGHT)
         out.paste(picture.resize((PICTURE, PICTURE), Image.Resampling.LANCZOS), (x, HEAD))
-    top = HEAD + PICTURE + MARGIN
+    top = HEAD + PICTURE + MARGIN if pictures else MARGIN
     width, height = SIDE - 2 * MARGIN, SIDE - top - MARGIN
     scale = min(width / graph.width, height / graph.height)
     size = (round(graph.width * scale), round(graph.height * scale))

@@ -76,7 +76,11 @@ def test_a_mask_over_everything_is_legal_and_said_once(caplog):
         (Edits(()), None, ["edits input is empty", "Add at least one Edit Object"]),
         (edits_of(), None, ["wolf -> brown-colored goat", "no region", "2 masks", "0 given"]),
         (edits_of(), torch.ones(1, 64, 64), ["yellow moon -> soccer ball", "1 given", "Connect"]),
-        (edits_of(), torch.ones(3, 64, 64), ["3 masks", "2 of 2 edits", "Connect one mask"]),
+        (
+            edits_of(),
+            torch.ones(3, 64, 64),
+            ["3 masks", "2 of 2 edits", "Add an edit for each mask"],
+        ),
         (edits_of(masks=two_boxes()), torch.ones(1, 64, 64), ["1 masks", "0 of 2 edits"]),
         (edits_of(masks=[two_boxes()[0], torch.zeros(64, 64)]), None, ["yellow moon", "empty"]),
         (edits_of(masks=[two_boxes()[0], torch.ones(64, 96)]), None, ["64x96", "64x64", "Make"]),

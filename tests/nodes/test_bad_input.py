@@ -23,6 +23,7 @@ from ale_edit.tests.families import family_model
 from ale_edit.tests.host.stock_runs import core_node
 from ale_edit.tests.host.test_composition import in_tiles, row_by_row
 from ale_edit.tests.nodes.graph import TEXT, edits_with_masks, one, picture, run, schema
+from ale_edit.tests.nodes.test_grounding import SAID as GROUNDING_SAID
 from ale_edit.tests.nodes.test_help_pages import page
 from ale_edit.tests.nodes.test_schemas import NODE_IDS
 from ale_edit.tests.tiny import (
@@ -283,7 +284,7 @@ EDIT_CASES = [
         "no arrow",
         lambda w: listed("a -> b\nwolf goat"),
         "ALEEditList",
-        "has 0 arrows instead of one",
+        'has no "->"',
         ("Edit List", "line 2 of the text", '"wolf goat"'),
     ),
     Case(
@@ -951,7 +952,7 @@ def test_a_bad_demo_weight_file_is_named_with_the_cure(
 
 @pytest.mark.parametrize("node_id", NODE_IDS)
 def test_every_sentence_that_a_help_page_quotes_is_one_that_is_said(node_id: str) -> None:
-    said = [*DEMO_QUOTES, *(case.quote for case in CASES)]
+    said = [*DEMO_QUOTES, *GROUNDING_SAID, *(case.quote for case in CASES)]
     mistakes = page(node_id).split("## Typical mistakes")[1].split("## See it in")[0]
     quoted = [line.split("`")[1] for line in mistakes.splitlines() if line.startswith("| `")]
     assert [quote for quote in quoted if not any(quote in s or s in quote for s in said)] == []

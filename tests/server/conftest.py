@@ -41,7 +41,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def extra_models(models: Path) -> list[str]:
     """Options that make a server look into this folder of models."""
-    places = {"base_path": str(models), "checkpoints": "checkpoints", "loras": "loras"}
+    kinds = ("checkpoints", "loras", "grounding-dino", "sams")
+    places = {"base_path": str(models), **{kind: kind for kind in kinds}}
     config = models / "extra_model_paths.yaml"
     config.write_text(json.dumps({"tests": places}), encoding="utf-8")  # JSON is YAML
     return ["--extra-model-paths-config", str(config)]

@@ -10,14 +10,16 @@ from ale_edit.bench.main_job import upload
 from ale_edit.headless import Workflow, WorkflowRejected
 from ale_edit.tests.checkpoint import write_checkpoint, write_lora
 from ale_edit.tests.server.test_pack_in_comfyui import load_workflow, pixels
-from ale_edit.tests.workflows.graphs import NEED_CHECKPOINT
+from ale_edit.tests.workflows.graphs import NEED_CHECKPOINT, NEED_DETECTOR
 
 SIDE = 128
 BOXES = ((16, 16, 56, 56), (72, 64, 112, 112))
 PAINTED = ("Image, object 1 painted", "Same image, object 2 painted")
 MARGIN = 12  # over dilation and feather
 
-every_one = pytest.mark.parametrize("name", NEED_CHECKPOINT)
+every_one = pytest.mark.parametrize(
+    "name", [name for name in NEED_CHECKPOINT if name not in NEED_DETECTOR]
+)
 
 
 @pytest.fixture(scope="module")

@@ -127,11 +127,22 @@ NEED_CHECKPOINT = [
 ]
 
 
+NEED_DETECTOR = [
+    name
+    for name in NAMES
+    if {"ALEGroundingDINOLoader", "ALESAMLoader"}
+    & {node["class_type"] for node in read_api(name).values()}
+]
+"""Those that need files of GroundingDINO or Segment Anything."""
+
+
 def own_workflow(node_id: str) -> str:
     """The small workflow that is about this node."""
     if node_id == "ALEEdit":
         return "ale_edit_one_node"
-    words = re.findall(r"LCM|[A-Z][a-z]+", node_id.removeprefix("ALE"))
+    if node_id == "ALEGroundedSAMMasks":
+        return "text_to_regions"
+    words = re.findall(r"LCM|DINO|SAM|[A-Z][a-z]+", node_id.removeprefix("ALE"))
     return "_".join(["node", *words]).lower()
 
 

@@ -1,0 +1,270 @@
+"""Edits and an image -> Regions, by a detector and a segmenter."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..prompts.edits import ARROW, Edit, Edits, require_choice
+from ..regions.cleaning import without_specks
+from ..regions.detection import Detector, Segmenter, Thresholds
+from ..regions.objects import Found, find_objects, parse_choices
+from ..regions.phrases import clean_phrase
+from ..regions.regions import Regions
+from .grounding import NODE
+from .regions import regions_from_edits
+
+logger = logging.getLogger(__name__)
+
+MISSING = ("stop", "leave out", "whole image")
+NOTHING_FOUND = ("stop", "without regions")
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """box_threshold, text_threshold: the least scores of a phrase and of its head noun. instances:
+    as parse_choices reads it. missing: what becomes of an object that is not found; nothing_found:
+    of an image in which none is. clean_up: islands and holes below this fraction of a mask go."""
+
+    box_threshold: float
+    text_threshold: float
+    instances: str
+    missing: str
+    nothing_found: str
+    dilation: float
+    clean_up: float
+
+    def __post_init__(self) -> None:
+        require_choice("missing", self.missing, MISSING, NODE)
+        require_choice("nothing_found", self.nothing_found, NOTHING_FOUND, NODE)
+        for name in ("box_threshold", "text_threshold", "dilation", "clean_up"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{NODE}: the {name} input is {value}. It must be from 0 to 1.")
+
+
+def grounded_regions(
+    image: Tensor,
+    edits: Edits,
+    detector: Detector,
+    segmenter: Segmenter | None,
+    settings: MaskSettings,
+) -> tuple[Regions, Edits, str]:
+    """The regions of all edits, the edits that remain, and what was found, as text.
+
+    image: (B, H, W, 3 or 4) in [0, 1], of which the first is looked at. Edits with a mask keep it.
+    Without a segmenter the boxes are the masks. Raises ValueError for an object that is not found,
+    where settings.missing is "stop".
+    """
+    picture = single_image(image)
+    if len(image) > 1:
+        logger.warning("%s: the first of %d images is looked at.", NODE, len(image))
+    if not edits.items:
+        raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
+    looked_for = [edit for edit in edits.items if edit.mask is None]
+    found = _found(detector, picture, looked_for, settings) if looked_for else []
+    text = "\n".join(described(entry) for entry in found)
+    size = (picture.shape[0], picture.shape[1])
+    if len(looked_for) == len(edits.items) and not any(entry.instances for entry in found):
+        return *_nothing(edits, found, settings, size), text
+    made = zip(found, _masks(picture, found, segmenter, settings.clean_up), strict=True)
+    with_masks = [
+        _masked(edits, edit, *next(made), settings, size) if edit.mask is None else edit
+        for edit in edits.items
+    ]
+    kept = replace(edits, items=tuple(edit for edit in with_masks if edit is not None))
+    return regions_from_edits(kept, None, settings.dilation, 0.0, size), kept, text
+
+
+def _found(
+    detector: Detector, picture: Tensor, looked_for: list[Edit], settings: MaskSettings
+) -> list[Found]:
+    choices = parse_choices(settings.instances, len(looked_for))
+    thresholds = Thresholds(settings.box_threshold, settings.text_threshold)
+    phrases = [edit.source for edit in looked_for]
+    return find_objects(detector, picture, phrases, thresholds, choices)
+
+
+def _masked(
+    edits: Edits,
+    edit: Edit,
+    entry: Found,
+    mask: Tensor | None,
+    settings: MaskSettings,
+    size: tuple[int, int],
+) -> Edit | None:
+    """The edit with the mask of its object; what settings.missing says where there is none, None
+    when the edit is left out."""
+    if mask is not None:
+        return replace(edit, mask=mask)
+    if settings.missing == "stop":
+        raise ValueError(_stopped([entry], settings, "choose in missing what happens to its edit"))
+    why = why_missing(entry, settings)
+    if settings.missing == "leave out":
+        _require_no_full_prompt(edits, edit)
+        logger.warning("%s: %s That edit is left out.", NODE, why)
+        return None
+    logger.warning("%s: %s Its edit gets the whole image.", NODE, why)
+    return replace(edit, mask=torch.ones(size))
+
+
+def single_image(image: Tensor) -> Tensor:
+    """The first image (H, W, 3) of an IMAGE, without its alpha channel.
+
+    Raises ValueError for something that is no picture.
+    """
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
+        raise ValueError(
+            f"{NODE}: the image input has the shape {tuple(image.shape)}, not (images, height, "
+            "width, channels) with 1, 3 or 4 channels. Connect the IMAGE of Load Image."
+        )
+    picture = image[0].cpu().float()
+    picture = picture.expand(-1, -1, 3) if picture.shape[-1] == 1 else picture[..., :3]
+    if not picture.isfinite().all():
+        raise ValueError(
+            f"{NODE}: the image input holds numbers that are not finite. A node before this one, "
+            "such as a VAE in fp16, made them; connect the picture itself."
+        )
+    return picture.clamp(0, 1).contiguous()
+
+
+def _masks(
+    picture: Tensor, found: list[Found], segmenter: Segmenter | None, clean_up: float
+) -> list[Tensor | None]:
+    """The mask (H, W) of each object, of all of its boxes together; None where it has none."""
+    named = [(entry.phrase, instance.box) for entry in found for instance in entry.instances]
+    masks = iter(_box_masks(picture, named, segmenter) if named else ())
+    out: list[Tensor | None] = []
+    for entry in found:
+        own = [without_specks(next(masks).bool(), clean_up) for _ in entry.instances]
+        out.append(torch.stack(own).any(dim=0).float() if own else None)
+    return out
+
+
+def _box_masks(
+    picture: Tensor,
+    named: list[tuple[str, tuple[float, float, float, float]]],
+    segmenter: Segmenter | None,
+) -> list[Tensor]:
+    """The mask (H, W) of each box, with its phrase: the box itself without a segmenter, or where
+    that sees nothing in it."""
+    height, width = picture.shape[:2]
+    boxes = torch.tensor([box for _, box in named])
+    boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height] * 2))
+    if segmenter is None:
+        return [box_mask(box, height, width) for box in boxes]
+    masks = list(segmenter.segment(picture, boxes))
+    for i, (phrase, _) in enumerate(named):
+        if not masks[i].any():
+            logger.warning(
+                '%s: the segmenter sees nothing in a box of "%s"; the box itself is its mask.',
+                NODE,
+                phrase,
+            )
+            masks[i] = box_mask(boxes[i], height, width)
+    return masks
+
+
+def box_mask(box: Tensor, height: int, width: int) -> Tensor:
+    """(height, width), True on the pixels that a box (4,) touches; at least one."""
+    left, top = (int(v) for v in box[:2].floor())
+    right, bottom = (int(v) for v in box[2:].ceil())
+    left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[top : max(bottom, top + 1), left : max(right, left + 1)] = True
+    return mask
+
+
+def _nothing(
+    edits: Edits, found: list[Found], settings: MaskSettings, size: tuple[int, int]
+) -> tuple[Regions, Edits]:
+    """Regions over everything, and the edits without regions' effects, for an image in which no
+    object was found: what the paper does. ValueError where the user wants to stop."""
+    if settings.nothing_found == "stop":
+        instead = "choose without regions in nothing_found"
+        raise ValueError(_stopped(found, settings, instead))
+    logger.warning(
+        "%s: %s The whole image is edited, without RGB-CAM and Background Blending, as in the "
+        "paper.",
+        NODE,
+        _why_all(found, settings),
+    )
+    everywhere = replace(
+        edits,
+        items=tuple(replace(edit, mask=torch.ones(size)) for edit in edits.items),
+        settings=replace(edits.settings, rgb_cam=False, blending=False),
+    )
+    return regions_from_edits(everywhere, None, 0.0, 0.0, size), everywhere
+
+
+def _stopped(missing: list[Found], settings: MaskSettings, instead: str) -> str:
+    """Why it stops, and the cures. instead: the last one, the choice that decides what happens."""
+    cures = ", ".join(dict.fromkeys(_cure(entry, settings) for entry in missing[:SHOWN]))
+    return (
+        f"{NODE}: {_why_all(missing, settings)} {cures[0].upper()}{cures[1:]}, name the object in "
+        f"other words in its Edit Object or Edit List, give that edit a mask, or {instead}."
+    )
+
+
+def _why_all(missing: list[Found], settings: MaskSettings) -> str:
+    nothing = len(missing) > 1 and not any(entry.available for entry in missing)
+    sentences = [why_missing(entry, settings) for entry in missing[:SHOWN]]
+    return " ".join(["nothing was found."] * nothing + sentences)
+
+
+def _cure(entry: Found, settings: MaskSettings) -> str:
+    if entry.available:
+        numbers = "1" if entry.available == 1 else f"a number from 1 to {entry.available}"
+        return f"choose {numbers}, best or all in instances"
+    if entry.claimed_by:
+        return "say in both edits what tells the objects apart"
+    return f"lower {'box' if entry.best < settings.box_threshold else 'text'}_threshold"
+
+
+def why_missing(entry: Found, settings: MaskSettings) -> str:
+    """Why an object has no box, with its best score and the threshold, as a sentence."""
+    if entry.available:
+        were = "was" if entry.available == 1 else "were"
+        return (
+            f'The instances input asks for number {entry.choice} of "{entry.phrase}", but '
+            f"{entry.available} {were} found."
+        )
+    if entry.claimed_by == clean_phrase(entry.phrase):
+        return (
+            f'"{entry.phrase}" stands in several edits, and another of them has what was found for '
+            "this one."
+        )
+    if entry.claimed_by:
+        return (
+            f'"{entry.phrase}" has no region of its own: the only fitting one fits '
+            f'"{entry.claimed_by}" better (best score {entry.best:.2f}).'
+        )
+    threshold = f"box_threshold {settings.box_threshold:g}"
+    if entry.best >= settings.box_threshold:
+        threshold += f", text_threshold {settings.text_threshold:g} for its noun"
+    return f'"{entry.phrase}" was not found: its best score is {entry.best:.2f} ({threshold}).'
+
+
+def described(entry: Found) -> str:
+    """What was found for one object, as a line: instances, scores, boxes in pixels."""
+    if not entry.instances:
+        return f"{entry.phrase}: not found, best score {entry.best:.2f}"
+    asked = f' (as "{entry.words}")' if entry.words != entry.phrase.lower() else ""
+    boxes = "; ".join(
+        f"score {i.score:.2f} box " + " ".join(f"{v:.0f}" for v in i.box) for i in entry.instances
+    )
+    return f"{entry.phrase}{asked}: {len(entry.instances)} of {entry.available}: {boxes}"
+
+
+def _require_no_full_prompt(edits: Edits, edit: Edit) -> None:
+    """Raises ValueError where a left-out edit's words would stay in a whole sentence."""
+    if edits.source_prompt or edits.target_prompt:
+        raise ValueError(
+            f'{NODE}: the edit "{edit.source} {ARROW} {edit.target}" cannot be left out, because '
+            "its words stand in the sentences of Full Prompts. Choose stop or whole image in "
+            "missing, or leave Full Prompts out."
+        )
