@@ -13,7 +13,7 @@ def find_objects(image: Tensor, at_most: int = 6) -> Tensor:
     seeds = (image.amax(-1) - image.amin(-1) > _SATURATED).float()[None, None]
     closed = -F.max_pool2d(-F.max_pool2d(seeds, 5, 1, 2), 5, 1, 2)  # bridges joints and highlights
     inside = closed[0, 0] > 0
-    labels = _connected(inside)
+    labels = connected(inside)
     sizes = [(int((labels == i).sum()), i) for i in labels[inside].unique().tolist()]
     kept = [i for size, i in sorted(sizes, reverse=True) if size > _SMALLEST * inside.numel()]
     if not kept:
@@ -21,7 +21,7 @@ def find_objects(image: Tensor, at_most: int = 6) -> Tensor:
     return torch.stack([(labels == i).float() for i in kept[:at_most]])
 
 
-def _connected(inside: Tensor) -> Tensor:
+def connected(inside: Tensor) -> Tensor:
     """Label (H, W) per pixel: the largest pixel number reachable within `inside`; 0 outside."""
     numbers = torch.arange(1, inside.numel() + 1, dtype=torch.float64).view_as(inside)
     labels = (numbers * inside)[None, None]

@@ -20,6 +20,7 @@ from .latents import make_shard
 from .stage import StagePlan
 from .text_encoder import TrainableText
 from .train_autoencoder import train_autoencoder, train_decoder
+from .train_finder import train_finder
 from .train_judge import train_judge
 from .train_lcm import train_lcm
 from .train_mini_clip import train_mini_clip
@@ -36,6 +37,7 @@ _STAGES = {
     "decoder": (80_000, 16, 1e-3, 0.997),
     "text": (28_000, 64, 1e-3, 0.997),
     "judge": (31_000, 32, 2e-3, 0.997),
+    "finder": (24_000, 16, 2e-3, 0.997),
     "unet": (400_000, 32, 1e-3, 0.999),
     "lcm": (20_000, 16, 1e-3, 0.99),
     "clip": (60_000, 64, 1e-3, 0.997),
@@ -78,6 +80,8 @@ def train_all(options: argparse.Namespace, device: torch.device) -> None:
     write_weights("text", text_weights(text), folder)
     judge = train_judge(_plan(options, "judge"), out, device, _start(options, "judge"))
     write_weights("judge", judge.state_dict(), folder)
+    finder = train_finder(_plan(options, "finder"), out, device)
+    write_weights("finder", finder.state_dict(), folder)
     scenes = _SMOKE_SCENES if options.smoke else options.scenes_unet
     shard = make_shard(autoencoder, scenes, out / "latents.npy")
     unet = train_unet(

@@ -9,7 +9,13 @@ from torch import Tensor
 
 FOLDER = Path(__file__).parent / "weights"
 TABLE = "weights.json"
-PARTS = ("autoencoder", "text", "unet", "judge")  # what every user of the demo model needs
+PARTS = (
+    "autoencoder",
+    "text",
+    "unet",
+    "judge",
+    "finder",
+)  # what every user of the demo model needs
 TRAINED_PARTS = (*PARTS, "lcm", "clip")  # what train-demo makes; these two are for the bench
 
 _CURE = "Clone the repository again, or train the model anew: python dev.py train-demo"

@@ -26,6 +26,7 @@ PACK: dict[str, set[str]] = {
     "regions/preview.py": set(),
     "demo": set(),
     "demo/evaluate.py": {"host", *PURE},
+    "demo/finder.py": {"regions"},
     "bench": {"headless", "scoring", "demo"},
     "bench/speed.py": {"host", "editors", "demo", *PURE},
     "bench/options.py": set(),
@@ -41,6 +42,7 @@ OTHERS: dict[str, set[str]] = {
     "host": {"torch", "numpy", *COMFY},
     **{folder: {"torch", "numpy"} for folder in ("editors", *PURE, "scoring", "demo")},
     "demo/evaluate.py": {"torch", "numpy"},
+    "demo/finder.py": {"torch"},
     "regions/preview.py": {"torch", "numpy", "PIL"},  # labels need a font
     "bench": {"torch", "numpy", "PIL", "aiohttp"},
     "bench/lpips_network.py": {"torch"},

@@ -1,0 +1,148 @@
+"""The demo world's detector and segmenter: a small U-Net that says of every pixel whether an object
+is there, and of which shape, colour and material.
+
+It is trained on rendered ground truth alone. A phrase is matched by the attributes that it names;
+objects never touch, so an object is a connected patch.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..regions.detection import Detections, iou
+from .finding import connected
+from .scenes import COLORS, MATERIALS, SHAPES
+from .weights import FOLDER, read_weights
+
+ATTRIBUTES = (SHAPES, COLORS, MATERIALS)
+_WIDTHS = (16, 32, 48, 64)
+_MULTIPLE = 2 ** (len(_WIDTHS) - 1)
+_SMALLEST = 0.003  # of the image's area
+
+
+class FinderNet(nn.Module):
+    """Images (B, 3, H, W) in [0, 1], H and W multiples of 8 -> logits (B, H, W) of an object, and
+    (B, 8, H, W), (B, 8, H, W), (B, 5, H, W) of its shape, color and material."""
+
+    def __init__(self):
+        super().__init__()
+        inputs = (3, *_WIDTHS[:-1])
+        self.down = nn.ModuleList(
+            _block(a, b, stride=1 if i == 0 else 2)
+            for i, (a, b) in enumerate(zip(inputs, _WIDTHS, strict=True))
+        )
+        self.middle = _block(_WIDTHS[-1], _WIDTHS[-1])
+        self.up = nn.ModuleList(
+            _block(a + b, b) for a, b in zip(_WIDTHS[:0:-1], _WIDTHS[-2::-1], strict=True)
+        )
+        self.head = nn.Conv2d(_WIDTHS[0], 1 + sum(map(len, ATTRIBUTES)), 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x, skipped = images * 2 - 1, []
+        for block in self.down:
+            x = block(x)
+            skipped.append(x)
+        x = self.middle(skipped.pop())
+        for block in self.up:
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0), skipped.pop()], dim=1))
+        is_object, *kinds = self.head(x).split((1, *map(len, ATTRIBUTES)), dim=1)
+        return is_object[:, 0], *kinds
+
+
+@dataclass(frozen=True, eq=False)
+class FoundObject:
+    """A patch of an image: mask (H, W) bool, box (4,) left, top, right, bottom in pixels, and the
+    probability of every word that describes objects."""
+
+    mask: Tensor
+    box: Tensor
+    words: dict[str, float]
+
+
+class SceneFinder:
+    """Detector and Segmenter (regions/detection.py) of the demo world."""
+
+    name = "demo"
+
+    def __init__(self, net: FinderNet):
+        self._net = net.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, folder: Path = FOLDER) -> "SceneFinder":
+        net = FinderNet()
+        net.load_state_dict(read_weights("finder", folder))
+        return cls(net)
+
+    def find(self, image: Tensor) -> list[FoundObject]:
+        """The objects of an image (H, W, 3) in [0, 1]."""
+        height, width = image.shape[:2]
+        padding = (0, -width % _MULTIPLE, 0, -height % _MULTIPLE)
+        pixels = image.permute(2, 0, 1)[None, :3].float().cpu()
+        with torch.no_grad():
+            logits = self._net(F.pad(pixels, padding, mode="replicate"))
+        is_object, *kinds = (x[0, ..., :height, :width] for x in logits)
+        labels = connected(is_object > 0)
+        masks = [labels == label for label in labels[labels > 0].unique().tolist()]
+        return [
+            FoundObject(mask, _box(mask), _words(mask, kinds))
+            for mask in masks
+            if mask.sum() >= _SMALLEST * mask.numel()
+        ]
+
+    def detect(self, image: Tensor, phrases: tuple[str, ...]) -> Detections:
+        """As a Detector. The score of a phrase is the product of the probabilities of all words in
+        it that describe objects, its head's that of its shape; 0 for a phrase without a shape."""
+        found = self.find(image)
+        boxes = torch.stack([o.box for o in found]) if found else torch.zeros(0, 4)
+        scores = torch.zeros(len(found), len(phrases))
+        heads = torch.zeros_like(scores)
+        for p, phrase in enumerate(phrases):
+            named = _named(phrase)
+            shapes = [word for word in named if word in SHAPES]
+            for q, o in enumerate(found if shapes else []):
+                scores[q, p] = torch.tensor([o.words[word] for word in named]).prod()
+                heads[q, p] = o.words[shapes[-1]]
+        return Detections(boxes, scores, heads)
+
+    def segment(self, image: Tensor, boxes: Tensor) -> Tensor:
+        """As a Segmenter: of each box (n, 4) the patch that fits it best, (n, H, W) bool."""
+        found = self.find(image)
+        if not found:
+            return torch.zeros(len(boxes), *image.shape[:2], dtype=torch.bool)
+        patches = torch.stack([o.box for o in found])
+        best = [int(iou(box.float().cpu(), patches).argmax()) for box in boxes]
+        return torch.stack([found[q].mask for q in best])
+
+
+def _named(phrase: str) -> list[str]:
+    """The words of a phrase that describe objects."""
+    described = {word for words in ATTRIBUTES for word in words}
+    return [word for word in re.findall(r"[a-z]+", phrase.lower()) if word in described]
+
+
+def _box(mask: Tensor) -> Tensor:
+    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+    edges = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    return torch.stack(edges).float()
+
+
+def _words(mask: Tensor, kinds: Sequence[Tensor]) -> dict[str, float]:
+    """The mean probability of each word over the pixels of a patch."""
+    words = {}
+    for names, logits in zip(ATTRIBUTES, kinds, strict=True):
+        shares = logits[:, mask].softmax(0).mean(1)
+        words.update(zip(names, shares.tolist(), strict=True))
+    return words
+
+
+def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
+    layers = []
+    for a, s in ((inputs, stride), (outputs, 1)):
+        convolution = nn.Conv2d(a, outputs, 3, stride=s, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.SiLU()]
+    return nn.Sequential(*layers)

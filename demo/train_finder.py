@@ -1,0 +1,71 @@
+"""Training stage 5: the finder, on rendered scenes with blur and noise."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .finder import FinderNet
+from .render import render_batch
+from .scenes import TRAINING_SEEDS, Scene, make_scene
+from .stage import Stage, StagePlan
+from .train_judge import degrade, object_labels
+
+_FIRST_SEED = TRAINING_SEEDS.start + 20_000_000
+_COUNTS = (1, 2, 3, 4)
+_NOTHING = -100  # cross_entropy leaves these pixels out
+
+
+def train_finder(
+    plan: StagePlan,
+    out: Path,
+    device: torch.device,
+    start: Mapping[str, Tensor] | None = None,
+) -> FinderNet:
+    """Train (or continue) the finder and return it with averaged weights, in eval mode.
+
+    A new stage begins with the weights `start`, or with random ones.
+    """
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(7)
+        net = FinderNet().to(device)
+    if start is not None:
+        net.load_state_dict(start)
+    stage = Stage(plan, net, out)
+
+    def loss_at(step: int, position: float) -> Tensor:
+        rng = np.random.default_rng((77, step))
+        first = _FIRST_SEED + step * plan.batch
+        scenes = [
+            make_scene(s, _COUNTS[s % len(_COUNTS)], triples="all", distinct_colors=False)
+            for s in range(first, first + plan.batch)
+        ]
+        images, masks = render_batch(scenes)
+        images = degrade(images.permute(0, 3, 1, 2), rng).to(device)
+        return finder_loss(net, images, masks.to(device), pixel_labels(scenes, masks).to(device))
+
+    net.load_state_dict(stage.train(loss_at))
+    return net.eval()
+
+
+def pixel_labels(scenes: list[Scene], masks: Tensor) -> Tensor:
+    """Indices (B, 3, H, W) of shape, color and material of each pixel's object, or a number that
+    cross_entropy ignores; masks (B, 4, H, W)."""
+    labels = torch.full((len(scenes), 3, *masks.shape[2:]), _NOTHING)
+    of_objects = iter(object_labels(scenes))
+    for b, scene in enumerate(scenes):
+        for k in range(len(scene.objects)):
+            labels[b, :, masks[b, k] > 0.5] = next(of_objects)[:, None]
+    return labels
+
+
+def finder_loss(net: FinderNet, images: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
+    """Of images (B, 3, H, W): whether a pixel is an object's, and which kind of object's."""
+    is_object, *kinds = net(images)
+    loss = F.binary_cross_entropy_with_logits(is_object, (masks.amax(1) > 0.5).float())
+    for i, logits in enumerate(kinds):
+        loss = loss + 0.3 * F.cross_entropy(logits, labels[:, i], ignore_index=_NOTHING)
+    return loss
