@@ -8,10 +8,12 @@ from dataclasses import asdict
 from comfy_api.latest import io
 
 from ..demo.captions import demo_edits
+from ..demo.finder import SceneFinder
 from ..demo.models import load_demo_model
 from ..demo.render import render
 from ..demo.scenes import MAX_OBJECTS, make_scene
 from ..prompts.edits import ARROW
+from . import sockets
 
 CATEGORY = "ALE-Edit/demo"
 
@@ -46,6 +48,33 @@ class DemoModelLoader(io.ComfyNode):
     @classmethod
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(*load_demo_model())
+
+
+class DemoDetectorLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALEDemoDetectorLoader",
+            display_name="Demo Detector Loader",
+            category=CATEGORY,
+            description=(
+                "Loads the demo world's own detector and segmenter, for Grounded-SAM Masks without "
+                "any download. They find objects of the demo world by its words only "
+                "(demo/MODEL_CARD.md)."
+            ),
+            inputs=[],
+            outputs=[
+                sockets.Detector.Output(display_name="detector", tooltip="For Grounded-SAM Masks."),
+                sockets.Segmenter.Output(
+                    display_name="segmenter", tooltip="For Grounded-SAM Masks."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        finder = SceneFinder.load()
+        return io.NodeOutput(finder, finder)
 
 
 class DemoScene(io.ComfyNode):
@@ -104,4 +133,4 @@ class DemoScene(io.ComfyNode):
         return io.NodeOutput(image[None], masks, text, json.dumps(asdict(scene)))
 
 
-NODES = [DemoModelLoader, DemoScene]
+NODES = [DemoModelLoader, DemoDetectorLoader, DemoScene]
