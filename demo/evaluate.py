@@ -16,9 +16,11 @@ from torch import Tensor
 from ..host.rgb_cam import apply_rgb_cam
 from ..host.text import embed_side
 from ..prompts.edits import Edits, make_edit
+from ..regions.detection import Instance, Thresholds, match
 from ..regions.regions import make_regions
 from .caption_sampler import EOS
 from .captions import join_phrases, object_phrase
+from .finder import SceneFinder
 from .finding import find_objects
 from .judge import Judge, Reading
 from .mini_clip import MiniClip
@@ -35,6 +37,7 @@ _ATTRIBUTES = ("shape", "color", "material")
 _BATCH = 25
 _LCM_STEPS = (4, 8, 15)
 _DILATION = 0.01  # the paper's
+_BOX, _NOUN = 0.35, 0.25  # thresholds, the defaults of Grounded-SAM Masks
 _COLUMNS = (
     "| {0} | shape | color | material | all three | another object's attribute | right count |\n"
     "|---|---|---|---|---|---|---|"
@@ -99,6 +102,42 @@ def _ground_truth(demo: _Demo, count: int) -> str:
         shares = [_share(pairs, a) for a in _ATTRIBUTES]
         lines.append(f"| {name} | " + " | ".join(f"{s:.3f}" for s in shares) + " |")
     return "\n".join(lines)
+
+
+def _found_objects(demo: _Demo, count: int) -> str:
+    """Intersection over union of true masks with those that the finder makes of each object's
+    phrase alone, 0 for an object that it does not find."""
+    finder, thresholds = SceneFinder.load(demo.folder), Thresholds(_BOX, _NOUN)
+    scenes = [make_scene(CHECK_SEEDS[i], 1 + i % 4, triples="all") for i in range(count)]
+    images, masks = render_batch(scenes)
+    decoded = demo.vae.decode(demo.vae.encode(images)).cpu()
+    lines = [
+        f"Detection, {count} scenes of one to four objects, by phrases of shape and color",
+        "",
+        "| finder on | objects found | mask IoU |",
+        "|---|---|---|",
+    ]
+    for name, shown in (("rendered images", images), ("decoded images", decoded)):
+        overlaps = []
+        for image, rows, scene in zip(shown, masks, scenes, strict=True):
+            phrases = tuple(object_phrase(o.shape, o.color) for o in scene.objects)
+            found = match(finder.detect(image, phrases), phrases, thresholds)
+            overlaps += [
+                _overlap(finder, image, own.instances, mask)
+                for own, mask in zip(found, rows > 0.5, strict=False)
+            ]
+        lines.append(f"| {name} | {_rate([o > 0 for o in overlaps])} | {_rate(overlaps)} |")
+    return "\n".join(lines)
+
+
+def _overlap(
+    finder: SceneFinder, image: Tensor, instances: Sequence[Instance], mask: Tensor
+) -> float:
+    """IoU of a true mask (H, W) with the union of what was found."""
+    if not instances:
+        return 0.0
+    made = finder.segment(image, torch.tensor([i.box for i in instances])).any(0)
+    return float((made & mask).sum() / (made | mask).sum())
 
 
 def _text_to_image(demo: _Demo, count: int) -> str:
@@ -390,6 +429,7 @@ def _denoise(demo: _Demo, positive: Any, noise: Tensor) -> Tensor:
 PARTS_OF_CARD: dict[str, Callable[[_Demo, int], str]] = {
     "files": _files,
     "ground-truth": _ground_truth,
+    "finder": _found_objects,
     "text-to-image": _text_to_image,
     "region-control": _region_control,
     "end-of-text": _end_of_text,

@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="PART",
         help="print the model card's figures instead, all or some: files ground-truth "
-        "text-to-image region-control end-of-text lcm clip",
+        "finder text-to-image region-control end-of-text lcm clip",
     )
     parser.add_argument(
         "--gallery", type=Path, metavar="FILE", help="write a picture of the demo world instead"
