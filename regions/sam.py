@@ -66,8 +66,10 @@ RULES = (
         for old, new in _UPSCALING.items()
     ),
     *(
-        (rf"mask_decoder\.{part}\.layers\.{old}\.(.*)", rf"mask_decoder.{part}.{new}.\1")
-        for part in ("iou_prediction_head",)
+        (
+            rf"mask_decoder\.iou_prediction_head\.layers\.{old}\.(.*)",
+            rf"mask_decoder.iou_prediction_head.{new}.\1",
+        )
         for old, new in _MLP.items()
     ),
     *(

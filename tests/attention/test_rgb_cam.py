@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ale_edit.attention.rgb_cam import (
+    LayerText,
     joined_cross_attention,
     joined_text,
     layer_text,
@@ -58,24 +59,24 @@ def algorithm_2(
     return out
 
 
+def texts(keys: Tensor, values: Tensor, owner: Tensor, covered: Tensor, overlap: str) -> LayerText:
+    groups = cell_groups(covered, overlap == "last object")
+    return layer_text(
+        [region_text(keys, values, owner, g.cells, g.value, g.visible) for g in groups]
+    )
+
+
 def grouped(
     q: Tensor, keys: Tensor, values: Tensor, owner: Tensor, covered: Tensor, overlap: str
 ) -> Tensor:
-    texts = [
-        region_text(keys, values, owner, group.cells, group.value, group.visible)
-        for group in cell_groups(covered, overlap == "last object")
-    ]
-    return region_cross_attention(q, layer_text(texts), attention)
+    return region_cross_attention(q, texts(keys, values, owner, covered, overlap), attention)
 
 
 def joined(
     q: Tensor, keys: Tensor, values: Tensor, owner: Tensor, covered: Tensor, overlap: str
 ) -> Tensor:
-    texts = [
-        region_text(keys, values, owner, group.cells, group.value, group.visible)
-        for group in cell_groups(covered, overlap == "last object")
-    ]
-    return joined_cross_attention(q, joined_text(layer_text(texts)), attention)
+    text = joined_text(texts(keys, values, owner, covered, overlap))
+    return joined_cross_attention(q, text, attention)
 
 
 def disjoint(count: int, height: int, width: int, seed: int = 0) -> Tensor:
