@@ -24,7 +24,7 @@ from .finder import SceneFinder
 from .finding import find_objects
 from .judge import Judge, Reading
 from .mini_clip import MiniClip
-from .models import build_clip, build_model, build_vae
+from .models import add_lcm, build_clip, build_model, build_vae
 from .render import IMAGE_SIZE, render_batch
 from .scenes import CHECK_SEEDS, COLORS, MATERIALS, SHAPES, Scene, SceneObject, Triples, make_scene
 from .weights import read_weights, weight_table
@@ -107,7 +107,7 @@ def _ground_truth(demo: _Demo, count: int) -> str:
 def _found_objects(demo: _Demo, count: int) -> str:
     """Intersection over union of true masks with those that the finder makes of each object's
     phrase alone, 0 for an object that it does not find."""
-    finder, thresholds = SceneFinder.load(demo.folder), Thresholds(_BOX, _NOUN)
+    finder = SceneFinder.load(demo.folder)
     scenes = [make_scene(CHECK_SEEDS[i], 1 + i % 4, triples="all") for i in range(count)]
     images, masks = render_batch(scenes)
     decoded = demo.vae.decode(demo.vae.encode(images)).cpu()
@@ -118,22 +118,31 @@ def _found_objects(demo: _Demo, count: int) -> str:
         "|---|---|---|",
     ]
     for name, shown in (("rendered images", images), ("decoded images", decoded)):
-        overlaps = []
-        for image, rows, scene in zip(shown, masks, scenes, strict=True):
-            phrases = tuple(object_phrase(o.shape, o.color) for o in scene.objects)
-            found = match(finder.detect(image, phrases), phrases, thresholds)
-            overlaps += [
-                _overlap(finder, image, own.instances, mask)
-                for own, mask in zip(found, rows > 0.5, strict=False)
-            ]
+        overlaps = found_overlaps(finder, shown, masks, scenes)
         lines.append(f"| {name} | {_rate([o > 0 for o in overlaps])} | {_rate(overlaps)} |")
     return "\n".join(lines)
+
+
+def found_overlaps(
+    finder: SceneFinder, images: Tensor, masks: Tensor, scenes: Sequence[Scene]
+) -> list[float]:
+    """For each object of images (B, H, W, 3) with true masks (B, K, H, W): the intersection over
+    union of its mask with what the finder makes of its shape and color, 0 where it finds nothing.
+    """
+    overlaps = []
+    for image, rows, scene in zip(images, masks > 0.5, scenes, strict=True):
+        phrases = tuple(object_phrase(o.shape, o.color) for o in scene.objects)
+        found = match(finder.detect(image, phrases), phrases, Thresholds(_BOX, _NOUN))
+        overlaps += [
+            _overlap(finder, image, own.instances, mask)
+            for own, mask in zip(found, rows, strict=False)
+        ]
+    return overlaps
 
 
 def _overlap(
     finder: SceneFinder, image: Tensor, instances: Sequence[Instance], mask: Tensor
 ) -> float:
-    """IoU of a true mask (H, W) with the union of what was found."""
     if not instances:
         return 0.0
     made = finder.segment(image, torch.tensor([i.box for i in instances])).any(0)
@@ -173,12 +182,7 @@ def _region_control(demo: _Demo, count: int) -> str:
 
 def _distilled(demo: _Demo, count: int) -> str:
     """Two objects by the latent consistency LoRA, as ComfyUI's own nodes apply it."""
-    from comfy.sd import load_lora_for_models
-    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
-
-    lora = read_weights("lcm", demo.folder)
-    model, _ = load_lora_for_models(demo.model, None, lora, 1.0, 0.0)
-    model = ModelSamplingDiscrete().patch(model, "lcm", zsnr=False)[0]
+    model = add_lcm(demo.model, read_weights("lcm", demo.folder))
     scenes = _prompt_scenes(count, 2, "trained")
     lines = [_COLUMNS.format(f"LCM LoRA, two objects, {count} prompts, lcm, guidance 1")]
     for steps in _LCM_STEPS:

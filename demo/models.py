@@ -46,13 +46,23 @@ PREVIEW_FACTORS = [
 PREVIEW_BIAS = [0.1376, 0.1113, 0.1134]
 
 
-def load_demo_model() -> "tuple[ModelPatcher, CLIP, VAE]":
-    """The demo model, ready for any ComfyUI node: (model, clip, vae)."""
+def load_demo_model(lcm_lora: bool = False) -> "tuple[ModelPatcher, CLIP, VAE]":
+    """The demo model, ready for any ComfyUI node: (model, clip, vae); `lcm_lora` as `add_lcm`."""
+    model = build_model(read_weights("unet"))
     return (
-        build_model(read_weights("unet")),
+        add_lcm(model, read_weights("lcm")) if lcm_lora else model,
         build_clip(read_weights("text")),
         build_vae(read_weights("autoencoder")),
     )
+
+
+def add_lcm(model: "ModelPatcher", lora: dict[str, Tensor]) -> "ModelPatcher":
+    """The model with a latent consistency LoRA, by ComfyUI's own LoRA and "lcm" sampling nodes."""
+    from comfy.sd import load_lora_for_models
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    distilled, _ = load_lora_for_models(model, None, lora, 1.0, 0.0)
+    return ModelSamplingDiscrete().patch(distilled, "lcm", zsnr=False)[0]
 
 
 def build_model(weights: dict[str, Tensor]) -> "ModelPatcher":

@@ -15,8 +15,9 @@ PARTS = (
     "unet",
     "judge",
     "finder",
-)  # what every user of the demo model needs
-TRAINED_PARTS = (*PARTS, "lcm", "clip")  # what train-demo makes; these two are for the bench
+    "lcm",
+    "clip",
+)
 
 _CURE = "Clone the repository again, or train the model anew: python dev.py train-demo"
 

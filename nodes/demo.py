@@ -30,7 +30,17 @@ class DemoModelLoader(io.ComfyNode):
                 "any CPU in seconds. It knows a few shapes, colours and materials only "
                 "(demo/MODEL_CARD.md)."
             ),
-            inputs=[],
+            inputs=[
+                io.Boolean.Input(
+                    "lcm_lora",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "Add the latent consistency LoRA and its sampling: 4 to 15 steps with a "
+                        "source guidance of 1 and a target guidance of 2. Off: 3 and 5."
+                    ),
+                ),
+            ],
             outputs=[
                 io.Model.Output(
                     display_name="model", tooltip="An SD 1.5-shaped UNet of 7 million parameters."
@@ -46,8 +56,8 @@ class DemoModelLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(*load_demo_model())
+    def execute(cls, lcm_lora: bool = False) -> io.NodeOutput:
+        return io.NodeOutput(*load_demo_model(lcm_lora))
 
 
 class DemoDetectorLoader(io.ComfyNode):

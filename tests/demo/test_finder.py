@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from ale_edit.demo.captions import object_phrase
+from ale_edit.demo.evaluate import found_overlaps
 from ale_edit.demo.finder import ATTRIBUTES, FinderNet, SceneFinder
 from ale_edit.demo.render import render_batch
-from ale_edit.demo.scenes import Scene, make_scene
+from ale_edit.demo.scenes import CHECK_SEEDS, Scene, make_scene
 from ale_edit.demo.stage import StagePlan
 from ale_edit.demo.train_finder import finder_loss, pixel_labels, train_finder
 from ale_edit.regions.detection import Thresholds, iou, match
@@ -117,3 +118,11 @@ def test_a_few_steps_lower_the_loss(tmp_path):
     net = train_finder(StagePlan("finder", 240, 4, 2e-3, ema=0.5), tmp_path, torch.device("cpu"))
     with torch.no_grad():
         assert float(finder_loss(net, *batch)) < 0.85 * before
+
+
+def test_its_masks_are_those_of_scenes_that_it_never_saw():
+    scenes = [make_scene(CHECK_SEEDS[i], 1 + i % 4, triples="all") for i in range(500)]
+    images, masks = render_batch(scenes)
+    overlaps = found_overlaps(SceneFinder.load(), images, masks, scenes)
+    assert len(overlaps) == 1250
+    assert sum(overlaps) / len(overlaps) >= 0.85

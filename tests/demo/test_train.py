@@ -5,7 +5,7 @@ import torch
 
 from ale_edit.demo.stage import Stage, StagePlan, save_atomically
 from ale_edit.demo.train import main
-from ale_edit.demo.weights import TABLE, TRAINED_PARTS
+from ale_edit.demo.weights import TABLE, PARTS
 
 
 def _line_stage(out, steps):
@@ -72,7 +72,7 @@ def test_one_command_runs_every_stage_and_a_second_run_resumes(tmp_path):
     command = ["--smoke", "--out", str(tmp_path / "run"), "--weights", str(tmp_path / "weights")]
     assert main([*command, "--device", "cpu"]) == 0
     listed = json.loads((tmp_path / "weights" / TABLE).read_text(encoding="utf-8"))
-    assert set(listed) == {f"{part}.safetensors" for part in TRAINED_PARTS}
+    assert set(listed) == {f"{part}.safetensors" for part in PARTS}
     assert (tmp_path / "run" / "curves.svg").is_file()
     (tmp_path / "run" / "judge.pt").unlink()
     assert main([*command, "--device", "cpu"]) == 0

@@ -53,8 +53,8 @@ def test_no_schema_has_changed() -> None:
     )
 
 
-def test_there_are_nineteen_nodes() -> None:
-    assert len(nodes()) == 19
+def test_there_are_twenty_nodes() -> None:
+    assert len(nodes()) == 20
 
 
 @every_node
