@@ -5,7 +5,7 @@ import torch
 
 from ale_edit.demo.stage import Stage, StagePlan, save_atomically
 from ale_edit.demo.train import main
-from ale_edit.demo.weights import TABLE, PARTS
+from ale_edit.demo.weights import PARTS, TABLE
 
 
 def _line_stage(out, steps):
