@@ -21,6 +21,7 @@ from PIL import Image, PngImagePlugin
 
 from ..headless import ComfyClient, ComfyError, Interrupted, NodeFailed, Workflow, WorkflowRejected
 from .dataset import Dataset, ImageEdit, write_bytes
+from .judging import weights_key
 from .main_job import as_png, filled_workflow
 from .methods import Method
 
@@ -89,7 +90,8 @@ class Plan:
 
     def _job(self, edit: ImageEdit, method: Method) -> Job:
         workflow, _ = self._prepared(edit, method)
-        made_from = json.dumps([workflow.nodes, self._context], sort_keys=True)
+        weights = [weights_key(*method.parts)] if method.parts else []
+        made_from = json.dumps([workflow.nodes, self._context, *weights], sort_keys=True)
         fingerprint = hashlib.sha256(made_from.encode()).hexdigest()
         path = image_path(self.out, method.name, edit.id)
         return Job(edit, method, path, fingerprint, partial(self._prepared, edit, method))

@@ -29,6 +29,7 @@ class Method:
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     mask_error: MaskError | None = None
     amount: float = 0.0
+    parts: tuple[str, ...] = ()  # of the demo model, beyond what every method uses
 
     def apply(self, workflow: Workflow) -> None:
         for title, inputs in self.inputs.items():
@@ -86,12 +87,32 @@ MASK_ERRORS = (
     Method("box", "bounding boxes", mask_error="box"),
     _switched("no-masks", "missing (ORE alone)", rgb_cam=False, blending=False),
 )
+
+
+def _distilled(name: str, label: str, steps: int, **switches: Any) -> Method:
+    """With the demo model's LCM LoRA, at the published code's guidance."""
+    inputs: dict[str, dict[str, Any]] = {
+        "Model": {"lcm_lora": True},
+        "Guider": {"source_guidance": 1.0, "target_guidance": 2.0},
+        "Schedule": {"steps": steps},
+    }
+    if switches:
+        inputs["Method"] = switches
+    return Method(name, label, inputs, parts=("lcm",))
+
+
+LCM = (
+    _distilled("lcm-naive", "naive edit, LCM LoRA", 15, ore=False, rgb_cam=False, blending=False),
+    _distilled("lcm-15", "ALE-Edit, LCM LoRA, 15 steps", 15),
+    _distilled("lcm-8", "ALE-Edit, LCM LoRA, 8 steps", 8),
+    _distilled("lcm-4", "ALE-Edit, LCM LoRA, 4 steps", 4),
+)
 DEFAULT = (*COMPONENTS, CODE)
 
 
 def all_methods() -> dict[str, Method]:
     """Every named method."""
-    groups = (DEFAULT, END_OF_TEXT, SCHEDULES, DILATIONS, MASK_ERRORS)
+    groups = (DEFAULT, END_OF_TEXT, SCHEDULES, DILATIONS, MASK_ERRORS, LCM)
     return {method.name: method for group in groups for method in group}
 
 

@@ -23,6 +23,7 @@ from .methods import (
     COMPONENTS,
     DILATIONS,
     END_OF_TEXT,
+    LCM,
     MASK_ERRORS,
     NAIVE,
     SCHEDULES,
@@ -61,6 +62,7 @@ TABLES = (
         "mask-errors", "Mask errors, by a fraction of the image's height", (NAIVE, *MASK_ERRORS)
     ),
     PaperTable("variants", "Paper and published code", (ALE, CODE), by_type=True),
+    PaperTable("lcm", "Latent consistency LoRA, guidance 1 and 2", (NAIVE, ALE, *LCM)),
 )
 
 

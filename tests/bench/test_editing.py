@@ -133,6 +133,14 @@ def test_settings_are_part_of_the_fingerprint_and_of_the_workflow(dataset, job):
         plan(dataset, settings={"Guider": {"guidance": 4}})
 
 
+def test_an_image_depends_on_the_weights_of_its_method_alone(dataset, monkeypatch):
+    methods = (ALE, all_methods()["lcm-8"])
+    before = [job.fingerprint for job in Plan(dataset, dataset.edits[:1], methods).jobs]
+    monkeypatch.setattr("ale_edit.bench.editing.weights_key", lambda part: f"other {part}")
+    after = [job.fingerprint for job in Plan(dataset, dataset.edits[:1], methods).jobs]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False]
+
+
 def test_a_full_disk_leaves_no_half_of_an_image(job, monkeypatch):
     def full(_number: int) -> None:
         raise OSError(28, "No space left on device")
