@@ -205,28 +205,42 @@ def _mini_clip(demo: _Demo, count: int) -> str:
         f"| mini CLIP, {count} two-object scenes | shape | color | material | own colours |",
         "|---|---|---|---|---|",
     ]
+    objects = [o for scene in scenes for o in scene.objects]
+    shapes = [SHAPES.index(o.shape) for o in objects]
+    questions = (  # the texts to choose from for an object of each shape, and the right ones
+        ([[object_phrase(s) for s in SHAPES]] * len(SHAPES), shapes),
+        (
+            [[object_phrase(s, c) for c in COLORS] for s in SHAPES],
+            [COLORS.index(o.color) for o in objects],
+        ),
+        (
+            [[object_phrase(s, None, m) for m in MATERIALS] for s in SHAPES],
+            [MATERIALS.index(o.material) for o in objects],
+        ),
+    )
     for name, shown in (("rendered images", images), ("decoded images", decoded)):
-        hits = []
-        for image, rows, scene in zip(shown, masks, scenes, strict=True):
-            a, b = scene.objects
-            cut = torch.stack([image * rows[0, ..., None], image * rows[1, ..., None]])
-            words = (
-                [_best(scorer, part, [object_phrase(s) for s in SHAPES], SHAPES.index(o.shape))
-                 for part, o in zip(cut, (a, b), strict=True)],
-                [_best(scorer, part, [object_phrase(o.shape, c) for c in COLORS],
-                       COLORS.index(o.color)) for part, o in zip(cut, (a, b), strict=True)],
-                [_best(scorer, part, [object_phrase(o.shape, None, m) for m in MATERIALS],
-                       MATERIALS.index(o.material)) for part, o in zip(cut, (a, b), strict=True)],
-            )  # fmt: skip
-            own = join_phrases([object_phrase(a.shape, a.color), object_phrase(b.shape, b.color)])
-            other = join_phrases([object_phrase(a.shape, b.color), object_phrase(b.shape, a.color)])
-            hits.append([*(np.mean(w) for w in words), _best(scorer, image, [own, other], 0)])
-        lines.append(f"| {name} | " + " | ".join(f"{x:.3f}" for x in np.mean(hits, axis=0)) + " |")
+        cut = (shown[:, None] * masks[:, :2, ..., None]).flatten(0, 1)
+        shares = []
+        for texts, right in questions:
+            cosines = scorer.similarity(cut, [text for row in texts for text in row])
+            own_row = cosines.unflatten(1, (len(texts), -1))[range(len(objects)), shapes]
+            shares.append(float((own_row.argmax(1) == torch.tensor(right)).float().mean()))
+        own = [
+            float(scorer.similarity(image[None], _captions_of_colors(scene))[0].argmax() == 0)
+            for image, scene in zip(shown, scenes, strict=True)
+        ]
+        cells = [*shares, sum(own) / len(own)]
+        lines.append(f"| {name} | " + " | ".join(f"{x:.3f}" for x in cells) + " |")
     return "\n".join(lines)
 
 
-def _best(scorer: MiniClip, image: Tensor, texts: list[str], right: int) -> bool:
-    return int(scorer.similarity(image[None], texts)[0].argmax()) == right
+def _captions_of_colors(scene: Scene) -> list[str]:
+    """The caption of two objects, and that with their colours exchanged."""
+    a, b = scene.objects
+    return [
+        join_phrases([object_phrase(a.shape, first), object_phrase(b.shape, second)])
+        for first, second in ((a.color, b.color), (b.color, a.color))
+    ]
 
 
 def _prompt_scenes(count: int, objects: int, triples: Triples) -> list[Scene]:
