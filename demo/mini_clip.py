@@ -74,5 +74,8 @@ class MiniClip:
 
 
 def _layer(inputs: int, outputs: int) -> list[nn.Module]:
-    convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
-    return [convolution, nn.BatchNorm2d(outputs), nn.SiLU()]
+    layers: list[nn.Module] = []
+    for a, stride in ((inputs, 2), (outputs, 1)):
+        convolution = nn.Conv2d(a, outputs, 3, stride=stride, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.SiLU()]
+    return layers

@@ -22,7 +22,7 @@ from .stage import Stage, StagePlan
 from .text_encoder import TrainableText
 from .train_judge import degrade
 
-_FIRST_SEED = TRAINING_SEEDS.start + 20_000_000
+_FIRST_SEED = TRAINING_SEEDS.start + 30_000_000
 _COUNTS = (1, 2, 2, 3, 3, 4)
 _ALONE = 0.5  # share of images that show one object on black
 _BARE = 8  # one more image in so many samples shows a background only
@@ -61,12 +61,12 @@ def train_mini_clip(
     """Train (or continue) the mini CLIP beside the frozen text encoder; averaged, in eval mode."""
     captions_of = CaptionSampler(tokenize)
     with torch.random.fork_rng():
-        torch.default_generator.manual_seed(7)
+        torch.default_generator.manual_seed(8)
         net = MiniClipNet().to(device)
     stage = Stage(plan, net, out)
 
     def loss_at(step: int, position: float) -> Tensor:
-        rng = np.random.default_rng((77, step))
+        rng = np.random.default_rng((88, step))
         first = _FIRST_SEED + step * plan.batch
         scenes = [
             make_scene(s, _COUNTS[s % len(_COUNTS)], distinct_colors=False)
