@@ -1,12 +1,11 @@
 """The demo world's detector and segmenter: a small U-Net that says of every pixel whether an object
-is there, and of which shape, colour and material.
+is there, of which colour and material, and a second network that tells shapes by their outline.
 
-It is trained on rendered ground truth alone. A phrase is matched by the attributes that it names;
-objects never touch, so an object is a connected patch.
+Both are trained on rendered ground truth alone. A phrase is matched by the attributes that it
+names; objects never touch, so an object is a connected patch.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from ..regions.detection import Detections, iou
 from .finding import connected
+from .judge import crop_regions, region_boxes
 from .scenes import COLORS, MATERIALS, SHAPES
 from .weights import FOLDER, read_weights
 
@@ -27,7 +27,7 @@ _SMALLEST = 0.003  # of the image's area
 
 class FinderNet(nn.Module):
     """Images (B, 3, H, W) in [0, 1], H and W multiples of 8 -> logits (B, H, W) of an object, and
-    (B, 8, H, W), (B, 8, H, W), (B, 5, H, W) of its shape, color and material."""
+    (B, 8, H, W), (B, 5, H, W) of its color and material."""
 
     def __init__(self):
         super().__init__()
@@ -40,9 +40,13 @@ class FinderNet(nn.Module):
         self.up = nn.ModuleList(
             _block(a + b, b) for a, b in zip(_WIDTHS[:0:-1], _WIDTHS[-2::-1], strict=True)
         )
-        self.head = nn.Conv2d(_WIDTHS[0], 1 + sum(map(len, ATTRIBUTES)), 1)
+        self.head = nn.Conv2d(_WIDTHS[0], 1 + len(COLORS) + len(MATERIALS), 1)
+        self.outline = nn.Sequential(
+            _block(1, 16, stride=2), _block(16, 32, stride=2), _block(32, 48, stride=2)
+        )
+        self.shape = nn.Linear(48 * 9, len(SHAPES))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, skipped = images * 2 - 1, []
         for block in self.down:
             x = block(x)
@@ -50,8 +54,14 @@ class FinderNet(nn.Module):
         x = self.middle(skipped.pop())
         for block in self.up:
             x = block(torch.cat([F.interpolate(x, scale_factor=2.0), skipped.pop()], dim=1))
-        is_object, *kinds = self.head(x).split((1, *map(len, ATTRIBUTES)), dim=1)
-        return is_object[:, 0], *kinds
+        is_object, color, material = self.head(x).split((1, len(COLORS), len(MATERIALS)), dim=1)
+        return is_object[:, 0], color, material
+
+    def shapes(self, masks: Tensor) -> Tensor:
+        """Logits (N, 8) of the shapes of objects with masks (N, H, W), none of them empty."""
+        crops = crop_regions(masks[:, None].float(), region_boxes(masks))
+        features = F.adaptive_avg_pool2d(self.outline(crops * 2 - 1), 3)
+        return self.shape(features.flatten(1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,14 +95,25 @@ class SceneFinder:
         pixels = image.permute(2, 0, 1)[None, :3].float().cpu()
         with torch.no_grad():
             logits = self._net(F.pad(pixels, padding, mode="replicate"))
-        is_object, *kinds = (x[0, ..., :height, :width] for x in logits)
+        is_object, color, material = (x[0, ..., :height, :width] for x in logits)
         labels = connected(is_object > 0)
         masks = [labels == label for label in labels[labels > 0].unique().tolist()]
         return [
-            FoundObject(mask, _box(mask), _words(mask, kinds))
+            FoundObject(mask, _box(mask), self._words(mask, color, material))
             for mask in masks
             if mask.sum() >= _SMALLEST * mask.numel()
         ]
+
+    def _words(self, mask: Tensor, color: Tensor, material: Tensor) -> dict[str, float]:
+        """The probability of each word: of a shape by the outline, of a color or material the mean
+        over the patch."""
+        with torch.no_grad():
+            shape = self._net.shapes(mask[None])[0].softmax(0)
+        shares = [shape, *(x[:, mask].softmax(0).mean(1) for x in (color, material))]
+        named = zip(ATTRIBUTES, shares, strict=True)
+        return {
+            word: p for words, row in named for word, p in zip(words, row.tolist(), strict=True)
+        }
 
     def detect(self, image: Tensor, phrases: tuple[str, ...]) -> Detections:
         """As a Detector. The score of a phrase is the product of the probabilities of all words in
@@ -129,15 +150,6 @@ def _box(mask: Tensor) -> Tensor:
     rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
     edges = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
     return torch.stack(edges).float()
-
-
-def _words(mask: Tensor, kinds: Sequence[Tensor]) -> dict[str, float]:
-    """The mean probability of each word over the pixels of a patch."""
-    words = {}
-    for names, logits in zip(ATTRIBUTES, kinds, strict=True):
-        shares = logits[:, mask].softmax(0).mean(1)
-        words.update(zip(names, shares.tolist(), strict=True))
-    return words
 
 
 def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Module:

@@ -45,17 +45,34 @@ def train_finder(
         ]
         images, masks = render_batch(scenes)
         images = degrade(images.permute(0, 3, 1, 2), rng).to(device)
-        return finder_loss(net, images, masks.to(device), pixel_labels(scenes, masks).to(device))
+        found = finder_loss(net, images, masks.to(device), pixel_labels(scenes, masks).to(device))
+        outlines = frayed(object_masks(scenes, masks), rng).to(device)
+        shapes = object_labels(scenes)[:, 0].to(device)
+        return found + F.cross_entropy(net.shapes(outlines), shapes)
 
     net.load_state_dict(stage.train(loss_at))
     return net.eval()
 
 
+def object_masks(scenes: list[Scene], masks: Tensor) -> Tensor:
+    """Masks (N, H, W) of all objects, scene by scene, of masks (B, 4, H, W)."""
+    return torch.cat([rows[: len(s.objects)] for s, rows in zip(scenes, masks, strict=True)])
+
+
+def frayed(masks: Tensor, rng: np.random.Generator) -> Tensor:
+    """Masks (N, H, W) with outlines a pixel too wide, or with a few wrong pixels, as found ones."""
+    wider = F.max_pool2d(masks[:, None], 3, 1, 1)[:, 0]
+    is_wider = torch.from_numpy(rng.random(len(masks)) < 0.3)[:, None, None]
+    flipped = torch.from_numpy(rng.random(masks.shape) < 0.3)
+    edge = (wider > 0.5) & (masks <= 0.5)
+    return torch.where(is_wider | (edge & flipped), wider, masks)
+
+
 def pixel_labels(scenes: list[Scene], masks: Tensor) -> Tensor:
-    """Indices (B, 3, H, W) of shape, color and material of each pixel's object, or a number that
+    """Indices (B, 2, H, W) of color and material of each pixel's object, or a number that
     cross_entropy ignores; masks (B, 4, H, W)."""
-    labels = torch.full((len(scenes), 3, *masks.shape[2:]), _NOTHING)
-    of_objects = iter(object_labels(scenes))
+    labels = torch.full((len(scenes), 2, *masks.shape[2:]), _NOTHING)
+    of_objects = iter(object_labels(scenes)[:, 1:])
     for b, scene in enumerate(scenes):
         for k in range(len(scene.objects)):
             labels[b, :, masks[b, k] > 0.5] = next(of_objects)[:, None]
@@ -63,7 +80,7 @@ def pixel_labels(scenes: list[Scene], masks: Tensor) -> Tensor:
 
 
 def finder_loss(net: FinderNet, images: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
-    """Of images (B, 3, H, W): whether a pixel is an object's, and which kind of object's."""
+    """Of images (B, 3, H, W): whether a pixel is an object's, and of which color and material."""
     is_object, *kinds = net(images)
     loss = F.binary_cross_entropy_with_logits(is_object, (masks.amax(1) > 0.5).float())
     for i, logits in enumerate(kinds):

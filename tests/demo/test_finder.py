@@ -1,5 +1,6 @@
 """The demo world's detector and segmenter; its logic on exact pixel labels, without weights."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,18 +9,26 @@ from ale_edit.demo.captions import object_phrase
 from ale_edit.demo.evaluate import found_overlaps
 from ale_edit.demo.finder import ATTRIBUTES, FinderNet, SceneFinder
 from ale_edit.demo.render import render_batch
-from ale_edit.demo.scenes import CHECK_SEEDS, Scene, make_scene
+from ale_edit.demo.scenes import CHECK_SEEDS, COLORS, MATERIALS, SHAPES, Scene, make_scene
 from ale_edit.demo.stage import StagePlan
-from ale_edit.demo.train_finder import finder_loss, pixel_labels, train_finder
+from ale_edit.demo.train_finder import (
+    finder_loss,
+    frayed,
+    object_masks,
+    pixel_labels,
+    train_finder,
+)
+from ale_edit.demo.train_judge import object_labels
 from ale_edit.regions.detection import Thresholds, iou, match
 
 
 class Exact(FinderNet):
     """Answers with the true labels of one scene, whatever the image."""
 
-    def __init__(self, labels: Tensor):
+    def __init__(self, labels: Tensor, masks: Tensor, shapes: Tensor):
         super().__init__()
-        self.labels = labels  # (3, H, W), negative outside objects
+        self.labels = labels  # (2, H, W), negative outside objects
+        self.masks, self.true_shapes = masks > 0.5, shapes
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         height, width = images.shape[2:]
@@ -28,22 +37,28 @@ class Exact(FinderNet):
         rows, columns = labels.shape[1:]
         is_object[0, :rows, :columns][labels[0] >= 0] = 9
         kinds = []
-        for names, label in zip(ATTRIBUTES, labels, strict=True):
+        for names, label in zip(ATTRIBUTES[1:], labels, strict=True):
             logits = torch.zeros(1, len(names), height, width)
             one_hot = nn.functional.one_hot(label.clamp(min=0), len(names)).permute(2, 0, 1)
             logits[0, :, :rows, :columns] = 9.0 * one_hot
             kinds.append(logits)
         return is_object, *kinds
 
+    def shapes(self, masks: Tensor) -> Tensor:
+        rows, columns = masks.shape[1:]
+        shared = (masks[:, None] & self.masks[None, :, :rows, :columns]).sum((2, 3))
+        return 9.0 * nn.functional.one_hot(self.true_shapes[shared.argmax(1)], len(SHAPES))
+
 
 def scene_and_finder(seed: int, objects: int) -> tuple[Scene, Tensor, Tensor, SceneFinder]:
     scene = make_scene(seed, objects)
     images, masks = render_batch([scene])
+    shapes = object_labels([scene])[:, 0]
     return (
         scene,
         images[0],
         masks[0, :objects] > 0.5,
-        SceneFinder(Exact(pixel_labels([scene], masks)[0])),
+        SceneFinder(Exact(pixel_labels([scene], masks)[0], masks[0, :objects], shapes)),
     )
 
 
@@ -81,7 +96,8 @@ def test_the_size_of_an_image_need_not_fit_the_network():
 
 def test_an_image_without_objects_has_none():
     _, image, _, _ = scene_and_finder(7, 1)
-    finder = SceneFinder(Exact(torch.full((3, 128, 128), -100)))
+    nowhere = torch.full((2, 128, 128), -100)
+    finder = SceneFinder(Exact(nowhere, torch.zeros(1, 128, 128), torch.tensor([0])))
     assert finder.detect(image, ("ball",)).boxes.shape == (0, 4)
     assert not finder.segment(image, torch.tensor([[0.0, 0, 9, 9]])).any()
 
@@ -104,9 +120,18 @@ def test_pixel_labels_follow_the_masks():
         assert torch.equal(labels[b, 0] >= 0, (masks[b] > 0.5).any(0))
         for k, o in enumerate(scene.objects):
             inside = labels[b, :, masks[b, k] > 0.5]
-            words = (o.shape, o.color, o.material)
-            expected = [names.index(word) for names, word in zip(ATTRIBUTES, words, strict=True)]
+            expected = [COLORS.index(o.color), MATERIALS.index(o.material)]
             assert (inside == torch.tensor(expected)[:, None]).all()
+
+
+def test_frayed_outlines_stay_close_to_the_object():
+    scenes = [make_scene(s, 1 + s % 4) for s in range(6)]
+    whole = object_masks(scenes, render_batch(scenes)[1])
+    assert len(whole) == sum(len(scene.objects) for scene in scenes)
+    made = frayed(whole, np.random.default_rng(0))
+    near = nn.functional.max_pool2d(whole[:, None], 3, 1, 1)[:, 0]
+    assert (made >= whole).all() and (made <= near).all()
+    assert (made != whole).flatten(1).any(1).all()
 
 
 def test_a_few_steps_lower_the_loss(tmp_path):
@@ -115,7 +140,7 @@ def test_a_few_steps_lower_the_loss(tmp_path):
     batch = images.permute(0, 3, 1, 2), masks, pixel_labels(scenes, masks)
     torch.manual_seed(0)
     before = float(finder_loss(FinderNet(), *batch))
-    net = train_finder(StagePlan("finder", 240, 4, 2e-3, ema=0.5), tmp_path, torch.device("cpu"))
+    net = train_finder(StagePlan("finder", 120, 4, 2e-3, ema=0.5), tmp_path, torch.device("cpu"))
     with torch.no_grad():
         assert float(finder_loss(net, *batch)) < 0.85 * before
 
