@@ -175,9 +175,7 @@ class ComfyClient:
         server's nodes would not take, such as a checkpoint that it does not have."""
         await self.check(workflow.classes())
         if errors := complaints(workflow, await self._nodes()):
-            raise WorkflowRejected(
-                "", errors, f"ComfyUI at {self.url} cannot run {workflow.name}."
-            )
+            raise WorkflowRejected("", errors, f"ComfyUI at {self.url} cannot run {workflow.name}.")
 
     async def choices(self, class_type: str, input_name: str) -> list[str]:
         """What a node offers for an input that is a choice, for example the checkpoints."""

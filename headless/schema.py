@@ -1,4 +1,4 @@
-"""What a server's nodes take, as /object_info tells it, held against a workflow before it is queued.
+"""What a server's nodes take, by /object_info, held against a workflow before it is queued.
 
 ComfyUI looks at a workflow only when it is queued, and does not check every choice of newer nodes.
 """
