@@ -14,7 +14,7 @@ import json
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -191,9 +191,10 @@ class ComfyClient:
 
     async def _nodes(self) -> Info:
         """What /object_info says, asked once."""
-        if self._info is None:
-            self._info = await self._ask("/object_info")
-        return self._info
+        info = self._info
+        if info is None:
+            info = self._info = await self._ask("/object_info")
+        return info
 
     # a run
 
@@ -258,12 +259,10 @@ class ComfyClient:
             try:
                 message = await self._socket.receive(timeout=QUIET_S)
             except asyncio.TimeoutError:
-                ended = await self._entry(run) is not None
-                if not ended and (now := await self.ahead(run)) != ahead:
-                    ahead = now
+                before, ahead = ahead, await self.ahead(run)
+                if ahead not in (0, before):
                     yield Progress("", ahead=ahead)
-                elif not ended and not now and await self._is_lost(run):
-                    break
+                ended = await self._entry(run) is not None or await self._is_lost(run)
                 continue
             if message.type is aiohttp.WSMsgType.TEXT:
                 event = json.loads(message.data)
@@ -283,22 +282,29 @@ class ComfyClient:
     ) -> list[SavedImage]:
         """Queue, follow to the end, and return what was saved. Cancelled: the run is, too."""
         run = Run(str(uuid.uuid4()), workflow)
-        try:
+        async with self._cancelling(run):
             run = await self._queue(run, tag)
-            return await self.finish(run, on_progress)
-        except asyncio.CancelledError:
-            with suppress(ComfyError, asyncio.TimeoutError):
-                await asyncio.wait_for(self.cancel(run), CANCEL_TIMEOUT_S)
-            raise
+        return await self.finish(run, on_progress)
 
     async def finish(
         self, run: Run, on_progress: Callable[[Progress], None] | None = None
     ) -> list[SavedImage]:
-        """Follow a queued run to the end, and return what was saved."""
-        async for progress in self.follow(run):
-            if on_progress is not None:
-                on_progress(progress)
-        return await self.images(run)
+        """What `run` does once it is queued."""
+        async with self._cancelling(run):
+            async for progress in self.follow(run):
+                if on_progress is not None:
+                    on_progress(progress)
+            return await self.images(run)
+
+    @asynccontextmanager
+    async def _cancelling(self, run: Run) -> AsyncIterator[None]:
+        """Cancel the run where the task inside is cancelled."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            with suppress(ComfyError, asyncio.TimeoutError):
+                await asyncio.wait_for(self.cancel(run), CANCEL_TIMEOUT_S)
+            raise
 
     async def cancel(self, run: Run) -> None:
         """Take a run out of the queue, or interrupt it if it is the one at work."""

@@ -99,3 +99,9 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError:
         part.unlink(missing_ok=True)
         raise
+
+
+def reencoded(data: bytes) -> bytes:
+    """The bytes of a picture as PNG."""
+    with Image.open(io.BytesIO(data)) as picture:
+        return as_png(picture.convert("RGB"))
