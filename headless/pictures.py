@@ -45,14 +45,14 @@ def fitted_mask(path: Path, size: tuple[int, int], tell: Callable[[str], None]) 
 def check_mask(mask: Image.Image, path: Path) -> None:
     """ValueError for a mask (L) that marks nothing, or that looks like a photograph."""
     counts = mask.histogram()
-    if not sum(counts[128:]):
-        raise ValueError(f"{path} is black all over. Paint the object white.")
     grey = sum(counts[32:224]) / (mask.width * mask.height)
     if grey > 0.25:
         raise ValueError(
             f"{path} is no mask: {grey:.0%} of it is grey. Make it white on the object, black "
             "elsewhere (a mask in the alpha channel must be saved as an image of its own)."
         )
+    if not sum(counts[128:]):
+        raise ValueError(f"{path} is black all over. Paint the object white.")
 
 
 def as_png(picture: Image.Image) -> bytes:
