@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from PIL import Image
+
 from .client import ComfyClient, Progress, Run, SavedImage
 from .edits import REGIONS
 from .errors import (
@@ -41,6 +43,10 @@ RETRY_S = 1.0
 
 class Hopeless(ComfyError):
     """The first jobs all failed."""
+
+
+class InputChanged(ComfyError):
+    """A file of a row is not what it was when everything was checked."""
 
 
 @dataclass
@@ -121,7 +127,7 @@ class Batch:
                 told = {**about, "seconds": begun.seconds(), "finished": _now()}
                 self._write(job, data, regions, told)
                 is_over = True
-            except (NodeFailed, WorkflowRejected, Interrupted) as error:
+            except (NodeFailed, WorkflowRejected, Interrupted, InputChanged) as error:
                 is_over = self._failed(job, error, {**about, "finished": _now()})
             except ServerGone as error:
                 is_over = self._is_given_up(job, error, {**about, "finished": _now()})
@@ -235,11 +241,21 @@ class _Uploads:
 
     async def ensure(self, job: Job) -> None:
         async with self._lock:
-            for name, picture in await asyncio.to_thread(job.pictures):
+            for name, picture in await asyncio.to_thread(_opened, job):
                 if name not in self._sent:
                     folder, file = name.rsplit("/", 1)
                     await self._client.upload_image(as_png(picture), file, folder)
                     self._sent.add(name)
+
+
+def _opened(job: Job) -> list[tuple[str, Image.Image]]:
+    try:
+        pictures = job.pictures()
+    except (ValueError, OSError) as error:
+        raise InputChanged(f"Since the check: {error}") from error
+    if tuple(name for name, _ in pictures) != job.names:
+        raise InputChanged("Its image or a mask was changed since the check. Run it again.")
+    return pictures
 
 
 class _Stopwatch:

@@ -463,7 +463,7 @@ def _failure(content: dict[str, Any], workflow: Workflow) -> NodeFailed:
 
 def _named(message: str, inputs: set[str]) -> str | None:
     """The input that a node's sentence is about: "the NAME input ...", "input NAME ..."."""
-    for found in re.finditer(r"\bthe (\w+) input\b|\binput ['\"]?(\w+)", message):
+    for found in re.finditer(r"\b[Tt]he (\w+) input\b|\binput ['\"]?(\w+)", message):
         if (name := found[1] or found[2]) in inputs:
             return name
     return None

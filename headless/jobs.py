@@ -46,7 +46,7 @@ class How:
 class Job:
     """One image to make. asked: what it is made from, as the manifest has it; fingerprint: of all.
 
-    pictures opens what is to be uploaded, with the names that the workflow uses.
+    pictures opens what is to be uploaded; names: what the workflow calls it, in the same order.
     """
 
     row: Row
@@ -54,6 +54,7 @@ class Job:
     result: str
     asked: dict[str, Any]
     fingerprint: str
+    names: tuple[str, ...]
     pictures: Callable[[], list[tuple[str, Image.Image]]]
 
     @property
@@ -84,8 +85,8 @@ def build_jobs(
 
 
 def _job(row: Row, how: How, unused: set[str], tell: Callable[[str], None]) -> Job:
-    image, *masks = [name for name, _ in _loaded(row, tell)]
-    workflow = _filled(row, how, image, masks)
+    names = tuple(name for name, _ in _loaded(row, tell))
+    workflow = _filled(row, how, names[0], names[1:])
     if row.prompts:
         use_prompts(workflow, row.prompts)
     for name, value in how.settings.items():
@@ -100,6 +101,7 @@ def _job(row: Row, how: How, unused: set[str], tell: Callable[[str], None]) -> J
         _result(workflow, how),
         _asked(row, how, workflow),
         hashlib.sha256(json.dumps(workflow.nodes, sort_keys=True).encode()).hexdigest(),
+        names,
         partial(_loaded, row, lambda _text: None),
     )
 

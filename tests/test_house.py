@@ -34,6 +34,7 @@ PACK: dict[str, set[str]] = {
     "bench/own_input.py": {"headless"},
     "bench/lpips_network.py": set(),
     "headless": set(),
+    "headless/batch.py": set(),
     "headless/jobs.py": set(),
     "headless/pictures.py": set(),
     "edit.py": {"headless"},
@@ -53,6 +54,7 @@ OTHERS: dict[str, set[str]] = {
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
     "bench/own_input.py": {"PIL"},
     "headless": {"aiohttp"},
+    "headless/batch.py": {"PIL"},
     "headless/jobs.py": {"PIL"},
     "headless/pictures.py": {"PIL"},
     "edit.py": set(),

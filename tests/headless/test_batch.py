@@ -21,7 +21,7 @@ from ale_edit.headless.jobs import How, Job, build_jobs
 from ale_edit.headless.manifest import FILE, Manifest
 from ale_edit.headless.table import Problems, named, read_table
 from ale_edit.tests.headless.fake_server import FakeServer, colour_of, serving
-from ale_edit.tests.headless.inputs import write_csv, write_inputs
+from ale_edit.tests.headless.inputs import write_csv, write_inputs, write_mask
 
 
 def jobs_of(folder: Path, count: int, **columns: str) -> list[Job]:
@@ -95,6 +95,15 @@ def test_a_second_run_makes_nothing(tmp_path):
     run(Bench(tmp_path / "out"), jobs, server)
     again = Bench(tmp_path / "out")
     assert run(again, jobs, server).made == 0 and len(server.ran) == 3 and again.told == []
+
+
+def test_a_file_that_changes_or_goes_after_the_check_fails_its_row_alone(tmp_path):
+    server, bench, jobs = FakeServer(), Bench(tmp_path / "out"), jobs_of(tmp_path, 4)
+    (tmp_path / "in" / "p1.png").unlink()
+    write_mask(tmp_path / "in" / "m2.png", (0, 0, 3, 3))
+    outcome = run(bench, jobs, server)
+    assert outcome.made == 2 and "There is no file" in outcome.failed["p1"]
+    assert "a mask was changed since the check" in outcome.failed["p2"]
 
 
 def test_two_servers_share_the_work(tmp_path):

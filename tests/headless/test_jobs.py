@@ -15,8 +15,8 @@ from ale_edit.tests.headless.inputs import SIZE, write_csv, write_inputs, write_
 PLAIN = How()
 
 
-def jobs_of(folder: Path, how: How = PLAIN, count: int = 1, **columns: str) -> list[Job]:
-    rows = [{**row, **columns} for row in write_inputs(folder, count)]
+def jobs_of(folder: Path, how: How = PLAIN, **columns: str) -> list[Job]:
+    rows = [{**row, **columns} for row in write_inputs(folder, 1)]
     return build_jobs(named(read_table(write_csv(folder / "edits.csv", rows))), how)
 
 
@@ -107,7 +107,7 @@ def test_a_file_that_is_missing_broken_or_no_mask_is_told_with_its_row(tmp_path)
         ({"masks": "wide.png"}, "wide.png is 48x16, the image 24x16: their shapes differ"),
         ({"masks": "photo.png"}, "photo.png is no mask: 100% of it is grey"),
     ):
-        told = problem(tmp_path, **columns)
+        told = problem(tmp_path, PLAIN, **columns)
         assert "edits.csv, line 2: " in told and expected in told
 
 
