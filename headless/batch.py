@@ -45,6 +45,10 @@ class Hopeless(ComfyError):
     """The first jobs all failed."""
 
 
+class NoImage(ComfyError):
+    """A run ended without the image that it was for."""
+
+
 class InputChanged(ComfyError):
     """A file of a row is not what it was when everything was checked."""
 
@@ -127,7 +131,7 @@ class Batch:
                 told = {**about, "seconds": begun.seconds(), "finished": _now()}
                 self._write(job, data, regions, told)
                 is_over = True
-            except (NodeFailed, WorkflowRejected, Interrupted, InputChanged) as error:
+            except (NodeFailed, WorkflowRejected, Interrupted, InputChanged, NoImage) as error:
                 is_over = self._failed(job, error, {**about, "finished": _now()})
             except ServerGone as error:
                 is_over = self._is_given_up(job, error, {**about, "finished": _now()})
@@ -221,7 +225,7 @@ async def _fetched(
     """The edited image, and the preview of the regions where there is one."""
     results = [image for image in saved if image.title == job.result]
     if not results:
-        raise WorkflowRejected(f"The run ended, but no image came from {job.result!r}.", ())
+        raise NoImage(f"The run ended, but no image came from {job.result!r}.")
     data = await client.fetch(results[0])
     if not is_intact(data):
         raise ServerGone(f"The image that {client.url} sent is damaged.")

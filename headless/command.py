@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import shutil
 import signal
 import sys
 import time
@@ -154,10 +155,12 @@ class Bar:
     def __init__(self, total: int, *, is_terminal: bool):
         self._total, self._is_terminal = total, is_terminal
         self._start, self._over, self._made = time.monotonic(), 0, 0
-        self._shown = False
+        self._shown, self._at_work = False, ""
+        self._width = min(shutil.get_terminal_size((100, 24)).columns - 1, 120)
 
     def done(self, job: Job, outcome: Outcome) -> None:
         self._over, self._made = outcome.made + len(outcome.failed), outcome.made
+        self._at_work = "" if self._at_work == job.name else self._at_work
         if job.name in outcome.failed:
             self.tell(f"failed: {outcome.failed[job.name]}")
         elif not self._is_terminal:
@@ -168,16 +171,17 @@ class Bar:
     def progress(self, job: Job, step: Progress) -> None:
         if not self._is_terminal:
             return
-        if step.ahead:
+        if step.ahead and not self._at_work:  # else it waits for one of ours
             self._draw(f"{job.name}: waiting, {step.ahead} before it")
-        else:
+        elif not step.ahead:
+            self._at_work = job.name
             steps = f" {step.value}/{step.maximum}" if step.maximum else ""
             self._draw(f"{job.name}: {step.title}{steps}")
 
     def tell(self, text: str) -> None:
         """A sentence above the line."""
         if self._shown:
-            print(f"\r{'':<99}\r", end="")
+            print(f"\r{'':<{self._width}}\r", end="")
             self._shown = False
         say(text)
 
@@ -196,7 +200,8 @@ class Bar:
     def _draw(self, at_work: str) -> None:
         full = 20 * self._over // max(self._total, 1)
         text = f"[{'#' * full}{'-' * (20 - full)}] {self._over}/{self._total}{self._left()}"
-        print(f"\r{f'{text}  {at_work}'[:99]:<99}", end="", flush=True)
+        line = f"{text}  {at_work}"[: self._width]
+        print(f"\r{line:<{self._width}}", end="", flush=True)
         self._shown = True
 
 

@@ -62,7 +62,7 @@ class Manifest:
         """The jobs whose image is to be made; why one is made again is told."""
         left = []
         for job in jobs:
-            state = "asked for again" if redo and job.name in self._done else self._state(job)
+            state = "missing" if redo else self._state(job)
             if state not in ("missing", "done"):
                 self._tell(f"{self.image(job)} is {state}: it is made again.")
             if state != "done":

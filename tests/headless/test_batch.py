@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,12 @@ def test_a_file_that_changes_or_goes_after_the_check_fails_its_row_alone(tmp_pat
     outcome = run(bench, jobs, server)
     assert outcome.made == 2 and "There is no file" in outcome.failed["p1"]
     assert "a mask was changed since the check" in outcome.failed["p2"]
+
+
+def test_a_run_without_an_image_fails_its_row(tmp_path):
+    server, bench, jobs = FakeServer(), Bench(tmp_path / "out"), jobs_of(tmp_path, 1)
+    outcome = run(bench, [replace(jobs[0], result="Elsewhere")], server)
+    assert "The run ended, but no image came from 'Elsewhere'" in outcome.failed["p0"]
 
 
 def test_two_servers_share_the_work(tmp_path):

@@ -192,7 +192,7 @@ def test_a_full_disk_here_is_told_and_nothing_is_lost(table, tmp_path, capsys, m
 
 
 def test_the_bar_shows_place_time_left_and_what_is_at_work(table, capsys, monkeypatch):
-    (first, *_) = build_jobs(named(read_table(table)), How())
+    first, other, *_ = build_jobs(named(read_table(table)), How())
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     bar = Bar(3, is_terminal=True)
@@ -201,9 +201,12 @@ def test_the_bar_shows_place_time_left_and_what_is_at_work(table, capsys, monkey
     bar.progress(first, Progress("Sample", 3, 15))
     shown = capsys.readouterr().out.split("\r")[-1].rstrip()
     assert shown == "[######--------------] 1/3, 10.0 s each, 0:00:20 left  p0: Sample 3/15"
-    bar.progress(first, Progress("", ahead=2))
+    bar.progress(other, Progress("", ahead=1))  # it waits for ours: nothing new
+    assert capsys.readouterr().out == ""
+    bar.done(first, Outcome(made=2))
+    bar.progress(other, Progress("", ahead=2))
     bar.done(first, Outcome(made=1, failed={"p0": "no masks"}))
     bar.close()
     told = capsys.readouterr().out
-    assert "p0: waiting, 2 before it" in told and "failed: no masks\n" in told
+    assert "p1: waiting, 2 before it" in told and "failed: no masks\n" in told
     assert max(map(len, told.replace("\n", "\r").split("\r"))) <= 99
