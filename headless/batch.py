@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from .client import ComfyClient, Progress, Run, SavedImage
+from .client import ComfyClient, Progress, Run, SavedImage, without_password
 from .edits import REGIONS
 from .errors import (
     ComfyError,
@@ -98,17 +98,18 @@ class Batch:
         return self.outcome
 
     async def _is_back(self, url: str, error: ServerGone) -> bool:
+        shown, _ = without_password(url)
         self.tell(f"{error} Waiting for it, up to {self.patience_s:.0f} s.")
         deadline = time.monotonic() + self.patience_s
         while time.monotonic() < deadline:
             await asyncio.sleep(RETRY_S)
             try:
                 async with ComfyClient(url):
-                    self.tell(f"ComfyUI at {url} is back.")
+                    self.tell(f"ComfyUI at {shown} is back.")
                     return True
             except ServerGone:
                 continue
-        self.tell(f"ComfyUI at {url} is not back: going on without it.")
+        self.tell(f"ComfyUI at {shown} is not back: going on without it.")
         return False
 
     async def _serve(self, url: str) -> None:
@@ -116,7 +117,7 @@ class Batch:
         async with AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(ComfyClient(url)) for _ in range(QUEUED)]
             tagged = {} if self.redo else await clients[0].tagged()
-            about = {"server": url, "versions": await all_versions(clients[0])}
+            about = {"server": clients[0].url, "versions": await all_versions(clients[0])}
             sent = _Uploads(clients[0])
             await _together([self._work(client, sent, tagged, about) for client in clients])
 
@@ -289,7 +290,7 @@ async def check_servers(
     for url in servers:
         async with ComfyClient(url) as client:
             await client.check({name for job in jobs for name in job.workflow.classes()})
-            found[url] = await client.pack_version() or "unknown"
+            found[client.url] = await client.pack_version() or "unknown"
             if not any_version:
                 await client.check_version(pack_version())
             await _check_values(client, jobs)

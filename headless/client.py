@@ -10,6 +10,7 @@ nothing is queued twice.
 """
 
 import asyncio
+import base64
 import json
 import re
 import uuid
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import aiohttp
 
@@ -42,6 +43,9 @@ QUIET_S = 2  # after this long without a message, the history is asked
 REPLY_TIMEOUT_S = 60
 PAUSES_S = (0.5, 1, 2)  # before a question that failed is asked again
 RECONNECTS = 3  # of the websocket, during one run
+REFUSALS = 2  # of the websocket in a row, after which it is no more tried
+SOCKET_TIMEOUT_S = 10
+QUEUE_EVERY = 5  # the whole queue, which may be long, is asked for at every fifth look only
 CANCEL_TIMEOUT_S = 10
 REMEMBERED = 100  # entries of the history that are looked through for runs of ours
 TAG = "ale_edit"  # of extra_data: what a run is for
@@ -83,16 +87,18 @@ class ComfyClient:
     """A connection to the ComfyUI at `url`; use it as an async context manager."""
 
     def __init__(self, url: str):
-        self.url = url.rstrip("/")
+        self.url, login = without_password(url)
+        self._headers = {"Authorization": f"Basic {login}"} if login else {}
         self._id = uuid.uuid4().hex
         self._socket: aiohttp.ClientWebSocketResponse[bool] | None = None
+        self._refusals = 0
         self._info: Info | None = None
 
     async def __aenter__(self) -> "ComfyClient":
         if not self.url.startswith(("http://", "https://")):
             raise ServerGone(f"{self.url!r} is not an address. Write http://HOST:PORT.")
         timeout = aiohttp.ClientTimeout(total=REPLY_TIMEOUT_S, connect=10)
-        self._session = aiohttp.ClientSession(timeout=timeout)
+        self._session = aiohttp.ClientSession(timeout=timeout, headers=self._headers)
         try:
             await self._connect()
         except BaseException:
@@ -116,12 +122,18 @@ class ComfyClient:
 
     async def _listen(self) -> None:
         """Open the websocket unless it is open; without one, the history is asked."""
-        if self._socket is None or self._socket.closed:
-            self._socket = None
-            with suppress(aiohttp.ClientError, asyncio.TimeoutError):
-                self._socket = await self._session.ws_connect(
-                    f"{self.url}/ws", params={"clientId": self._id}, heartbeat=30, max_msg_size=0
-                )
+        if self._socket is not None and not self._socket.closed:
+            return
+        self._socket = None
+        if self._refusals >= REFUSALS:
+            return
+        self._refusals += 1
+        with suppress(aiohttp.ClientError, asyncio.TimeoutError):
+            opening = self._session.ws_connect(
+                f"{self.url}/ws", params={"clientId": self._id}, heartbeat=30, max_msg_size=0
+            )
+            self._socket = await asyncio.wait_for(opening, SOCKET_TIMEOUT_S)
+            self._refusals = 0
 
     # what the server is
 
@@ -240,14 +252,11 @@ class ComfyClient:
 
     async def ahead(self, run: Run) -> int:
         """How many runs, of anybody, come before this one; 0 if it is at work or has ended."""
-        queue = await self._ask("/queue")
-        waiting = sorted(queue["queue_pending"])  # by number: the next one first
-        ids = [item[1] for item in [*queue["queue_running"], *waiting]]
-        return ids.index(run.prompt_id) if run.prompt_id in ids else 0
+        return await self._place(run) or 0
 
     async def follow(self, run: Run) -> AsyncIterator[Progress]:
         """Yield progress until the run has ended; raises NodeFailed or Interrupted if it failed."""
-        ended, reconnects, ahead = False, 0, 0
+        ended, reconnects, ahead, looks = False, 0, 0, 0
         while not ended:
             if self._socket is None:
                 reconnects += 1
@@ -259,10 +268,14 @@ class ComfyClient:
             try:
                 message = await self._socket.receive(timeout=QUIET_S)
             except asyncio.TimeoutError:
-                before, ahead = ahead, await self.ahead(run)
-                if ahead not in (0, before):
-                    yield Progress("", ahead=ahead)
-                ended = await self._entry(run) is not None or await self._is_lost(run)
+                if looks % QUEUE_EVERY == 0:
+                    before, place = ahead, await self._place(run)
+                    ahead = place or 0
+                    if ahead not in (0, before):
+                        yield Progress("", ahead=ahead)
+                    ended = place is None
+                looks += 1
+                ended = ended or await self._entry(run) is not None
                 continue
             if message.type is aiohttp.WSMsgType.TEXT:
                 event = json.loads(message.data)
@@ -336,12 +349,14 @@ class ComfyClient:
 
     async def _ended(self, run: Run) -> None:
         """Wait for the run's place in the history, and raise what it says went wrong."""
+        looks = 0
         while (entry := await self._entry(run)) is None:
-            if await self._is_lost(run):
+            if looks % QUEUE_EVERY == 0 and await self._is_lost(run):
                 raise RunLost(
                     f"{run.workflow.name} was taken out of the queue, or ComfyUI at {self.url} was "
                     "started anew."
                 )
+            looks += 1
             await asyncio.sleep(POLL_S)
         for kind, content in entry.get("status", {}).get("messages", []):
             if kind == "execution_interrupted":
@@ -354,10 +369,14 @@ class ComfyClient:
 
     async def _is_lost(self, run: Run) -> bool:
         """Neither queued nor ended; the history is asked last, because a run moves there."""
+        return await self._place(run) is None and await self._entry(run) is None
+
+    async def _place(self, run: Run) -> int | None:
+        """How many runs come before this one; None where it is not in the queue."""
         queue = await self._ask("/queue")
-        items = [*queue["queue_running"], *queue["queue_pending"]]
-        is_queued = any(item[1] == run.prompt_id for item in items)
-        return not is_queued and await self._entry(run) is None
+        waiting = sorted(queue["queue_pending"])  # by number: the next one first
+        ids = [item[1] for item in [*queue["queue_running"], *waiting]]
+        return ids.index(run.prompt_id) if run.prompt_id in ids else None
 
     async def _ask(self, path: str) -> Any:
         """A GET, asked again where the network fails for a moment."""
@@ -413,6 +432,16 @@ class _Reply:
             f"No ComfyUI answers at {self._url} ({error or type(error).__name__}). "
             "Start it, or look into its log if it was running."
         )
+
+
+def without_password(url: str) -> tuple[str, str | None]:
+    """An address as it may be shown, and the user and password in it, coded as HTTP wants them."""
+    scheme, mark, rest = url.rstrip("/").partition("://")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    if not at:
+        return url.rstrip("/"), None
+    shown = f"{scheme}{mark}{rest[len(user) + len(at) :]}"
+    return shown, base64.b64encode(unquote(user).encode()).decode()
 
 
 async def _decoded(reply: aiohttp.ClientResponse) -> Any:

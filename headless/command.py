@@ -21,6 +21,7 @@ from .workflow import Workflow
 
 SERVER = "http://127.0.0.1:8188"  # ComfyUI's own default
 FAILED, WRONG_INPUT, CANNOT_GO_ON, STOPPED = 1, 2, 3, 130  # exit codes
+MANY = 100  # rows, whose check takes a while
 SHOWN = 20  # problems or failures that are printed
 EPILOG = """\
 examples:
@@ -242,7 +243,10 @@ def main(argv: Sequence[str]) -> int:
     args = arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        jobs = build_jobs(rows_asked(args), how_asked(args), tell=say)
+        rows, how = rows_asked(args), how_asked(args)
+        if len(rows) >= MANY:
+            say(f"Checking {len(rows)} rows ...")
+        jobs = build_jobs(rows, how, tell=say)
         return asyncio.run(edit(args, jobs))
     except ValueError as error:
         lines = str(error).splitlines()

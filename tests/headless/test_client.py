@@ -1,6 +1,7 @@
 """The client against a small server that speaks ComfyUI's protocol as the script of a test says."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from ale_edit.headless import (
     Workflow,
     WorkflowRejected,
 )
+from ale_edit.headless.client import without_password
 from ale_edit.headless.edits import MASKED
 from ale_edit.tests.headless.fake_server import FakeServer
 from ale_edit.tests.headless.fake_server import serving as serving_many
@@ -57,6 +59,8 @@ class FakeComfyUI:
         self.later_events: list[tuple[str, dict[str, Any]]] = []  # once a dropped one is back
         self.troubles = 0  # how often the history is not to be had
         self.ahead: list[str] = []
+        self.logins: list[str] = []
+        self.refusals = 0
         self.finishes = True
         self.queued = True
         self.calls: list[tuple[str, Any]] = []
@@ -83,7 +87,8 @@ class FakeComfyUI:
         )
         return app
 
-    async def stats(self, _request: web.Request) -> web.Response:
+    async def stats(self, request: web.Request) -> web.Response:
+        self.logins.append(request.headers.get("Authorization", ""))
         system = {"comfyui_version": "0.3.75", "python_version": "3.11.7 (main)"}
         return web.json_response({"system": {**system, "pytorch_version": "2.11.0"}})
 
@@ -96,7 +101,9 @@ class FakeComfyUI:
         return web.json_response({"Load": {"input": inputs}} if name == "Load" else {})
 
     async def socket(self, request: web.Request) -> web.StreamResponse:
+        self.logins.append(request.headers.get("Authorization", ""))
         if not self.with_socket:
+            self.refusals += 1
             return web.Response(status=403)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
@@ -462,3 +469,40 @@ def test_no_session_is_left_open_when_the_server_is_not_there(recwarn):
 
     asyncio.run(job())
     assert not [w for w in recwarn if issubclass(w.category, ResourceWarning)]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "login"),
+    [
+        ("http://host:8188/", "http://host:8188", None),
+        ("https://me:p%40ss@host/comfy/", "https://host/comfy", b"me:p@ss"),
+        ("http://host/a@b", "http://host/a@b", None),
+    ],
+)
+def test_a_password_in_the_address_is_used_and_never_shown(url, shown, login):
+    address, coded = without_password(url)
+    assert address == shown
+    assert (coded and base64.b64decode(coded)) == login
+
+
+def test_the_server_is_told_user_and_password(fake):
+    async def job() -> str:
+        async with serving(fake) as url:
+            fake.logins.clear()
+            async with ComfyClient(url.replace("http://", "http://me:secret@")) as client:
+                return client.url
+
+    url = asyncio.run(job())
+    assert "secret" not in url
+    assert set(fake.logins) == {"Basic " + base64.b64encode(b"me:secret").decode()}
+
+
+def test_a_websocket_that_is_refused_is_not_asked_for_again_and_again(fake):
+    fake.with_socket = False
+
+    async def job(client: ComfyClient) -> None:
+        for _ in range(4):
+            await client.queue(WORKFLOW)
+
+    with_client(fake, job)
+    assert fake.refusals == 2
