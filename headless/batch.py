@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -80,6 +80,7 @@ class Batch:
         self.outcome = Outcome()
         self._left = deque(jobs)
         self._attempts = Counter[str]()
+        self._alive = set(servers)
         gone: dict[str, ServerGone] = {}
 
         async def serve(url: str) -> None:
@@ -98,18 +99,21 @@ class Batch:
         return self.outcome
 
     async def _is_back(self, url: str, error: ServerGone) -> bool:
+        """Wait for a server that went away: patience_s, and as long as others are at work."""
         shown, _ = without_password(url)
+        self._alive.discard(url)
         self.tell(f"{error} Waiting for it, up to {self.patience_s:.0f} s.")
         deadline = time.monotonic() + self.patience_s
-        while time.monotonic() < deadline:
+        while self._alive or time.monotonic() < deadline:
             await asyncio.sleep(RETRY_S)
-            try:
+            if not self._left:
+                return True  # nothing to do for it
+            with suppress(ServerGone):
                 async with ComfyClient(url):
+                    self._alive.add(url)
                     self.tell(f"ComfyUI at {shown} is back.")
                     return True
-            except ServerGone:
-                continue
-        self.tell(f"ComfyUI at {shown} is not back: going on without it.")
+        self.tell(f"ComfyUI at {shown} did not come back.")
         return False
 
     async def _serve(self, url: str) -> None:

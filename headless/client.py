@@ -248,7 +248,8 @@ class ComfyClient:
         history = await self._ask(f"/history?max_items={REMEMBERED}")
         done = [e for e in history.values() if e.get("status", {}).get("status_str") == "success"]
         items = [*(e["prompt"] for e in done), *queue["queue_running"], *queue["queue_pending"]]
-        return {item[3][TAG]: item[1] for item in items if item[3].get(TAG)}
+        extras = {item[1]: item[3] for item in items}
+        return {extra[TAG]: prompt_id for prompt_id, extra in extras.items() if extra.get(TAG)}
 
     async def ahead(self, run: Run) -> int:
         """How many runs, of anybody, come before this one; 0 if it is at work or has ended."""
@@ -374,7 +375,7 @@ class ComfyClient:
     async def _place(self, run: Run) -> int | None:
         """How many runs come before this one; None where it is not in the queue."""
         queue = await self._ask("/queue")
-        waiting = sorted(queue["queue_pending"])  # by number: the next one first
+        waiting = sorted(queue["queue_pending"], key=lambda item: item[0])  # the next one first
         ids = [item[1] for item in [*queue["queue_running"], *waiting]]
         return ids.index(run.prompt_id) if run.prompt_id in ids else None
 

@@ -107,7 +107,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         type=float,
         default=PATIENCE_S,
         metavar="SECONDS",
-        help=f"how long to wait for a server that went away; default {PATIENCE_S:.0f}",
+        help=f"how long to wait for the last server, if it went away; default {PATIENCE_S:.0f}",
     )
     parser.add_argument("--version", action="version", version=f"ALE-Edit {pack_version()}")
     return parser.parse_args(argv)

@@ -188,7 +188,27 @@ def test_what_a_dead_server_had_goes_to_the_other(tmp_path):
 
     assert asyncio.run(whole()).made == 6
     assert sorted(bench.done) == [job.name for job in jobs]
-    assert any("going on without it" in text for text in bench.told)
+
+
+def test_a_server_that_is_back_after_long_is_used_again_while_others_work(tmp_path):
+    dying, other = FakeServer(0.2), FakeServer(0.4)
+    bench, jobs = Bench(tmp_path / "out", patience_s=0), jobs_of(tmp_path, 24)
+
+    async def whole() -> Outcome:
+        async with serving(dying, other) as urls:
+            task = asyncio.create_task(bench.run(urls, jobs))
+            while not dying.ran:
+                await asyncio.sleep(0.02)
+            await dying.stop()
+            while not bench.told:
+                await asyncio.sleep(0.02)
+            before = len(dying.ran)
+            await dying.start()
+            outcome = await task
+            assert len(dying.ran) > before
+            return outcome
+
+    assert asyncio.run(whole()).made == 24 and len(bench.done) == 24
 
 
 def test_without_any_server_the_run_ends_and_what_was_made_stays(tmp_path):
