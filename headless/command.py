@@ -228,6 +228,8 @@ async def edit(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
     if args.check:
         say(f"All is well: {len(pending)} of {len(jobs)} images would be made.")
         return 0
+    if args.checkpoint is None and args.workflow is None:
+        say("Without --checkpoint the demo model edits, which knows the demo world only.")
     bar = Bar(len(pending), is_terminal=sys.stdout.isatty())
     batch = Batch(manifest, bar.tell, bar.done, bar.progress, args.patience, args.redo)
     try:

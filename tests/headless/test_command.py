@@ -83,7 +83,8 @@ def test_a_table_is_edited_and_the_second_time_nothing_is_done(table, tmp_path, 
     server, argv = FakeServer(), [str(table), "--out", str(tmp_path / "out")]
     assert served(argv, server) == 0
     told = capsys.readouterr().out
-    assert "3/3 p2" in told and "3 made. Images and manifest.jsonl are in" in told
+    assert "Without --checkpoint the demo model edits" in told and "3/3 p2" in told
+    assert "3 made. Images and manifest.jsonl are in" in told
     assert served(argv, server) == 0
     assert "0 made, 3 there before." in capsys.readouterr().out and len(server.ran) == 3
 
