@@ -7,16 +7,13 @@ go to --out.
 
 import argparse
 import asyncio
-import hashlib
 import io
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isnan
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,15 +32,16 @@ from ..headless import (
     Workflow,
     WorkflowRejected,
 )
+from ..headless.edits import filled_workflow
+from ..headless.pack import pack_version
+from ..headless.pictures import as_png as as_png
+from ..headless.pictures import upload
 from ..scoring.preservation import background_mse, psnr_of
 from .options import SERVER_FAILED, demo_arguments, fail
 from .own_input import own_input
 from .pictures import side_by_side
 
-ROOT = Path(__file__).resolve().parent.parent
-WORKFLOW = ROOT / "workflows" / "api" / "ale_edit.json"
 SAVED = ("edited", "reconstruction", "regions")  # titles "Save edited", ... of the workflow
-LCM_GUIDANCE = {"source_guidance": 1.0, "target_guidance": 2.0}  # the demo model is not distilled
 LISTED = 10  # checkpoints that an error names
 NAIVE = {"ore": False, "rgb_cam": False, "blending": False}
 
@@ -107,54 +105,7 @@ def to_tensor(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture, dtype=np.float32) / 255)
 
 
-# -- the workflow ----------------------------------------------------------------------------------
-
-
-def filled_workflow(
-    image: str,
-    edits: Sequence[tuple[str, str, str]],
-    *,
-    seed: int | None = None,
-    checkpoint: str | None = None,
-    variant: str = "paper",
-    edit_type: str | None = None,
-    guidance: tuple[float | None, float | None] = (None, None),
-) -> Workflow:
-    """The main workflow for one uploaded image and (source, target, uploaded mask) edits."""
-    workflow = Workflow.load(WORKFLOW)
-    workflow.fill("Source image", image=image)
-    fit_edit_chain(workflow, len(edits))
-    for number, (source, target, mask) in enumerate(edits, 1):
-        workflow.fill(f"Mask {number}", image=mask)
-        workflow.fill(f"Edit {number}", source=source, target=target)
-    workflow.fill("Method", variant=variant)
-    if edit_type is not None:
-        workflow.fill("Self-attention", edit_type=edit_type)
-    if seed is not None:
-        workflow.fill("Noise", noise_seed=seed)
-    if checkpoint is not None:
-        workflow.replace("Model", "CheckpointLoaderSimple", {"ckpt_name": checkpoint})
-        workflow.fill("Guider", **LCM_GUIDANCE)
-    for name, scale in zip(LCM_GUIDANCE, guidance, strict=True):
-        if scale is not None:
-            workflow.fill("Guider", **{name: scale})
-    return workflow
-
-
-def fit_edit_chain(workflow: Workflow, count: int) -> None:
-    """Clone or remove the Mask k and Edit k nodes until there are `count`, and link them anew."""
-    have = sum(re.fullmatch(r"Edit \d+", title) is not None for title in workflow.titles())
-    for number in range(have, count, -1):
-        workflow.remove(f"Edit {number}")
-        workflow.remove(f"Mask {number}")
-    for number in range(have + 1, count + 1):
-        workflow.clone("Mask 1", f"Mask {number}")
-        workflow.clone("Edit 1", f"Edit {number}")
-    for number in range(1, count + 1):
-        workflow.connect(f"Edit {number}", "mask", f"Mask {number}")
-        if number > 1:
-            workflow.connect(f"Edit {number}", "previous", f"Edit {number - 1}")
-    workflow.connect("Method", "edits", f"Edit {count}")
+# -- the server ------------------------------------------------------------------------------------
 
 
 async def check_checkpoint(client: ComfyClient, name: str) -> None:
@@ -175,18 +126,6 @@ async def check_checkpoint(client: ComfyClient, name: str) -> None:
             else f"It has none: {cure}."
         )
     )
-
-
-async def upload(client: ComfyClient, picture: Image.Image) -> str:
-    """Upload as PNG under a name made of its content, so that no two inputs share one."""
-    data = as_png(picture.convert("RGB"))
-    return await client.upload_image(data, hashlib.sha256(data).hexdigest()[:16] + ".png")
-
-
-def as_png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 async def run_workflow(client: ComfyClient, workflow: Workflow, label: str) -> Outcome:
@@ -334,12 +273,6 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
     }
     (args.out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
     return scores
-
-
-def pack_version() -> str:
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    found = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
-    return found[1] if found else "unknown"
 
 
 def guarded(job: str, run: Callable[[], None]) -> int:

@@ -1,12 +1,14 @@
 """A client for a running ComfyUI: upload, fill a workflow, queue, follow progress, fetch."""
 
-from .client import ComfyClient, Progress, SavedImage
+from .client import ComfyClient, Progress, Run, SavedImage
 from .errors import (
     ComfyError,
     Interrupted,
     NodeError,
     NodeFailed,
+    OtherVersion,
     PackMissing,
+    RunLost,
     ServerGone,
     WorkflowRejected,
 )
@@ -18,8 +20,11 @@ __all__ = [
     "Interrupted",
     "NodeError",
     "NodeFailed",
+    "OtherVersion",
     "PackMissing",
     "Progress",
+    "Run",
+    "RunLost",
     "SavedImage",
     "ServerGone",
     "Workflow",

@@ -1,22 +1,26 @@
 """Talks to one ComfyUI over HTTP and its websocket.
 
     async with ComfyClient(url) as client:
-        await client.check(workflow.classes())
+        await client.check_workflow(workflow)
         images = await client.run(workflow, on_progress)
 
 A client follows one run at a time. Progress comes over the websocket; where that fails, /history is
-asked until the run has ended.
+asked until the run has ended. Questions are asked again where the network failed for a moment;
+nothing is queued twice.
 """
 
 import asyncio
+import base64
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote, unquote
 
 import aiohttp
 
@@ -25,25 +29,40 @@ from .errors import (
     Interrupted,
     NodeError,
     NodeFailed,
+    OtherVersion,
     PackMissing,
+    RunLost,
     ServerGone,
     WorkflowRejected,
 )
+from .schema import PACK, Info, choices_of, complaints, input_specs
 from .workflow import Workflow
 
 POLL_S = 0.3
 QUIET_S = 2  # after this long without a message, the history is asked
 REPLY_TIMEOUT_S = 60
+PAUSES_S = (0.5, 1, 2)  # before a question that failed is asked again
+RECONNECTS = 3  # of the websocket, during one run
+REFUSALS = 2  # of the websocket in a row, after which it is no more tried
+SOCKET_TIMEOUT_S = 10
+QUEUE_EVERY = 5  # the whole queue, which may be long, is asked for at every fifth look only
+CANCEL_TIMEOUT_S = 10
+REMEMBERED = 100  # entries of the history that are looked through for runs of ours
+TAG = "ale_edit"  # of extra_data: what a run is for
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A node started (maximum 0), or is at step `value` of `maximum`."""
+    """A node started (maximum 0), or is at step `value` of `maximum`.
+
+    ahead: as long as the run waits, how many runs (of anybody) come first; the title is then empty.
+    """
 
     title: str
     value: int = 0
     maximum: int = 0
+    ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,15 +87,18 @@ class ComfyClient:
     """A connection to the ComfyUI at `url`; use it as an async context manager."""
 
     def __init__(self, url: str):
-        self.url = url.rstrip("/")
+        self.url, login = without_password(url)
+        self._headers = {"Authorization": f"Basic {login}"} if login else {}
         self._id = uuid.uuid4().hex
         self._socket: aiohttp.ClientWebSocketResponse[bool] | None = None
+        self._refusals = 0
+        self._info: Info | None = None
 
     async def __aenter__(self) -> "ComfyClient":
         if not self.url.startswith(("http://", "https://")):
             raise ServerGone(f"{self.url!r} is not an address. Write http://HOST:PORT.")
         timeout = aiohttp.ClientTimeout(total=REPLY_TIMEOUT_S, connect=10)
-        self._session = aiohttp.ClientSession(timeout=timeout)
+        self._session = aiohttp.ClientSession(timeout=timeout, headers=self._headers)
         try:
             await self._connect()
         except BaseException:
@@ -96,10 +118,22 @@ class ComfyClient:
 
     async def _connect(self) -> None:
         await self.versions()
+        await self._listen()
+
+    async def _listen(self) -> None:
+        """Open the websocket unless it is open; without one, the history is asked."""
+        if self._socket is not None and not self._socket.closed:
+            return
+        self._socket = None
+        if self._refusals >= REFUSALS:
+            return
+        self._refusals += 1
         with suppress(aiohttp.ClientError, asyncio.TimeoutError):
-            self._socket = await self._session.ws_connect(
+            opening = self._session.ws_connect(
                 f"{self.url}/ws", params={"clientId": self._id}, heartbeat=30, max_msg_size=0
             )
+            self._socket = await asyncio.wait_for(opening, SOCKET_TIMEOUT_S)
+            self._refusals = 0
 
     # what the server is
 
@@ -115,27 +149,64 @@ class ComfyClient:
             "pytorch": system.get("pytorch_version", ""),
         }
 
+    async def pack_version(self) -> str | None:
+        """The version of this pack on the server; None where it does not tell."""
+        nodes = await self._nodes()
+        for name, node in nodes.items():
+            module = str(node.get("python_module", ""))
+            if name.startswith(PACK) and module.startswith("custom_nodes."):
+                folder = quote(module.removeprefix("custom_nodes."))
+                path = f"/extensions/{folder}/version.json"
+                async with self._request("GET", path) as reply:
+                    told = await _decoded(reply) if reply.status == 200 else {}
+                if isinstance(told, dict) and told.get("name") == "ale-edit":
+                    return str(told.get("version"))
+        return None
+
+    async def check_version(self, version: str) -> str | None:
+        """Raise OtherVersion where the server's pack has another version; return what it has."""
+        found = await self.pack_version()
+        if found not in (None, version):
+            raise OtherVersion(
+                f"ComfyUI at {self.url} has version {found} of the pack, this is {version}: the "
+                "same settings may give another image. Use the copy in that ComfyUI's "
+                "custom_nodes, or update one of the two."
+            )
+        return found
+
     async def check(self, needed: Iterable[str]) -> None:
         """Raise PackMissing unless the server has loaded these node classes."""
-        loaded = await self._json("GET", "/object_info")
-        if missing := sorted(set(needed) - set(loaded)):
+        if missing := sorted(set(needed) - set(await self._nodes())):
             raise PackMissing(
                 f"ComfyUI at {self.url} has no node {', '.join(missing)}. Put the pack that has it "
                 "into custom_nodes and restart ComfyUI; its log says if a pack failed to load."
             )
 
+    async def check_workflow(self, workflow: Workflow) -> None:
+        """Raise before anything is queued: PackMissing, or WorkflowRejected for values that the
+        server's nodes would not take, such as a checkpoint that it does not have."""
+        await self.check(workflow.classes())
+        if errors := complaints(workflow, await self._nodes()):
+            raise WorkflowRejected("", errors, f"ComfyUI at {self.url} cannot run {workflow.name}.")
+
     async def choices(self, class_type: str, input_name: str) -> list[str]:
         """What a node offers for an input that is a choice, for example the checkpoints."""
-        info = await self._json("GET", f"/object_info/{class_type}")
-        kinds = info.get(class_type, {}).get("input", {})
-        spec = {name: spec for kind in kinds.values() for name, spec in kind.items()}
-        if input_name not in spec:
+        info = await self._ask(f"/object_info/{quote(class_type)}")
+        spec = input_specs(info.get(class_type, {})).get(input_name)
+        choices = choices_of(spec) if spec else None
+        if choices is None:
             raise PackMissing(
                 f"ComfyUI at {self.url} has no input {input_name!r} of a node {class_type}. "
                 "Update ComfyUI, or put the pack that has the node into custom_nodes."
             )
-        first, *options = spec[input_name]  # [choices, ...], or ["COMBO", {"options": choices}]
-        return list(first if isinstance(first, list) else options[0]["options"])
+        return list(choices)
+
+    async def _nodes(self) -> Info:
+        """What /object_info says, asked once."""
+        info = self._info
+        if info is None:
+            info = self._info = await self._ask("/object_info")
+        return info
 
     # a run
 
@@ -148,27 +219,64 @@ class ComfyClient:
         stored = await self._json("POST", "/upload/image", data=form)
         return "/".join(part for part in (stored["subfolder"], stored["name"]) if part)
 
-    async def queue(self, workflow: Workflow) -> Run:
-        """Queue a workflow. Raises WorkflowRejected with each node's complaint."""
-        body = {"prompt": workflow.nodes, "client_id": self._id}
+    async def queue(self, workflow: Workflow, tag: str = "") -> Run:
+        """Queue a workflow. Raises WorkflowRejected with each node's complaint.
+
+        tag: what the run is for; `tagged` finds it again, also from another process.
+        """
+        return await self._queue(Run(str(uuid.uuid4()), workflow), tag)
+
+    async def _queue(self, run: Run, tag: str) -> Run:
+        await self._listen()
+        body = {"prompt": run.workflow.nodes, "client_id": self._id, "prompt_id": run.prompt_id}
+        if tag:
+            body["extra_data"] = {TAG: tag}
         async with self._request("POST", "/prompt", json=body) as reply:
             answer = await _decoded(reply)
             if reply.status == 400:
-                raise _rejection(answer, workflow)
+                raise _rejection(answer, run.workflow)
             self._expect_ok(reply)
+        queued = Run(answer["prompt_id"], run.workflow)
         if answer.get("node_errors"):  # some outputs are fine and were queued: all or nothing here
-            await self.cancel(Run(answer["prompt_id"], workflow))
-            raise _rejection(answer, workflow)
-        return Run(answer["prompt_id"], workflow)
+            await self.cancel(queued)
+            raise _rejection(answer, run.workflow)
+        return queued
+
+    async def tagged(self) -> dict[str, str]:
+        """Tag -> id of the runs that were queued with one, and wait, run, or ended well."""
+        queue = await self._ask("/queue")
+        history = await self._ask(f"/history?max_items={REMEMBERED}")
+        done = [e for e in history.values() if e.get("status", {}).get("status_str") == "success"]
+        items = [*(e["prompt"] for e in done), *queue["queue_running"], *queue["queue_pending"]]
+        extras = {item[1]: item[3] for item in items}
+        return {extra[TAG]: prompt_id for prompt_id, extra in extras.items() if extra.get(TAG)}
+
+    async def ahead(self, run: Run) -> int:
+        """How many runs, of anybody, come before this one; 0 if it is at work or has ended."""
+        return await self._place(run) or 0
 
     async def follow(self, run: Run) -> AsyncIterator[Progress]:
         """Yield progress until the run has ended; raises NodeFailed or Interrupted if it failed."""
-        ended = False
-        while self._socket is not None and not ended:
+        ended, reconnects, ahead, looks = False, 0, 0, 0
+        while not ended:
+            if self._socket is None:
+                reconnects += 1
+                if reconnects > RECONNECTS:
+                    break
+                await self._listen()
+                if self._socket is None:
+                    break
             try:
                 message = await self._socket.receive(timeout=QUIET_S)
             except asyncio.TimeoutError:
-                ended = await self._entry(run) is not None
+                if looks % QUEUE_EVERY == 0:
+                    before, place = ahead, await self._place(run)
+                    ahead = place or 0
+                    if ahead not in (0, before):
+                        yield Progress("", ahead=ahead)
+                    ended = place is None
+                looks += 1
+                ended = ended or await self._entry(run) is not None
                 continue
             if message.type is aiohttp.WSMsgType.TEXT:
                 event = json.loads(message.data)
@@ -181,19 +289,36 @@ class ComfyClient:
         await self._ended(run)
 
     async def run(
-        self, workflow: Workflow, on_progress: Callable[[Progress], None] | None = None
+        self,
+        workflow: Workflow,
+        on_progress: Callable[[Progress], None] | None = None,
+        tag: str = "",
     ) -> list[SavedImage]:
         """Queue, follow to the end, and return what was saved. Cancelled: the run is, too."""
-        run = await self.queue(workflow)
-        try:
+        run = Run(str(uuid.uuid4()), workflow)
+        async with self._cancelling(run):
+            run = await self._queue(run, tag)
+        return await self.finish(run, on_progress)
+
+    async def finish(
+        self, run: Run, on_progress: Callable[[Progress], None] | None = None
+    ) -> list[SavedImage]:
+        """What `run` does once it is queued."""
+        async with self._cancelling(run):
             async for progress in self.follow(run):
                 if on_progress is not None:
                     on_progress(progress)
+            return await self.images(run)
+
+    @asynccontextmanager
+    async def _cancelling(self, run: Run) -> AsyncIterator[None]:
+        """Cancel the run where the task inside is cancelled."""
+        try:
+            yield
         except asyncio.CancelledError:
-            with suppress(ComfyError):
-                await self.cancel(run)
+            with suppress(ComfyError, asyncio.TimeoutError):
+                await asyncio.wait_for(self.cancel(run), CANCEL_TIMEOUT_S)
             raise
-        return await self.images(run)
 
     async def cancel(self, run: Run) -> None:
         """Take a run out of the queue, or interrupt it if it is the one at work."""
@@ -225,9 +350,14 @@ class ComfyClient:
 
     async def _ended(self, run: Run) -> None:
         """Wait for the run's place in the history, and raise what it says went wrong."""
+        looks = 0
         while (entry := await self._entry(run)) is None:
-            if not await self._is_queued(run) and await self._entry(run) is None:
-                raise Interrupted(f"{run.workflow.name} was taken out of the queue.")
+            if looks % QUEUE_EVERY == 0 and await self._is_lost(run):
+                raise RunLost(
+                    f"{run.workflow.name} was taken out of the queue, or ComfyUI at {self.url} was "
+                    "started anew."
+                )
+            looks += 1
             await asyncio.sleep(POLL_S)
         for kind, content in entry.get("status", {}).get("messages", []):
             if kind == "execution_interrupted":
@@ -236,12 +366,27 @@ class ComfyClient:
                 raise _failure(content, run.workflow)
 
     async def _entry(self, run: Run) -> dict[str, Any] | None:
-        return (await self._json("GET", f"/history/{run.prompt_id}")).get(run.prompt_id)
+        return (await self._ask(f"/history/{run.prompt_id}")).get(run.prompt_id)
 
-    async def _is_queued(self, run: Run) -> bool:
-        queue = await self._json("GET", "/queue")
-        items = [*queue["queue_running"], *queue["queue_pending"]]
-        return any(item[1] == run.prompt_id for item in items)
+    async def _is_lost(self, run: Run) -> bool:
+        """Neither queued nor ended; the history is asked last, because a run moves there."""
+        return await self._place(run) is None and await self._entry(run) is None
+
+    async def _place(self, run: Run) -> int | None:
+        """How many runs come before this one; None where it is not in the queue."""
+        queue = await self._ask("/queue")
+        waiting = sorted(queue["queue_pending"], key=lambda item: item[0])  # the next one first
+        ids = [item[1] for item in [*queue["queue_running"], *waiting]]
+        return ids.index(run.prompt_id) if run.prompt_id in ids else None
+
+    async def _ask(self, path: str) -> Any:
+        """A GET, asked again where the network fails for a moment."""
+        for pause in PAUSES_S:
+            try:
+                return await self._json("GET", path)
+            except ServerGone:
+                await asyncio.sleep(pause)
+        return await self._json("GET", path)
 
     async def _json(self, method: str, path: str, **request: Any) -> Any:
         async with self._request(method, path, **request) as reply:
@@ -252,7 +397,8 @@ class ComfyClient:
         if reply.status != 200:
             raise ServerGone(
                 f"{self.url} answered {reply.status} ({reply.reason}) to {reply.url.path}. "
-                "Check that the address is ComfyUI's and look into its log."
+                "Check that the address is ComfyUI's and look into its log"
+                + (" (is its disk full?)." if reply.status >= 500 else ".")
             )
 
     def _request(self, method: str, path: str, **request: Any) -> "_Reply":
@@ -289,6 +435,16 @@ class _Reply:
         )
 
 
+def without_password(url: str) -> tuple[str, str | None]:
+    """An address as it may be shown, and the user and password in it, coded as HTTP wants them."""
+    scheme, mark, rest = url.rstrip("/").partition("://")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    if not at:
+        return url.rstrip("/"), None
+    shown = f"{scheme}{mark}{rest[len(user) + len(at) :]}"
+    return shown, base64.b64encode(unquote(user).encode()).decode()
+
+
 async def _decoded(reply: aiohttp.ClientResponse) -> Any:
     """The reply as JSON; empty replies (of /queue and /interrupt) and other text as {}."""
     try:
@@ -313,6 +469,7 @@ def _rejection(answer: dict[str, Any], workflow: Workflow) -> WorkflowRejected:
             problems["class_type"],
             ": ".join(text for text in (error["message"], error.get("details")) if text),
             error.get("extra_info", {}).get("input_name"),
+            node_id,
         )
         for node_id, problems in answer.get("node_errors", {}).items()
         for error in problems["errors"]
@@ -324,9 +481,19 @@ def _rejection(answer: dict[str, Any], workflow: Workflow) -> WorkflowRejected:
 
 
 def _failure(content: dict[str, Any], workflow: Workflow) -> NodeFailed:
+    message, node_id = content["exception_message"].strip(), content["node_id"]
+    given = content.get("current_inputs") or {}  # a list where a node was blocked
+    inputs = dict(given) if isinstance(given, dict) else {}
+    known = {*inputs, *workflow.nodes.get(node_id, {}).get("inputs", {})}
     error = NodeError(
-        workflow.title(content["node_id"]),
-        content["node_type"],
-        content["exception_message"].strip(),
+        workflow.title(node_id), content["node_type"], message, _named(message, known), node_id
     )
-    return NodeFailed(error, content["exception_type"], tuple(content["traceback"]))
+    return NodeFailed(error, content["exception_type"], tuple(content["traceback"]), inputs)
+
+
+def _named(message: str, inputs: set[str]) -> str | None:
+    """The input that a node's sentence is about: "the NAME input ...", "input NAME ..."."""
+    for found in re.finditer(r"\b[Tt]he (\w+) input\b|\binput ['\"]?(\w+)", message):
+        if (name := found[1] or found[2]) in inputs:
+            return name
+    return None

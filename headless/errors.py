@@ -1,6 +1,9 @@
 """What can go wrong between a client and ComfyUI, each as one readable sentence."""
 
 from dataclasses import dataclass
+from typing import Any
+
+FULL_DISK = ("No space left on device", "Errno 28", "WinError 112")
 
 
 class ComfyError(Exception):
@@ -15,18 +18,27 @@ class PackMissing(ComfyError):
     """ComfyUI answers, but nodes that are needed are not loaded."""
 
 
+class OtherVersion(ComfyError):
+    """ComfyUI has the pack in another version than this one."""
+
+
 class Interrupted(ComfyError):
     """The run was interrupted before it ended."""
 
 
+class RunLost(Interrupted):
+    """ComfyUI knows the run no more: taken out of its queue, or ComfyUI was started anew."""
+
+
 @dataclass(frozen=True)
 class NodeError:
-    """One complaint of ComfyUI about one node."""
+    """One complaint about one node; input_name where the complaint is about one input."""
 
     title: str
     class_type: str
     message: str
     input_name: str | None = None
+    node_id: str = ""
 
     def __str__(self) -> str:
         place = f"{self.title!r} ({self.class_type})"
@@ -36,17 +48,34 @@ class NodeError:
 class WorkflowRejected(ComfyError):
     """ComfyUI refused the workflow before running anything."""
 
-    def __init__(self, message: str, errors: tuple[NodeError, ...]):
+    def __init__(
+        self,
+        message: str,
+        errors: tuple[NodeError, ...],
+        what: str = "ComfyUI refused the workflow.",
+    ):
         lines = [f"{error}: {error.message}" for error in errors] or [message]
-        super().__init__("ComfyUI refused the workflow. " + "; ".join(lines))
+        super().__init__(f"{what} " + "; ".join(lines))
         self.errors = errors
 
 
 class NodeFailed(ComfyError):
-    """A node raised an error while it ran."""
+    """A node raised an error while it ran; `inputs` is what it was given, as ComfyUI words it."""
 
-    def __init__(self, error: NodeError, exception_type: str, traceback: tuple[str, ...]):
+    def __init__(
+        self,
+        error: NodeError,
+        exception_type: str,
+        traceback: tuple[str, ...],
+        inputs: dict[str, Any] | None = None,
+    ):
         super().__init__(f"{error}: {error.message}")
         self.error = error
         self.exception_type = exception_type
         self.traceback = traceback
+        self.inputs = inputs or {}
+
+    @property
+    def is_full_disk(self) -> bool:
+        """Whether the server's disk is full, which no other input can mend."""
+        return any(sign in self.error.message for sign in FULL_DISK)

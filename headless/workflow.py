@@ -1,6 +1,6 @@
-"""A workflow in ComfyUI's API format, addressed by node titles instead of numbers.
+"""A workflow in ComfyUI's API format, addressed by the titles of its nodes, or else by their ids.
 
-Titles are what people see and keep; numbers change whenever a workflow is exported again.
+Titles are what people see and keep; ids change whenever a workflow is exported again.
 """
 
 import copy
@@ -49,13 +49,15 @@ class Workflow:
         """Node id of each title."""
         return {self.title(node_id): node_id for node_id in self.nodes}
 
-    def find(self, title: str) -> str:
-        """The id of the one node with this title."""
-        found = [node_id for node_id in self.nodes if self.title(node_id) == title]
+    def find(self, name: str) -> str:
+        """The id of the one node with this title; where no title is so, the node with this id."""
+        found = [node_id for node_id in self.nodes if self.title(node_id) == name]
+        if not found and name in self.nodes:
+            return name
         if len(found) != 1:
             count = "no node" if not found else f"{len(found)} nodes"
             raise ValueError(
-                f"{self.name} has {count} titled {title!r}. "
+                f"{self.name} has {count} titled {name!r}. "
                 f"It has: {', '.join(sorted(set(self.titles())))}."
             )
         return found[0]
@@ -82,13 +84,44 @@ class Workflow:
         node = self.nodes[self.find(title)]
         node["class_type"], node["inputs"] = class_type, dict(inputs)
 
+    def add(self, title: str, class_type: str, inputs: dict[str, Any] | None = None) -> str:
+        """Add a node, and return its id."""
+        numbers = [int(node_id) for node_id in self.nodes if node_id.isdigit()]
+        new_id = str(max(numbers, default=0) + 1)
+        node = {"class_type": class_type, "inputs": dict(inputs or {}), "_meta": {"title": title}}
+        self.nodes[new_id] = node
+        return new_id
+
+    def links_to(self, title: str, output: int) -> list[tuple[str, str]]:
+        """Where an output goes: (node id, input) each."""
+        link = [self.find(title), output]
+        return [
+            (node_id, name)
+            for node_id, node in self.nodes.items()
+            for name, value in node["inputs"].items()
+            if value == link
+        ]
+
+    def redirect(self, title: str, output: int, source: str, source_output: int = 0) -> None:
+        """Whatever took this output takes one of the node titled `source` from now on."""
+        link = [self.find(source), source_output]
+        for node_id, name in self.links_to(title, output):
+            if node_id != link[0]:
+                self.nodes[node_id]["inputs"][name] = list(link)
+
+    def bypass(self, title: str, outputs: dict[int, str]) -> None:
+        """Drop a node; what took an output takes what the input of this name was given."""
+        inputs = self.inputs(title)
+        for output, name in outputs.items():
+            for node_id, taker in self.links_to(title, output):
+                self.nodes[node_id]["inputs"][taker] = list(inputs[name])
+        self.remove(title)
+
     def clone(self, title: str, new_title: str) -> str:
         """Add a copy of a node under another title, and return its id."""
         node = copy.deepcopy(self.nodes[self.find(title)])
-        node["_meta"] = {**node.get("_meta", {}), "title": new_title}
-        numbers = [int(node_id) for node_id in self.nodes if node_id.isdigit()]
-        new_id = str(max(numbers, default=0) + 1)
-        self.nodes[new_id] = node
+        new_id = self.add(new_title, node["class_type"], node["inputs"])
+        self.nodes[new_id]["_meta"] = {**node.get("_meta", {}), "title": new_title}
         return new_id
 
     def remove(self, title: str) -> None:

@@ -1,6 +1,7 @@
 """The house keeps its plan: imports go one way only, and the files that name a version agree."""
 
 import ast
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -30,9 +31,12 @@ PACK: dict[str, set[str]] = {
     "bench": {"headless", "scoring", "demo"},
     "bench/speed.py": {"host", "editors", "demo", *PURE},
     "bench/options.py": set(),
-    "bench/own_input.py": set(),
+    "bench/own_input.py": {"headless"},
     "bench/lpips_network.py": set(),
     "headless": set(),
+    "headless/batch.py": set(),
+    "headless/jobs.py": set(),
+    "headless/pictures.py": set(),
     "edit.py": {"headless"},
     "dev.py": set(),
 }
@@ -50,7 +54,10 @@ OTHERS: dict[str, set[str]] = {
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
     "bench/own_input.py": {"PIL"},
     "headless": {"aiohttp"},
-    "edit.py": {"aiohttp"},
+    "headless/batch.py": {"PIL"},
+    "headless/jobs.py": {"PIL"},
+    "headless/pictures.py": {"PIL"},
+    "edit.py": set(),
     "dev.py": set(),
 }
 LATE: dict[str, set[str]] = {  # only inside a function
@@ -157,6 +164,10 @@ def test_imports_go_one_way_only():
         ("headless/client.py", "import requests"),
         ("headless/client.py", "from ..demo.world import render"),
         ("headless/client.py", "from ... import elsewhere"),
+        ("headless/client.py", "from PIL import Image"),
+        ("headless/pictures.py", "import torch"),
+        ("edit.py", "import subprocess, torch"),
+        ("edit.py", "from ale_edit.bench import main_job"),
         ("dev.py", "import torch"),
         ("dev.py", "import requests"),
         ("__init__.py", "from .nodes import ALEEditExtension"),
@@ -193,9 +204,11 @@ def test_no_file_stands_outside_the_plan():
     assert not outside
 
 
-def test_pyproject_and_changelog_name_the_same_version():
+def test_all_files_that_name_the_version_name_the_same():
     version = re.search(r'^version = "(.+)"$', read("pyproject.toml"), re.MULTILINE)
     assert version and f"{version[1]}" in read("CHANGELOG.md").split("\n## ", 2)[1].splitlines()[0]
+    told = json.loads(read("web/version.json"))  # what a server answers (headless/client.py)
+    assert told == {"name": "ale-edit", "version": version[1]}
 
 
 def test_dev_py_and_the_constraints_pin_the_same_torch(dev):

@@ -1,6 +1,7 @@
 """The client against a small server that speaks ComfyUI's protocol as the script of a test says."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,10 +16,15 @@ from ale_edit.headless import (
     NodeFailed,
     PackMissing,
     Progress,
+    RunLost,
     ServerGone,
     Workflow,
     WorkflowRejected,
 )
+from ale_edit.headless.client import without_password
+from ale_edit.headless.edits import MASKED
+from ale_edit.tests.headless.fake_server import FakeServer
+from ale_edit.tests.headless.fake_server import serving as serving_many
 
 WORKFLOW = Workflow(
     {
@@ -50,6 +56,11 @@ class FakeComfyUI:
         self.reply: tuple[int, dict[str, Any]] = (200, {"prompt_id": "p1", "node_errors": {}})
         self.with_socket = True
         self.drops_socket = False
+        self.later_events: list[tuple[str, dict[str, Any]]] = []  # once a dropped one is back
+        self.troubles = 0  # how often the history is not to be had
+        self.ahead: list[str] = []
+        self.logins: list[str] = []
+        self.refusals = 0
         self.finishes = True
         self.queued = True
         self.calls: list[tuple[str, Any]] = []
@@ -76,7 +87,8 @@ class FakeComfyUI:
         )
         return app
 
-    async def stats(self, _request: web.Request) -> web.Response:
+    async def stats(self, request: web.Request) -> web.Response:
+        self.logins.append(request.headers.get("Authorization", ""))
         system = {"comfyui_version": "0.3.75", "python_version": "3.11.7 (main)"}
         return web.json_response({"system": {**system, "pytorch_version": "2.11.0"}})
 
@@ -89,7 +101,9 @@ class FakeComfyUI:
         return web.json_response({"Load": {"input": inputs}} if name == "Load" else {})
 
     async def socket(self, request: web.Request) -> web.StreamResponse:
+        self.logins.append(request.headers.get("Authorization", ""))
         if not self.with_socket:
+            self.refusals += 1
             return web.Response(status=403)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
@@ -112,16 +126,27 @@ class FakeComfyUI:
         if self.drops_socket:
             for socket in self._sockets:
                 await socket.close()
+            self._sockets.clear()
+        if self.later_events:
+            while not self._sockets:
+                await asyncio.sleep(0.01)
+            for kind, content in self.later_events:
+                await self._sockets[0].send_str(json.dumps({"type": kind, "data": content}))
         await asyncio.sleep(0.05)
         self._done = self.finishes
 
     async def history(self, request: web.Request) -> web.Response:
+        if self.troubles:
+            self.troubles -= 1
+            return web.Response(status=502)
         entry = {"outputs": self.outputs, "status": {"messages": self.messages}}
         return web.json_response({request.match_info["id"]: entry} if self._done else {})
 
     async def queue(self, _request: web.Request) -> web.Response:
-        running = [[0, "p1", {}, {}, []]] if self.queued else []
-        return web.json_response({"queue_running": running, "queue_pending": []})
+        ids = [*self.ahead, *(["p1"] if self.queued else [])]
+        items = [[number, name, {}, {}, []] for number, name in enumerate(ids)]
+        pending = items[:0:-1]  # a heap: not in the order of the queue
+        return web.json_response({"queue_running": items[:1], "queue_pending": pending})
 
     async def record(self, request: web.Request) -> web.Response:
         self.calls.append((request.path, await request.json()))
@@ -207,6 +232,73 @@ def test_a_node_that_fails_is_named_with_its_message(fake):
     assert caught.value.traceback == ("line 1",)
 
 
+def test_a_failed_node_is_told_with_its_id_inputs_and_the_input_that_it_names(fake):
+    failure = {
+        **FAILURE,
+        "exception_message": "Sample: the steps input is 99. Lower it.",
+        "current_inputs": {"steps": [99], "model": ["x"]},
+    }
+    fake.messages = [("execution_error", failure)]
+    with pytest.raises(NodeFailed, match="'Sampling' .Sample., input 'steps': .*Lower") as caught:
+        run(fake)
+    error = caught.value.error
+    assert (error.node_id, error.input_name) == ("2", "steps")
+    assert caught.value.inputs == {"steps": [99], "model": ["x"]}
+    assert not caught.value.is_full_disk
+
+
+@pytest.mark.parametrize("message", ["no masks", "the mask input is empty", "input of the node"])
+def test_an_input_that_the_node_does_not_have_is_not_named(fake, message):
+    failure = {**FAILURE, "exception_message": message, "current_inputs": {"steps": [99]}}
+    fake.messages = [("execution_error", failure)]
+    with pytest.raises(NodeFailed) as caught:
+        run(fake)
+    assert caught.value.error.input_name is None
+
+
+def test_a_websocket_that_drops_is_opened_again_and_progress_goes_on(fake):
+    fake.drops_socket = True
+    fake.events = [("progress", {"node": "2", "prompt_id": "p1", "value": 1, "max": 9})]
+    fake.later_events = [
+        ("progress", {"node": "2", "prompt_id": "p1", "value": 5, "max": 9}),
+        ("execution_success", {"prompt_id": "p1"}),
+    ]
+    _, seen = run(fake)
+    assert seen == [Progress("Sampling", 1, 9), Progress("Sampling", 5, 9)]
+
+
+def test_a_question_that_fails_for_a_moment_is_asked_again(fake, monkeypatch):
+    monkeypatch.setattr("ale_edit.headless.client.PAUSES_S", (0.01, 0.01))
+    fake.with_socket, fake.troubles = False, 2
+    fake.outputs = {"1": {"images": [{"filename": "x.png", "subfolder": "", "type": "temp"}]}}
+    assert len(run(fake)[0]) == 1
+    fake.troubles = 9
+    with pytest.raises(ServerGone, match="answered 502 .*disk full"):
+        run(fake)
+
+
+def test_a_run_that_waits_says_how_many_come_before_it(fake, monkeypatch):
+    monkeypatch.setattr("ale_edit.headless.client.QUIET_S", 0.1)
+    fake.ahead, fake.finishes = ["running", "waiting", "waiting too"], False
+    seen: list[Progress] = []
+
+    def note(progress: Progress) -> None:
+        seen.append(progress)
+        fake.ahead = fake.ahead[1:]
+        fake._done = not fake.ahead
+
+    with_client(fake, lambda client: client.run(WORKFLOW, note))
+    assert seen == [Progress("", ahead=3), Progress("", ahead=2), Progress("", ahead=1)]
+
+
+@pytest.mark.parametrize("with_socket", [True, False])
+def test_a_run_that_the_server_knows_no_more_is_lost(fake, with_socket, monkeypatch):
+    monkeypatch.setattr("ale_edit.headless.client.QUIET_S", 0.1)
+    fake.with_socket, fake.finishes, fake.queued = with_socket, False, False
+    with pytest.raises(RunLost, match="taken out of the queue, or ComfyUI at .* started anew"):
+        run(fake)
+
+
 def test_a_refused_workflow_names_node_input_and_reason(fake):
     problem = {
         "message": "Value not in list",
@@ -247,12 +339,6 @@ def test_an_interrupted_run_says_so(fake):
         run(fake)
 
 
-def test_a_run_deleted_from_the_queue_is_not_waited_for(fake):
-    fake.with_socket, fake.finishes, fake.queued = False, False, False
-    with pytest.raises(Interrupted, match="taken out of the queue"):
-        run(fake)
-
-
 def test_cancelling_the_task_cancels_the_run(fake):
     fake.finishes = False
 
@@ -270,6 +356,25 @@ def test_cancelling_the_task_cancels_the_run(fake):
 def test_missing_nodes_are_named(fake):
     with pytest.raises(PackMissing, match="has no node ALEEditObject, ALERegions"):
         with_client(fake, lambda client: client.check(["Load", "ALERegions", "ALEEditObject"]))
+
+
+def test_a_workflow_is_checked_before_it_is_queued(fake):
+    with pytest.raises(PackMissing, match="has no node Elsewhere"):
+        workflow = Workflow({"1": {"class_type": "Elsewhere", "inputs": {}}})
+        with_client(fake, lambda client: client.check_workflow(workflow))
+    server, wrong = FakeServer(), Workflow.load(MASKED)
+    wrong.fill("Schedule", steps=99)
+
+    async def job() -> None:
+        async with serving_many(server) as urls, ComfyClient(urls[0]) as client:
+            assert await client.pack_version() == server.version
+            await client.check_workflow(Workflow.load(MASKED))
+            await client.check_workflow(wrong)
+
+    expected = "cannot run ale_edit.json. 'Schedule' .ALELCMSchedule., input 'steps': 99 is not"
+    with pytest.raises(WorkflowRejected, match=expected) as caught:
+        asyncio.run(job())
+    assert caught.value.errors[0].node_id == wrong.find("Schedule") and not server.ran
 
 
 @pytest.mark.parametrize(("name", "offered"), [("file", ["a", "b"]), ("mode", ["c"])])
@@ -364,3 +469,40 @@ def test_no_session_is_left_open_when_the_server_is_not_there(recwarn):
 
     asyncio.run(job())
     assert not [w for w in recwarn if issubclass(w.category, ResourceWarning)]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "login"),
+    [
+        ("http://host:8188/", "http://host:8188", None),
+        ("https://me:p%40ss@host/comfy/", "https://host/comfy", b"me:p@ss"),
+        ("http://host/a@b", "http://host/a@b", None),
+    ],
+)
+def test_a_password_in_the_address_is_used_and_never_shown(url, shown, login):
+    address, coded = without_password(url)
+    assert address == shown
+    assert (coded and base64.b64decode(coded)) == login
+
+
+def test_the_server_is_told_user_and_password(fake):
+    async def job() -> str:
+        async with serving(fake) as url:
+            fake.logins.clear()
+            async with ComfyClient(url.replace("http://", "http://me:secret@")) as client:
+                return client.url
+
+    url = asyncio.run(job())
+    assert "secret" not in url
+    assert set(fake.logins) == {"Basic " + base64.b64encode(b"me:secret").decode()}
+
+
+def test_a_websocket_that_is_refused_is_not_asked_for_again_and_again(fake):
+    fake.with_socket = False
+
+    async def job(client: ComfyClient) -> None:
+        for _ in range(4):
+            await client.queue(WORKFLOW)
+
+    with_client(fake, job)
+    assert fake.refusals == 2

@@ -32,6 +32,24 @@ def test_a_node_without_a_title_goes_by_its_class(workflow):
     assert workflow.find("C") == "8"
 
 
+def test_a_node_can_be_named_by_its_id_where_no_title_is_so(workflow):
+    workflow.fill("7", b=4)
+    assert workflow.inputs("Last")["b"] == 4
+    workflow.nodes["8"]["_meta"] = {"title": "7"}
+    assert workflow.find("7") == "8"
+
+
+def test_a_new_node_can_take_the_place_of_an_output(workflow):
+    workflow.add("Between", "E", {"y": 5})
+    workflow.redirect("First", 0, "Between", 1)
+    workflow.connect("Between", "a", "First")
+    assert workflow.inputs("Last")["a"] == [workflow.find("Between"), 1]
+    assert workflow.inputs("Between") == {"y": 5, "a": ["1", 0]}
+    assert workflow.links_to("First", 0) == [(workflow.find("Between"), "a")]
+    workflow.bypass("Between", {1: "a"})
+    assert workflow.inputs("Last")["a"] == ["1", 0] and "Between" not in workflow.titles()
+
+
 def test_an_unknown_title_is_an_error_that_names_the_known(workflow):
     with pytest.raises(ValueError, match="small.json has no node titled 'Frist'.*First"):
         workflow.fill("Frist", x=1)

@@ -1,0 +1,271 @@
+"""The command line of edit.py: edits images through a ComfyUI that has the pack."""
+
+import argparse
+import asyncio
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from .batch import PATIENCE_S, Batch, Outcome, check_servers
+from .client import Progress
+from .edits import SETTINGS, Model
+from .errors import ComfyError
+from .jobs import How, Job, build_jobs
+from .manifest import FILE, Manifest
+from .pack import pack_version
+from .table import Problems, Row, named, read_table, rows_of, split_edit
+from .workflow import Workflow
+
+SERVER = "http://127.0.0.1:8188"  # ComfyUI's own default
+FAILED, WRONG_INPUT, CANNOT_GO_ON, STOPPED = 1, 2, 3, 130  # exit codes
+MANY = 100  # rows, whose check takes a while
+SHOWN = 20  # problems or failures that are printed
+EPILOG = """\
+examples:
+  python edit.py edits.csv --checkpoint v1-5.safetensors --lora lcm-lora-sdv1-5.safetensors
+  python edit.py --image photo.png --edit "wolf -> brown goat" --mask wolf.png \\
+      --checkpoint LCM_Dreamshaper_v7.safetensors --lcm
+  python edit.py --image photos/ --edit "dog -> cat" --checkpoint LCM.safetensors --lcm
+
+A table has the columns image and edits, and if wanted masks, name, source_prompt, target_prompt,
+settings (%(settings)s)
+and TITLE.INPUT for any input of a node of the workflow. Without masks the objects are found by
+their words, with GroundingDINO and Segment Anything of the server. Run the same command again to
+go on after a stop, or after a change of the table.
+
+exit codes: 0 all images are there, 1 some rows failed, 2 something given is wrong and nothing was
+queued, 3 the run could not go on (no server, no pack, another version, a full disk), 130 stopped.
+All about it: docs/headless.md."""
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="edit.py",
+        description="Edit the objects of images by text, through a ComfyUI that has ALE-Edit.",
+        epilog=EPILOG % {"settings": ", ".join(SETTINGS)},
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("what to edit: a table, or an image or folder with its edits")
+    what.add_argument("table", nargs="?", type=Path, metavar="TABLE", help=".csv or .jsonl")
+    what.add_argument("--image", type=Path, metavar="PATH", help="an image, or a folder of images")
+    what.add_argument(
+        "--edit",
+        action="append",
+        default=[],
+        metavar='"SOURCE -> TARGET"',
+        help="an object and what it becomes; once per object",
+    )
+    what.add_argument(
+        "--mask",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="white where the object of the --edit of the same place is; for a folder of images, "
+        "a folder of masks named like them",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--checkpoint", metavar="NAME", help="one of the server's; else the demo model"
+    )
+    how.add_argument("--lora", metavar="NAME", help="an LCM LoRA of the server, for the checkpoint")
+    how.add_argument("--lcm", action="store_true", help="the checkpoint is an LCM itself")
+    how.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting for all rows that do not give it themselves, for example --set type=color",
+    )
+    how.add_argument(
+        "--workflow", type=Path, metavar="FILE", help="one of your own, exported for the API"
+    )
+    how.add_argument(
+        "--result", metavar="TITLE", help="title of its node that saves the edited image"
+    )
+    where = parser.add_argument_group("where")
+    where.add_argument(
+        "--server",
+        action="append",
+        metavar="URL",
+        help=f"a ComfyUI; several times: they share the work; default {SERVER}",
+    )
+    where.add_argument(
+        "--out", type=Path, default=Path("edited"), metavar="DIR", help="default: edited"
+    )
+    where.add_argument("--check", action="store_true", help="check everything, and edit nothing")
+    where.add_argument("--redo", action="store_true", help="make images again that are there")
+    where.add_argument(
+        "--any-version", action="store_true", help="accept another version of the pack"
+    )
+    where.add_argument(
+        "--patience",
+        type=float,
+        default=PATIENCE_S,
+        metavar="SECONDS",
+        help=f"how long to wait for the last server, if it went away; default {PATIENCE_S:.0f}",
+    )
+    parser.add_argument("--version", action="version", version=f"ALE-Edit {pack_version()}")
+    return parser.parse_args(argv)
+
+
+def rows_asked(args: argparse.Namespace) -> list[Row]:
+    if (args.table is None) == (args.image is None):
+        raise Problems(["Give a table, or --image with --edit (--help shows both)."])
+    if args.table is not None:
+        if args.edit or args.mask:
+            raise Problems(["--edit and --mask go with --image; a table has columns for them."])
+        return named(read_table(args.table))
+    if not args.edit:
+        raise Problems(["--image needs --edit: what each object is, and what it becomes."])
+    return named(rows_of(args.image, [split_edit(edit) for edit in args.edit], args.mask))
+
+
+def how_asked(args: argparse.Namespace) -> How:
+    if args.workflow is not None and (args.checkpoint or args.lora or args.lcm):
+        raise Problems(
+            ["--workflow brings its own model. Set another with --set 'TITLE.INPUT=NAME'."]
+        )
+    if args.result is not None and args.workflow is None:
+        raise Problems(["--result goes with --workflow."])
+    settings = {}
+    for text in args.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise Problems([f"--set {text!r} is not of the form NAME=VALUE."])
+        settings[name.strip()] = value.strip()
+    model = Model(args.checkpoint, args.lora, args.lcm)
+    workflow = Workflow.load(args.workflow) if args.workflow is not None else None
+    return How(model, settings, workflow, args.result)
+
+
+# -- what the person sees --------------------------------------------------------------------------
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+class Bar:
+    """One line with what is done, what is at work, and the time left; in a file a line an image."""
+
+    def __init__(self, total: int, *, is_terminal: bool):
+        self._total, self._is_terminal = total, is_terminal
+        self._start, self._over, self._made = time.monotonic(), 0, 0
+        self._shown, self._at_work = False, ""
+        self._width = min(shutil.get_terminal_size((100, 24)).columns - 1, 120)
+
+    def done(self, job: Job, outcome: Outcome) -> None:
+        self._over, self._made = outcome.made + len(outcome.failed), outcome.made
+        self._at_work = "" if self._at_work == job.name else self._at_work
+        if job.name in outcome.failed:
+            self.tell(f"failed: {outcome.failed[job.name]}")
+        elif not self._is_terminal:
+            say(f"{self._over}/{self._total} {job.name}{self._left()}")
+        if self._is_terminal:
+            self._draw("")
+
+    def progress(self, job: Job, step: Progress) -> None:
+        if not self._is_terminal:
+            return
+        if step.ahead and not self._at_work:  # else it waits for one of ours
+            self._draw(f"{job.name}: waiting, {step.ahead} before it")
+        elif not step.ahead:
+            self._at_work = job.name
+            steps = f" {step.value}/{step.maximum}" if step.maximum else ""
+            self._draw(f"{job.name}: {step.title}{steps}")
+
+    def tell(self, text: str) -> None:
+        """A sentence above the line."""
+        if self._shown:
+            print(f"\r{'':<{self._width}}\r", end="")
+            self._shown = False
+        say(text)
+
+    def close(self) -> None:
+        if self._shown:
+            print(flush=True)
+            self._shown = False
+
+    def _left(self) -> str:
+        if not self._made:
+            return ""
+        each = (time.monotonic() - self._start) / self._over
+        left = round(each * (self._total - self._over))
+        return f", {each:.1f} s each, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+
+    def _draw(self, at_work: str) -> None:
+        full = 20 * self._over // max(self._total, 1)
+        text = f"[{'#' * full}{'-' * (20 - full)}] {self._over}/{self._total}{self._left()}"
+        line = f"{text}  {at_work}"[: self._width]
+        print(f"\r{line:<{self._width}}", end="", flush=True)
+        self._shown = True
+
+
+def summary(outcome: Outcome, kept: int, out: Path) -> str:
+    parts = [f"{outcome.made} made"]
+    parts += [f"{kept} there before"] if kept else []
+    parts += [f"{len(outcome.failed)} failed"] if outcome.failed else []
+    return f"{', '.join(parts)}. Images and {FILE} are in {out.resolve()}"
+
+
+# -- the whole -------------------------------------------------------------------------------------
+
+
+async def edit(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
+    servers = list(dict.fromkeys(url.rstrip("/") for url in args.server or [SERVER]))
+    manifest = Manifest(args.out, say)
+    manifest.check_places(jobs)
+    pending = manifest.pending(jobs, redo=args.redo)
+    if not pending and not args.check:
+        say(summary(Outcome(), len(jobs), args.out))
+        return 0
+    await check_servers(servers, pending or jobs, any_version=args.any_version)
+    if args.check:
+        say(f"All is well: {len(pending)} of {len(jobs)} images would be made.")
+        return 0
+    if args.checkpoint is None and args.workflow is None:
+        say("Without --checkpoint the demo model edits, which knows the demo world only.")
+    bar = Bar(len(pending), is_terminal=sys.stdout.isatty())
+    batch = Batch(manifest, bar.tell, bar.done, bar.progress, args.patience, args.redo)
+    try:
+        outcome = await batch.run(servers, pending)
+    finally:
+        bar.close()
+    say(summary(outcome, len(jobs) - len(pending), args.out))
+    return FAILED if outcome.failed else 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """The exit code of a command line."""
+    args = arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        rows, how = rows_asked(args), how_asked(args)
+        if len(rows) >= MANY:
+            say(f"Checking {len(rows)} rows ...")
+        jobs = build_jobs(rows, how, tell=say)
+        return asyncio.run(edit(args, jobs))
+    except ValueError as error:
+        lines = str(error).splitlines()
+        more = [f"... and {len(lines) - SHOWN} more."] if len(lines) > SHOWN else []
+        return fail([*lines[:SHOWN], *more, "Nothing was queued."], WRONG_INPUT)
+    except ComfyError as error:
+        return fail([str(error)], CANNOT_GO_ON)
+    except OSError as error:
+        return fail(
+            [f"{error}. What was made stays: mend that, and run the same command again."],
+            CANNOT_GO_ON,
+        )
+    except KeyboardInterrupt:
+        return fail(["Stopped, and taken out of the queue. Run it again to go on."], STOPPED)
+
+
+def fail(lines: Sequence[str], code: int) -> int:
+    for line in lines:
+        print(f"edit.py: {line}", file=sys.stderr)
+    return code

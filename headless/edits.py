@@ -1,0 +1,263 @@
+"""Fills the pack's workflows for one uploaded image and its edits.
+
+workflows/api/ale_edit.json takes one mask per edit; ale_edit_words.json finds the objects by the
+words of the edits. A workflow of one's own is filled by the same titles: "Source image"; and either
+"Edit 1", "Mask 1" and so on, or "Edit List".
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .pack import WORKFLOWS
+from .workflow import Workflow
+
+MASKED = WORKFLOWS / "ale_edit.json"
+BY_WORDS = WORKFLOWS / "ale_edit_words.json"
+RESULTS = ("Save edited", "Edited image")  # titles of the nodes that save the edited image
+REGIONS = ("Save regions", "Where the objects are")
+LCM_GUIDANCE = {"source_guidance": 1.0, "target_guidance": 2.0}
+DEMO_GUIDANCE = {"source_guidance": 3.0, "target_guidance": 5.0}  # that model is not distilled
+PROMPTS_NODE = "ALEFullPrompts"
+PROMPTS = ("source_prompt", "target_prompt")
+
+# A setting's name -> the nodes' inputs that it stands for, whichever of them a workflow has.
+SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
+    "type": (("ALESelfAttentionInjection", "edit_type"), ("ALEEdit", "edit_type")),
+    "schedule": (("ALESelfAttentionInjection", "schedule"), ("ALEEdit", "schedule")),
+    "seed": (("RandomNoise", "noise_seed"), ("ALEEdit", "seed")),
+    "steps": (("ALELCMSchedule", "steps"), ("ALEEdit", "steps")),
+    "strength": (("ALELCMSchedule", "strength"), ("ALEEdit", "strength")),
+    "source_guidance": (
+        ("ALETwoBranchGuider", "source_guidance"),
+        ("ALEEdit", "source_guidance"),
+    ),
+    "target_guidance": (
+        ("ALETwoBranchGuider", "target_guidance"),
+        ("ALEEdit", "target_guidance"),
+    ),
+    "dilation": (
+        ("ALERegions", "dilation"),
+        ("ALEGroundedSAMMasks", "dilation"),
+        ("ALEEdit", "dilation"),
+    ),
+    "variant": (("ALEMethodSettings", "variant"), ("ALEEdit", "variant")),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What edits: a checkpoint that the server has, or the demo model where there is none.
+
+    lora: an LCM LoRA for it. lcm: the checkpoint is an LCM itself. Either samples as an LCM does
+    (ModelSamplingDiscrete).
+    """
+
+    checkpoint: str | None = None
+    lora: str | None = None
+    lcm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is None and (self.lora is not None or self.lcm):
+            raise ValueError("An LCM LoRA, or sampling as an LCM, needs a checkpoint. Give one.")
+
+
+def filled_workflow(
+    image: str,
+    edits: Sequence[tuple[str, str, str]],
+    *,
+    seed: int | None = None,
+    checkpoint: str | None = None,
+    variant: str = "paper",
+    edit_type: str | None = None,
+    guidance: tuple[float | None, float | None] = (None, None),
+) -> Workflow:
+    """The main workflow for one uploaded image and (source, target, uploaded mask) edits."""
+    workflow = masked_workflow(image, edits, Model(checkpoint))
+    given = {"variant": variant, "type": edit_type, "seed": seed}
+    given |= dict(zip(LCM_GUIDANCE, guidance, strict=True))
+    for name, value in given.items():
+        if value is not None:
+            apply_setting(workflow, name, value)
+    return workflow
+
+
+def masked_workflow(
+    image: str, edits: Sequence[tuple[str, str, str]], model: Model = Model()
+) -> Workflow:
+    """The main workflow for an uploaded image and (source, target, uploaded mask) edits."""
+    workflow = Workflow.load(MASKED)
+    fill_edits(workflow, image, edits)
+    if model.checkpoint is not None:
+        use_model(workflow, "Model", model)
+    return workflow
+
+
+def words_workflow(
+    image: str, edits: Sequence[tuple[str, str]], model: Model = Model()
+) -> Workflow:
+    """The workflow that finds the objects by words, for an uploaded image and edits."""
+    workflow = Workflow.load(BY_WORDS)
+    fill_edits(workflow, image, edits)
+    workflow.bypass("ModelSamplingDiscrete", {0: "model"})
+    workflow.bypass("LCM-LoRA", {0: "model", 1: "clip"})
+    use_model(workflow, "Load Checkpoint", model)
+    return workflow
+
+
+def fill_edits(workflow: Workflow, image: str, edits: Sequence[tuple[str, ...]]) -> None:
+    """Write image and edits, with an uploaded mask each or with none, into the titled nodes."""
+    workflow.fill("Source image", image=image)
+    if len(edits[0]) == 2:
+        lines = "\n".join(f"{edit[0]} -> {edit[1]}" for edit in edits)
+        workflow.fill("Edit List", text=lines)
+        return
+    fit_edit_chain(workflow, len(edits))
+    for number, (source, target, mask) in enumerate(edits, 1):
+        workflow.fill(f"Mask {number}", image=mask)
+        workflow.fill(f"Edit {number}", source=source, target=target)
+
+
+def fit_edit_chain(workflow: Workflow, count: int) -> None:
+    """Clone or remove the Mask k and Edit k nodes until there are `count`, and link them anew."""
+    have = sum(re.fullmatch(r"Edit \d+", title) is not None for title in workflow.titles())
+    workflow.find("Edit 1")  # raises where there is no chain
+    takers = workflow.links_to(f"Edit {have}", 0)
+    for number in range(have, count, -1):
+        workflow.remove(f"Edit {number}")
+        workflow.remove(f"Mask {number}")
+    for number in range(have + 1, count + 1):
+        workflow.clone("Mask 1", f"Mask {number}")
+        workflow.clone("Edit 1", f"Edit {number}")
+    for number in range(1, count + 1):
+        workflow.connect(f"Edit {number}", "mask", f"Mask {number}")
+        if number > 1:
+            workflow.connect(f"Edit {number}", "previous", f"Edit {number - 1}")
+    for node_id, name in takers:
+        workflow.nodes[node_id]["inputs"][name] = [workflow.find(f"Edit {count}"), 0]
+
+
+def use_model(workflow: Workflow, loader: str, model: Model) -> None:
+    """Put a model in the place of the node that loads one, with the guidance that suits it."""
+    if model.checkpoint is None:
+        workflow.replace(loader, "ALEDemoModelLoader", {})
+    else:
+        workflow.replace(loader, "CheckpointLoaderSimple", {"ckpt_name": model.checkpoint})
+    if model.lora is not None or model.lcm:
+        sampling = {"sampling": "lcm", "zsnr": False}
+        workflow.add("ModelSamplingDiscrete", "ModelSamplingDiscrete", sampling)
+        workflow.redirect(loader, 0, "ModelSamplingDiscrete")
+        workflow.connect("ModelSamplingDiscrete", "model", loader)
+    if model.lora is not None:
+        strengths = {"lora_name": model.lora, "strength_model": 1.0, "strength_clip": 1.0}
+        workflow.add("LCM-LoRA", "LoraLoader", strengths)
+        workflow.redirect(loader, 1, "LCM-LoRA", 1)
+        workflow.connect("LCM-LoRA", "clip", loader, 1)
+        workflow.connect("LCM-LoRA", "model", loader)
+        workflow.connect("ModelSamplingDiscrete", "model", "LCM-LoRA")
+    for name, scale in (DEMO_GUIDANCE if model.checkpoint is None else LCM_GUIDANCE).items():
+        apply_setting(workflow, name, scale)
+
+
+def use_prompts(workflow: Workflow, prompts: Mapping[str, str]) -> None:
+    """Give whole sentences around the edits' phrases: source_prompt, target_prompt, or both."""
+    title = next(
+        (workflow.title(k) for k, n in workflow.nodes.items() if n["class_type"] == PROMPTS_NODE),
+        None,
+    )
+    if title is None:
+        title, last = "Full Prompts", last_edit(workflow)
+        workflow.add(title, PROMPTS_NODE, dict.fromkeys(PROMPTS, ""))
+        workflow.redirect(last, 0, title)
+        workflow.connect(title, "edits", last)
+    workflow.fill(title, **prompts)
+
+
+def last_edit(workflow: Workflow) -> str:
+    """The title of the node that gives all edits: the last of the chain, or the list."""
+    numbers = [int(m[1]) for t in workflow.titles() if (m := re.fullmatch(r"Edit (\d+)", t))]
+    return f"Edit {max(numbers)}" if numbers else "Edit List"
+
+
+# -- settings --------------------------------------------------------------------------------------
+
+
+def places(workflow: Workflow, name: str) -> list[tuple[str, str]]:
+    """(node id, input) that a setting stands for: a name of SETTINGS, or TITLE.INPUT.
+
+    ValueError where the workflow has none.
+    """
+    if name in SETTINGS:
+        found = [
+            (node_id, input_name)
+            for class_type, input_name in SETTINGS[name]
+            for node_id, node in workflow.nodes.items()
+            if node["class_type"] == class_type
+        ]
+        if not found:
+            classes = ", ".join(class_type for class_type, _ in SETTINGS[name])
+            raise ValueError(f"{workflow.name} has nothing that takes {name} (one of {classes}).")
+        return found
+    title, dot, input_name = name.rpartition(".")
+    if not dot:
+        raise ValueError(
+            f"There is no setting {name!r}. There are: {', '.join(SETTINGS)}; and TITLE.INPUT for "
+            "any input of a node of the workflow."
+        )
+    if input_name not in workflow.inputs(title):
+        raise ValueError(
+            f"{title!r} in {workflow.name} has no input {input_name!r}. "
+            f"It has: {', '.join(sorted(workflow.inputs(title)))}."
+        )
+    return [(workflow.find(title), input_name)]
+
+
+def apply_setting(workflow: Workflow, name: str, value: Any) -> None:
+    """Set a setting; text is read as what the input holds now (number, true or false, text)."""
+    for node_id, input_name in places(workflow, name):
+        inputs = workflow.nodes[node_id]["inputs"]
+        if isinstance(inputs[input_name], list):
+            raise ValueError(
+                f"{name}: {workflow.title(node_id)!r} gets its {input_name} from another node of "
+                f"{workflow.name}. Unlink it there, or leave the setting out."
+            )
+        inputs[input_name] = _as_kind_of(inputs[input_name], value, name)
+
+
+def _as_kind_of(now: Any, value: Any, name: str) -> Any:
+    if isinstance(now, bool):
+        known = {"true": True, "false": False}
+        if isinstance(value, bool) or str(value).lower() in known:
+            return known[str(value).lower()]
+        raise ValueError(f"{name} is {value!r}. Write true or false.")
+    if isinstance(now, int | float):
+        return _number(value, name, is_whole=isinstance(now, int))
+    return str(value)
+
+
+def _number(value: Any, name: str, *, is_whole: bool) -> int | float:
+    whole = re.fullmatch(r"[+-]?\d+(\.0*)?", str(value).strip())
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = int(str(value).strip().partition(".")[0]) if whole else float(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or number != number or abs(number) == float("inf"):
+        raise ValueError(f"{name} is {value!r}. Write a number.")
+    if is_whole and not whole:
+        raise ValueError(f"{name} is {value!r}. Write a whole number.")
+    return number if is_whole else float(number)
+
+
+def settings_of(workflow: Workflow) -> dict[str, Any]:
+    """The value of every setting of SETTINGS that the workflow has."""
+    found: dict[str, Any] = {}
+    for name, nodes in SETTINGS.items():
+        for node in workflow.nodes.values():
+            for class_type, input_name in nodes:
+                value = node["inputs"].get(input_name)
+                if node["class_type"] == class_type and not isinstance(value, list | type(None)):
+                    found.setdefault(name, value)
+    return found

@@ -1,0 +1,197 @@
+"""Rows of a table become jobs: a filled workflow, the pictures it needs, and what it was made from.
+
+Everything that can be wrong with files and settings is found here, before anything is queued.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .edits import (
+    REGIONS,
+    RESULTS,
+    Model,
+    apply_setting,
+    fill_edits,
+    masked_workflow,
+    places,
+    settings_of,
+    use_prompts,
+    words_workflow,
+)
+from .pictures import check_mask, fitted_mask, open_picture, upload_name
+from .table import Problems, Row
+from .workflow import Workflow
+
+UNUSED = ("Save reconstruction", "Decode source", "Detections")
+
+
+@dataclass(frozen=True)
+class How:
+    """What holds for all rows. workflow: one's own; result: title of the node with the image."""
+
+    model: Model = Model()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    workflow: Workflow | None = None
+    result: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to make. asked: what it is made from, as the manifest has it; fingerprint: of all.
+
+    pictures opens what is to be uploaded; names: what the workflow calls it, in the same order.
+    """
+
+    row: Row
+    workflow: Workflow
+    result: str
+    asked: dict[str, Any]
+    fingerprint: str
+    names: tuple[str, ...]
+    pictures: Callable[[], list[tuple[str, Image.Image]]]
+
+    @property
+    def name(self) -> str:
+        return self.row.name
+
+
+def build_jobs(
+    rows: Sequence[Row], how: How, tell: Callable[[str], None] = lambda _text: None
+) -> list[Job]:
+    """The jobs of all rows; raises Problems with everything that is wrong with any of them.
+
+    tell: gets a sentence for each mask that had to be resized.
+    """
+    jobs, problems, unused = [], [], set(how.settings)
+    for row in rows:
+        try:
+            job = _job(row, how, unused, tell)
+        except (ValueError, OSError) as error:
+            problems.append(f"{row.place}: {error}")
+        else:
+            jobs.append(job)
+    if unused and not problems:
+        problems.append(f"--set {sorted(unused)[0]}: {_why_unused(jobs[0], sorted(unused)[0])}")
+    if problems:
+        raise Problems(list(dict.fromkeys(problems)))
+    return jobs
+
+
+def _job(row: Row, how: How, unused: set[str], tell: Callable[[str], None]) -> Job:
+    names = tuple(name for name, _ in _loaded(row, tell))
+    workflow = _filled(row, how, names[0], names[1:])
+    if row.prompts:
+        use_prompts(workflow, row.prompts)
+    for name, value in how.settings.items():
+        if _takes(workflow, name):
+            unused.discard(name)
+            apply_setting(workflow, name, value)
+    for name, value in row.settings.items():
+        apply_setting(workflow, name, value)
+    return Job(
+        row,
+        workflow,
+        _result(workflow, how),
+        _asked(row, how, workflow),
+        hashlib.sha256(json.dumps(workflow.nodes, sort_keys=True).encode()).hexdigest(),
+        names,
+        partial(_loaded, row, lambda _text: None),
+    )
+
+
+def _loaded(row: Row, tell: Callable[[str], None]) -> list[tuple[str, Image.Image]]:
+    """The row's image, then its masks, checked, each with the name that it is uploaded by."""
+    image = open_picture(row.image).convert("RGB")
+    pictures = [image]
+    for path in row.masks:
+        mask = fitted_mask(path, image.size, tell)
+        check_mask(mask, path)
+        pictures.append(mask.convert("RGB"))
+    return [(upload_name(picture), picture) for picture in pictures]
+
+
+def _filled(row: Row, how: How, image: str, masks: Sequence[str]) -> Workflow:
+    edits = [(*edit, mask) for edit, mask in zip(row.edits, masks, strict=True)] if masks else []
+    if how.workflow is not None:
+        workflow = how.workflow.copy()
+        fill_edits(workflow, image, edits or row.edits)
+        return workflow
+    if edits:
+        workflow = masked_workflow(image, edits, how.model)
+    else:
+        workflow = words_workflow(image, row.edits, how.model)
+    for title in set(UNUSED) & set(workflow.titles()):
+        workflow.remove(title)
+    for title in set(RESULTS + REGIONS) & set(workflow.titles()):
+        # a preview leaves no file in the server's output folder
+        workflow.replace(title, "PreviewImage", {"images": workflow.inputs(title)["images"]})
+    return workflow
+
+
+def _takes(workflow: Workflow, name: str) -> bool:
+    try:
+        return bool(places(workflow, name))
+    except ValueError:
+        return False
+
+
+def _why_unused(job: Job, name: str) -> str:
+    try:
+        places(job.workflow, name)
+    except ValueError as error:
+        return str(error)
+    return "no row takes it."
+
+
+def _result(workflow: Workflow, how: How) -> str:
+    """The title of the node that the edited image comes from."""
+    if how.result is not None:
+        workflow.find(how.result)
+        return how.result
+    found = [title for title in RESULTS if title in workflow.titles()]
+    if len(found) != 1:
+        raise ValueError(
+            f"{workflow.name} has {len(found) or 'no'} nodes titled {' or '.join(RESULTS)}. Give "
+            "--result TITLE, the title of the node that saves the edited image. It has: "
+            f"{', '.join(sorted(workflow.titles()))}."
+        )
+    return found[0]
+
+
+def _asked(row: Row, how: How, workflow: Workflow) -> dict[str, Any]:
+    return {
+        "image": _file(row.image),
+        "masks": [_file(mask) for mask in row.masks],
+        "edits": [list(edit) for edit in row.edits],
+        "prompts": row.prompts,
+        "settings": {**settings_of(workflow), **_titled(how.settings), **_titled(row.settings)},
+        "workflow": workflow.name,
+        "model": asdict(how.model) if how.workflow is None else None,
+    }
+
+
+def _titled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if "." in name}
+
+
+def _file(path: Path) -> dict[str, str]:
+    return {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def changes(job: Job, before: Mapping[str, Any]) -> list[str]:
+    """What differs between a job and what the manifest says an image was made from."""
+
+    def content(value: Any) -> Any:
+        if isinstance(value, list):
+            return [content(entry) for entry in value]
+        return value["sha256"] if isinstance(value, dict) and "sha256" in value else value
+
+    found = [key for key, now in job.asked.items() if content(now) != content(before.get(key))]
+    return found or ["workflow"]

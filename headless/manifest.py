@@ -1,0 +1,139 @@
+"""What was made, a line of JSON each, beside the images: manifest.jsonl (docs/headless.md).
+
+An image is put into place only once its line is written, so that none is there without one. A line
+that a killed run left unfinished is passed over.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .jobs import Job, changes
+from .pictures import is_intact, write_whole
+from .table import Problems
+
+FILE = "manifest.jsonl"
+
+
+class Manifest:
+    """The manifest of a folder of results; `tell` gets a sentence for whatever is made again."""
+
+    def __init__(self, out: Path, tell: Callable[[str], None]):
+        self.out = out
+        self.path = out / FILE
+        self._tell = tell
+        self._done = self._read()
+
+    def image(self, job: Job) -> Path:
+        return self.out / f"{job.name}.png"
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        """The newest line of each image that was made."""
+        done: dict[str, dict[str, Any]] = {}
+        if not self.path.exists():
+            return done
+        for number, line in enumerate(self.path.read_bytes().splitlines(), 1):
+            try:
+                entry = json.loads(line)
+                if entry["status"] == "done":
+                    done[entry["name"]] = dict(entry)
+            except (ValueError, KeyError, TypeError):
+                if line.strip():
+                    self._tell(f"{self.path}, line {number} is damaged: passed over.")
+        return done
+
+    def check_places(self, jobs: Sequence[Job]) -> None:
+        """Raise Problems where an image would take the place of a file that is not ours."""
+        inputs = {path.resolve(): job for job in jobs for path in (job.row.image, *job.row.masks)}
+        problems = []
+        for job in jobs:
+            path = self.image(job)
+            if path.resolve() in inputs:
+                problems.append(f"{path} is an input of {inputs[path.resolve()].row.place}.")
+            elif path.exists() and job.name not in self._done:
+                problems.append(f"{path} is there, and {FILE} does not know it.")
+        if problems:
+            raise Problems([f"{p} Give another --out, or move that file." for p in problems])
+
+    def pending(self, jobs: Sequence[Job], *, redo: bool = False) -> list[Job]:
+        """The jobs whose image is to be made; why one is made again is told."""
+        left = []
+        for job in jobs:
+            state = "missing" if redo else self._state(job)
+            if state not in ("missing", "done"):
+                self._tell(f"{self.image(job)} is {state}: it is made again.")
+            if state != "done":
+                left.append(job)
+        return left
+
+    def _state(self, job: Job) -> str:
+        """ "done", "missing", or why the image is to be made again."""
+        entry, path = self._done.get(job.name), self.image(job)
+        if entry is None:
+            return "missing"
+        self._put_into_place(path, entry["sha256"])
+        if not path.exists():
+            return "gone"
+        data = path.read_bytes()
+        is_ours = hashlib.sha256(data).hexdigest() == entry["sha256"]
+        if not is_ours and not is_intact(data):
+            return "damaged"
+        if entry["fingerprint"] != job.fingerprint:
+            if not is_ours:
+                kept = _free_name(path)
+                path.replace(kept)
+                self._tell(f"{path} was changed by somebody: it is {kept.name} now.")
+            return f"made from something else ({', '.join(changes(job, entry))})"
+        if not is_ours:
+            self._tell(f"{path} was changed by somebody: left as it is. Delete it to make it anew.")
+        return "done"
+
+    def _put_into_place(self, path: Path, digest: str) -> None:
+        """Finish what a run did that was killed between the line and the image."""
+        part = _part(path)
+        if part.exists() and hashlib.sha256(part.read_bytes()).hexdigest() == digest:
+            part.replace(path)
+
+    def add_done(self, job: Job, image: bytes, about: Mapping[str, Any]) -> None:
+        """Write an image and its line."""
+        path = self.image(job)
+        digest = hashlib.sha256(image).hexdigest()
+        write_whole(_part(path), image)
+        entry = {
+            **{"name": job.name, "status": "done", "row": job.row.place},
+            **{"output": path.name, "sha256": digest, **about, **job.asked},
+            "fingerprint": job.fingerprint,
+        }
+        self._append(entry)
+        _part(path).replace(path)
+        self._done[job.name] = entry
+
+    def add_failed(self, job: Job, about: Mapping[str, Any]) -> None:
+        entry = {"name": job.name, "status": "failed", "row": job.row.place, **about, **job.asked}
+        self._append({**entry, "fingerprint": job.fingerprint})
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+") as file:
+            start = file.seek(0, os.SEEK_END)
+            if start:
+                file.seek(-1, os.SEEK_END)
+            is_torn = start > 0 and file.read(1) != b"\n"
+            line = json.dumps(entry, ensure_ascii=False) + "\n"
+            file.write((b"\n" if is_torn else b"") + line.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".made")
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (kept := path.with_name(f"{path.stem}.kept-{number}{path.suffix}")).exists():
+        number += 1
+    return kept

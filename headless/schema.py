@@ -1,0 +1,80 @@
+"""What a server's nodes take, by /object_info, held against a workflow before it is queued.
+
+ComfyUI looks at a workflow only when it is queued, and does not check every choice of newer nodes.
+"""
+
+from typing import Any
+
+from .errors import NodeError
+from .workflow import Workflow
+
+Info = dict[str, Any]  # node class -> what /object_info says of it
+PACK = "ALE"  # the ids of this pack's nodes begin so
+LISTED = 10  # choices that an error names
+
+
+def input_specs(info: Info) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """(type or list of choices, options) by input, of one node's entry in /object_info."""
+    kinds = [info.get("input", {}).get(kind, {}) for kind in ("required", "optional")]
+    return {
+        name: (spec[0], spec[1] if len(spec) > 1 else {})
+        for kind in kinds
+        for name, spec in kind.items()
+    }
+
+
+def choices_of(spec: tuple[Any, dict[str, Any]]) -> list[Any] | None:
+    """The choices of an input; None where it is none of a fixed list."""
+    kind, options = spec
+    if isinstance(kind, list):  # [choices, ...], or ["COMBO", {"options": choices}]
+        return kind
+    return options.get("options") if kind == "COMBO" else None
+
+
+def complaints(workflow: Workflow, nodes: Info) -> tuple[NodeError, ...]:
+    """What the server's nodes would not take: values, and inputs that this pack's nodes lack.
+
+    Nodes that the server does not have, links, and names of uploaded files are not looked at.
+    """
+    found = []
+    for node_id, node in workflow.nodes.items():
+        class_type = node["class_type"]
+        specs = input_specs(nodes.get(class_type, {}))
+        for name, value in node["inputs"].items():
+            if class_type not in nodes or isinstance(value, list):
+                continue
+            if name in specs:
+                problem = _problem(value, specs[name])
+            elif class_type.startswith(PACK):
+                problem = f"the node has no such input. It has: {', '.join(specs)}"
+            else:
+                problem = ""  # nodes with inputs by the number are not known here
+            if problem:
+                title = workflow.title(node_id)
+                found.append(NodeError(title, class_type, problem, name, node_id))
+    return tuple(found)
+
+
+def _problem(value: Any, spec: tuple[Any, dict[str, Any]]) -> str:
+    kind, options = spec
+    choices = choices_of(spec)
+    if choices is not None:
+        is_upload = any(key.endswith("_upload") for key in options)
+        return "" if is_upload or value in choices else f"{value!r} is {_not_among(choices)}"
+    if kind not in ("INT", "FLOAT"):
+        return ""
+    try:
+        number = (int if kind == "INT" else float)(value)
+    except (TypeError, ValueError):
+        return f"{value!r} is not a {'whole ' if kind == 'INT' else ''}number"
+    least, most = options.get("min"), options.get("max")
+    if (least is not None and number < least) or (most is not None and number > most):
+        return f"{value} is not from {least} to {most}"
+    return ""
+
+
+def _not_among(choices: list[Any]) -> str:
+    if not choices:
+        return "not there, the server has none"
+    more = f" and {len(choices) - LISTED} more" if len(choices) > LISTED else ""
+    return f"not one of {', '.join(map(str, choices[:LISTED]))}{more}"

@@ -1,0 +1,343 @@
+"""Batches over one and two servers that come and go: nothing is lost, nothing is made twice."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ale_edit.headless import (
+    ComfyClient,
+    ComfyError,
+    OtherVersion,
+    PackMissing,
+    Progress,
+    ServerGone,
+)
+from ale_edit.headless.batch import Batch, Hopeless, Outcome, check_servers
+from ale_edit.headless.jobs import How, Job, build_jobs
+from ale_edit.headless.manifest import FILE, Manifest
+from ale_edit.headless.table import Problems, named, read_table
+from ale_edit.tests.headless.fake_server import FakeServer, colour_of, serving
+from ale_edit.tests.headless.inputs import write_csv, write_inputs, write_mask
+
+
+def jobs_of(folder: Path, count: int, **columns: str) -> list[Job]:
+    rows = [{**row, **columns} for row in write_inputs(folder / "in", count)]
+    return build_jobs(named(read_table(write_csv(folder / "in" / "edits.csv", rows))), How())
+
+
+def failure(message: str) -> dict[str, Any]:
+    return {
+        "node_id": "9",
+        "node_type": "ALERegions",
+        "exception_message": message,
+        "exception_type": "ValueError",
+        "traceback": [],
+        "current_inputs": {"edits": ["x"], "dilation": [0.01]},
+    }
+
+
+class Bench:
+    """A batch into a folder, with all that it told."""
+
+    def __init__(self, out: Path, patience_s: float = 5, *, redo: bool = False):
+        self.out = out
+        self.told: list[str] = []
+        self.done: list[str] = []
+        self.steps: list[tuple[str, Progress]] = []
+        self.manifest = Manifest(out, self.told.append)
+        self.batch = Batch(
+            self.manifest,
+            self.told.append,
+            self._on_done,
+            lambda job, step: self.steps.append((job.name, step)),
+            patience_s,
+            redo,
+        )
+
+    def _on_done(self, job: Job, _outcome: Outcome) -> None:
+        self.done.append(job.name)
+
+    async def run(self, urls: Sequence[str], jobs: Sequence[Job]) -> Outcome:
+        return await asyncio.wait_for(self.batch.run(urls, self.manifest.pending(jobs)), 60)
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.out / FILE).read_text().splitlines()]
+
+
+def run(bench: Bench, jobs: Sequence[Job], *servers: FakeServer) -> Outcome:
+    async def whole() -> Outcome:
+        async with serving(*servers) as urls:
+            return await bench.run(urls, jobs)
+
+    return asyncio.run(whole())
+
+
+def test_every_image_is_what_its_workflow_gives_and_is_made_once(tmp_path):
+    server, bench, jobs = FakeServer(), Bench(tmp_path / "out"), jobs_of(tmp_path, 5)
+    outcome = run(bench, jobs, server)
+    assert outcome.made == 5 and not outcome.failed and sorted(bench.done) == [j.name for j in jobs]
+    for job in jobs:
+        assert (tmp_path / "out" / f"{job.name}.png").read_bytes() == colour_of(job.workflow.nodes)
+        assert (tmp_path / "out" / "regions" / f"{job.name}.png").is_file()
+    assert len(server.ran) == 5 and len(set(server.uploads)) == len(server.uploads) == 10
+    line = bench.lines()[0]
+    assert line["server"] == server.url and line["versions"]["comfyui"] == "0.3.75"
+    assert line["versions"]["ale_edit"] == server.version and line["seconds"] >= 0
+    assert line["regions"] == f"regions/{line['name']}.png"
+
+
+def test_a_second_run_makes_nothing(tmp_path):
+    server, jobs = FakeServer(), jobs_of(tmp_path, 3)
+    run(Bench(tmp_path / "out"), jobs, server)
+    again = Bench(tmp_path / "out")
+    assert run(again, jobs, server).made == 0 and len(server.ran) == 3 and again.told == []
+
+
+def test_a_file_that_changes_or_goes_after_the_check_fails_its_row_alone(tmp_path):
+    server, bench, jobs = FakeServer(), Bench(tmp_path / "out"), jobs_of(tmp_path, 4)
+    (tmp_path / "in" / "p1.png").unlink()
+    write_mask(tmp_path / "in" / "m2.png", (0, 0, 3, 3))
+    outcome = run(bench, jobs, server)
+    assert outcome.made == 2 and "There is no file" in outcome.failed["p1"]
+    assert "a mask was changed since the check" in outcome.failed["p2"]
+
+
+def test_a_run_without_an_image_fails_its_row(tmp_path):
+    server, bench, jobs = FakeServer(), Bench(tmp_path / "out"), jobs_of(tmp_path, 1)
+    outcome = run(bench, [replace(jobs[0], result="Elsewhere")], server)
+    assert "The run ended, but no image came from 'Elsewhere'" in outcome.failed["p0"]
+
+
+def test_two_servers_share_the_work(tmp_path):
+    one, two = FakeServer(0.1), FakeServer(0.1)
+    bench, jobs = Bench(tmp_path / "out"), jobs_of(tmp_path, 10)
+    assert run(bench, jobs, one, two).made == 10
+    assert len(one.ran) + len(two.ran) == 10 and one.ran and two.ran
+
+
+def test_a_node_that_fails_is_noted_with_its_input_and_the_others_go_on(tmp_path):
+    server, bench, jobs = FakeServer(), Bench(tmp_path / "out"), jobs_of(tmp_path, 4)
+    bad = jobs[1].workflow.inputs("Source image")["image"]
+    server.fails = lambda prompt: (
+        failure("Regions: the dilation input is 9. Lower it.")
+        if prompt["2"]["inputs"]["image"] == bad
+        else None
+    )
+    outcome = run(bench, jobs, server)
+    assert outcome.made == 3 and list(outcome.failed) == ["p1"]
+    assert "line 3 (p1): 'Regions' (ALERegions), input 'dilation'" in outcome.failed["p1"]
+    (line,) = [line for line in bench.lines() if line["status"] == "failed"]
+    assert line["error"]["node"] == "Regions" and line["error"]["class"] == "ALERegions"
+    assert line["error"]["input"] == "dilation" and "Lower it" in line["error"]["message"]
+    server.fails = lambda _prompt: None
+    assert run(Bench(tmp_path / "out"), jobs, server).made == 1
+
+
+def test_where_the_first_all_fail_the_others_are_left_out(tmp_path):
+    server, bench = FakeServer(), Bench(tmp_path / "out")
+    server.fails = lambda _prompt: failure("no")
+    with pytest.raises(Hopeless, match="The first 5 rows all failed"):
+        run(bench, jobs_of(tmp_path, 9), server)
+    assert len(bench.lines()) <= 6
+
+
+def test_a_full_disk_of_the_server_stops_all_and_says_so(tmp_path):
+    server, bench = FakeServer(), Bench(tmp_path / "out")
+    server.fails = lambda _prompt: failure("[Errno 28] No space left on device: 'x.png'")
+    with pytest.raises(ComfyError, match="The disk of ComfyUI at .* is full.*run the same"):
+        run(bench, jobs_of(tmp_path, 3), server)
+    assert not (tmp_path / "out" / FILE).exists()
+
+
+def test_a_server_that_dies_and_comes_back_finishes_its_work(tmp_path):
+    server, bench, jobs = FakeServer(0.2), Bench(tmp_path / "out"), jobs_of(tmp_path, 5)
+
+    async def whole() -> Outcome:
+        async with serving(server) as urls:
+            task = asyncio.create_task(bench.run(urls, jobs))
+            while len(bench.done) < 2:
+                await asyncio.sleep(0.02)
+            await server.stop()
+            await asyncio.sleep(6)
+            await server.start()
+            return await task
+
+    bench.batch.patience_s = 30
+    assert asyncio.run(whole()).made == 5
+    assert sorted(bench.done) == [job.name for job in jobs]
+    assert any("Waiting for it" in text for text in bench.told)
+    assert any("is back" in text for text in bench.told)
+
+
+def test_what_a_dead_server_had_goes_to_the_other(tmp_path):
+    dying, other = FakeServer(0.3), FakeServer(0.3)
+    bench, jobs = Bench(tmp_path / "out", patience_s=1), jobs_of(tmp_path, 6)
+
+    async def whole() -> Outcome:
+        async with serving(dying, other) as urls:
+            task = asyncio.create_task(bench.run(urls, jobs))
+            while not bench.done:
+                await asyncio.sleep(0.02)
+            await dying.stop()
+            return await task
+
+    assert asyncio.run(whole()).made == 6
+    assert sorted(bench.done) == [job.name for job in jobs]
+
+
+def test_a_server_that_is_back_after_long_is_used_again_while_others_work(tmp_path):
+    dying, other = FakeServer(0.2), FakeServer(0.4)
+    bench, jobs = Bench(tmp_path / "out", patience_s=0), jobs_of(tmp_path, 24)
+
+    async def whole() -> Outcome:
+        async with serving(dying, other) as urls:
+            task = asyncio.create_task(bench.run(urls, jobs))
+            while not dying.ran:
+                await asyncio.sleep(0.02)
+            await dying.stop()
+            while not bench.told:
+                await asyncio.sleep(0.02)
+            before = len(dying.ran)
+            await dying.start()
+            outcome = await task
+            assert len(dying.ran) > before
+            return outcome
+
+    assert asyncio.run(whole()).made == 24 and len(bench.done) == 24
+
+
+def test_without_any_server_the_run_ends_and_what_was_made_stays(tmp_path):
+    server, bench, jobs = FakeServer(0.1), Bench(tmp_path / "out", 1), jobs_of(tmp_path, 6)
+
+    async def whole() -> None:
+        async with serving(server) as urls:
+            task = asyncio.create_task(bench.run(urls, jobs))
+            while len(bench.done) < 2:
+                await asyncio.sleep(0.02)
+            await server.stop()
+            with pytest.raises(ServerGone):
+                await task
+
+    asyncio.run(whole())
+    kept = len(bench.done)
+    assert run(Bench(tmp_path / "out"), jobs, FakeServer()).made == 6 - kept
+
+
+def test_a_run_that_was_restarted_away_under_us_is_made_again(tmp_path):
+    """The server was quickly started anew: it answers, and knows nothing of our runs."""
+    server, bench, jobs = FakeServer(0.3), Bench(tmp_path / "out"), jobs_of(tmp_path, 2)
+
+    async def whole() -> Outcome:
+        async with serving(server) as urls:
+            task = asyncio.create_task(bench.run(urls, jobs))
+            while not server.running:
+                await asyncio.sleep(0.02)
+            server.pending, server.running = [], []
+            return await task
+
+    assert asyncio.run(whole()).made == 2
+
+
+def test_what_a_killed_process_left_in_the_queue_is_taken_over(tmp_path):
+    server, jobs = FakeServer(0.4), jobs_of(tmp_path, 3)
+
+    async def whole(bench: Bench) -> Outcome:
+        async with serving(server) as urls:
+            async with ComfyClient(urls[0]) as client:  # as if killed after queueing two
+                for job in jobs[:2]:
+                    await client.queue(job.workflow, job.fingerprint)
+            return await bench.run(urls, jobs)
+
+    bench = Bench(tmp_path / "out")
+    assert asyncio.run(whole(bench)).made == 3 and len(server.ran) == 3
+    for job in jobs:
+        assert (tmp_path / "out" / f"{job.name}.png").read_bytes() == colour_of(job.workflow.nodes)
+
+
+def test_redo_takes_nothing_over(tmp_path):
+    server, jobs = FakeServer(), jobs_of(tmp_path, 2)
+
+    async def whole() -> None:
+        async with serving(server) as urls:
+            await Bench(tmp_path / "out").run(urls, jobs)
+            bench = Bench(tmp_path / "out", redo=True)
+            pending = bench.manifest.pending(jobs, redo=True)
+            await bench.batch.run(urls, pending)
+
+    asyncio.run(whole())
+    assert len(server.ran) == 4
+
+
+def test_stopping_takes_our_runs_out_of_the_queue_and_leaves_those_of_others(tmp_path):
+    server, bench, jobs = FakeServer(30), Bench(tmp_path / "out"), jobs_of(tmp_path, 4)
+
+    async def whole() -> None:
+        async with serving(server) as urls:
+            theirs = [0, "theirs", {}, {}, []]
+            server.pending.append([0, "also theirs", {}, {}, []])
+            task = asyncio.create_task(bench.run(urls, jobs))
+            while len(server.pending) < 2:
+                await asyncio.sleep(0.02)
+            server.pending.append(theirs)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert [item[1] for item in [*server.running, *server.pending]] == [
+                "also theirs",
+                "theirs",
+            ]
+
+    asyncio.run(whole())
+
+
+# -- the check before ------------------------------------------------------------------------------
+
+
+def check(jobs: Sequence[Job], *servers: FakeServer, any_version: bool = False) -> None:
+    async def whole() -> None:
+        async with serving(*servers) as urls:
+            await check_servers(urls, jobs, any_version=any_version)
+
+    asyncio.run(whole())
+
+
+def test_a_server_with_the_pack_passes(tmp_path):
+    check(jobs_of(tmp_path, 1), FakeServer())
+
+
+def test_a_server_without_the_pack_is_told(tmp_path):
+    server = FakeServer()
+    server.nodes = {name: n for name, n in server.nodes.items() if not name.startswith("ALE")}
+    with pytest.raises(PackMissing, match="has no node ALEBackgroundBlending.*custom_nodes"):
+        check(jobs_of(tmp_path, 1), server)
+
+
+def test_another_version_is_refused_unless_accepted(tmp_path):
+    server, jobs = FakeServer(), jobs_of(tmp_path, 1)
+    server.version = "9.9"
+    with pytest.raises(OtherVersion, match="has version 9.9 of the pack, this is"):
+        check(jobs, server)
+    check(jobs, server, any_version=True)
+    server.version = None  # it does not tell
+    check(jobs, server)
+
+
+def test_servers_of_different_versions_are_not_mixed(tmp_path):
+    one, two = FakeServer(), FakeServer()
+    two.version = None
+    with pytest.raises(OtherVersion, match="different versions.*unknown at"):
+        check(jobs_of(tmp_path, 1), one, two)
+
+
+def test_every_value_that_the_server_would_not_take_is_told_with_its_row(tmp_path):
+    with pytest.raises(Problems) as caught:
+        check(jobs_of(tmp_path, 2, steps="99", type="colour"), FakeServer())
+    told = str(caught.value)
+    assert "edits.csv, line 2: 'Schedule' (ALELCMSchedule), input 'steps': 99 is not from" in told
+    assert "line 3: 'Self-attention' (ALESelfAttentionInjection), input 'edit_type'" in told
+    assert "'colour' is not one of color, material" in told

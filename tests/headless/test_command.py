@@ -1,0 +1,211 @@
+"""edit.py as people run it: from any place, under any folder's name; exit codes and messages."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ale_edit.headless.batch import Outcome
+from ale_edit.headless.client import Progress
+from ale_edit.headless.command import Bar, main
+from ale_edit.headless.jobs import How, build_jobs
+from ale_edit.headless.pack import pack_version
+from ale_edit.headless.table import named, read_table
+from ale_edit.tests.headless.fake_server import FakeServer, serving
+from ale_edit.tests.headless.inputs import write_csv, write_inputs
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ("__init__.py", "edit.py", "pyproject.toml")
+
+
+@pytest.fixture
+def pack(tmp_path) -> Path:
+    """A copy of what edit.py needs, in a folder whose name is no name of Python."""
+    folder = tmp_path / "custom_nodes" / "ALE-Edit 2"
+    folder.mkdir(parents=True)
+    for name in SHIPPED:
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "headless", folder / "headless")
+    shutil.copytree(ROOT / "workflows" / "api", folder / "workflows" / "api")
+    (folder / "nodes").mkdir()  # what must not shadow anything
+    for name in ("nodes/__init__.py", "aiohttp.py"):
+        (folder / name).write_text("raise ImportError('shadowed')")
+    return folder
+
+
+@pytest.mark.parametrize("from_its_folder", [True, False])
+def test_it_runs_from_its_folder_and_from_anywhere(pack, tmp_path, from_its_folder):
+    command = ["edit.py"] if from_its_folder else [str(pack / "edit.py")]
+    write_csv(tmp_path / "edits.csv", write_inputs(tmp_path, 1))
+    done = subprocess.run(
+        [sys.executable, *command, str(tmp_path / "edits.csv"), "--server", "http://127.0.0.1:1"],
+        cwd=pack if from_its_folder else tmp_path,
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"},
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("edit.py: No ComfyUI answers at http://127.0.0.1:1")
+    assert "Traceback" not in done.stderr
+
+
+def test_what_it_needs_is_in_the_published_pack():
+    left_out = (ROOT / ".comfyignore").read_text().split()
+    for needed in (*SHIPPED, "headless/", "workflows/", "web/", "docs/"):
+        assert needed not in left_out
+
+
+def served(argv: list[str], server: FakeServer) -> int:
+    async def whole() -> int:
+        async with serving(server) as urls:
+            return await asyncio.to_thread(main, [*argv, "--server", urls[0]])
+
+    return asyncio.run(whole())
+
+
+@pytest.fixture(autouse=True)
+def no_signal_handlers(monkeypatch):
+    """main() is run in a thread here, where none can be set."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    return write_csv(tmp_path / "in" / "edits.csv", write_inputs(tmp_path / "in", 3))
+
+
+def test_a_table_is_edited_and_the_second_time_nothing_is_done(table, tmp_path, capsys):
+    server, argv = FakeServer(), [str(table), "--out", str(tmp_path / "out")]
+    assert served(argv, server) == 0
+    told = capsys.readouterr().out
+    assert "Without --checkpoint the demo model edits" in told and "3/3 p2" in told
+    assert "3 made. Images and manifest.jsonl are in" in told
+    assert served(argv, server) == 0
+    assert "0 made, 3 there before." in capsys.readouterr().out and len(server.ran) == 3
+
+
+def test_an_image_and_a_folder_are_edited_without_a_table(table, tmp_path):
+    server, folder = FakeServer(), tmp_path / "in"
+    argv = ["--image", str(folder / "p0.png"), "--edit", "box -> ring", "--mask"]
+    assert served([*argv, str(folder / "m0.png"), "--out", str(tmp_path / "one")], server) == 0
+    assert (tmp_path / "one" / "p0.png").is_file()
+    argv = ["--image", str(folder), "--edit", "box -> ring", "--out", str(tmp_path / "all")]
+    server.nodes["ALEGroundingDINOLoader"]["input"] = {"required": {"detector_name": ["STRING"]}}
+    server.nodes["ALESAMLoader"]["input"] = {
+        "required": {"sam_name": ["STRING"], "precision": ["STRING"]}
+    }
+    assert served(argv, server) == 0
+    assert len(list((tmp_path / "all").glob("*.png"))) == 6
+
+
+def test_check_edits_nothing(table, tmp_path, capsys):
+    server, out = FakeServer(), tmp_path / "out"
+    assert served([str(table), "--out", str(out), "--check"], server) == 0
+    assert "All is well: 3 of 3 images would be made" in capsys.readouterr().out
+    assert not server.ran and not server.uploads and not out.exists()
+
+
+def test_a_row_that_fails_makes_the_exit_code_1(table, tmp_path, capsys):
+    server = FakeServer()
+    failure = {
+        **{"node_id": "9", "node_type": "ALERegions", "exception_message": "no object"},
+        **{"exception_type": "ValueError", "traceback": []},
+    }
+    server.fails = lambda _prompt: failure if len(server.ran) == 2 else None
+    assert served([str(table), "--out", str(tmp_path / "out")], server) == 1
+    told = capsys.readouterr().out
+    assert "failed: " in told and "line 3 (p1): 'Regions' (ALERegions): no object" in told
+    assert "2 made, 1 failed." in told
+
+
+def test_all_that_is_wrong_is_told_before_anything_is_queued(table, tmp_path, capsys):
+    (table.parent / "p1.png").unlink()
+    (table.parent / "m2.png").unlink()
+    server = FakeServer()
+    assert served([str(table), "--out", str(tmp_path / "out")], server) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "line 3: There is no file" in lines[0] and "line 4: There is no file" in lines[1]
+    assert lines[2] == "edit.py: Nothing was queued." and not server.uploads
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], "Give a table, or --image with --edit"),
+        (["t.csv", "--image", "a.png"], "Give a table, or --image"),
+        (["t.csv", "--edit", "a -> b"], "go with --image"),
+        (["--image", "a.png"], "--image needs --edit"),
+        (["--image", "a.png", "--edit", "a to b"], "not of the form"),
+        (["none.csv"], "There is no table none.csv"),
+        (["IN/edits.csv", "--set", "seed"], "'seed' is not of the form NAME=VALUE"),
+        (["IN/edits.csv", "--lora", "l"], "needs a checkpoint"),
+        (["IN/edits.csv", "--result", "x"], "--result goes with --workflow"),
+        (["IN/edits.csv", "--workflow", "w.json", "--lcm"], "--workflow brings its own model"),
+        (["IN/edits.csv", "--workflow", "w.json"], "There is no workflow file w.json"),
+        (["IN/edits.csv", "--out", "IN"], "is an input of"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence_and_exit_code_2(table, argv, expected, capsys):
+    argv = [text.replace("IN", str(table.parent)) for text in argv]
+    assert main(argv) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_the_server_does_not_have_is_told_with_those_it_has(
+    table, tmp_path, capsys
+):
+    server = FakeServer()
+    server.nodes["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"] = [["a.ckpt"], {}]
+    argv = [str(table), "--out", str(tmp_path / "out"), "--checkpoint", "b.ckpt"]
+    assert served(argv, server) == 2
+    told = capsys.readouterr().err
+    assert "'Model' (CheckpointLoaderSimple), input 'ckpt_name': 'b.ckpt' is not one of a.ckpt" in (
+        told
+    )
+
+
+@pytest.mark.parametrize(("version", "code"), [("9.9", 3), (pack_version(), 0)])
+def test_another_version_of_the_pack_is_exit_code_3(table, tmp_path, capsys, version, code):
+    server = FakeServer()
+    server.version = version
+    assert served([str(table), "--out", str(tmp_path / "out")], server) == code
+    assert ("has version 9.9 of the pack" in capsys.readouterr().err) == bool(code)
+
+
+def test_a_full_disk_here_is_told_and_nothing_is_lost(table, tmp_path, capsys, monkeypatch):
+    server, argv = FakeServer(), [str(table), "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+
+        def full(_number: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr("os.fsync", full)
+        assert served(argv, server) == 3
+    assert "No space left on device. What was made stays: mend that" in capsys.readouterr().err
+    assert served(argv, server) == 0
+
+
+def test_the_bar_shows_place_time_left_and_what_is_at_work(table, capsys, monkeypatch):
+    first, other, *_ = build_jobs(named(read_table(table)), How())
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    bar = Bar(3, is_terminal=True)
+    now[0] += 10
+    bar.done(first, Outcome(made=1))
+    bar.progress(first, Progress("Sample", 3, 15))
+    shown = capsys.readouterr().out.split("\r")[-1].rstrip()
+    assert shown == "[######--------------] 1/3, 10.0 s each, 0:00:20 left  p0: Sample 3/15"
+    bar.progress(other, Progress("", ahead=1))  # it waits for ours: nothing new
+    assert capsys.readouterr().out == ""
+    bar.done(first, Outcome(made=2))
+    bar.progress(other, Progress("", ahead=2))
+    bar.done(first, Outcome(made=1, failed={"p0": "no masks"}))
+    bar.close()
+    told = capsys.readouterr().out
+    assert "p1: waiting, 2 before it" in told and "failed: no masks\n" in told
+    assert max(map(len, told.replace("\n", "\r").split("\r"))) <= 99

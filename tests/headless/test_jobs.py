@@ -1,0 +1,151 @@
+"""Rows become jobs, and everything that is wrong with their files and settings is told at once."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ale_edit.headless import Workflow
+from ale_edit.headless.edits import Model, settings_of
+from ale_edit.headless.jobs import How, Job, build_jobs
+from ale_edit.headless.pack import WORKFLOWS
+from ale_edit.headless.table import Problems, named, read_table
+from ale_edit.tests.headless.inputs import SIZE, write_csv, write_inputs, write_mask
+
+PLAIN = How()
+
+
+def jobs_of(folder: Path, how: How = PLAIN, **columns: str) -> list[Job]:
+    rows = [{**row, **columns} for row in write_inputs(folder, 1)]
+    return build_jobs(named(read_table(write_csv(folder / "edits.csv", rows))), how)
+
+
+def problem(folder: Path, how: How = PLAIN, **columns: str) -> str:
+    with pytest.raises(Problems) as caught:
+        jobs_of(folder, how, **columns)
+    return str(caught.value)
+
+
+def test_a_row_with_masks_takes_the_main_workflow_and_one_without_finds_words(tmp_path):
+    (masked,) = jobs_of(tmp_path)
+    (words,) = jobs_of(tmp_path, masks="")
+    assert masked.workflow.name == "ale_edit.json" and masked.result == "Save edited"
+    assert words.workflow.name == "ale_edit_words.json" and words.result == "Edited image"
+    for job in (masked, words):
+        assert "SaveImage" not in job.workflow.classes()  # nothing stays on the server
+
+
+def test_pictures_are_named_by_content_and_what_the_workflow_loads(tmp_path):
+    (job,) = jobs_of(tmp_path)
+    (image, picture), (mask, drawn) = job.pictures()
+    assert job.workflow.inputs("Source image")["image"] == image
+    assert job.workflow.inputs("Mask 1")["image"] == mask
+    assert picture == Image.open(tmp_path / "p0.png").convert("RGB")
+    assert drawn == Image.open(tmp_path / "m0.png").convert("RGB")
+
+
+def test_a_rows_setting_goes_before_the_one_for_all(tmp_path):
+    how = How(settings={"seed": "3", "steps": "5"})
+    (job,) = jobs_of(tmp_path, how, seed="8")
+    assert settings_of(job.workflow)["seed"] == 8 and settings_of(job.workflow)["steps"] == 5
+    assert job.asked["settings"]["seed"] == 8
+
+
+def test_a_setting_for_all_may_be_one_that_only_some_rows_take(tmp_path):
+    rows = write_inputs(tmp_path, 2)
+    rows[1]["masks"] = ""
+    table = write_csv(tmp_path / "edits.csv", rows)
+    how = How(settings={"Grounded-SAM Masks.box_threshold": "0.2"})
+    masked, words = build_jobs(named(read_table(table)), how)
+    assert words.workflow.inputs("Grounded-SAM Masks")["box_threshold"] == 0.2
+    assert "Grounded-SAM Masks" not in masked.workflow.titles()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"Guide.x": "1"}, "--set Guide.x: ale_edit.json has no node titled 'Guide'"),
+        ({"colour": "red"}, "--set colour: There is no setting 'colour'"),
+        ({"seed": "x"}, "line 2: seed is 'x'. Write a number"),
+    ],
+)
+def test_a_setting_for_all_that_no_row_takes_is_told(tmp_path, settings, expected):
+    assert expected in problem(tmp_path, How(settings=settings))
+
+
+@pytest.mark.parametrize(
+    ("columns", "change"),
+    [
+        ({"edits": "box -> cone"}, "edits"),
+        ({"seed": "5"}, "seed"),
+        ({"source_prompt": "a box"}, "prompt"),
+        ({"image": "p1.png"}, "image"),
+        ({"masks": "m1.png"}, "mask"),
+        ({"Negative.text": "blurred"}, "input by title"),
+    ],
+)
+def test_whatever_changes_the_image_changes_the_fingerprint(tmp_path, columns, change):
+    write_inputs(tmp_path, 2)
+    assert jobs_of(tmp_path, **columns)[0].fingerprint != jobs_of(tmp_path)[0].fingerprint
+    assert jobs_of(tmp_path)[0].fingerprint == jobs_of(tmp_path / "elsewhere")[0].fingerprint
+    model = How(Model("c.safetensors"))
+    assert jobs_of(tmp_path, model)[0].fingerprint != jobs_of(tmp_path)[0].fingerprint
+
+
+def test_a_file_that_is_missing_broken_or_no_mask_is_told_with_its_row(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG nonsense")
+    write_mask(tmp_path / "black.png", (0, 0, 0, 0))
+    write_mask(tmp_path / "wide.png", (1, 1, 9, 9), (48, 16))
+    Image.new("RGB", SIZE, (120, 110, 100)).save(tmp_path / "photo.png")
+    Image.new("I;16", SIZE).save(tmp_path / "deep.png")
+    for columns, expected in (
+        ({"image": "none.png"}, "none.png"),
+        ({"image": "broken.png"}, "broken.png is no image that can be read"),
+        ({"image": "deep.png"}, "deep.png has more than 8 bits a channel"),
+        ({"masks": "none.png"}, "There is no file"),
+        ({"masks": "black.png"}, "black.png is black all over. Paint the object white"),
+        ({"masks": "wide.png"}, "wide.png is 48x16, the image 24x16: their shapes differ"),
+        ({"masks": "photo.png"}, "photo.png is no mask: 100% of it is grey"),
+    ):
+        told = problem(tmp_path, PLAIN, **columns)
+        assert "edits.csv, line 2: " in told and expected in told
+
+
+def test_all_problems_of_all_rows_are_told_at_once(tmp_path):
+    rows = write_inputs(tmp_path, 3)
+    (tmp_path / "p0.png").unlink()
+    (tmp_path / "m2.png").unlink()
+    table = write_csv(tmp_path / "edits.csv", rows)
+    with pytest.raises(Problems) as caught:
+        build_jobs(named(read_table(table)), How())
+    first, second = caught.value.sentences
+    assert "line 2" in first and "p0.png" in first and "line 4" in second and "m2.png" in second
+
+
+def test_a_mask_of_the_same_shape_is_resized_and_that_is_told_once(tmp_path):
+    rows = write_inputs(tmp_path, 1)
+    write_mask(tmp_path / "m0.png", (2, 2, 30, 20), (48, 32))
+    told: list[str] = []
+    table = write_csv(tmp_path / "edits.csv", rows)
+    (job,) = build_jobs(named(read_table(table)), How(), told.append)
+    assert len(told) == 1 and "resized to 24x16" in told[0]
+    assert job.pictures()[1][1].size == SIZE and len(told) == 1
+
+
+def test_two_edits_may_have_the_same_mask(tmp_path):
+    (job,) = jobs_of(tmp_path, edits="box -> ring; lid -> cap", masks="m0.png; m0.png")
+    names = [job.workflow.inputs(f"Mask {k}")["image"] for k in (1, 2)]
+    assert names[0] == names[1]
+
+
+def test_a_workflow_of_ones_own_is_used_as_it_is(tmp_path):
+    own = Workflow.load(WORKFLOWS / "ale_edit_lcm_lora.json")
+    (job,) = jobs_of(tmp_path, How(workflow=own))
+    assert job.result == "Edited image" and "SaveImage" in job.workflow.classes()
+    assert job.workflow.inputs("Edit 1")["source"] == "box"
+    assert own.inputs("Edit 1")["source"] == "wolf"  # the file's workflow is left alone
+    own.nodes[own.find("Edited image")]["_meta"]["title"] = "My result"
+    assert "Give --result TITLE" in problem(tmp_path, How(workflow=own))
+    assert jobs_of(tmp_path, How(workflow=own, result="My result"))[0].result == "My result"
+    assert "no node titled 'Mine'" in problem(tmp_path, How(workflow=own, result="Mine"))
+    assert "no node titled 'Edit List'" in problem(tmp_path, How(workflow=own), masks="")

@@ -1,0 +1,82 @@
+"""What a server's nodes would not take is found before anything is queued."""
+
+import pytest
+
+from ale_edit.headless import Workflow
+from ale_edit.headless.schema import choices_of, complaints
+
+NODES = {
+    "Load": {"input": {"required": {"file": [["a", "b"], {}]}}},
+    "LoadImage": {"input": {"required": {"image": [["x.png"], {"image_upload": True}]}}},
+    "ALEStep": {
+        "input": {
+            "required": {
+                "count": ["INT", {"min": 1, "max": 50}],
+                "share": ["FLOAT", {"min": 0.0, "max": 1.0}],
+                "model": ["MODEL"],
+            },
+            "optional": {"mode": ["COMBO", {"options": ["hard", "soft"]}], "text": ["STRING", {}]},
+        }
+    },
+}
+
+
+def found(class_type: str, **inputs: object) -> list[tuple[str | None, str]]:
+    node = {"class_type": class_type, "inputs": inputs, "_meta": {"title": "It"}}
+    errors = complaints(Workflow({"5": node}), NODES)
+    assert all((e.title, e.class_type, e.node_id) == ("It", class_type, "5") for e in errors)
+    return [(e.input_name, e.message) for e in errors]
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs"),
+    [
+        ("Load", {"file": "a"}),
+        ("Load", {"file": ["3", 0]}),  # a link
+        ("Load", {"other": 1}),  # nodes of others may take more than they say
+        ("LoadImage", {"image": "ale-edit/uploaded.png"}),
+        ("ALEStep", {"count": 1, "share": 1.0, "mode": "soft", "text": "x", "model": ["1", 0]}),
+        ("ALEStep", {"count": "7", "share": 1}),
+        ("Unknown", {"x": 1}),
+    ],
+)
+def test_what_a_node_takes_is_no_complaint(class_type, inputs):
+    assert found(class_type, **inputs) == []
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs", "complaint"),
+    [
+        ("Load", {"file": "c"}, ("file", "'c' is not one of a, b")),
+        ("ALEStep", {"count": 0}, ("count", "0 is not from 1 to 50")),
+        ("ALEStep", {"count": 51}, ("count", "51 is not from 1 to 50")),
+        ("ALEStep", {"count": "x"}, ("count", "'x' is not a whole number")),
+        ("ALEStep", {"share": 1.01}, ("share", "1.01 is not from 0.0 to 1.0")),
+        ("ALEStep", {"share": None}, ("share", "None is not a number")),
+        ("ALEStep", {"mode": "neither"}, ("mode", "'neither' is not one of hard, soft")),
+        (
+            "ALEStep",
+            {"newer": 1},
+            ("newer", "the node has no such input. It has: count, share, model, mode, text"),
+        ),
+    ],
+)
+def test_what_it_does_not_take_is_told_with_input_and_cure(class_type, inputs, complaint):
+    assert found(class_type, **inputs) == [complaint]
+
+
+def test_a_server_without_any_such_file_is_told_apart():
+    nodes = {"Load": {"input": {"required": {"file": [[], {}]}}}}
+    (error,) = complaints(Workflow({"1": {"class_type": "Load", "inputs": {"file": "a"}}}), nodes)
+    assert error.message == "'a' is not there, the server has none"
+
+
+def test_of_many_choices_ten_are_named():
+    nodes = {"Load": {"input": {"required": {"file": [[f"f{n}" for n in range(12)]]}}}}
+    (error,) = complaints(Workflow({"1": {"class_type": "Load", "inputs": {"file": "a"}}}), nodes)
+    assert "f9 and 2 more" in error.message and "f10" not in error.message
+
+
+def test_an_input_without_choices_has_none():
+    assert choices_of(("INT", {})) is None
+    assert choices_of(("COMBO", {"remote": {}})) is None

@@ -1,0 +1,205 @@
+"""edit.py and the client against a real server: killed, stopped, failing, by words, by polling."""
+
+import asyncio
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ale_edit.bench.main_job import demo_input, filled_workflow, upload
+from ale_edit.headless import ComfyClient, NodeFailed, Progress, Workflow
+from ale_edit.headless.pack import pack_version
+from ale_edit.tests.headless.inputs import write_csv
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
+
+def write_table(folder: Path, rows: int, **columns: str) -> Path:
+    """Demo scenes with their edits and masks."""
+    folder.mkdir()
+    table = []
+    for seed in range(rows):
+        image, edits = demo_input(seed)
+        image.save(folder / f"scene{seed}.png")
+        masks = [f"scene{seed}_{number}.png" for number in range(len(edits))]
+        for name, edit in zip(masks, edits, strict=True):
+            edit.mask.save(folder / name)
+        words = "; ".join(f"{edit.source} -> {edit.target}" for edit in edits)
+        row = {"image": f"scene{seed}.png", "edits": words, "masks": "; ".join(masks)}
+        table.append({**row, "type": "color", **columns})
+    return write_csv(folder / "edits.csv", table)
+
+
+def start(server: Any, cwd: Path, *argv: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "edit.py"), *argv, "--server", server.url]
+    return subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def asked(server: Any, path: str) -> Any:
+    with urllib.request.urlopen(server.url + path) as reply:
+        return json.load(reply)
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    file = out / "manifest.jsonl"
+    return [json.loads(text) for text in file.read_text().splitlines()] if file.is_file() else []
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_killed_run_goes_on_and_nothing_is_done_twice(server, tmp_path):
+    write_table(tmp_path / "in", 4, steps="20")
+    out = tmp_path / "out"
+    first = start(server, tmp_path, "in/edits.csv", "--out", "out")
+    wait_for(lambda: lines(out))
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert len(lines(out)) < 4
+    code, told, err = finished(start(server, tmp_path, "in/edits.csv", "--out", "out"))
+    assert (code, err) == (0, ""), told
+    assert sorted(line["name"] for line in lines(out)) == [f"scene{k}" for k in range(4)]
+    tags = Counter(
+        entry["prompt"][3].get("ale_edit") for entry in asked(server, "/history").values()
+    )
+    for line in lines(out):
+        assert tags[line["fingerprint"]] == 1
+        with Image.open(out / line["output"]) as picture:
+            picture.load()
+            assert picture.size == (128, 128)
+        assert line["versions"]["ale_edit"] == pack_version()
+        assert line["settings"]["steps"] == 20
+    code, told, _ = finished(start(server, tmp_path, "in/edits.csv", "--out", "out"))
+    assert code == 0 and "0 made, 4 there before" in told
+
+
+def test_ctrl_c_takes_its_own_runs_out_of_the_queue(server, tmp_path):
+    write_table(tmp_path / "in", 3, steps="50")
+    process = start(server, tmp_path, "in/edits.csv")
+
+    def ours() -> list[str]:
+        queue = asked(server, "/queue")
+        return [item[1] for item in [*queue["queue_running"], *queue["queue_pending"]]]
+
+    wait_for(lambda: asked(server, "/queue")["queue_running"])
+    process.send_signal(signal.SIGINT)
+    code, _, err = finished(process)
+    assert code == 130 and "Stopped, and taken out of the queue" in err and "Traceback" not in err
+    wait_for(lambda: not ours())
+
+
+def test_a_failing_row_is_in_the_manifest_with_node_and_message(server, tmp_path):
+    write_table(tmp_path / "in", 1, steps="2", source_prompt="a photograph of nothing")
+    code, told, _ = finished(start(server, tmp_path, "in/edits.csv", "--out", "out"))
+    (line,) = lines(tmp_path / "out")
+    assert code == 1 and "1 failed" in told
+    assert line["status"] == "failed" and line["error"]["node"] == "Embeddings"
+    assert line["error"]["class"] == "ALEObjectRestrictedEmbeddings"
+    assert "pink-colored box" in line["error"]["message"]
+    assert line["error"]["exception"] == "ValueError"
+
+
+def test_a_nodes_own_sentence_names_the_input(run):
+    workflow = Workflow({})
+    empty = {"width": 16, "height": 16, "batch_size": 2, "color": 0}
+    workflow.add("Two images", "EmptyImage", empty)
+    workflow.add("Two masks", "ImageToMask", {"channel": "red"})
+    workflow.connect("Two masks", "image", "Two images")
+    workflow.add("Edit", "ALEEditObject", {"source": "box", "target": "ring"})
+    workflow.connect("Edit", "mask", "Two masks")
+    workflow.add("Regions", "ALERegions", {"dilation": 0.0, "feather": 0.0})
+    workflow.connect("Regions", "edits", "Edit")
+    workflow.add("See", "PreviewImage")
+    workflow.connect("See", "images", "Regions", 3)
+    with pytest.raises(NodeFailed, match="the mask input holds 2 masks") as caught:
+        run(workflow)
+    error = caught.value.error
+    assert (error.title, error.class_type, error.input_name) == ("Edit", "ALEEditObject", "mask")
+    assert error.node_id == workflow.find("Edit") and caught.value.inputs["source"] == ["box"]
+
+
+def test_without_a_websocket_the_same_image_comes_by_polling(server, monkeypatch):
+    source, edits = demo_input(0)
+
+    async def job() -> tuple[bytes, list[Progress]]:
+        seen: list[Progress] = []
+        async with ComfyClient(server.url) as client:
+            masks = [await upload(client, edit.mask) for edit in edits]
+            triples = [(e.source, e.target, mask) for e, mask in zip(edits, masks, strict=True)]
+            workflow = filled_workflow(await upload(client, source), triples)
+            workflow.fill("Schedule", steps=3)
+            images = await client.run(workflow, seen.append)
+            (edited,) = [image for image in images if image.title == "Save edited"]
+            return await client.fetch(edited), seen
+
+    def pixels(data: bytes) -> bytes:
+        return Image.open(io.BytesIO(data)).tobytes()
+
+    followed, seen = asyncio.run(job())
+    assert Progress("Sample", 3, 3) in seen
+
+    async def no_websocket(_client: ComfyClient) -> None:
+        pass
+
+    monkeypatch.setattr(ComfyClient, "_listen", no_websocket)
+    polled, seen = asyncio.run(job())
+    assert not seen and pixels(polled) == pixels(followed)
+
+
+def test_the_example_of_the_docs_runs(server, tmp_path):
+    page = (ROOT / "docs" / "headless.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
+    example = example.replace("http://127.0.0.1:8188", server.url)
+    source, edits = demo_input(0)
+    source.save(tmp_path / "photo.png")
+    edits[0].mask.save(tmp_path / "box.png")
+    (tmp_path / "ComfyUI" / "custom_nodes").mkdir(parents=True)
+    (tmp_path / "ComfyUI" / "custom_nodes" / "ale-edit").symlink_to(ROOT)
+    (tmp_path / "example.py").write_text(example)
+    done = subprocess.run(
+        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Progress(title='Sample', value=8, maximum=8, ahead=0)" in done.stdout
+    for name in ("Save edited", "Save reconstruction", "Save regions"):
+        assert Image.open(tmp_path / f"{name}.png").size == (128, 128)
+
+
+def test_rows_without_masks_are_edited_by_words(server, models, tmp_path):
+    """With a small detector and segmenter of random numbers: what they find means nothing."""
+    from ale_edit.tests.server.test_detector_workflows import write_models
+
+    write_models(models)
+    write_table(tmp_path / "in", 1, steps="2", masks="")
+    settings = {"box_threshold": 0, "text_threshold": 0, "instances": "best"}
+    settings["missing"] = "whole image"
+    argv = [f"--set=Grounded-SAM Masks.{name}={value}" for name, value in settings.items()]
+    code, told, err = finished(start(server, tmp_path, "in/edits.csv", "--out", "out", *argv))
+    assert code == 0, told + err
+    (line,) = lines(tmp_path / "out")
+    assert line["workflow"] == "ale_edit_words.json" and line["masks"] == []
+    assert Image.open(tmp_path / "out" / "scene0.png").size == (128, 128)
+    assert Image.open(tmp_path / "out" / "regions" / "scene0.png").size == (128, 128)
