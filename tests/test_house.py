@@ -21,9 +21,11 @@ PACK: dict[str, set[str]] = {
     "__init__.py": set(),
     "nodes": {"host", "editors", "scoring", "demo", *PURE},
     "host": {"editors", "demo", *PURE},
+    **{f"host/{name}.py": {"scoring", "demo", *PURE} for name in ("similarity", "scores")},
     "editors": set(PURE),
     **{folder: set() for folder in (*PURE, "scoring")},
     "regions/preview.py": set(),
+    "scoring/comparison.py": set(),
     "demo": set(),
     "demo/evaluate.py": {"host", *PURE},
     "demo/finder.py": {"regions"},
@@ -31,7 +33,7 @@ PACK: dict[str, set[str]] = {
     "bench/speed.py": {"host", "editors", "demo", *PURE},
     "bench/options.py": set(),
     "bench/own_input.py": set(),
-    "bench/lpips_network.py": set(),
+    "bench/lpips_network.py": {"scoring"},
     "headless": set(),
     "edit.py": {"headless"},
     "dev.py": set(),
@@ -43,7 +45,9 @@ OTHERS: dict[str, set[str]] = {
     **{folder: {"torch", "numpy"} for folder in ("editors", *PURE, "scoring", "demo")},
     "demo/evaluate.py": {"torch", "numpy"},
     "demo/finder.py": {"torch"},
+    **{f"host/{name}.py": {"torch", *COMFY} for name in ("similarity", "scores")},
     "regions/preview.py": {"torch", "numpy", "PIL"},  # labels need a font
+    "scoring/comparison.py": {"torch", "numpy", "PIL"},  # labels need a font
     "bench": {"torch", "numpy", "PIL", "aiohttp"},
     "bench/lpips_network.py": {"torch"},
     "bench/speed.py": {"torch", "numpy", *COMFY},
@@ -56,6 +60,7 @@ OTHERS: dict[str, set[str]] = {
 LATE: dict[str, set[str]] = {  # only inside a function
     "__init__.py": {"nodes"},
     "regions": {"transformers", "tokenizers", "scipy"},
+    "scoring": {"transformers", "torchvision"},
     "demo": COMFY | {"safetensors", "PIL"},
     "demo/evaluate.py": COMFY,
     "bench/lpips_network.py": {"torchvision", "torchmetrics"},
