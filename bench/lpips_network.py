@@ -19,7 +19,7 @@ class LpipsNetwork(lpips_network.LpipsNetwork):
         """Read a state dict of torchvision's squeezenet1_1; ValueError with the cure otherwise."""
         try:
             from torchmetrics.functional.image import lpips
-            from torchvision.models import squeezenet1_1 as _squeezenet1_1  # noqa: F401
+            from torchvision import models as _  # noqa: F401
         except ImportError as error:
             raise ValueError(
                 f"LPIPS needs torchvision and torchmetrics ({error}). Install them, or leave "

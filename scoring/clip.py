@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -46,15 +47,19 @@ def side_of(model: Any) -> int:
 
 def cropped(images: Tensor, side: int) -> Tensor:
     """The middle (B, 3, side, side), 8 bits a channel, of images (B, H, W, 3) in [0, 1], after the
-    shorter side was resized, as CLIP's image processor does."""
-    pixels = (images.detach().cpu() * 255).round().to(torch.uint8).movedim(-1, 1).contiguous()
-    height, width = pixels.shape[2:]
+    shorter side was resized, as by CLIP's image processor: with Pillow, whose bicubic filter no
+    other library repeats to the last bit."""
+    pixels = (images.detach().cpu() * 255).round().to(torch.uint8)
+    height, width = pixels.shape[1:3]
     short = min(height, width)
-    size = (side * height // short, side * width // short)
-    if size != (height, width):
-        pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True)
-    top, left = (size[0] - side) // 2, (size[1] - side) // 2
-    return pixels[..., top : top + side, left : left + side]
+    size = (side * width // short, side * height // short)
+    if size != (width, height):
+        resized = (
+            Image.fromarray(i.numpy()).resize(size, Image.Resampling.BICUBIC) for i in pixels
+        )
+        pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in resized]))
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    return pixels[:, top : top + side, left : left + side].movedim(-1, 1)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ PACK: dict[str, set[str]] = {
     "editors": set(PURE),
     **{folder: set() for folder in (*PURE, "scoring")},
     "regions/preview.py": set(),
-    "scoring/comparison.py": set(),
+    **{f"scoring/{name}.py": set() for name in ("comparison", "clip", "lpips_network")},
     "demo": set(),
     "demo/evaluate.py": {"host", *PURE},
     "demo/finder.py": {"regions"},
@@ -48,6 +48,8 @@ OTHERS: dict[str, set[str]] = {
     **{f"host/{name}.py": {"torch", *COMFY} for name in ("similarity", "scores")},
     "regions/preview.py": {"torch", "numpy", "PIL"},  # labels need a font
     "scoring/comparison.py": {"torch", "numpy", "PIL"},  # labels need a font
+    "scoring/clip.py": {"torch", "numpy", "PIL"},
+    "scoring/lpips_network.py": {"torch"},
     "bench": {"torch", "numpy", "PIL", "aiohttp"},
     "bench/lpips_network.py": {"torch"},
     "bench/speed.py": {"torch", "numpy", *COMFY},
@@ -60,7 +62,8 @@ OTHERS: dict[str, set[str]] = {
 LATE: dict[str, set[str]] = {  # only inside a function
     "__init__.py": {"nodes"},
     "regions": {"transformers", "tokenizers", "scipy"},
-    "scoring": {"transformers", "torchvision"},
+    "scoring/clip.py": {"transformers"},
+    "scoring/lpips_network.py": {"torchvision"},
     "demo": COMFY | {"safetensors", "PIL"},
     "demo/evaluate.py": COMFY,
     "bench/lpips_network.py": {"torchvision", "torchmetrics"},
