@@ -78,10 +78,16 @@ class ClipSockets:
         return _cosines(of_images, of_texts)
 
     def _text_vector(self, text: str) -> Tensor:
-        """(1, D): the projected state at end of text, of the last layer whatever clip skip says."""
+        """(1, D): the projected state at end of text, of the last layer whatever clip skip says.
+
+        ComfyUI itself projects the states of some of its text encoders only.
+        """
         words = plain_words(text).replace("(", "\\(").replace(")", "\\)")
-        _, pooled = self._clip.encode_from_tokens(self._clip.tokenize(words), return_pooled=True)
-        return pooled.float().cpu()
+        tokens = self._clip.tokenize(words)
+        _, pooled = self._clip.encode_from_tokens(tokens, return_pooled="unprojected")
+        weight = _projection(self._clip)
+        assert weight is not None
+        return pooled.float().cpu() @ weight.detach().float().cpu().T
 
 
 def _cosines(images: Tensor, texts: Tensor) -> Tensor:

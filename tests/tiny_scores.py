@@ -59,7 +59,8 @@ def comfyui_clip(model: Any, layers: int = 2) -> Any:
 
     config = {**TEXT, "num_hidden_layers": layers, "projection_dim": WIDTH}
     target = ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
-    clip = comfy.sd.CLIP(target, model_options={"clip_l_model_config": config})
+    options = {"clip_l_model_config": config, "dtype": torch.float32}
+    clip = comfy.sd.CLIP(target, model_options=options)
     weights = {k: v for k, v in model.state_dict().items() if k.startswith("text_")}
     clip.cond_stage_model.load_sd(weights)
     return clip
@@ -73,6 +74,7 @@ def comfyui_vision(model: Any, path: Path) -> Any:
     config |= {"hidden_act": "quick_gelu", "projection_dim": WIDTH}
     path.write_text(json.dumps(config), encoding="utf-8")
     vision = ClipVisionModel(str(path))
+    vision.model.float()  # on a CPU ComfyUI computes in fp16, 0.1 % off
     vision.load_sd({k: v for k, v in model.state_dict().items() if k.startswith("vis")})
     return vision
 
