@@ -213,7 +213,7 @@ def test_lpips_is_scored_where_its_files_are(models_dir: Path) -> None:
     *_, lpips, _, text, made = keep()
     weights = torch.load(models_dir / "lpips" / "squeezenet1_1-test.pth", weights_only=True)
     heads = host_scores.heads_file(models_dir / "lpips" / "squeezenet1_1-test.pth")
-    network = LpipsNetwork.build(weights, torch.load(str(heads), weights_only=True))
+    network = LpipsNetwork.build(weights, torch.load(str(heads), "cpu", weights_only=True))
     parts = (network.features, network.heads, source, edited, background())
     assert lpips == pytest.approx(background_lpips(*parts), abs=1e-6) and lpips > 0
     (entry,) = json.loads(made)["images"]
