@@ -232,8 +232,11 @@ def preservation_report(
     notes = _preservation_notes(background, lpips, dino, structure_input)
     summary = preservation_summary(found, distances, notes)
     show(summary.text)
-    alone = {k: mean([f[BACKGROUND][k] for f in found]) for k in ("PSNR", "MSE", "SSIM", "LPIPS")}
-    return PreservationReport(*alone.values(), mean(distances), summary)
+    psnr, mse, ssim, perceptual = (
+        mean([figures[BACKGROUND][k] for figures in found])
+        for k in ("PSNR", "MSE", "SSIM", "LPIPS")
+    )
+    return PreservationReport(psnr, mse, ssim, perceptual, mean(distances), summary)
 
 
 def _background_figures(
@@ -375,12 +378,7 @@ def _dino(path: Path, _stamp: tuple) -> Any:
         raise ValueError(
             f"{PRESERVATION}: {path} makes no DINO: {error}. Put there {DINO.published}."
         ) from error
-    patch = network.patch_embed["proj"].weight
-    if (patch.shape[2], patch.shape[0], len(network.blocks)) != (
-        DINO_PATCH,
-        DINO_WIDTH,
-        DINO_BLOCKS,
-    ):
+    if network.sizes != (DINO_PATCH, DINO_WIDTH, DINO_BLOCKS):
         logger.warning("%s: %s is not DINO's ViT-B/8 and is left out.", PRESERVATION, path)
         return None
     return managed(network, ScoreNetwork)

@@ -44,8 +44,8 @@ def sheet(entries: Sequence[Entry], columns: int, height: int) -> Tensor:
     rows = ceil(len(entries) / columns)
     width = max(round(height * e.image.shape[1] / e.image.shape[0]) for e in entries)
     gap = max(4, height // 40)
-    font = ImageFont.load_default(size=max(11, height // 20))
-    line = int(font.size * 1.4)
+    letters = max(11, height // 20)
+    font, line = ImageFont.load_default(size=letters), int(letters * 1.4)
     below = gap + line * max(_lines(entry) for entry in entries)
     size = (gap + columns * (width + gap), gap + rows * (height + below))
     if max(size) > LONGEST_SIDE:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from math import isqrt
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,7 @@ class DinoKeys(nn.Module):
 
     def __init__(self, width: int, inner: int, blocks: int, patch: int, positions: int) -> None:
         super().__init__()
+        self.sizes = (patch, width, blocks)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, positions, width))
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
@@ -60,7 +61,7 @@ class DinoKeys(nn.Module):
         cells = self.patch_embed["proj"](pixels)
         x = torch.cat([self.cls_token.expand(len(pixels), -1, -1), cells.flatten(2).mT], 1)
         x = x + self.positions(cells.shape[2], cells.shape[3])
-        *earlier, last = self.blocks
+        *earlier, last = (cast("Block", block) for block in self.blocks)
         for block in earlier:
             x = block(x)
         return last.qkv(x)[1]

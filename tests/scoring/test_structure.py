@@ -39,7 +39,7 @@ def pair(height: int = 300, width: int = 300) -> tuple[Tensor, Tensor]:
 def by_the_specification(vit: Any, a: Tensor, b: Tensor, published: bool) -> float:
     """torchvision's Resize and Normalize, keys by a hook, torch's cosine similarity, mean square.
     PIE-Bench ran torchvision 0.13.1, which resized tensors without antialiasing."""
-    chain = [Resize(224, max_size=480, antialias=not published)]
+    chain: list[nn.Module] = [Resize(224, max_size=480, antialias=not published)]
     chain.append(Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     maps = []
     for image in (a, b):
