@@ -16,7 +16,7 @@ PARTS = (
     "judge",
     "finder",
 )  # what every user of the demo model needs
-TRAINED_PARTS = (*PARTS, "lcm", "clip")  # what train-demo makes; these two are for the bench
+TRAINED_PARTS = (*PARTS, "lcm", "clip")  # what train-demo makes; for the bench and Leakage Score
 
 _CURE = "Clone the repository again, or train the model anew: python dev.py train-demo"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 SIDE, PICTURE, MARGIN, HEAD = 600, 286, 9, 36
 DARK, LIGHT = (24, 24, 24), (235, 235, 235)
@@ -44,11 +44,13 @@ def card(pictures: list[tuple[str, Image.Image]], graph: Image.Image) -> Image.I
     out = Image.new("RGB", (SIDE, SIDE), DARK)
     draw = ImageDraw.Draw(out)
     font = ImageFont.load_default(size=20)
-    left = (SIDE - len(pictures) * (PICTURE + MARGIN + 1) + MARGIN + 1) // 2
-    for number, (label, picture) in enumerate(pictures):
-        x = left + number * (PICTURE + MARGIN + 1)
+    room = (SIDE - 2 * MARGIN if len(pictures) == 1 else PICTURE, PICTURE)
+    fitted = [ImageOps.contain(p, room, Image.Resampling.LANCZOS) for _, p in pictures]
+    x = (SIDE - sum(p.width + MARGIN + 1 for p in fitted) + MARGIN + 1) // 2
+    for (label, _), picture in zip(pictures, fitted, strict=True):
         draw.text((x, 8), label, font=font, fill=LIGHT)
-        out.paste(picture.resize((PICTURE, PICTURE), Image.Resampling.LANCZOS), (x, HEAD))
+        out.paste(picture, (x, HEAD))
+        x += picture.width + MARGIN + 1
     top = HEAD + PICTURE + MARGIN if pictures else MARGIN
     width, height = SIDE - 2 * MARGIN, SIDE - top - MARGIN
     scale = min(width / graph.width, height / graph.height)
