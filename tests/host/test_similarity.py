@@ -20,6 +20,7 @@ from torchmetrics.functional.multimodal import clip_score
 from ale_edit.demo.weights import FOLDER, TABLE
 from ale_edit.host import grounding, model_files, similarity
 from ale_edit.host.model_files import NOTHING, SIMILARITY
+from ale_edit.scoring import clip as clip_model
 from ale_edit.scoring.leakage import cut_outs, leakage
 from ale_edit.scoring.similarity import Similarity, edit_similarity
 from ale_edit.tests.scoring.test_clip import picture
@@ -293,9 +294,14 @@ def test_halves_of_different_width_are_refused_with_both(model: Any, tmp_path: P
         similarity.similarity_of_sockets(other, vision(model, tmp_path))
 
 
-def test_the_projection_of_sd2_is_found(model: Any, tmp_path: Path) -> None:
-    made = similarity.similarity_of_sockets(tiny_sd2_clip(), vision(model, tmp_path))
-    assert made.cosines(picture()[None], TEXTS).shape == (1, 3)
+def test_texts_of_sd2_are_projected_once_as_comfyui_does_for_it(model: Any, tmp_path: Path) -> None:
+    clip, image_half = tiny_sd2_clip(), vision(model, tmp_path)
+    found = similarity.similarity_of_sockets(clip, image_half).cosines(picture()[None], TEXTS)
+    pooled = [clip.encode_from_tokens(clip.tokenize(t), return_pooled=True)[1] for t in TEXTS]
+    pixels = clip_model.cropped(picture()[None], SIDE).movedim(1, -1) / 255
+    image = image_half.encode_image(pixels)["image_embeds"].float()
+    expected = nn.functional.cosine_similarity(image, torch.cat(pooled).float(), dim=1)
+    torch.testing.assert_close(found[0], expected, atol=1e-3, rtol=0)
 
 
 def test_a_lora_on_the_text_encoder_is_refused(model: Any, tmp_path: Path) -> None:
