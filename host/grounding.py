@@ -31,6 +31,10 @@ DETECTION_BYTES = 2600  # of working memory, for each pixel that the model sees
 EMBEDDING_BYTES = 3000
 MASKS_BYTES = 60 * 2**20  # for each box
 BOXES_AT_ONCE = 16
+CURE_OF_MEMORY = (
+    "Choose a smaller model in its loader (groundingdino_swint_ogc, sam_vit_b), precision fp16, or "
+    "start ComfyUI with --cpu."
+)
 SAID_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 Result = TypeVar("Result")
@@ -67,11 +71,14 @@ class GroundedSAMPart(nn.Module):
         self.network = network
 
 
-def managed(network: nn.Module) -> comfy.model_patcher.ModelPatcher:
-    """The model under ComfyUI's memory management, waiting where models wait."""
+def managed(
+    network: nn.Module, part: type[GroundedSAMPart] = GroundedSAMPart
+) -> comfy.model_patcher.ModelPatcher:
+    """The model under ComfyUI's memory management, waiting where models wait. part: the class whose
+    name ComfyUI's log says."""
     offload = mm.unet_offload_device()
     return comfy.model_patcher.ModelPatcher(
-        GroundedSAMPart(network.to(offload)),
+        part(network.to(offload)),
         load_device=mm.get_torch_device(),
         offload_device=offload,
     )
@@ -166,11 +173,13 @@ def with_room(
     patcher: comfy.model_patcher.ModelPatcher,
     need: int,
     what: str,
+    node: str = NODE,
+    cure: str = CURE_OF_MEMORY,
 ) -> Result:
     """What `run` makes of the loaded model, beside which it needs so many bytes; tried once more
     with all other models unloaded when memory runs out.
 
-    Raises ValueError when it still does not fit.
+    Raises ValueError, which names the node and the cure, when it still does not fit.
     """
     try:
         return run(loaded(patcher, need))
@@ -183,14 +192,10 @@ def with_room(
         return run(loaded(patcher, need))
     except Exception as error:
         if is_out_of_memory(error):
-            raise ValueError(f"{NODE}: {what}: {_NO_MEMORY}") from error
+            raise ValueError(
+                f"{node}: {what}: out of memory, also with all other models unloaded. {cure}"
+            ) from error
         raise
-
-
-_NO_MEMORY = (
-    "out of memory, also with all other models unloaded. Choose a smaller model in its loader "
-    "(groundingdino_swint_ogc, sam_vit_b), precision fp16, or start ComfyUI with --cpu."
-)
 
 
 def in_batches(

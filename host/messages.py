@@ -13,6 +13,11 @@ logger = logging.getLogger(__name__)
 def tell(text: str) -> None:
     """Warn in the log and, while a node runs in a server, on that node in the page."""
     logger.warning(text)
+    show(text)
+
+
+def show(text: str) -> None:
+    """While a node runs in a server, write on that node in the page."""
     context, server = get_executing_context(), sys.modules.get("server")
     instance = getattr(getattr(server, "PromptServer", None), "instance", None)
     if context is not None and instance is not None:

@@ -18,12 +18,14 @@ WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
 @dataclass(frozen=True)
 class Kind:
     """One kind of model. folders: names of ComfyUI's model folders. model_types: those of the
-    config.json of a folder in the form of Hugging Face. published: files, and where they are."""
+    config.json of a folder in the form of Hugging Face. published: files, and where they are.
+    folders_only: whether weight files outside such a folder are none of this kind."""
 
     node: str
     folders: tuple[str, ...]
     model_types: tuple[str, ...]
     published: str
+    folders_only: bool = False
 
 
 DETECTOR = Kind(
@@ -41,6 +43,28 @@ SEGMENTER = Kind(
     "sam_vit_h_4b8939.pth, sam_vit_l_0b3195.pth or sam_vit_b_01ec64.pth, from "
     "github.com/facebookresearch/segment-anything, or the folder of "
     "huggingface.co/facebook/sam2.1-hiera-large",
+)
+SIMILARITY = Kind(
+    "CLIP Similarity Loader",
+    ("text_encoders", "clip_vision"),
+    ("clip",),
+    "the folder of huggingface.co/openai/clip-vit-large-patch14 (config.json and "
+    "model.safetensors)",
+    folders_only=True,
+)
+LPIPS = Kind(
+    "Preservation Score",
+    ("lpips",),
+    (),
+    "squeezenet1_1-b8a52dc0.pth, from download.pytorch.org/models, and squeeze.pth, from "
+    "github.com/richzhang/PerceptualSimilarity (lpips/weights/v0.1)",
+)
+DINO = Kind(
+    "Preservation Score",
+    ("dino",),
+    ("vit",),
+    "dino_vitbase8_pretrain.pth, from github.com/facebookresearch/dino, or the folder of "
+    "huggingface.co/facebook/dino-vitb8",
 )
 
 
@@ -62,7 +86,11 @@ def listed(kind: Kind) -> list[str]:
         names += sorted(
             name
             for name in entries
-            if not name.endswith("/") or _model_type(kind, name) in kind.model_types
+            if (
+                _model_type(kind, name) in kind.model_types
+                if name.endswith("/")
+                else not kind.folders_only
+            )
         )
     return list(dict.fromkeys(names)) or [NOTHING]
 
@@ -93,12 +121,18 @@ def path_of(kind: Kind, name: str) -> Path:
         for folder in kind.folders:
             if found := folder_paths.get_full_path(folder, target):
                 return Path(found).parent if name.endswith("/") else Path(found)
-    places = [path for folder in kind.folders for path in folder_paths.get_folder_paths(folder)]
     what = "no file was found" if name == NOTHING else f'"{name}" is not there any more'
     raise ValueError(
-        f"{kind.node}: {what} in {' or '.join(places)}. Put there {kind.published}; then press R "
-        "in ComfyUI, which reads the lists again, and choose it. Nothing is downloaded for you."
+        f"{kind.node}: {what} in {' or '.join(places(kind))}. Put there {kind.published}; "
+        "then press R in ComfyUI, which reads the lists again, and choose it. Nothing is "
+        "downloaded for you."
     )
+
+
+def places(kind: Kind) -> list[str]:
+    """The folders in which files of this kind are looked for."""
+    register(kind)
+    return [path for folder in kind.folders for path in folder_paths.get_folder_paths(folder)]
 
 
 def _model_type(kind: Kind, name: str) -> str | None:

@@ -6,6 +6,8 @@ Edits = io.Custom("ALE_EDITS")
 Regions = io.Custom("ALE_REGIONS")
 Detector = io.Custom("ALE_DETECTOR")
 Segmenter = io.Custom("ALE_SEGMENTER")
+Similarity = io.Custom("ALE_SIMILARITY")
+Comparison = io.Custom("ALE_COMPARISON")
 
 EDITS_OUTPUT_TOOLTIP = (
     "The edits, in order, with the method's settings. Connect to every node with an edits input."

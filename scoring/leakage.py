@@ -36,8 +36,11 @@ def leakage(cosines: Cosines, image: Tensor, masks: Tensor, targets: Sequence[st
         raise ValueError(
             f"{len(masks)} masks and {len(targets)} targets. Give one mask for each target phrase."
         )
-    similar = cosines(cut_outs(image, masks), list(targets))  # (K+1, K)
+    alone = cut_outs(image, masks)
+    similar = cosines(alone, list(targets)).cpu()  # (K+1, K)
     pairs = (100 * similar).clamp(min=0).T
+    if bool((masks > 0.5).any(0).all()):
+        pairs = torch.cat([pairs[:, :-1], torch.full_like(pairs[:, -1:], nan)], 1)
     return Leakage(te_of(pairs), ti_of(pairs), pairs)
 
 

@@ -26,12 +26,16 @@ SETTINGS = {
 }
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 LORA = "lcm-lora-sdv1-5.safetensors"
-FILES = {  # empty ones, for the lists
-    "checkpoints": CHECKPOINT,
-    "loras": LORA,
-    "grounding-dino": "groundingdino_swint_ogc.pth",
-    "sams": "sam_vit_b_01ec64.pth",
-}
+CLIP = "clip-vit-large-patch14"
+FILES = (  # empty ones, for the lists
+    f"checkpoints/{CHECKPOINT}",
+    f"loras/{LORA}",
+    "grounding-dino/groundingdino_swint_ogc.pth",
+    "sams/sam_vit_b_01ec64.pth",
+    "text_encoders/clip_l.safetensors",
+    f"clip_vision/{CLIP}.safetensors",
+    f"clip_vision/{CLIP}/model.safetensors",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,9 +63,11 @@ def screenshots(
 def comfyui(dev: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A server with previews on, the files that the workflows name, and no model in them."""
     base, models = tmp_path_factory.mktemp("comfyui"), tmp_path_factory.mktemp("models")
-    for kind, name in FILES.items():
-        (models / kind).mkdir()
-        (models / kind / name).touch()
+    for name in FILES:
+        (models / name).parent.mkdir(parents=True, exist_ok=True)
+        (models / name).touch()
+    config = models / "clip_vision" / CLIP / "config.json"
+    config.write_text('{"model_type": "clip"}', encoding="utf-8")
     (base / "input").mkdir()
     source, edits = demo_input(0)
     for name in ("ale_edit_source", "photo", "example"):

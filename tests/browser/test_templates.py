@@ -13,7 +13,7 @@ from ale_edit.tests.browser.thumbnails import SHOWN, card, save_card, save_small
 from ale_edit.tests.workflows.graphs import (
     NAMES,
     NEED_CHECKPOINT,
-    NEED_DETECTOR,
+    NEED_FILES,
     NOTES,
     Json,
     inputs_of,
@@ -123,7 +123,7 @@ def test_a_template_opens_runs_and_shows_its_result(
     shot = screenshots / "output" / "screenshots" / f"{name}.png"
     if name == DRAWN:
         return
-    if name in NEED_DETECTOR:  # it runs in tests/server/test_detector_workflows.py
+    if name in NEED_FILES:  # they run in tests/server
         alone = card([], front_end.shoot_graph(shot))  # without a picture of what no model made
         save_card(screenshots / "workflows" / f"{name}.jpg", alone)
         return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 SIDE, PICTURE, MARGIN, HEAD = 600, 286, 9, 36
 DARK, LIGHT = (24, 24, 24), (235, 235, 235)
@@ -20,15 +20,18 @@ SHOWN = {
     "ale_edit_one_node": ("Source", "Edited image"),
     "node_background_blending": ("Source", "Edited image"),
     "node_demo_detector_loader": ("Regions", "Object masks"),
+    "node_compare": ("All three",),
     "node_demo_model_loader": ("Generated image",),
     "node_demo_scene": ("Image", "Masks"),
     "node_edit_list": ("Regions", "Edited image"),
     "node_edit_object": ("Source", "Edited image"),
     "node_full_prompts": ("Regions", "Edited image"),
     "node_lcm_schedule": ("Generated image",),
+    "node_leakage_score": ("Edited image",),
     "node_method_settings": ("Image, all parts on", "Image, all parts off"),
     "node_object_restricted_embeddings": ("Image with ORE", "Image with the plain prompt"),
     "node_paste_background": ("As decoded by the VAE", "With the source's own pixels"),
+    "node_preservation_score": ("Edited image",),
     "node_region_cross_attention": ("Image with regions", "Image without"),
     "node_regions": ("Regions", "Background mask"),
     "node_self_attention_injection": ("Source", "Edited image"),
@@ -43,11 +46,13 @@ def card(pictures: list[tuple[str, Image.Image]], graph: Image.Image) -> Image.I
     out = Image.new("RGB", (SIDE, SIDE), DARK)
     draw = ImageDraw.Draw(out)
     font = ImageFont.load_default(size=20)
-    left = (SIDE - len(pictures) * (PICTURE + MARGIN + 1) + MARGIN + 1) // 2
-    for number, (label, picture) in enumerate(pictures):
-        x = left + number * (PICTURE + MARGIN + 1)
+    room = (SIDE - 2 * MARGIN if len(pictures) == 1 else PICTURE, PICTURE)
+    fitted = [ImageOps.contain(p, room, Image.Resampling.LANCZOS) for _, p in pictures]
+    x = (SIDE - sum(p.width + MARGIN + 1 for p in fitted) + MARGIN + 1) // 2
+    for (label, _), picture in zip(pictures, fitted, strict=True):
         draw.text((x, 8), label, font=font, fill=LIGHT)
-        out.paste(picture.resize((PICTURE, PICTURE), Image.Resampling.LANCZOS), (x, HEAD))
+        out.paste(picture, (x, HEAD))
+        x += picture.width + MARGIN + 1
     top = HEAD + PICTURE + MARGIN if pictures else MARGIN
     width, height = SIDE - 2 * MARGIN, SIDE - top - MARGIN
     scale = min(width / graph.width, height / graph.height)

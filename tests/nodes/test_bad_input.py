@@ -26,6 +26,8 @@ from ale_edit.tests.nodes.graph import TEXT, edits_with_masks, one, picture, run
 from ale_edit.tests.nodes.test_grounding import SAID as GROUNDING_SAID
 from ale_edit.tests.nodes.test_help_pages import page
 from ale_edit.tests.nodes.test_schemas import NODE_IDS
+from ale_edit.tests.nodes.test_scores import LOADERS_SAY
+from ale_edit.tests.nodes.test_scores import SAID as SCORES_SAID
 from ale_edit.tests.tiny import (
     SDXL_WIDTHS,
     tiny_clip,
@@ -952,7 +954,8 @@ def test_a_bad_demo_weight_file_is_named_with_the_cure(
 
 @pytest.mark.parametrize("node_id", NODE_IDS)
 def test_every_sentence_that_a_help_page_quotes_is_one_that_is_said(node_id: str) -> None:
-    said = [*DEMO_QUOTES, *GROUNDING_SAID, *(case.quote for case in CASES)]
+    said = [*DEMO_QUOTES, *GROUNDING_SAID, *SCORES_SAID, *LOADERS_SAY]
+    said += [case.quote for case in CASES]
     mistakes = page(node_id).split("## Typical mistakes")[1].split("## See it in")[0]
     quoted = [line.split("`")[1] for line in mistakes.splitlines() if line.startswith("| `")]
     assert [quote for quote in quoted if not any(quote in s or s in quote for s in said)] == []

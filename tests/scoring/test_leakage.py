@@ -101,3 +101,11 @@ def test_the_background_is_what_no_object_covers():
 def test_masks_and_targets_must_match():
     with pytest.raises(ValueError, match="2 masks and 1 targets"):
         leakage(cast("Any", None), torch.zeros(4, 4, 3), torch.ones(2, 4, 4), ["a"])
+
+
+def test_without_any_background_te_is_nan_and_ti_is_not(net):
+    picture, _, targets = example(2)
+    masks = torch.zeros(2, SIZE, SIZE)
+    masks[0, :5], masks[1, 5:] = 1, 1
+    found = leakage(cosines_of(net), picture / 255, masks, targets)
+    assert isnan(found.te) and found.ti > 1

@@ -34,14 +34,14 @@ def new_server(dev: ModuleType, base: Path, *options: str) -> Any:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of models that the server looks into besides its own; empty at first."""
     folder = tmp_path_factory.mktemp("models")
-    for kind in ("checkpoints", "loras"):
+    for kind in ("checkpoints", "loras", "clip_vision", "text_encoders"):
         (folder / kind).mkdir()
     return folder
 
 
 def extra_models(models: Path) -> list[str]:
     """Options that make a server look into this folder of models."""
-    kinds = ("checkpoints", "loras", "grounding-dino", "sams")
+    kinds = ("checkpoints", "loras", "grounding-dino", "sams", "clip_vision", "text_encoders")
     places = {"base_path": str(models), **{kind: kind for kind in kinds}}
     config = models / "extra_model_paths.yaml"
     config.write_text(json.dumps({"tests": places}), encoding="utf-8")  # JSON is YAML

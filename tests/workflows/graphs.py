@@ -134,6 +134,24 @@ NEED_DETECTOR = [
     & {node["class_type"] for node in read_api(name).values()}
 ]
 """Those that need files of GroundingDINO or Segment Anything."""
+NEED_CLIP = [
+    name
+    for name in NAMES
+    if {"ALECLIPSimilarityLoader", "CLIPVisionLoader"}
+    & {node["class_type"] for node in read_api(name).values()}
+]
+"""Those that need files of CLIP."""
+NEED_FILES = NEED_DETECTOR + NEED_CLIP
+MINI_CLIP = "clip.safetensors" in (ROOT / "demo/weights/weights.json").read_text(encoding="utf-8")
+NEED_MINI_CLIP = [
+    name
+    for name in NAMES
+    if any(
+        node["class_type"] == "ALELeakageScore" and "similarity" not in node["inputs"]
+        for node in read_api(name).values()
+    )
+]
+"""Those that need the demo world's mini CLIP."""
 
 
 def own_workflow(node_id: str) -> str:
@@ -142,7 +160,7 @@ def own_workflow(node_id: str) -> str:
         return "ale_edit_one_node"
     if node_id == "ALEGroundedSAMMasks":
         return "text_to_regions"
-    words = re.findall(r"LCM|DINO|SAM|[A-Z][a-z]+", node_id.removeprefix("ALE"))
+    words = re.findall(r"LCM|DINO|SAM|CLIP|[A-Z][a-z]+", node_id.removeprefix("ALE"))
     return "_".join(["node", *words]).lower()
 
 

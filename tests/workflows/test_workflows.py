@@ -14,7 +14,7 @@ from ale_edit.tests.workflows.graphs import (
     FOLDER,
     NAMES,
     NEED_CHECKPOINT,
-    NEED_DETECTOR,
+    NEED_FILES,
     NOTES,
     Json,
     inputs_of,
@@ -36,7 +36,7 @@ MAIN_JOB_TITLES = {
     *("Save reconstruction", "Save regions"),
 }
 TITLE_HEIGHT = 30
-FILES = ("ckpt_name", "lora_name", "detector_name", "sam_name")
+FILES = ("ckpt_name", "lora_name", "detector_name", "sam_name", "clip_name")
 ANY = "*"  # a socket that takes every type
 every_workflow = pytest.mark.parametrize("name", NAMES)
 
@@ -57,7 +57,7 @@ def test_every_node_of_the_pack_has_a_small_workflow_on_the_demo_model(node_id: 
     classes = [node["class_type"] for node in read_api(name).values()]
     assert node_id in classes and len(classes) <= 20
     assert name not in NEED_CHECKPOINT
-    if name not in NEED_DETECTOR:
+    if name not in NEED_FILES:
         assert not {"LoadImage", "LoadImageMask"} & set(classes)  # it runs as it is
 
 
