@@ -16,7 +16,7 @@ from torch import Tensor
 from ..host.rgb_cam import apply_rgb_cam
 from ..host.text import embed_side
 from ..prompts.edits import Edits, make_edit
-from ..regions.detection import Instance, Thresholds, match
+from ..regions.detection import Thresholds, match
 from ..regions.regions import make_regions
 from .caption_sampler import EOS
 from .captions import join_phrases, object_phrase
@@ -133,20 +133,14 @@ def found_overlaps(
     for image, rows, scene in zip(images, masks > 0.5, scenes, strict=True):
         phrases = tuple(object_phrase(o.shape, o.color) for o in scene.objects)
         found = match(finder.detect(image, phrases), phrases, Thresholds(_BOX, _NOUN))
-        overlaps += [
-            _overlap(finder, image, own.instances, mask)
-            for own, mask in zip(found, rows, strict=False)
-        ]
+        boxes = [instance.box for own in found for instance in own.instances]
+        made = iter(finder.segment(image, torch.tensor(boxes).view(-1, 4)))
+        for own, mask in zip(found, rows, strict=False):
+            patch = torch.zeros_like(mask)
+            for _ in own.instances:
+                patch |= next(made)
+            overlaps.append(float((patch & mask).sum() / (patch | mask).sum()))
     return overlaps
-
-
-def _overlap(
-    finder: SceneFinder, image: Tensor, instances: Sequence[Instance], mask: Tensor
-) -> float:
-    if not instances:
-        return 0.0
-    made = finder.segment(image, torch.tensor([i.box for i in instances])).any(0)
-    return float((made & mask).sum() / (made | mask).sum())
 
 
 def _text_to_image(demo: _Demo, count: int) -> str:

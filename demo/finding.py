@@ -23,7 +23,8 @@ def find_objects(image: Tensor, at_most: int = 6) -> Tensor:
 
 def connected(inside: Tensor) -> Tensor:
     """Label (H, W) per pixel: the largest pixel number reachable within `inside`; 0 outside."""
-    numbers = torch.arange(1, inside.numel() + 1, dtype=torch.float64).view_as(inside)
+    exact = torch.float32 if inside.numel() < 2**24 else torch.float64
+    numbers = torch.arange(1, inside.numel() + 1, dtype=exact).view_as(inside)
     labels = (numbers * inside)[None, None]
     while True:
         spread = F.max_pool2d(labels, 3, 1, 1) * inside
