@@ -109,9 +109,7 @@ def _present(words: Entry) -> dict[str, dict[str, dict[str, str]]]:
     }
 
 
-def _check_words(
-    words: Entry, vocabulary: Vocabulary, images: dict[str, SourceImage]
-) -> None:
+def _check_words(words: Entry, vocabulary: Vocabulary, images: dict[str, SourceImage]) -> None:
     for name, image in images.items():
         for o in image.objects:
             if o.phrase not in vocabulary.objects:

@@ -20,7 +20,7 @@ class Entry:
     content: dict[str, Any]
 
     def take(self, key: str, kind: type[_T], default: _T | None = None) -> _T:
-        """A key's value of this kind; ValueError where it is another, or missing without default."""
+        """A key's value; ValueError where it is of another kind, or missing without a default."""
         if key not in self.content:
             if default is not None:
                 return default

@@ -1,7 +1,7 @@
 """Both passes over a data set: `dev.py bench run`, and under `bench demo` and `bench tables`.
 
-Editing goes through one or more ComfyUI servers (editing.py), scoring reads files (scoring_pass.py).
-Both go on where they were stopped.
+Editing goes through one or more ComfyUI servers (editing.py), scoring reads files
+(scoring_pass.py). Both go on where they were stopped.
 """
 
 import argparse

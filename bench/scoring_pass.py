@@ -1,9 +1,9 @@
 """The second pass: images on disk become figures. It needs no ComfyUI server.
 
 A data set of the demo world is judged by the demo world's judge and mini CLIP; any other by a CLIP
-of transformers, where a folder with one is given. Figures are kept in out/scores/METHOD.json, edit by edit and metric by metric, beside the hash of
-the image and the version of the metric: only what is missing or out of date is computed again, and
-a metric can be added later.
+of transformers, where a folder with one is given. Figures are kept in out/scores/METHOD.json, edit
+by edit and metric by metric, beside the hash of the image and the version of the metric: only what
+is missing or out of date is computed again, and a metric can be added later.
 """
 
 import hashlib

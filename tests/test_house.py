@@ -32,6 +32,9 @@ PACK: dict[str, set[str]] = {
     "bench/options.py": set(),
     "bench/own_input.py": set(),
     "bench/lpips_network.py": set(),
+    "bench/clip_network.py": set(),
+    "bench/work.py": {"headless"},
+    "bench/workers.py": set(),
     "headless": set(),
     "edit.py": {"headless"},
     "dev.py": set(),
@@ -46,6 +49,9 @@ OTHERS: dict[str, set[str]] = {
     "regions/preview.py": {"torch", "numpy", "PIL"},  # labels need a font
     "bench": {"torch", "numpy", "PIL", "aiohttp"},
     "bench/lpips_network.py": {"torch"},
+    "bench/clip_network.py": {"torch"},
+    "bench/workers.py": set(),
+    "bench/work.py": {"aiohttp"},  # all that a worker on another machine has
     "bench/speed.py": {"torch", "numpy", *COMFY},
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
     "bench/own_input.py": {"PIL"},
@@ -59,6 +65,8 @@ LATE: dict[str, set[str]] = {  # only inside a function
     "demo": COMFY | {"safetensors", "PIL"},
     "demo/evaluate.py": COMFY,
     "bench/lpips_network.py": {"torchvision", "torchmetrics"},
+    "bench/clip_network.py": {"transformers"},
+    "bench/workers.py": {"distributed"},
     "dev.py": {"torch", "comfy"},
 }
 

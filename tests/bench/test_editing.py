@@ -10,7 +10,6 @@ from PIL import Image
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import (
     Job,
-    Outcome,
     Plan,
     ProgressLine,
     pending,
@@ -21,6 +20,7 @@ from ale_edit.bench.editing import (
 )
 from ale_edit.bench.main_job import as_png
 from ale_edit.bench.methods import ALE, CODE, COMPONENTS, NAIVE, all_methods
+from ale_edit.bench.spreading import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory):
 
 
 def plan(dataset, **options) -> Plan:
-    return Plan(dataset, dataset.edits[:6], (NAIVE, ALE), **options)
+    return Plan(dataset, dataset.edits[:6], (NAIVE, ALE), dataset.folder.parent, **options)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_every_edit_is_made_by_every_method_once(dataset):
 
 
 def test_methods_of_one_edit_stand_together_with_those_of_one_source_branch_side_by_side(dataset):
-    jobs = Plan(dataset, dataset.edits[:2], (*COMPONENTS, CODE)).jobs
+    jobs = Plan(dataset, dataset.edits[:2], (*COMPONENTS, CODE), dataset.folder.parent).jobs
     names = [job.method.name for job in jobs]
     assert names[:6] == names[6:] == ["naive", "ale", "ore", "ore-bb", "ore-rgb", "code"]
 
@@ -78,7 +78,7 @@ def test_a_workflow_holds_the_edits_phrases_masks_type_and_seed(dataset):
 
 def test_a_spoiled_mask_is_what_the_method_is_given(dataset):
     method = all_methods()["box"]
-    (job,) = Plan(dataset, dataset.edits[:1], (method,)).jobs
+    (job,) = Plan(dataset, dataset.edits[:1], (method,), dataset.folder.parent).jobs
     workflow, pictures = job.prepare()
     sent = pictures[workflow.inputs("Mask 1")["image"]]
     true = dataset.masks(job.edit.image)[job.edit.objects[0].object]

@@ -8,7 +8,8 @@ import pytest
 
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.methods import ALE, NAIVE
-from ale_edit.bench.report import JUDGED, Column, Results, Table, markdown, page, shown
+from ale_edit.bench.page import leak_of, page, ranked, spread_evenly
+from ale_edit.bench.report import JUDGED, Column, Results, Table, markdown, shown
 from ale_edit.bench.statistics import Figure
 
 
@@ -25,7 +26,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         "ale": {e.id: values(1.0) for e in dataset.edits[:-1]},
     }
     missing = {"lpips": "n/a: no LPIPS weights"}
-    return Results(dataset, dataset.edits, (NAIVE, ALE), scored, missing)
+    return Results(dataset, dataset.edits, (NAIVE, ALE), scored, missing, folder.parent)
 
 
 def row(table: Table, method: str) -> dict[str, str]:

@@ -41,7 +41,9 @@ def test_words_that_the_demo_model_was_never_taught_are_named(caplog, monkeypatc
     told = []
     server = SimpleNamespace(
         PromptServer=SimpleNamespace(
-            instance=SimpleNamespace(send_progress_text=lambda text, node: told.append((node, text)))
+            instance=SimpleNamespace(
+                send_progress_text=lambda text, node: told.append((node, text))
+            )
         )
     )
     monkeypatch.setitem(sys.modules, "server", server)
