@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from .work import UPLOADS, Item
 from .workers import Workers
 
 FINGERPRINT = "ale-edit fingerprint"
+MADE_ON = "ale-edit made on"
 RESULT = "Save edited"  # the workflow's node
 UNUSED = ("Save reconstruction", "Save regions", "Decode source")
 Settings = dict[str, dict[str, Any]]
@@ -57,8 +58,8 @@ class Job:
         files = {name: _packed(p.mode, p.size, p.tobytes()) for name, p in pictures.items()}
         return Item(run, self.name, workflow.nodes, files, RESULT)
 
-    def keep(self, image: bytes) -> None:
-        write_result(self, image)
+    def keep(self, image: bytes, versions: Mapping[str, str]) -> None:
+        write_result(self, image, versions)
 
 
 # -- what is to be done ----------------------------------------------------------------------------
@@ -93,6 +94,9 @@ class Plan:
             for edit in sorted(edits, key=lambda e: (e.image, e.type, e.id))
             for method in sorted(methods, key=_reuse_order)
         ]
+
+    def workflow(self, edit: ImageEdit, method: Method) -> Workflow:
+        return self._prepared(edit, method)[0]
 
     def _job(self, edit: ImageEdit, method: Method) -> Job:
         workflow, _ = self._prepared(edit, method)
@@ -194,10 +198,20 @@ def read_result(path: Path) -> tuple[Image.Image, str]:
     return picture.convert("RGB"), str(picture.info.get(FINGERPRINT, ""))
 
 
-def write_result(job: Job, image: bytes) -> None:
+def made_on(path: Path) -> str:
+    """Versions of the server that an image says it was made on; empty where it does not."""
+    try:
+        with Image.open(path) as picture:
+            return str(picture.info.get(MADE_ON, ""))
+    except OSError:
+        return ""
+
+
+def write_result(job: Job, image: bytes, versions: Mapping[str, str]) -> None:
     picture = Image.open(io.BytesIO(image)).convert("RGB")
     note = PngImagePlugin.PngInfo()
     note.add_text(FINGERPRINT, job.fingerprint)
+    note.add_text(MADE_ON, ", ".join(f"{name} {version}" for name, version in versions.items()))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", pnginfo=note)
     write_bytes(job.path, buffer.getvalue())

@@ -40,14 +40,16 @@ def page(title: str, results: Results, setup: Mapping[str, Any], pictures: int) 
         f"{_plots(results)}"
         f"<h2>By type and by number of objects</h2>{split}"
         f"{_gallery(results, pictures)}"
-        f"<h2>Settings and versions</h2>{_facts(setup)}</body></html>\n"
+        f"<h2>Settings and versions</h2>{_facts(setup)}{_workflow(results)}</body></html>\n"
     )
 
 
 def _summary(results: Results) -> str:
     images = len({e.image for e in results.edits})
     methods = ", ".join(m.label for m in results.methods)
-    return f"{len(results.edits)} edits of {images} images by {len(results.methods)}: {methods}."
+    count = len(results.methods)
+    by = "one method" if count == 1 else f"{count} methods"
+    return f"{len(results.edits)} edits of {images} images by {by}: {methods}."
 
 
 def _facts(setup: Mapping[str, Any]) -> str:
@@ -56,6 +58,14 @@ def _facts(setup: Mapping[str, Any]) -> str:
         for name, value in setup.items()
     )
     return f"<dl>{rows}</dl>"
+
+
+def _workflow(results: Results) -> str:
+    if not results.workflow:
+        return ""
+    text = html.escape(json.dumps(results.workflow, indent=1))
+    what = html.escape(f"The whole workflow of {results.edits[0].id} by {results.reference.label}")
+    return f"<details><summary>{what}</summary><div class=wide><pre>{text}</pre></div></details>"
 
 
 def _told(value: Any) -> str:
@@ -126,10 +136,11 @@ def _gallery(results: Results, count: int) -> str:
     if not places:
         return ""
     cards = "".join(_card(results, edits[k], f"{k + 1} of {len(edits)}") for k in places)
-    chosen = "all" if len(places) == len(edits) else f"{len(places)}, evenly from all,"
+    some = f"{len(places)} of {len(edits)} edits, spread evenly,"
+    chosen = some if len(places) < len(edits) else f"All {len(edits)} edits,"
     return (
         "<h2>Pictures, the most leaking first</h2>"
-        f"<p class=note>Of {len(edits)} edits {chosen} sorted by what leaked with "
+        f"<p class=note>{chosen} sorted by what leaked with "
         f"{html.escape(results.reference.label)}: the share of objects with another object's "
         f"attribute, then the mean of TE and TI, where there are such figures.</p>{cards}"
     )
@@ -165,13 +176,13 @@ def _figures(values: Values) -> str:
     told = []
     right = values.get("all", [])
     if right:
-        told.append(f"right {sum(right):.0f}/{len(right)}")
+        told.append(f"right\xa0{sum(right):.0f}/{len(right)}")
     wrong = [*values.get("wrong, edited", []), *values.get("wrong, untouched", [])]
     if wrong:
-        told.append(f"leaked {sum(wrong):.0f}/{len(wrong)}")
-    told += [f"{name} {values[name][0]:.1f}" for name in ("TE", "TI") if values.get(name)]
+        told.append(f"leaked\xa0{sum(wrong):.0f}/{len(wrong)}")
+    told += [f"{name}\xa0{values[name][0]:.1f}" for name in ("TE", "TI") if values.get(name)]
     if values.get("psnr"):
-        told.append(f"{values['psnr'][0]:.1f} dB")
+        told.append(f"{values['psnr'][0]:.1f}\xa0dB")
     return ", ".join(told)
 
 
@@ -203,8 +214,8 @@ h3{font-size:1em;margin:1.2em 0 .4em;overflow-wrap:anywhere}
 .wide{overflow-x:auto;max-width:100%}
 table{border-collapse:collapse;font-size:.85em;font-variant-numeric:tabular-nums}
 td,th{border:1px solid var(--line);padding:.3em .6em;text-align:left;white-space:nowrap}
-thead th{background:var(--shade);white-space:normal;vertical-align:bottom;min-width:5.5em}
-tbody th{background:Canvas;font-weight:600;position:sticky;left:0;max-width:40vw;white-space:normal}
+thead th{background:var(--shade);white-space:normal;vertical-align:bottom;min-width:7em}
+tbody th{background:Canvas;font-weight:600;position:sticky;left:0;min-width:9em;white-space:normal}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr));gap:12px}
 .plots figure{margin:0;max-width:520px}
 svg{width:100%;height:auto;font:12px system-ui,sans-serif;fill:currentColor}
@@ -213,7 +224,7 @@ svg .mark{fill:#fff;font-weight:700}
 .legend{list-style:none;padding:0;margin:.3em 0;display:flex;flex-wrap:wrap;gap:2px 18px}
 .legend b{color:#fff;border-radius:9px;min-width:18px;line-height:18px;display:inline-block;
 text-align:center;font-size:12px}
-.row{display:grid;grid-template-columns:repeat(auto-fill,minmax(140px,1fr));gap:8px}
+.row{display:grid;grid-template-columns:repeat(auto-fill,minmax(180px,1fr));gap:8px}
 .row figure{margin:0;min-width:0}
 .row img{width:100%;height:auto;display:block;border-radius:3px}
 figcaption{font-size:.85em;line-height:1.3;padding-top:3px}
@@ -221,5 +232,12 @@ figcaption small{display:block}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 16px;margin:0}
 dt{font-weight:600}
 dd{margin:0;white-space:pre-wrap;overflow-wrap:anywhere}
-@media(max-width:600px){dl{grid-template-columns:1fr}dd{margin-bottom:8px}}
+summary{margin-top:1em;cursor:pointer}
+pre{font-size:.8em}
+@media(max-width:600px){
+.row{grid-template-columns:1fr 1fr}
+tbody th{min-width:6.5em}
+dl{grid-template-columns:1fr}
+dd{margin-bottom:8px}
+}
 """

@@ -83,7 +83,8 @@ class Table:
         """The table under its title, in a box that scrolls by itself."""
 
         def cells(row: Sequence[str], tag: str) -> str:
-            first, *others = map(html.escape, row)
+            kept = (c.replace(" ↑", "\xa0↑").replace(" ↓", "\xa0↓") for c in row)
+            first, *others = map(html.escape, kept)
             return f"<tr><th>{first}</th>" + "".join(f"<{tag}>{c}</{tag}>" for c in others)
 
         head, body = cells(self.columns, "th"), "".join(cells(row, "td") for row in self.rows)
@@ -98,6 +99,7 @@ class Results:
     """Figures of each method and edit of one data set; `missing`: metrics without figures, why.
 
     out: where the images are. outcome: what the editing said, of failures and servers.
+    workflow: the whole one of the first edit by `reference`; methods say what they change in it.
     """
 
     dataset: Dataset
@@ -107,6 +109,7 @@ class Results:
     missing: Mapping[str, str]
     out: Path
     outcome: Outcome = field(default_factory=Outcome)
+    workflow: Mapping[str, Any] = field(default_factory=dict)
 
     def bootstrap(self) -> Bootstrap:
         images = self.dataset.images
@@ -161,8 +164,7 @@ class Results:
 
     @property
     def reference(self) -> Method:
-        """The method that others are compared with: ALE-Edit, or else the last one."""
-        return ALE if ALE in self.methods else self.methods[-1]
+        return reference_of(self.methods)
 
     def types(self) -> list[str]:
         return list(dict.fromkeys(e.kind for e in self.edits))
@@ -259,6 +261,11 @@ class Results:
             *([f"{len(failed)} images failed and are not scored."] if failed else []),
             *(f"{name} failed: {why}" for name, why in failed.items()),
         ]
+
+
+def reference_of(methods: Sequence[Method]) -> Method:
+    """The method that others are compared with: ALE-Edit, or else the last one."""
+    return ALE if ALE in methods else methods[-1]
 
 
 def _everything(_edit: ImageEdit) -> bool:

@@ -8,6 +8,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,13 +16,23 @@ from typing import Any
 
 from ..demo.world import unknown_words
 from .dataset import Dataset, read_dataset, write_bytes
-from .editing import STALE, Plan, ProgressLine, Settings, edit_all, pending, state_of
+from .editing import (
+    STALE,
+    Plan,
+    ProgressLine,
+    Settings,
+    edit_all,
+    image_path,
+    made_on,
+    pending,
+    state_of,
+)
 from .judging import weights_key
 from .main_job import guarded, pack_version
 from .methods import Method, named_methods
 from .options import run_arguments, split_settings
 from .page import page
-from .report import Results, markdown
+from .report import Results, markdown, reference_of
 from .scoring_pass import metrics_for, score
 from .spreading import Outcome
 from .workers import Workers, dask_workers, local_workers
@@ -57,7 +68,8 @@ def run_bench(
     }
     if not any(scored.values()):
         raise ValueError(f"There is no image below {out} to score. Run without --score-only.")
-    return Results(dataset, edits, tuple(methods), scored, metrics.missing, out, outcome)
+    workflow = plan.workflow(edits[0], reference_of(methods)).nodes
+    return Results(dataset, edits, tuple(methods), scored, metrics.missing, out, outcome, workflow)
 
 
 def _edited(plan: Plan, args: argparse.Namespace) -> Outcome:
@@ -94,9 +106,13 @@ def set_up(
     results: Results, command: str, facts: Mapping[str, Any], settings: Settings | None = None
 ) -> dict[str, Any]:
     """What a report says of how it was made."""
-    servers = results.outcome.versions.values()
     versions = {"ale_edit": pack_version(), "demo weights": weights_key()}
-    told = [", ".join(f"{k} {v}" for k, v in found.items()) for found in servers]
+    paths = [
+        image_path(results.out, method, edit)
+        for method, found in results.scored.items()
+        for edit in found
+    ]
+    servers = Counter(made_on(path) or "unknown" for path in paths)
     return {
         "command": command,
         "data set": f"{results.dataset.name}: {len(results.edits)} of "
@@ -105,7 +121,7 @@ def set_up(
         "settings": settings or "those of workflows/api/ale_edit.json",
         "methods": {m.name: _what(m) for m in results.methods},
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
-        **({"servers": "; ".join(dict.fromkeys(told))} if told else {}),
+        "made on": "; ".join(f"{what} ({n} images)" for what, n in sorted(servers.items())),
     }
 
 
@@ -135,6 +151,7 @@ def write_report(
         "missing": dict(results.missing),
         "failed": dict(results.outcome.failed),
         "methods": results.summary(),
+        "workflow": dict(results.workflow),
     }
     texts = {
         "md": f"# {title}\n\n{markdown(results, setup)}",

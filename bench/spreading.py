@@ -31,19 +31,18 @@ class Task(Protocol):
     @property
     def group(self) -> str: ...
     def item(self, run: str) -> Item: ...
-    def keep(self, image: bytes) -> None: ...
+    def keep(self, image: bytes, versions: Mapping[str, str]) -> None: ...
 
 
 @dataclass
 class Outcome:
     """What came of a run: images made, seconds it took, failed tasks with the reason; images by
-    server, and the versions of each server."""
+    server."""
 
     made: int = 0
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
     by_server: dict[str, int] = field(default_factory=dict)
-    versions: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -55,6 +54,7 @@ class _Server:
     is_up: bool = False
     again_at: float = 0.0
     why: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 class Spread:
@@ -129,8 +129,7 @@ class Spread:
                 f"ComfyUI at {server.url} has another version of the pack than the other servers "
                 f"(nodes {', '.join(differing)}). Put one version on all of them."
             )
-        self.outcome.versions[server.url] = facts.versions
-        server.is_up, self._alone_since = True, None
+        server.versions, server.is_up, self._alone_since = facts.versions, True, None
 
     def _look_again(self) -> None:
         for server in self._servers.values():
@@ -223,7 +222,7 @@ class Spread:
             self._tell(f"A dask worker was lost ({error}): {task.name} goes to another.")
             self._retry(task, error)
         else:
-            task.keep(image)
+            task.keep(image, server.versions)
             self._left -= 1
             self.outcome.made += 1
             self.outcome.by_server[server.url] += 1

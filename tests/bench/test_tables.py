@@ -87,7 +87,7 @@ def test_images_of_other_settings_are_told_where_they_are_only_scored(tmp_path, 
     dataset = demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1)
     plan = Plan(dataset, dataset.edits[:2], (ALE,), tmp_path / "demo", context="other weights")
     for job in plan.jobs:
-        write_result(job, as_png(dataset.picture(job.edit.image)))
+        write_result(job, as_png(dataset.picture(job.edit.image)), {})
     results = run_bench(args, dataset, (ALE,), tmp_path / "demo")
     assert "demo: 2 of 2 images made with other settings or weights." in capsys.readouterr().out
     assert len(results.scored["ale"]) == 2
