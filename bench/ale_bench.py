@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from .construction import Vocabulary, construct
 from .dataset import Dataset, ImageObject, SourceImage, read_dataset, write_dataset
 from .json_files import Entry, read_json
@@ -52,9 +54,9 @@ def ale_bench(
         )
         image = SourceImage(f"images/{path.stem}.png", objects, group=path.stem)
         images[path.stem] = image
-        files[image.file] = open_picture(path).convert("RGB")
+        picture = files[image.file] = open_picture(path).convert("RGB")
         for o, mask in zip(objects, masks, strict=True):
-            files[o.mask] = open_picture(mask).convert("L")
+            files[o.mask] = _mask(mask, path, picture.size)
     _check_words(words, vocabulary, images)
     edits = construct(images, vocabulary, seed=seed, counts=counts, instances=instances)
     about: dict[str, Any] = {
@@ -88,6 +90,16 @@ def mask_files(source: Path, image: Path) -> list[Path]:
             "each named by its object: wolf.png."
         )
     return found
+
+
+def _mask(path: Path, image: Path, size: tuple[int, int]) -> Image.Image:
+    mask = open_picture(path).convert("L")
+    if mask.size != size:
+        raise ValueError(
+            f"{path} is {mask.width}x{mask.height}, its image {image.name} {size[0]}x{size[1]}. "
+            "Give the mask the size of the image."
+        )
+    return mask
 
 
 def _vocabulary(words: Entry) -> Vocabulary:

@@ -129,7 +129,8 @@ class Spread:
                 f"ComfyUI at {server.url} has another version of the pack than the other servers "
                 f"(nodes {', '.join(differing)}). Put one version on all of them."
             )
-        server.versions, server.is_up, self._alone_since = facts.versions, True, None
+        server.versions, server.is_up, server.why = facts.versions, True, ""
+        self._alone_since = None
 
     def _look_again(self) -> None:
         for server in self._servers.values():
