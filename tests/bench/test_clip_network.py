@@ -43,7 +43,7 @@ class ForTorchmetrics(CLIPModel):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clip")
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    small: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
     small["num_attention_heads"] = 2
     config = CLIPConfig(
         text_config=CLIPTextConfig(**small, eos_token_id=49407, bos_token_id=49406).to_dict(),
@@ -55,7 +55,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         CLIPModel(config).save_pretrained(folder)
     words = Path(os.environ["COMFYUI_PATH"]) / "comfy" / "sd1_tokenizer"
     tokenizer = CLIPTokenizer.from_pretrained(str(words), local_files_only=True)
-    shape = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    shape: dict[str, Any] = {
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 32, "width": 32},
+    }
     CLIPProcessor(CLIPImageProcessor(**shape), tokenizer).save_pretrained(folder)
     return folder
 
@@ -89,7 +92,7 @@ def test_the_version_is_that_of_the_files(folder, tmp_path):
     assert ClipNetwork.load(tmp_path / "copy").version == version
     model = CLIPModel.from_pretrained(str(folder), local_files_only=True)
     with torch.no_grad():
-        model.logit_scale += 1
+        model.logit_scale.add_(1)
     model.save_pretrained(tmp_path / "copy")
     assert ClipNetwork.load(tmp_path / "copy").version != version
 

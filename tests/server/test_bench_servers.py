@@ -188,12 +188,11 @@ def test_where_the_only_server_dies_images_stay_and_another_one_goes_on(pair, tm
         pair[1].process.kill()
         pair[1].process.wait()
 
-    waiting = {"patience_s": 2.0, "recheck_s": RECHECK_S}
     with (
         local_workers([pair[1].url]) as workers,
         pytest.raises(ComfyError, match="are kept: give the same command again"),
     ):
-        edit_all(plan.jobs, workers, kill, **waiting)
+        edit_all(plan.jobs, workers, kill, patience_s=2.0, recheck_s=RECHECK_S)
     left = pending(plan.jobs, pytest.fail)
     assert 0 < len(left) < 4
     with local_workers([pair[0].url]) as workers:
