@@ -34,7 +34,7 @@ class ClipNetwork:
                 f"--clip needs transformers ({error}). Install it, or leave --clip out."
             ) from error
         try:
-            model, report = CLIPModel.from_pretrained(
+            loaded: Any = CLIPModel.from_pretrained(
                 str(folder), local_files_only=True, output_loading_info=True
             )
             processor = CLIPProcessor.from_pretrained(str(folder), local_files_only=True)
@@ -44,6 +44,7 @@ class ClipNetwork:
                 f"({type(error).__name__}: {str(error).splitlines()[0]}). Give a folder such as "
                 "one of openai/clip-vit-large-patch14, with its preprocessor and tokenizer."
             ) from error
+        model, report = loaded
         if lost := sorted(report["missing_keys"]):
             raise ValueError(
                 f"--clip {folder} has no weights {lost[0]} and {len(lost) - 1} more. Give a whole "

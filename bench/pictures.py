@@ -38,9 +38,9 @@ def regions_view(
     for number, mask in enumerate(masks, 1):
         color = Image.new("RGB", size, ImageColor.getrgb(colors[(number - 1) % len(colors)]))
         inside = mask.convert("L").resize(size, Image.Resampling.NEAREST)
-        inside = inside.point(lambda v: 255 if v > 127 else 0)
+        inside = inside.point([255 * (v > 127) for v in range(256)])
         edge = ImageChops.subtract(inside, inside.filter(ImageFilter.MinFilter(5)))
-        view.paste(color, mask=inside.point(lambda v: v * 45 // 100))
+        view.paste(color, mask=inside.point([v * 45 // 100 for v in range(256)]))
         view.paste(color, mask=edge)
         if box := inside.getbbox():
             place = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)

@@ -7,7 +7,7 @@ Both are executors of concurrent.futures, one for each ComfyUI server, and the r
 import hashlib
 import io
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Workers:
     lost: what a future raises where the worker was lost, and not the server.
     """
 
-    executors: dict[str, Executor]
+    executors: Mapping[str, Executor]
     stop: Callable[[str], None]
     lost: tuple[type[Exception], ...] = ()
 
@@ -41,7 +41,7 @@ def local_workers(servers: Sequence[str]) -> Iterator[Workers]:
         pools = {url: ThreadPoolExecutor(QUEUED + 1, "bench") for url in servers}
         for pool in pools.values():
             stack.enter_context(pool)
-        yield Workers(dict(pools), stop)
+        yield Workers(pools, stop)
 
 
 @contextmanager

@@ -15,9 +15,10 @@ DESKTOP, PHONE = {"width": 1100, "height": 1180}, {"width": 390, "height": 1180}
 
 @pytest.fixture(scope="module")
 def report(comfyui: Any, request: pytest.FixtureRequest, tmp_path_factory) -> Path:
-    """Of a small demo bench; with --screenshots of the 15 edits that docs/images shows."""
+    """Of a small demo bench, the last of whose edits has two objects; with --screenshots of the 15
+    edits that docs/images shows."""
     out = tmp_path_factory.mktemp("bench")
-    edits = "15" if request.config.getoption("--screenshots") else "2"
+    edits = "15" if request.config.getoption("--screenshots") else "6"
     argv = ["--edits", edits, "--methods", "naive", "ale", "--server", comfyui.url]
     assert demo_bench.main([*argv, "--out", str(out)]) == 0
     return out / "demo.html"
