@@ -64,7 +64,7 @@ LEGEND = (
 JUDGED_LEGEND = (
     "Object, color, material: share of edited objects with what was asked, by the demo world's "
     "judge; all: with all that was asked. Wrong attribute: share of objects that show what another "
-    "object was to get. TE and TI are the demo world's mini CLIP's."
+    "object was to get. Without --clip, TE and TI are the demo world's mini CLIP's."
 )
 
 
