@@ -157,7 +157,7 @@ def test_a_pie_bench_over_a_dask_cluster_and_two_servers_one_of_which_dies_and_r
         n_workers=2, threads_per_worker=3, processes=True, dashboard_address=None
     )
     with cluster:
-        options = ["--dask", cluster.scheduler_address, *at(pair), "--set", "Schedule.steps=1"]
+        options = ["--dask", cluster.scheduler_address, *at(pair), "--set", "Schedule.steps=2"]
         report = by_runner(monkeypatch, Killer(pair[0], 2, 4), dataset, out, *options)
         assert f"{pair[0].url} is back." in capsys.readouterr().out
         check_resumed(dataset, out, options, capsys)
