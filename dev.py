@@ -42,6 +42,7 @@ UNLISTED = ("requests",)  # ComfyUI 0.3.75 imports it and does not list it
 TOOLS = (
     *("pytest", "pytest-xdist", "ruff", "basedpyright"),
     *("diffusers", "torchmetrics", "accelerate"),
+    *("dask", "distributed"),  # `bench --dask`
     "segment-anything",  # its SamPredictor is the oracle for masks
     "playwright",  # drives a Chromium of the machine; it brings none and fetches none
 )
@@ -660,16 +661,24 @@ def run_served(host: Host, module: str, argv: list[str], port: int | None = None
             shutil.rmtree(base, ignore_errors=True)
 
 
-def run_at(url: str, module: str, argv: list[str], comfyui: str | None) -> int:
-    """Run a job against a ComfyUI that somebody else started."""
-    if not answers(url, timeout_s=10):
+def run_at(urls: Sequence[str], module: str, argv: list[str], comfyui: str | None) -> int:
+    """Run a job against ComfyUIs that somebody else started; one of them must answer."""
+    if not any(answers(url, timeout_s=10) for url in urls):
         raise DevError(
-            f"No ComfyUI answers at {url}. Start it, or check the address (http://HOST:PORT)."
+            f"No ComfyUI answers at {', '.join(urls)}. Start it, or check the address "
+            "(http://HOST:PORT)."
         )
+    return run_here(module, argv, comfyui)
+
+
+def run_here(
+    module: str, argv: list[str], comfyui: str | None, needed: Sequence[str] = JOB_MODULES
+) -> int:
+    """Run a job that starts no ComfyUI by this Python, if it has what is needed."""
     python, environ = Path(sys.executable), bare_environ()
     if sys.version_info < PYTHONS[0]:
         why = f"this Python is {dotted(sys.version_info[:2])}, below {dotted(PYTHONS[0])}"
-    elif missing := missing_modules(python, JOB_MODULES):
+    elif missing := missing_modules(python, needed):
         why = f"{python} has no {', '.join(missing)}"
     else:
         why = ""
@@ -684,7 +693,7 @@ def command_demo(args: argparse.Namespace, rest: list[str]) -> int:
     asked = job_arguments("demo", rest)
     own = asked.image is not None
     if asked.server:
-        return run_at(asked.server, "bench.main_job", rest, args.comfyui)
+        return run_at([asked.server], "bench.main_job", rest, args.comfyui)
     if args.port is not None:
         check_port(args.port)  # before any set-up
     host = find_host(args.comfyui)
@@ -770,6 +779,8 @@ def command_check(args: argparse.Namespace, rest: list[str]) -> int:
 BENCHMARKS = {
     "scenes": "bench.scenes",
     "speed": "bench.speed",
+    "dataset": "bench.make_dataset",
+    "run": "bench.runner",
     "demo": "bench.demo_bench",
     "tables": "bench.tables",
 }
@@ -781,11 +792,16 @@ def command_bench(args: argparse.Namespace, rest: list[str]) -> int:
         host = find_host(args.comfyui)
         return run_module(host.python, {**host.environ(), **KEPT_MEMORY}, module, rest)
     asked = job_arguments(f"bench {args.name}", rest)
+    if args.name == "dataset":
+        return run_here(module, rest, args.comfyui)
     if getattr(asked, "score_only", False):
         host = find_host(args.comfyui)
         return run_module(host.python, host.environ(), module, rest)
+    if getattr(asked, "dask", ""):  # its workers reach the servers, and this machine may not
+        return run_here(module, rest, args.comfyui, [*JOB_MODULES, "distributed"])
     if asked.server:
-        return run_at(asked.server, module, rest, args.comfyui)
+        urls = [asked.server] if isinstance(asked.server, str) else asked.server
+        return run_at(urls, module, rest, args.comfyui)
     return run_served(find_host(args.comfyui), module, rest)
 
 
@@ -838,6 +854,8 @@ def parser() -> argparse.ArgumentParser:
     add(commands, "check", "format, lint, types, fast tests; further options go to pytest")
     bench = add(commands, "bench", "run a benchmark, for example `bench speed --out speed.json`")
     names = bench.add_subparsers(dest="name", required=True, metavar="NAME")
+    add(names, "dataset", "make a data set from your images, or from PIE-Bench", job=True)
+    add(names, "run", "edit and score a data set by several methods, on several servers", job=True)
     add(names, "demo", "ALE-Bench's construction on the demo world, several methods", job=True)
     add(names, "tables", "the paper's ablations on the demo world", job=True)
     add(names, "scenes", "how often both objects of a demo scene come out right", job=True)

@@ -2,7 +2,8 @@
 
 S. Mun et al., ICCV 2025 (arXiv 2412.04715), section 4 and appendix C. Edits are drawn from
 dictionaries of attributes; which objects are edited, what they become and the seed of the noise
-depend on the construction's seed and the edit's id alone.
+depend on the construction's seed and the edit's id alone. An object's attributes are what it is
+now, as far as that is known; "object" must be.
 """
 
 import hashlib
@@ -35,7 +36,11 @@ class Vocabulary:
 
     def words(self, attribute: str, name: str) -> Sequence[str]:
         own = {"color": self.colors, "material": self.materials}
-        return self.objects[name] if attribute == "object" else own[attribute]
+        if attribute != "object":
+            return own[attribute]
+        if name not in self.objects:
+            raise ValueError(f"Nothing says what {name!r} can become. Add it to `objects`.")
+        return self.objects[name]
 
 
 def construct(
@@ -88,12 +93,12 @@ def _drawn(
     chosen = sorted(int(k) for k in rng.permutation(len(objects))[:count])
     new: dict[int, dict[str, str]] = {k: {} for k in chosen}
     for attribute in kind.split(" and "):
-        present = {o.attributes[attribute] for o in objects}
+        present = {o.attributes[attribute] for o in objects if attribute in o.attributes}
         taken: set[str] = set()
         for k in chosen:
             own = objects[k].attributes
             words = vocabulary.words(attribute, own["object"])
-            word = _new_word(rng, words, own[attribute], present, taken)
+            word = _new_word(rng, words, own.get(attribute, ""), present, taken)
             new[k][attribute] = word
             taken.add(word)
     return tuple(
@@ -124,4 +129,8 @@ def _choices(
     yield [word for word in others if word not in present and word not in taken]
     yield [word for word in others if word not in taken]
     yield others
-    raise ValueError(f"There is nothing but {own!r} that an object can become. Give more words.")
+    raise ValueError(
+        f"There is nothing but {own!r} that an object can become. Give more words."
+        if words
+        else "A list of words that objects can become is empty. Give at least one word."
+    )

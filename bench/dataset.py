@@ -4,16 +4,19 @@ dataset.json names images, each with its objects (mask, phrase, attributes), and
 some objects of one image. Their order matters: every beginning of the list is to be a fair sample.
 """
 
+import errno
 import io
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from .json_files import Entry, read_json
 from .options import EDIT_TYPES
 
 FILE = "dataset.json"
@@ -31,11 +34,15 @@ class ImageObject:
 
 @dataclass(frozen=True)
 class SourceImage:
-    """An image file and the objects on it; `group` holds what a bootstrap draws together."""
+    """An image file and the objects on it; `group` holds what a bootstrap draws together.
+
+    frame: so many pixels along the image's border count as edited in scores (PIE-Bench: 1).
+    """
 
     file: str
     objects: tuple[ImageObject, ...]
     group: str = ""
+    frame: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,13 +58,24 @@ class ObjectEdit:
 
 @dataclass(frozen=True)
 class ImageEdit:
-    """One edit of some objects of an image at once; type is one of Self-Attention Injection's."""
+    """One edit of some objects of an image at once; type is one of Self-Attention Injection's.
+
+    source_prompt, target_prompt: sentences that hold the phrases; else phrases are joined by "and".
+    category: the kind under which a report counts it, where that is not the type.
+    """
 
     id: str
     image: str
     type: str
     seed: int
     objects: tuple[ObjectEdit, ...]
+    source_prompt: str = ""
+    target_prompt: str = ""
+    category: str = ""
+
+    @property
+    def kind(self) -> str:
+        return self.category or self.type
 
 
 @dataclass(frozen=True)
@@ -78,13 +96,19 @@ class Dataset:
         objects = self.images[image].objects
         return [Image.open(self.folder / o.mask).convert("L") for o in objects]
 
+    def scored_masks(self, image: str) -> list[Image.Image]:
+        """The masks as scores take them: with the image's frame."""
+        masks, frame = self.masks(image), self.images[image].frame
+        for mask in masks if frame else ():
+            box = (0, 0, mask.width - 1, mask.height - 1)
+            ImageDraw.Draw(mask).rectangle(box, outline=255, width=frame)
+        return masks
 
-def write_dataset(dataset: Dataset, pictures: Mapping[str, Image.Image]) -> None:
-    """Write the JSON file and the pictures (by file name); equal files stay untouched."""
-    for name, picture in pictures.items():
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        write_bytes(dataset.folder / name, buffer.getvalue())
+
+def write_dataset(dataset: Dataset, files: Mapping[str, Image.Image | bytes]) -> None:
+    """Write the JSON file, and pictures or whole files by name; equal files stay untouched."""
+    for name, content in files.items():
+        write_bytes(dataset.folder / name, content if isinstance(content, bytes) else _png(content))
     content = {"format": FORMAT, "name": dataset.name, "about": dataset.about}
     content["images"] = {name: asdict(image) for name, image in dataset.images.items()}
     content["edits"] = [asdict(edit) for edit in dataset.edits]
@@ -92,78 +116,82 @@ def write_dataset(dataset: Dataset, pictures: Mapping[str, Image.Image]) -> None
     write_bytes(dataset.folder / FILE, text.encode("utf-8"))
 
 
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all; one with this content already stays as it is."""
     if path.is_file() and path.read_bytes() == data:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        cure = "Free some space" if error.errno == errno.ENOSPC else "Make the folder writable"
+        why = f"{error.strerror or error}. {cure}, and give the same command again: what is"
+        raise OSError(error.errno, f"{path} was not written: {why} there is kept") from error
 
 
 def read_dataset(folder: Path) -> Dataset:
-    """Read and check a data set; ValueError with file, key and cure where it is wrong."""
-    path = folder / FILE
-    content = _read_json(path)
-    if content.get("format") != FORMAT:
+    """Read and check a data set; ValueError with file, entry, key and cure where it is wrong."""
+    path = folder if folder.name == FILE else folder / FILE
+    content = read_json(path, "data set")
+    found = content.content.get("format")
+    if found != FORMAT:
         raise ValueError(
-            f"{path}: its format is {content.get('format')!r}, not {FORMAT!r}. Make the data set "
-            "anew, or use the version of the pack that it was made with."
+            f"{path}: its format is {found!r}, not {FORMAT!r}. Make the data set anew, or use the "
+            "version of the pack that it was made with."
         )
-    try:
-        images = {name: _image(entry) for name, entry in content["images"].items()}
-        edits = tuple(_edit(entry) for entry in content["edits"])
-        dataset = Dataset(folder, content["name"], content["about"], images, edits)
-    except KeyError as error:
-        raise ValueError(f"{path}: an entry has no key {error}. See docs/bench.md.") from None
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: an entry has another form ({error}). See docs/bench.md.") from (
-            error
-        )
+    images = {name: _image(entry) for name, entry in content.part("images").named()}
+    edits = tuple(_edit(entry) for entry in content.parts("edits"))
+    name, about = content.take("name", str), content.take("about", dict)
+    dataset = Dataset(path.parent, name, about, images, edits)
+    if not edits or Path(name).name != name:
+        raise content.wrong("has no edits" if not edits else f"has a name that no file can: {name}")
     _check_edits(dataset)
     _check_files(dataset)
     return dataset
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"There is no data set {path}. Give the folder that has it.") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Correct it there.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not an object of JSON.")
-    return content
-
-
-def _image(entry: dict[str, Any]) -> SourceImage:
+def _image(entry: Entry) -> SourceImage:
     objects = tuple(
-        ImageObject(o["mask"], o["phrase"], dict(o.get("attributes", {}))) for o in entry["objects"]
+        ImageObject(o.take("mask", str), o.take("phrase", str), o.words("attributes"))
+        for o in entry.parts("objects")
     )
-    return SourceImage(entry["file"], objects, entry.get("group", ""))
+    file, group = entry.take("file", str), entry.take("group", str, "")
+    return SourceImage(file, objects, group, entry.take("frame", int, 0))
 
 
-def _edit(entry: dict[str, Any]) -> ImageEdit:
+def _edit(entry: Entry) -> ImageEdit:
     objects = tuple(
         ObjectEdit(
-            o["object"],
-            o["source"],
-            o["target"],
-            dict(o.get("asked", {})),
-            tuple(o.get("tags", ())),
+            o.take("object", int),
+            o.take("source", str),
+            o.take("target", str),
+            o.words("asked"),
+            o.texts("tags", []),
         )
-        for o in entry["objects"]
+        for o in entry.parts("objects")
     )
-    return ImageEdit(entry["id"], entry["image"], entry["type"], entry["seed"], objects)
+    texts = (entry.take(key, str, "") for key in ("source_prompt", "target_prompt", "category"))
+    return ImageEdit(
+        entry.take("id", str),
+        entry.take("image", str),
+        entry.take("type", str),
+        entry.take("seed", int),
+        objects,
+        *texts,
+    )
 
 
 def _check_edits(dataset: Dataset) -> None:

@@ -5,33 +5,34 @@ all that it was made from. A run that was stopped therefore goes on where it was
 again only if it is missing, damaged, or was made from something else.
 """
 
-import asyncio
 import hashlib
 import io
 import json
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from ..headless import ComfyClient, ComfyError, Interrupted, NodeFailed, Workflow, WorkflowRejected
+from ..headless import Workflow
 from .dataset import Dataset, ImageEdit, write_bytes
 from .judging import weights_key
 from .main_job import as_png, filled_workflow
 from .methods import Method
+from .spreading import Outcome, Spread
+from .work import UPLOADS, Item
+from .workers import Workers
 
 FINGERPRINT = "ale-edit fingerprint"
+MADE_ON = "ale-edit made on"
 RESULT = "Save edited"  # the workflow's node
 UNUSED = ("Save reconstruction", "Save regions", "Decode source")
-UPLOADS = "ale-edit"  # subfolder of the server's inputs
-QUEUED = 2  # workflows at a server at once, so that it never waits for us
+Settings = dict[str, dict[str, Any]]
+"""Inputs by node title."""
 STALE = "made with other settings or weights"
-HOPELESS = 3  # failures without any success, after which a run gives up
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,18 @@ class Job:
     def name(self) -> str:
         return f"{self.method.name}/{self.edit.id}"
 
+    @property
+    def group(self) -> str:
+        """Jobs of one edit share their pictures, and most of them a source branch."""
+        return self.edit.id
 
-@dataclass
-class Outcome:
-    """What came of a run: images made, seconds it took, and failed jobs with the reason."""
+    def item(self, run: str) -> Item:
+        workflow, pictures = self.prepare()
+        files = {name: _packed(p.mode, p.size, p.tobytes()) for name, p in pictures.items()}
+        return Item(run, self.name, workflow.nodes, files, RESULT)
 
-    made: int = 0
-    seconds: float = 0.0
-    failed: dict[str, str] = field(default_factory=dict)
+    def keep(self, image: bytes, versions: Mapping[str, str]) -> None:
+        write_result(self, image, versions)
 
 
 # -- what is to be done ----------------------------------------------------------------------------
@@ -64,8 +69,10 @@ class Outcome:
 class Plan:
     """All jobs of a data set and some methods, in an order in which ComfyUI can reuse most.
 
+    out: where images/METHOD/EDIT.png go.
     context: what else an image depends on, such as the weights' hash.
     settings: inputs by node title that every method gets.
+    checkpoint: of the servers; without it the demo model.
     """
 
     def __init__(
@@ -73,13 +80,14 @@ class Plan:
         dataset: Dataset,
         edits: Sequence[ImageEdit],
         methods: Sequence[Method],
+        out: Path,
         *,
         context: str = "",
-        settings: dict[str, dict[str, object]] | None = None,
+        settings: Settings | None = None,
+        checkpoint: str | None = None,
     ):
-        self.dataset = dataset
-        self.out = dataset.folder.parent
-        self._context = context
+        self.dataset, self.out = dataset, out
+        self._context, self._checkpoint = context, checkpoint
         self._settings = settings or {}
         self._pictures = lru_cache(maxsize=4)(self._loaded)
         self.jobs = [
@@ -87,6 +95,9 @@ class Plan:
             for edit in sorted(edits, key=lambda e: (e.image, e.type, e.id))
             for method in sorted(methods, key=_reuse_order)
         ]
+
+    def workflow(self, edit: ImageEdit, method: Method) -> Workflow:
+        return self._prepared(edit, method)[0]
 
     def _job(self, edit: ImageEdit, method: Method) -> Job:
         workflow, _ = self._prepared(edit, method)
@@ -106,7 +117,10 @@ class Plan:
         names = [upload_name(mask) for mask in own]
         triples = [(o.source, o.target, n) for o, n in zip(edit.objects, names, strict=True)]
         source = upload_name(picture)
-        workflow = filled_workflow(source, triples, seed=edit.seed, edit_type=edit.type)
+        workflow = filled_workflow(
+            source, triples, seed=edit.seed, edit_type=edit.type, checkpoint=self._checkpoint
+        )
+        add_prompts(workflow, edit)
         for title in UNUSED:
             workflow.remove(title)
         link = workflow.inputs(RESULT)["images"]
@@ -115,6 +129,23 @@ class Plan:
             workflow.fill(title, **inputs)
         method.apply(workflow)
         return workflow, {source: picture, **dict(zip(names, own, strict=True))}
+
+
+def add_prompts(workflow: Workflow, edit: ImageEdit) -> None:
+    """A Full Prompts node between the edits and the method, where the edit has sentences."""
+    if not (edit.source_prompt or edit.target_prompt):
+        return
+    prompts = {"source_prompt": edit.source_prompt, "target_prompt": edit.target_prompt}
+    workflow.clone("Method", "Full prompts")
+    workflow.replace(
+        "Full prompts", "ALEFullPrompts", {"edits": workflow.inputs("Method")["edits"], **prompts}
+    )
+    workflow.connect("Method", "edits", "Full prompts")
+
+
+@lru_cache(maxsize=64)
+def _packed(mode: str, size: tuple[int, int], pixels: bytes) -> bytes:
+    return as_png(Image.frombytes(mode, size, pixels))
 
 
 def _reuse_order(method: Method) -> tuple[bool, str, str]:
@@ -169,10 +200,20 @@ def read_result(path: Path) -> tuple[Image.Image, str]:
     return picture.convert("RGB"), str(picture.info.get(FINGERPRINT, ""))
 
 
-def write_result(job: Job, image: bytes) -> None:
+def made_on(path: Path) -> str:
+    """Versions of the server that an image says it was made on; empty where it does not."""
+    try:
+        with Image.open(path) as picture:
+            return str(picture.info.get(MADE_ON, ""))
+    except OSError:
+        return ""
+
+
+def write_result(job: Job, image: bytes, versions: Mapping[str, str]) -> None:
     picture = Image.open(io.BytesIO(image)).convert("RGB")
     note = PngImagePlugin.PngInfo()
     note.add_text(FINGERPRINT, job.fingerprint)
+    note.add_text(MADE_ON, ", ".join(f"{name} {version}" for name, version in versions.items()))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", pnginfo=note)
     write_bytes(job.path, buffer.getvalue())
@@ -181,83 +222,20 @@ def write_result(job: Job, image: bytes) -> None:
 # -- doing it --------------------------------------------------------------------------------------
 
 
-async def edit_all(
-    servers: Sequence[str], jobs: Sequence[Job], on_done: Callable[[Job, Outcome], None]
+def edit_all(
+    jobs: Sequence[Job],
+    workers: Workers,
+    on_done: Callable[[Job, Outcome], None],
+    tell: Callable[[str], None] = print,
+    **waiting: float,
 ) -> Outcome:
-    """Run all jobs, and write each image as soon as it is there.
-
-    A job that fails at a node is noted and left out; where the first ones all fail, and where a
-    server is gone, the error is raised, and what was made stays.
-    """
-    outcome, queue = Outcome(), deque(jobs)
-    start = time.monotonic()
-
-    async def work(client: ComfyClient, sent: "_Uploads") -> None:
-        while queue:
-            job = queue.popleft()
-            workflow, pictures = job.prepare()
-            try:
-                await sent.ensure(pictures)
-                data = await _made(client, job, workflow)
-            except (NodeFailed, WorkflowRejected) as error:
-                outcome.failed[job.name] = str(error)
-                if not outcome.made and len(outcome.failed) >= HOPELESS:
-                    raise
-                continue
-            write_result(job, data)
-            outcome.made += 1
-            outcome.seconds = time.monotonic() - start
-            on_done(job, outcome)
-
-    async with AsyncExitStack() as stack:
-        workers = []
-        for url in servers:
-            clients = [await stack.enter_async_context(ComfyClient(url)) for _ in range(QUEUED)]
-            if jobs:
-                await clients[0].check(jobs[0].prepare()[0].classes())
-            sent = _Uploads(clients[0])
-            workers += [work(client, sent) for client in clients]
-        await _together(workers)
-    return outcome
-
-
-async def _together(workers: Sequence) -> None:
-    """Run all; the first error stops the others and is raised."""
-    tasks = [asyncio.ensure_future(worker) for worker in workers]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _made(client: ComfyClient, job: Job, workflow: Workflow) -> bytes:
-    try:
-        saved = await client.run(workflow)
-    except Interrupted as error:
-        raise ComfyError(f"{error} Somebody stopped it; run the bench again to go on.") from error
-    found = [image for image in saved if image.title == RESULT]
-    if not found:
-        raise ComfyError(f"The run of {job.name} ended, but no image came from it.")
-    return await client.fetch(found[0])
-
-
-class _Uploads:
-    """What one server was sent; every picture goes there once a run."""
-
-    def __init__(self, client: ComfyClient):
-        self._client = client
-        self._sent: set[str] = set()
-        self._lock = asyncio.Lock()
-
-    async def ensure(self, pictures: Mapping[str, Image.Image]) -> None:
-        async with self._lock:
-            for name, picture in pictures.items():
-                if name not in self._sent:
-                    folder, file = name.rsplit("/", 1)
-                    await self._client.upload_image(as_png(picture), file, folder)
-                    self._sent.add(name)
+    """Run all jobs, and write each image as soon as it is there (spreading.py; `waiting` is its
+    patience_s and recheck_s). A job that fails at a node is noted and left out."""
+    needed: dict[str, frozenset[str]] = {}
+    for node in jobs[0].prepare()[0].nodes.values() if jobs else ():
+        kind = node["class_type"]
+        needed[kind] = needed.get(kind, frozenset()) | frozenset(node["inputs"])
+    return Spread(jobs, needed, workers, on_done, tell, **waiting).run() if jobs else Outcome()
 
 
 class ProgressLine:
@@ -280,3 +258,7 @@ class ProgressLine:
         elif time.monotonic() - self._last > 60 or outcome.made == self._total:
             self._last = time.monotonic()
             self._out(text, flush=True)
+
+    def tell(self, text: str) -> None:
+        """A sentence above the line."""
+        self._out(f"\r{text:<78}" if self._is_terminal else text, flush=True)

@@ -7,14 +7,19 @@ job reads the same ones here again. A wrong value is a ValueError of one sentenc
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 VARIANTS = ("paper", "published code")
 EDIT_TYPES = ("color", "material", "object", "color and object", "object and material", "custom")
 SUBSET = 300  # edits of the demo bench by default: one instance of everything
+PATIENCE_S = 120  # without any server, before a run gives up
+PICTURES = 30  # edits with pictures in a report
+PIE_IMAGES = "annotation_images"  # PIE-Bench's own folder beside its mapping
 SERVER_FAILED = 3  # exit code of a job where the server's log says more than the error
 
 
@@ -53,6 +58,8 @@ def bench_demo_arguments(
     args = bench_demo_parser(parents).parse_args(argv)
     if args.full and args.edits != SUBSET:
         raise ValueError(f"--full means all edits, --edits {args.edits} some of them. Give one.")
+    if args.full:
+        args.edits = None
     return checked_bench(args)
 
 
@@ -62,16 +69,63 @@ def tables_arguments(
     return checked_bench(tables_parser(parents).parse_args(argv))
 
 
+def run_arguments(
+    argv: Sequence[str], parents: Sequence[argparse.ArgumentParser] = ()
+) -> argparse.Namespace:
+    args = checked_bench(run_parser(parents).parse_args(argv))
+    split_settings(args.set)
+    return args
+
+
+def dataset_arguments(
+    argv: Sequence[str], parents: Sequence[argparse.ArgumentParser] = ()
+) -> argparse.Namespace:
+    args = dataset_parser(parents).parse_args(argv)
+    check_folder(args.out)
+    if args.kind == "pie":
+        check_file("MAPPING", args.source)
+        args.images = args.images or args.source.parent / PIE_IMAGES
+    if not (folder := args.images if args.kind == "pie" else args.source).is_dir():
+        raise ValueError(f"There is no folder {folder}. Give the one that has the images.")
+    return args
+
+
 def checked_bench(args: argparse.Namespace) -> argparse.Namespace:
     check_folder(args.out)
     if args.lpips is not None:
         check_file("--lpips", args.lpips)
+    if args.clip is not None and not (args.clip / "config.json").is_file():
+        raise ValueError(
+            f"--clip {args.clip} is not a CLIP model of transformers (no config.json in it). Give "
+            "a folder such as one of openai/clip-vit-large-patch14, or leave --clip out."
+        )
+    if repeated := [url for k, url in enumerate(args.server) if url in args.server[:k]]:
+        raise ValueError(f"--server {repeated[0]} is given twice. Give each server once.")
+    if args.dask and not args.server:
+        raise ValueError("--dask needs --server: the addresses of ComfyUIs that its workers reach.")
     return args
+
+
+def split_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """--set Guider.target_guidance=4 as {"Guider": {"target_guidance": 4}}."""
+    settings: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        place, equals, value = text.partition("=")
+        title, dot, name = place.rpartition(".")
+        if not (equals and dot and title and name):
+            raise ValueError(f"--set {text!r} is not of the form NODE.INPUT=VALUE.")
+        try:
+            settings.setdefault(title, {})[name] = json.loads(value)
+        except ValueError:
+            settings.setdefault(title, {})[name] = value
+    return settings
 
 
 JOBS = {
     "demo": demo_arguments,
     "bench scenes": scenes_arguments,
+    "bench dataset": dataset_arguments,
+    "bench run": run_arguments,
     "bench demo": bench_demo_arguments,
     "bench tables": tables_arguments,
 }
@@ -147,13 +201,7 @@ def bench_demo_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argpar
         parents,
     )
     options.add_argument("--full", action="store_true", help="all 3,000 edits")
-    options.add_argument(
-        "--methods",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="which (docs/bench.md lists them); default: naive, the components, published code",
-    )
+    add_methods(options)
     options.add_argument(
         "--first-seed", type=at_least(0), default=0, metavar="N", help="seed of the first scene"
     )
@@ -167,6 +215,79 @@ def bench_demo_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argpar
         metavar="NODE.INPUT=VALUE",
         help="another setting of the workflow, to choose one; scenes from 10000 on only",
     )
+    return options
+
+
+def add_methods(options: argparse.ArgumentParser) -> None:
+    options.add_argument(
+        "--methods",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="which (docs/bench.md lists them); default: naive, the components, published code",
+    )
+
+
+def run_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.ArgumentParser:
+    options = bench_parser(
+        "dev.py bench run",
+        "Edit the images of a data set by several methods, over one or more ComfyUI servers, score "
+        "the results, and write a report. A run that was stopped goes on where it was.",
+        parents,
+        edits=None,
+    )
+    options.add_argument("dataset", type=Path, metavar="DATASET", help="folder of dataset.json")
+    add_methods(options)
+    options.add_argument(
+        "--checkpoint",
+        metavar="NAME",
+        help="a checkpoint that the servers have; then guidance is 1 (source) and 2 (target). "
+        "Without it the demo model edits, which knows the demo world only",
+    )
+    options.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.INPUT=VALUE",
+        help="another setting of the workflow, for all methods",
+    )
+    return options
+
+
+def dataset_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(
+        prog="dev.py bench dataset",
+        description="Make a data set for `bench run`: of ALE-Bench's construction from your "
+        "images, masks and words, or from PIE-Bench. docs/bench.md describes what they hold.",
+        parents=list(parents),
+        allow_abbrev=False,
+    )
+    kinds = options.add_subparsers(dest="kind", required=True, metavar="KIND")
+    ale = kinds.add_parser("ale", help="5 types of edit x 1 to 3 objects x 10 instances of each")
+    ale.add_argument("source", type=Path, metavar="FOLDER", help="images, masks/, attributes.json")
+    ale.add_argument(
+        "--counts", type=at_least(1), nargs="+", default=[1, 2, 3], metavar="N", help="1 2 3"
+    )
+    ale.add_argument("--instances", type=at_least(1), default=10, metavar="N", help="default: 10")
+    pie = kinds.add_parser("pie", help="PIE-Bench's edits of some types")
+    pie.add_argument("source", type=Path, metavar="MAPPING", help="mapping_file.json")
+    pie.add_argument(
+        "--images", type=Path, metavar="DIR", help=f"default: {PIE_IMAGES} beside the mapping"
+    )
+    pie.add_argument(
+        "--types",
+        nargs="+",
+        choices=[str(k) for k in range(10)],
+        default=["1", "4", "6", "7"],
+        metavar="N",
+        help="editing_type_id; default: 1 4 6 7, as in the paper's table 14",
+    )
+    for parser in (ale, pie):
+        parser.add_argument(
+            "--seed", type=at_least(0), default=0, metavar="N", help="of all that is drawn"
+        )
+        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+        parser.add_argument("--name", metavar="NAME", help="of reports; default: that of --out")
     return options
 
 
@@ -190,19 +311,47 @@ def tables_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.A
 
 
 def bench_parser(
-    prog: str, description: str, parents: Sequence[argparse.ArgumentParser]
+    prog: str,
+    description: str,
+    parents: Sequence[argparse.ArgumentParser],
+    edits: int | None = SUBSET,
 ) -> argparse.ArgumentParser:
-    """The options that `bench demo` and `bench tables` share."""
-    options = new_parser(prog, description, parents, out="output/bench", has_variant=False)
+    """The options that `bench run`, `bench demo` and `bench tables` share."""
+    options = new_parser(
+        prog, description, parents, out="output/bench", has_variant=False, several=True
+    )
     options.add_argument(
         "--edits",
         type=at_least(1),
-        default=SUBSET,
+        default=edits,
         metavar="N",
-        help=f"the first N edits, which are balanced; default {SUBSET}, a smoke test 15",
+        help=f"the first N edits, which are balanced; default: {edits or 'all'}",
+    )
+    options.add_argument(
+        "--dask",
+        default="",
+        metavar="ADDRESS",
+        help="spread the work over the workers of this dask scheduler",
+    )
+    options.add_argument(
+        "--patience",
+        type=at_least(0),
+        default=PATIENCE_S,
+        metavar="SECONDS",
+        help=f"how long to wait where no server answers any more; default: {PATIENCE_S}",
+    )
+    options.add_argument(
+        "--clip", type=Path, metavar="DIR", help="a CLIP model of transformers, for TE and TI"
     )
     options.add_argument(
         "--lpips", type=Path, metavar="FILE", help="torchvision's squeezenet1_1-*.pth, for LPIPS"
+    )
+    options.add_argument(
+        "--pictures",
+        type=at_least(0),
+        default=PICTURES,
+        metavar="N",
+        help=f"edits whose pictures the report shows; default: {PICTURES}",
     )
     options.add_argument(
         "--score-only", action="store_true", help="score the images that are there; edit nothing"
@@ -217,17 +366,27 @@ def new_parser(
     *,
     out: str,
     has_variant: bool = True,
+    several: bool = False,
 ) -> argparse.ArgumentParser:
-    """The options that all jobs have."""
+    """The options that all jobs have; `several`: --server may be given more than once."""
     options = argparse.ArgumentParser(
         prog=prog, description=description, parents=list(parents), allow_abbrev=False
     )
-    options.add_argument(
-        "--server",
-        default="",
-        metavar="URL",
-        help="use this running ComfyUI, with the pack in it, instead of starting one",
-    )
+    if several:
+        options.add_argument(
+            "--server",
+            action="append",
+            default=[],
+            metavar="URL",
+            help="use this running ComfyUI, with the pack in it; once for each, to use several",
+        )
+    else:
+        options.add_argument(
+            "--server",
+            default="",
+            metavar="URL",
+            help="use this running ComfyUI, with the pack in it, instead of starting one",
+        )
     options.add_argument(
         "--out", type=Path, default=Path(out), metavar="DIR", help=f"default: {out}"
     )

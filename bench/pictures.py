@@ -1,8 +1,8 @@
-"""Pictures that people look at: images side by side, each under its label."""
+"""Pictures that people look at: images side by side, and where the edited objects are."""
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont
 
 _PANEL = 384  # least height of a panel in pixels
 _GAP = 12
@@ -25,6 +25,29 @@ def side_by_side(panels: Sequence[tuple[str, Image.Image]]) -> Image.Image:
         sheet.paste(image, (left, _LABEL))
         left += image.width + _GAP
     return sheet
+
+
+def regions_view(
+    picture: Image.Image, masks: Sequence[Image.Image], colors: Sequence[str]
+) -> Image.Image:
+    """A picture with each mask tinted in its color, outlined, and numbered from 1."""
+    scale = max(1, -(-256 // min(picture.size)))
+    size = (picture.width * scale, picture.height * scale)
+    view = picture.convert("L").convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    font = ImageFont.load_default(size=max(16, size[1] // 14))
+    for number, mask in enumerate(masks, 1):
+        color = Image.new("RGB", size, ImageColor.getrgb(colors[(number - 1) % len(colors)]))
+        inside = mask.convert("L").resize(size, Image.Resampling.NEAREST)
+        inside = inside.point([255 * (v > 127) for v in range(256)])
+        edge = ImageChops.subtract(inside, inside.filter(ImageFilter.MinFilter(5)))
+        view.paste(color, mask=inside.point([v * 45 // 100 for v in range(256)]))
+        view.paste(color, mask=edge)
+        if box := inside.getbbox():
+            place = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+            ImageDraw.Draw(view).text(
+                place, str(number), "white", font, "mm", stroke_width=2, stroke_fill="black"
+            )
+    return view
 
 
 def _filter(image: Image.Image) -> Image.Resampling:

@@ -1,38 +1,37 @@
-"""Results as Markdown, JSON and one HTML page that needs no network."""
+"""Results as tables of figures with intervals, as Markdown and as JSON (page.py: as a page)."""
 
-import base64
 import html
-import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from math import isnan
+from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from .dataset import Dataset, ImageEdit
-from .editing import image_path, read_result
 from .methods import ALE, Method
 from .scoring_pass import Values
+from .spreading import Outcome
 from .statistics import DRAWS, SEED, Bootstrap, Figure
-
-SHOWN = 15  # edits with pictures on the page: the first ones, whatever they show
-_PANEL = 160
 
 
 @dataclass(frozen=True)
 class Column:
-    """A figure in a table: its heading, digits, and the factor it is shown with."""
+    """A figure in a table: its heading, digits, and the factor it is shown with.
+
+    metric: of scoring_pass.py, where the column says n/a as long as that is missing; a column of
+    another metric is left out where nothing has its figure.
+    """
 
     figure: str
     heading: str
     digits: int = 3
     factor: float = 1.0
+    metric: str = ""
 
 
 JUDGED = (
-    Column("TE", "TE ↓", 2),
-    Column("TI", "TI ↓", 2),
+    Column("TE", "TE ↓", 2, metric="leakage"),
+    Column("TI", "TI ↓", 2, metric="leakage"),
     Column("object", "object ↑"),
     Column("color", "color ↑"),
     Column("material", "material ↑"),
@@ -46,18 +45,26 @@ BACKGROUND = (
     Column("psnr", "PSNR (dB) ↑", 2),
     Column("mse", "MSE x1000 ↓", 2, 1000),
     Column("ssim", "SSIM ↑"),
-    Column("lpips", "LPIPS ↓"),
+    Column("lpips", "LPIPS ↓", metric="lpips"),
     Column("psnr, PIE-Bench", "PSNR, PIE-Bench ↑", 2),
     Column("mse, PIE-Bench", "MSE x1000, PIE-Bench ↓", 2, 1000),
     Column("ssim, PIE-Bench", "SSIM, PIE-Bench ↑"),
-    Column("lpips, PIE-Bench", "LPIPS, PIE-Bench ↓"),
+    Column("lpips, PIE-Bench", "LPIPS, PIE-Bench ↓", metric="lpips"),
 )
+SPLIT = ("TE", "TI", "all", "wrong, edited", "psnr")
+"""Figures that are also shown by kind of edit and by number of objects."""
+OF_THE_SOURCE = {"TE": "TE of the source", "TI": "TI of the source"}
 LEGEND = (
-    "Mean [95 % interval], by bootstrap over scenes ({draws} draws, seed {seed}). TE, TI: mini "
-    "CLIP, 100 x cosine. Object, color, material: share of edited objects with what was asked, "
-    "by the judge; all: with all that was asked. Wrong attribute: share of objects that show what "
-    "another object was to get. Background: over its pixels alone, and in PIE-Bench's way (over "
-    "all pixels, objects black)."
+    "Mean [95 % interval], by bootstrap over groups of edits that share an image ({draws} draws, "
+    "seed {seed}). TE, TI: 100 x cosine of CLIP, of the targets' phrases and the background (TE) "
+    "or the other objects (TI); the unedited source stands beside them. Background: over its "
+    "pixels alone, and in PIE-Bench's way (over all pixels, objects black). n/a: there is no such "
+    "figure, as TI of one object."
+)
+JUDGED_LEGEND = (
+    "Object, color, material: share of edited objects with what was asked, by the demo world's "
+    "judge; all: with all that was asked. Wrong attribute: share of objects that show what another "
+    "object was to get. Without --clip, TE and TI are the demo world's mini CLIP's."
 )
 
 
@@ -73,25 +80,36 @@ class Table:
         return f"{self.title}\n\n" + "\n".join(lines)
 
     def html(self) -> str:
-        def cells(row: Sequence[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row) + "</tr>"
+        """The table under its title, in a box that scrolls by itself."""
 
-        body = "".join(cells(row, "td") for row in self.rows)
-        head = cells(self.columns, "th")
+        def cells(row: Sequence[str], tag: str) -> str:
+            kept = (c.replace(" ↑", "\xa0↑").replace(" ↓", "\xa0↓") for c in row)
+            first, *others = map(html.escape, kept)
+            return f"<tr><th>{first}</th>" + "".join(f"<{tag}>{c}</{tag}>" for c in others)
+
+        head, body = cells(self.columns, "th"), "".join(cells(row, "td") for row in self.rows)
         return (
-            f"<h2>{html.escape(self.title)}</h2><div class=wide><table>{head}{body}</table></div>"
+            f"<h3>{html.escape(self.title)}</h3><div class=wide tabindex=0>"
+            f"<table><thead>{head}</thead><tbody>{body}</tbody></table></div>"
         )
 
 
 @dataclass(frozen=True)
 class Results:
-    """Figures of each method and edit of one data set; `missing`: metrics without figures, why."""
+    """Figures of each method and edit of one data set; `missing`: metrics without figures, why.
+
+    out: where the images are. outcome: what the editing said, of failures and servers.
+    workflow: the whole one of the first edit by `reference`; methods say what they change in it.
+    """
 
     dataset: Dataset
     edits: tuple[ImageEdit, ...]
     methods: tuple[Method, ...]
     scored: Mapping[str, Mapping[str, Values]]
     missing: Mapping[str, str]
+    out: Path
+    outcome: Outcome = field(default_factory=Outcome)
+    workflow: Mapping[str, Any] = field(default_factory=dict)
 
     def bootstrap(self) -> Bootstrap:
         images = self.dataset.images
@@ -113,11 +131,8 @@ class Results:
         """All figures as JSON, over all edits, by type, by number of objects; and differences to
         ALE-Edit, where it is among the methods (else to the last of them)."""
         bootstrap = self.bootstrap()
-        names = [c.figure for c in (*JUDGED, *BACKGROUND)] + [
-            "TE of the source",
-            "TI of the source",
-        ]
-        reference = (ALE if ALE in self.methods else self.methods[-1]).name
+        names = [*(c.figure for c in (*JUDGED, *BACKGROUND)), *OF_THE_SOURCE.values()]
+        reference = self.reference.name
 
         def figures(method: str, keep: Callable[[ImageEdit], bool]) -> dict[str, Any]:
             found = {n: self.figure(bootstrap, method, n, keep) for n in names}
@@ -136,7 +151,7 @@ class Results:
                 "edits": sum(e.id in self.scored[method.name] for e in self.edits),
                 "figures": figures(method.name, _everything),
                 "by type": {
-                    k: figures(method.name, lambda e, k=k: e.type == k) for k in self.types()
+                    k: figures(method.name, lambda e, k=k: e.kind == k) for k in self.types()
                 },
                 "by objects": {
                     str(k): figures(method.name, lambda e, k=k: len(e.objects) == k)
@@ -147,11 +162,20 @@ class Results:
             for method in self.methods
         }
 
+    @property
+    def reference(self) -> Method:
+        return reference_of(self.methods)
+
     def types(self) -> list[str]:
-        return list(dict.fromkeys(e.type for e in self.edits))
+        return list(dict.fromkeys(e.kind for e in self.edits))
 
     def counts(self) -> list[int]:
         return sorted({len(e.objects) for e in self.edits})
+
+    def shown_columns(self, columns: Sequence[Column]) -> list[Column]:
+        """Without those of which nothing here has a figure, and nobody would miss one."""
+        present = {n for found in self.scored.values() for v in found.values() for n in v}
+        return [c for c in columns if c.figure in present or c.metric in self.missing]
 
     def tables(self) -> list[Table]:
         """The two tables of figures, one row a method."""
@@ -161,16 +185,18 @@ class Results:
             self.table("Background", "method", BACKGROUND, rows),
         ]
 
-    def split_tables(self) -> list[Table]:
-        """What was asked for and wrong attributes, by type of edit and by number of objects."""
+    def split_tables(self, by_count: bool = True) -> list[Table]:
+        """The figures of SPLIT that there are, by kind of edit and by number of objects."""
         bootstrap = self.bootstrap()
+        counted = [(str(k), lambda e, k=k: len(e.objects) == k) for k in self.counts()]
         splits: list[tuple[str, list[tuple[str, Callable[[ImageEdit], bool]]]]] = [
-            ("type of edit", [(k, lambda e, k=k: e.type == k) for k in self.types()]),
-            ("objects", [(str(k), lambda e, k=k: len(e.objects) == k) for k in self.counts()]),
+            ("type of edit", [(k, lambda e, k=k: e.kind == k) for k in self.types()]),
+            *([("number of objects", counted)] if by_count else []),
         ]
+        columns = [c for c in (*JUDGED, *BACKGROUND) if c.figure in SPLIT and self._has(c.figure)]
         found = []
         for title, parts in splits:
-            for column in (c for c in JUDGED if c.figure in ("all", "wrong, edited")):
+            for column in columns:
                 rows = tuple(
                     (m.label, *(self._cell(bootstrap, m.name, column, keep) for _, keep in parts))
                     for m in self.methods
@@ -179,6 +205,9 @@ class Results:
                 found.append(Table(f"{column.heading}, by {title}", heads, rows))
         return found
 
+    def _has(self, figure: str) -> bool:
+        return any(v.get(figure) for found in self.scored.values() for v in found.values())
+
     def table(
         self,
         title: str,
@@ -186,8 +215,9 @@ class Results:
         columns: Sequence[Column],
         rows: Sequence[tuple[str, str, Callable[[ImageEdit], bool]]],
     ) -> Table:
-        """Rows of (label, method, which edits); columns without any figure say n/a."""
+        """Rows of (label, method, which edits), and the source's own TE and TI."""
         bootstrap = self.bootstrap()
+        columns = self.shown_columns(columns)
         cells = tuple(
             (
                 label,
@@ -196,7 +226,25 @@ class Results:
             )
             for label, method, keep in rows
         )
+        cells += tuple(self._source_rows(bootstrap, columns))
         return Table(title, (first, "edits", *(c.heading for c in columns)), cells)
+
+    def _source_rows(
+        self, bootstrap: Bootstrap, columns: Sequence[Column]
+    ) -> Iterator[tuple[str, ...]]:
+        """What the unedited images score, where that was scored."""
+        ids = {e.id for e in self.edits}
+        by_edit = {i: v for found in self.scored.values() for i, v in found.items() if i in ids}
+        own = [OF_THE_SOURCE.get(c.figure, "") for c in columns]
+        if any(v.get(name) for v in by_edit.values() for name in own if name):
+            figures = [
+                bootstrap.mean({i: v.get(name, []) for i, v in by_edit.items()}) for name in own
+            ]
+            cells = [
+                shown(figure, c) if name else "-"
+                for figure, name, c in zip(figures, own, columns, strict=True)
+            ]
+            yield ("source, unedited", str(len(by_edit)), *cells)
 
     def _cell(
         self, bootstrap: Bootstrap, method: str, column: Column, keep: Callable[[ImageEdit], bool]
@@ -204,9 +252,20 @@ class Results:
         return shown(self.figure(bootstrap, method, column.figure, keep), column)
 
     def notes(self) -> list[str]:
-        return [LEGEND.format(draws=DRAWS, seed=SEED)] + [
-            f"{name}: {why}." for name, why in self.missing.items()
+        """What the tables mean, what is missing, and what failed."""
+        failed = self.outcome.failed
+        return [
+            LEGEND.format(draws=DRAWS, seed=SEED),
+            *([JUDGED_LEGEND] if self._has("all") else []),
+            *(f"{name}: {why}." for name, why in self.missing.items()),
+            *([f"{len(failed)} images failed and are not scored."] if failed else []),
+            *(f"{name} failed: {why}" for name, why in failed.items()),
         ]
+
+
+def reference_of(methods: Sequence[Method]) -> Method:
+    """The method that others are compared with: ALE-Edit, or else the last one."""
+    return ALE if ALE in methods else methods[-1]
 
 
 def _everything(_edit: ImageEdit) -> bool:
@@ -231,59 +290,3 @@ def markdown(results: Results, setup: Mapping[str, Any]) -> str:
     lines = [f"- {name}: {value}" for name, value in setup.items()]
     tables = [t.markdown() for t in (*results.tables(), *results.split_tables())]
     return "\n\n".join(["\n".join(lines), *results.notes(), *tables]) + "\n"
-
-
-# -- the page --------------------------------------------------------------------------------------
-
-
-def page(title: str, results: Results, setup: Mapping[str, Any]) -> str:
-    """One HTML page: set-up, tables, and the pictures of the first edits."""
-    facts = "".join(
-        f"<li>{html.escape(name)}: {html.escape(str(value))}</li>" for name, value in setup.items()
-    )
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in results.notes())
-    tables = "".join(t.html() for t in (*results.tables(), *results.split_tables()))
-    rows = "".join(_pictures(results, edit) for edit in results.edits[:SHOWN])
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
-        f"<h1>{html.escape(title)}</h1><ul>{facts}</ul>{notes}{tables}"
-        f"<h2>The first {min(SHOWN, len(results.edits))} edits</h2>{rows}</html>\n"
-    )
-
-
-def _pictures(results: Results, edit: ImageEdit) -> str:
-    out = results.dataset.folder.parent
-    panels = [_panel("source", results.dataset.picture(edit.image))]
-    for method in results.methods:
-        try:
-            picture, _ = read_result(image_path(out, method.name, edit.id))
-        except (FileNotFoundError, ValueError):
-            continue
-        panels.append(_panel(method.label, picture))
-    asked = "; ".join(f"{o.source} → {o.target}" for o in edit.objects)
-    return (
-        f"<h3>{html.escape(edit.id)}</h3><p>{html.escape(asked)}</p>"
-        f"<div class=row>{''.join(panels)}</div>"
-    )
-
-
-def _panel(label: str, picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=92)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    text = html.escape(label)
-    return (
-        f"<figure><img src='data:image/jpeg;base64,{data}' alt='{text}' width={_PANEL}>"
-        f"<figcaption>{text}</figcaption></figure>"
-    )
-
-
-_STYLE = (
-    "body{font:15px/1.4 sans-serif;margin:1em auto;max-width:1200px;padding:0 1em}"
-    ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px}"
-    "td,th{border:1px solid #bbb;padding:.3em .5em;text-align:left;white-space:nowrap}"
-    "th{white-space:normal}.row{display:flex;flex-wrap:wrap;gap:8px}figure{margin:0}"
-    "figcaption{font-size:13px}"
-)

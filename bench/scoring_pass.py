@@ -1,8 +1,9 @@
 """The second pass: images on disk become figures. It needs no ComfyUI server.
 
-Figures are kept in out/scores/METHOD.json, edit by edit and metric by metric, beside the hash of
-the image and the version of the metric: only what is missing or out of date is computed again, and
-a metric can be added later.
+A data set of the demo world is judged by the demo world's judge and mini CLIP; any other by a CLIP
+of transformers, where a folder with one is given. Figures are kept in out/scores/METHOD.json, edit
+by edit and metric by metric, beside the hash of the image and the version of the metric: only what
+is missing or out of date is computed again, and a metric can be added later.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from ..demo.judge import Judge
 from ..scoring.leakage import Cosines, leakage
 from ..scoring.lpips import background_lpips, pie_bench_lpips
 from ..scoring.preservation import background_scores, pie_bench_scores
+from .clip_network import ClipNetwork
 from .dataset import Dataset, ImageEdit, write_bytes
 from .demo_scenes import HELD_OUT
 from .editing import image_path, read_result
@@ -66,20 +68,23 @@ class Metrics:
     missing: dict[str, str]
 
 
-def demo_metrics(lpips: Path | None = None) -> Metrics:
-    """All metrics of the demo bench; `lpips` is the file of the backbone's weights."""
-    judge = Judge.load()
-    ready = [
-        Metric("judge", weights_key("judge"), lambda *args: _judge_values(judge, *args)),
-        Metric("background", "1", _background_values),
-    ]
-    missing = {}
-    cosines, why = load_mini_clip()
+def metrics_for(dataset: Dataset, clip: Path | None = None, lpips: Path | None = None) -> Metrics:
+    """All metrics for a data set. `clip`: a folder of a CLIP model; `lpips`: the file of the
+    backbone's weights."""
+    is_demo = dataset.about.get("world") == "demo"
+    ready, missing = [Metric("background", "2", _background_values)], {}
+    if is_demo:
+        judge = Judge.load()
+        ready.append(
+            Metric("judge", weights_key("judge"), lambda *args: _judge_values(judge, *args))
+        )
+    cosines, version = _cosines(is_demo, clip)
     if cosines is None:
-        missing["leakage"] = why
+        missing["leakage"] = version
     else:
-        version = weights_key("clip", "text")
-        ready.append(Metric("leakage", version, lambda *args: _leakage_values(cosines, *args)))
+        ready.append(
+            Metric("leakage", f"{version} 2", lambda *args: _leakage_values(cosines, *args))
+        )
     if lpips is None:
         missing["lpips"] = "n/a: no LPIPS weights (--lpips FILE)"
     else:
@@ -87,6 +92,20 @@ def demo_metrics(lpips: Path | None = None) -> Metrics:
         version = hashlib.sha256(lpips.read_bytes()).hexdigest()[:16]
         ready.append(Metric("lpips", version, lambda *args: _lpips_values(network, *args)))
     return Metrics(tuple(ready), missing)
+
+
+def _cosines(is_demo: bool, clip: Path | None) -> tuple[Cosines | None, str]:
+    """The CLIP for TE and TI with its version; or None and why there is none."""
+    if clip is not None:
+        network = ClipNetwork.load(clip)
+        return network.cosines, network.version
+    if not is_demo:
+        return None, (
+            "n/a: no CLIP model was given (--clip DIR, a folder as transformers saves it, such as "
+            "one of openai/clip-vit-large-patch14)"
+        )
+    cosines, why = load_mini_clip()
+    return cosines, why or weights_key("clip", "text")
 
 
 def _judge_values(judge: Judge, dataset: Dataset, edit: ImageEdit, views: Views) -> Values:
@@ -106,13 +125,15 @@ def _background_values(_dataset: Dataset, edit: ImageEdit, views: Views) -> Valu
 
 
 def _leakage_values(cosines: Cosines, _dataset: Dataset, edit: ImageEdit, views: Views) -> Values:
+    """TE and TI; TE is n/a without any background, where the cut-out would be a black image."""
     targets = [o.target for o in edit.objects]
     after = leakage(cosines, views.edited, views.own(edit), targets)
     before = leakage(cosines, views.source, views.own(edit), targets)
+    has_background = bool(views.background(edit).any())
     return {
-        "TE": _known(after.te),
+        "TE": _known(after.te) if has_background else [],
         "TI": _known(after.ti),
-        "TE of the source": _known(before.te),
+        "TE of the source": _known(before.te) if has_background else [],
         "TI of the source": _known(before.ti),
     }
 
@@ -140,14 +161,16 @@ def score(
     edits: Sequence[ImageEdit],
     method: str,
     metrics: Metrics,
+    out: Path,
     tell: Callable[[str], None],
 ) -> dict[str, Values]:
-    """Figures of each edit that has an undamaged image; the others are told and left out."""
-    path = dataset.folder.parent / "scores" / f"{method}.json"
+    """Figures of each edit that has an undamaged image below `out`; the others are told and left
+    out."""
+    path = out / "scores" / f"{method}.json"
     kept = _kept(path, tell)
     scored, changed, absent = {}, 0, 0
     for edit in edits:
-        file = image_path(dataset.folder.parent, method, edit.id)
+        file = image_path(out, method, edit.id)
         try:
             picture, _ = read_result(file)
         except FileNotFoundError:
@@ -182,7 +205,7 @@ def score(
 
 def _views(dataset: Dataset, edit: ImageEdit, picture: Any) -> Views:
     size = picture.size
-    masks = [to_tensor(cropped(mask, size)) for mask in dataset.masks(edit.image)]
+    masks = [to_tensor(cropped(mask, size)) for mask in dataset.scored_masks(edit.image)]
     source = cropped(dataset.picture(edit.image), size)
     return Views(to_tensor(source), to_tensor(picture), torch.stack(masks))
 

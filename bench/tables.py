@@ -9,12 +9,12 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .dataset import Dataset, write_bytes
-from .demo_bench import demo_results, set_up
+from .demo_bench import scene_facts
 from .demo_scenes import LARGE_SIZE, demo_dataset
 from .main_job import guarded
 from .methods import (
@@ -30,7 +30,9 @@ from .methods import (
     Method,
 )
 from .options import tables_arguments
-from .report import Results, Table, page
+from .page import page
+from .report import Results, Table
+from .runner import run_bench, set_up
 
 LARGE_COUNTS = (4, 6, 8)
 LARGE_INSTANCES = 3  # of each type, count and scene; 300 edits of 20 scenes for each count
@@ -80,10 +82,10 @@ def made(table: PaperTable, args: argparse.Namespace) -> tuple[list[Results], li
     small = demo_dataset(args.out / "demo" / "dataset")
     if table.counts:
         return _by_count(table, args, small)
-    results = demo_results(args, small, args.edits, table.methods)
+    results = run_bench(args, small, table.methods, args.out / "demo")
     tables = results.tables()
     if table.by_type:
-        tables += results.split_tables()[:2]
+        tables += results.split_tables(by_count=False)
     return [results], tables
 
 
@@ -91,12 +93,10 @@ def _by_count(
     table: PaperTable, args: argparse.Namespace, small: Dataset
 ) -> tuple[list[Results], list[Table]]:
     """One set of tables for each number of objects: rows are methods."""
-    found = [demo_results(args, small, args.edits, table.methods)]
-    found += [
-        demo_results(args, large_dataset(args.out, k), args.edits, table.methods)
-        for k in table.counts
-        if k in LARGE_COUNTS
-    ]
+    found = [run_bench(args, small, table.methods, args.out / "demo")]
+    for k in (k for k in table.counts if k in LARGE_COUNTS):
+        large = large_dataset(args.out, k)
+        found.append(run_bench(args, large, table.methods, args.out / large.name))
     tables = []
     for title, place in (("Edited objects", 0), ("Background", 1)):
         rows: list[tuple[str, ...]] = []
@@ -114,8 +114,7 @@ def _count_rows(results: Results, place: int) -> tuple[tuple[str, ...], list[tup
     rows = []
     for count in results.counts():
         edits = tuple(e for e in results.edits if len(e.objects) == count)
-        part = Results(results.dataset, edits, results.methods, results.scored, results.missing)
-        table = part.tables()[place]
+        table = replace(results, edits=edits).tables()[place]
         columns = table.columns
         rows += [(str(count), *row) for row in table.rows]
     return columns, rows
@@ -167,9 +166,10 @@ def main(argv: Sequence[str]) -> int:
             text = renewed(text, table.name, "") if text else text
         for table in chosen:
             results, tables = made(table, args)
-            setup = set_up(args, results[0], command_of(table, args))
+            command = command_of(table, args)
+            setup = set_up(results[0], command, scene_facts(results[0]))
             content = section(setup, results[0], tables)
-            write_table(args.out / "tables", table, results, setup, content)
+            write_table(args.out / "tables", table, results, setup, content, args.pictures)
             if args.write:  # table by table, so that a stopped run keeps what it has
                 text = args.write.read_text(encoding="utf-8")
                 write_bytes(args.write, renewed(text, table.name, content).encode("utf-8"))
@@ -185,6 +185,7 @@ def write_table(
     results: Sequence[Results],
     setup: Mapping[str, Any],
     content: str,
+    pictures: int,
 ) -> None:
     """NAME.md, NAME.json, and a page for each data set."""
     write_bytes(out / f"{table.name}.md", f"# {table.title}\n\n{content}\n".encode())
@@ -197,4 +198,4 @@ def write_table(
     write_bytes(out / f"{table.name}.json", text.encode("utf-8"))
     for r in results:
         name = table.name if len(results) == 1 else f"{table.name}-{r.dataset.name}"
-        write_bytes(out / f"{name}.html", page(table.title, r, setup).encode("utf-8"))
+        write_bytes(out / f"{name}.html", page(table.title, r, setup, pictures).encode("utf-8"))

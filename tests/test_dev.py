@@ -523,6 +523,20 @@ def test_pictures_are_checked_before_a_server_is_started(dev, started):
     assert started == [(Path("its"), None, "bench.own_input")]
 
 
+def test_with_dask_this_machine_need_not_reach_the_servers(dev, started, monkeypatch):
+    monkeypatch.setattr(dev, "answers", lambda url, timeout_s=5: pytest.fail("asked"))
+    asked: list[str] = []
+    monkeypatch.setattr(dev, "missing_modules", lambda python, names: asked.extend(names) or [])
+    dev.main(["bench", "run", "set", "--dask", "tcp://h:1", "--server", "http://h:2"])
+    assert started == [(Path(sys.executable), None, "bench.runner")]
+    assert "distributed" in asked
+
+
+def test_a_data_set_is_made_without_any_comfyui(dev, started, tmp_path):
+    dev.main(["bench", "dataset", "ale", str(tmp_path), "--out", "new"])
+    assert started == [(Path(sys.executable), None, "bench.make_dataset")]
+
+
 # -- the command line ------------------------------------------------------------------------------
 
 
@@ -556,7 +570,8 @@ def test_a_taken_port_is_an_error_before_any_set_up(tmp_path):
 def test_an_unknown_benchmark_is_an_error_that_names_the_known():
     done = run_dev("bench", "no-such")
     assert done.returncode == 2
-    assert all(name in done.stderr for name in ("scenes", "speed", "demo", "tables"))
+    known = ("scenes", "speed", "dataset", "run", "demo", "tables")
+    assert all(name in done.stderr for name in known)
 
 
 @pytest.mark.parametrize(
@@ -573,6 +588,18 @@ def test_an_unknown_benchmark_is_an_error_that_names_the_known():
         (["bench", "demo", "--full", "--edits", "9"], "--full means all edits"),
         (["bench", "demo", "--lpips", "none.pth"], "There is no file none.pth (--lpips)"),
         (["bench", "tables", "--server=http://127.0.0.1:1"], "No ComfyUI answers"),
+        (["bench", "run"], "the following arguments are required: DATASET"),
+        (["bench", "run", "set", "--clip", "none"], "--clip none is not a CLIP model of trans"),
+        (["bench", "run", "set", "--dask", "tcp://h:1"], "--dask needs --server"),
+        (["bench", "run", "set", "--set", "Guider=4"], "not of the form NODE.INPUT=VALUE"),
+        (["bench", "run", "set", *["--server=http://h:1"] * 2], "http://h:1 is given twice"),
+        (
+            ["bench", "run", "set", "--server=http://127.0.0.1:1", "--server=http://127.0.0.1:2"],
+            "No ComfyUI answers at http://127.0.0.1:1, http://127.0.0.1:2. Start it",
+        ),
+        (["bench", "dataset"], "the following arguments are required: KIND"),
+        (["bench", "dataset", "pie", "none.json", "--out", "x"], "There is no file none.json"),
+        (["bench", "dataset", "ale", "none", "--out", "x"], "There is no folder none. Give the"),
     ],
 )
 def test_wrong_arguments_of_a_job_are_errors_before_any_set_up(tmp_path, argv, expected):
@@ -589,6 +616,9 @@ def test_wrong_arguments_of_a_job_are_errors_before_any_set_up(tmp_path, argv, e
         (["bench", "scenes"], "--first --count --server --out --comfyui"),
         (["bench", "demo"], "--full --edits --methods --set --score-only --server --comfyui"),
         (["bench", "tables"], "--only --write --edits --score-only --server --comfyui"),
+        (["bench", "run"], "DATASET --methods --checkpoint --dask --clip --lpips --server"),
+        (["bench", "dataset"], "ale pie --comfyui"),
+        (["bench", "dataset", "pie"], "MAPPING --images --types --out"),
     ],
 )
 def test_help_of_a_job_needs_the_standard_library_alone(tmp_path, argv, options):

@@ -35,6 +35,9 @@ PACK: dict[str, set[str]] = {
     "bench/options.py": set(),
     "bench/own_input.py": {"headless"},
     "bench/lpips_network.py": {"scoring"},
+    "bench/clip_network.py": set(),
+    "bench/work.py": {"headless"},
+    "bench/workers.py": set(),
     "headless": set(),
     "headless/batch.py": set(),
     "headless/jobs.py": set(),
@@ -56,6 +59,9 @@ OTHERS: dict[str, set[str]] = {
     "scoring/lpips_network.py": {"torch"},
     "bench": {"torch", "numpy", "PIL", "aiohttp"},
     "bench/lpips_network.py": {"torch"},
+    "bench/clip_network.py": {"torch"},
+    "bench/workers.py": set(),
+    "bench/work.py": {"aiohttp"},  # all that a worker on another machine has
     "bench/speed.py": {"torch", "numpy", *COMFY},
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
     "bench/own_input.py": {"PIL"},
@@ -74,6 +80,8 @@ LATE: dict[str, set[str]] = {  # only inside a function
     "demo": COMFY | {"safetensors", "PIL"},
     "demo/evaluate.py": COMFY,
     "bench/lpips_network.py": {"torchvision", "torchmetrics"},
+    "bench/clip_network.py": {"transformers"},
+    "bench/workers.py": {"distributed"},
     "dev.py": {"torch", "comfy"},
 }
 

@@ -2,6 +2,7 @@
 tests/server/test_bench.py."""
 
 import io
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,9 @@ from PIL import Image
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import (
     Job,
-    Outcome,
     Plan,
     ProgressLine,
+    made_on,
     pending,
     read_result,
     state_of,
@@ -21,6 +22,9 @@ from ale_edit.bench.editing import (
 )
 from ale_edit.bench.main_job import as_png
 from ale_edit.bench.methods import ALE, CODE, COMPONENTS, NAIVE, all_methods
+from ale_edit.bench.spreading import Outcome
+
+VERSIONS = {"comfyui": "0.3.75", "pytorch": "2.11.0"}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory):
 
 
 def plan(dataset, **options) -> Plan:
-    return Plan(dataset, dataset.edits[:6], (NAIVE, ALE), **options)
+    return Plan(dataset, dataset.edits[:6], (NAIVE, ALE), dataset.folder.parent, **options)
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def test_every_edit_is_made_by_every_method_once(dataset):
 
 
 def test_methods_of_one_edit_stand_together_with_those_of_one_source_branch_side_by_side(dataset):
-    jobs = Plan(dataset, dataset.edits[:2], (*COMPONENTS, CODE)).jobs
+    jobs = Plan(dataset, dataset.edits[:2], (*COMPONENTS, CODE), dataset.folder.parent).jobs
     names = [job.method.name for job in jobs]
     assert names[:6] == names[6:] == ["naive", "ale", "ore", "ore-bb", "ore-rgb", "code"]
 
@@ -78,7 +82,7 @@ def test_a_workflow_holds_the_edits_phrases_masks_type_and_seed(dataset):
 
 def test_a_spoiled_mask_is_what_the_method_is_given(dataset):
     method = all_methods()["box"]
-    (job,) = Plan(dataset, dataset.edits[:1], (method,)).jobs
+    (job,) = Plan(dataset, dataset.edits[:1], (method,), dataset.folder.parent).jobs
     workflow, pictures = job.prepare()
     sent = pictures[workflow.inputs("Mask 1")["image"]]
     true = dataset.masks(job.edit.image)[job.edit.objects[0].object]
@@ -87,20 +91,48 @@ def test_a_spoiled_mask_is_what_the_method_is_given(dataset):
 
 def test_an_image_is_done_once_it_is_written(job):
     assert state_of(job) == "missing"
-    write_result(job, picture())
+    write_result(job, picture(), VERSIONS)
     assert state_of(job) == "done"
     assert [p.name for p in job.path.parent.iterdir()] == ["one.png"]
 
 
 def test_pixels_are_kept_as_they_came(job):
     data = picture()
-    write_result(job, data)
+    write_result(job, data, VERSIONS)
     assert read_result(job.path)[0].tobytes() == Image.open(io.BytesIO(data)).tobytes()
+
+
+def test_an_image_says_on_which_versions_it_was_made(job):
+    write_result(job, picture(), VERSIONS)
+    assert made_on(job.path) == "comfyui 0.3.75, pytorch 2.11.0"
+    assert made_on(job.path.with_name("none.png")) == ""
+
+
+def test_sentences_go_through_full_prompts(dataset):
+    edit = replace(dataset.edits[0], source_prompt="a ball on grass", target_prompt="a box there")
+    (with_them,) = Plan(dataset, [edit], (ALE,), dataset.folder.parent).jobs
+    (without,) = Plan(dataset, dataset.edits[:1], (ALE,), dataset.folder.parent).jobs
+    assert with_them.fingerprint != without.fingerprint
+    workflow, _ = with_them.prepare()
+    node = workflow.nodes[workflow.inputs("Method")["edits"][0]]
+    assert node["class_type"] == "ALEFullPrompts"
+    assert workflow.title(node["inputs"].pop("edits")[0]) == f"Edit {len(edit.objects)}"
+    assert node["inputs"] == {"source_prompt": "a ball on grass", "target_prompt": "a box there"}
+    assert "ALEFullPrompts" not in without.prepare()[0].classes()
+
+
+def test_an_item_can_be_pickled_and_holds_its_pictures(dataset):
+    job = plan(dataset).jobs[0]
+    item = pickle.loads(pickle.dumps(job.item("run")))
+    workflow, pictures = job.prepare()
+    assert (item.name, item.nodes) == (job.name, workflow.nodes)
+    for name, data in item.pictures.items():
+        assert Image.open(io.BytesIO(data)).tobytes() == pictures[name].tobytes()
 
 
 @pytest.mark.parametrize("part", [0.2, 0.5, 0.8, 0.97])
 def test_a_changed_byte_anywhere_is_found_and_told(job, part):
-    write_result(job, picture())
+    write_result(job, picture(), VERSIONS)
     data = bytearray(job.path.read_bytes())
     data[int(len(data) * part)] ^= 0x10
     job.path.write_bytes(data)
@@ -111,13 +143,13 @@ def test_a_changed_byte_anywhere_is_found_and_told(job, part):
 
 @pytest.mark.parametrize("length", [0, 30, 400])
 def test_a_cut_off_file_is_found(job, length):
-    write_result(job, picture())
+    write_result(job, picture(), VERSIONS)
     job.path.write_bytes(job.path.read_bytes()[:length])
     assert state_of(job) == "damaged"
 
 
 def test_what_was_made_from_something_else_is_made_again_and_told(dataset, job):
-    write_result(job, picture())
+    write_result(job, picture(), VERSIONS)
     other = plan(dataset, context="other weights").jobs[0]
     other = replace(other, path=job.path)
     told: list[str] = []
@@ -133,11 +165,11 @@ def test_settings_are_part_of_the_fingerprint_and_of_the_workflow(dataset, job):
         plan(dataset, settings={"Guider": {"guidance": 4}})
 
 
-def test_an_image_depends_on_the_weights_of_its_method_alone(dataset, monkeypatch):
+def test_an_image_depends_on_the_weights_of_its_method_alone(dataset, tmp_path, monkeypatch):
     methods = (ALE, all_methods()["lcm-8"])
-    before = [job.fingerprint for job in Plan(dataset, dataset.edits[:1], methods).jobs]
+    before = [job.fingerprint for job in Plan(dataset, dataset.edits[:1], methods, tmp_path).jobs]
     monkeypatch.setattr("ale_edit.bench.editing.weights_key", lambda part: f"other {part}")
-    after = [job.fingerprint for job in Plan(dataset, dataset.edits[:1], methods).jobs]
+    after = [job.fingerprint for job in Plan(dataset, dataset.edits[:1], methods, tmp_path).jobs]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False]
 
 
@@ -147,7 +179,7 @@ def test_a_full_disk_leaves_no_half_of_an_image(job, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_result(job, picture())
+        write_result(job, picture(), VERSIONS)
     assert state_of(job) == "missing" and not list(job.path.parent.iterdir())
 
 

@@ -15,8 +15,10 @@ from ale_edit.bench.options import (
     JOBS,
     VARIANTS,
     bench_demo_parser,
+    dataset_parser,
     demo_arguments,
     demo_parser,
+    run_parser,
     scenes_arguments,
     scenes_parser,
     tables_parser,
@@ -119,6 +121,8 @@ def test_the_texts_commands_have_options_that_there_are(dev):
     parsers = {
         "demo": demo_parser,
         "bench scenes": scenes_parser,
+        "bench dataset": dataset_parser,
+        "bench run": run_parser,
         "bench demo": bench_demo_parser,
         "bench tables": tables_parser,
     }

@@ -2,13 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.methods import ALE, NAIVE
-from ale_edit.bench.report import JUDGED, Column, Results, Table, markdown, page, shown
+from ale_edit.bench.page import leak_of, page, ranked, spread_evenly
+from ale_edit.bench.plots import Point, scatter, ticks
+from ale_edit.bench.report import JUDGED, Column, Results, Table, markdown, shown
+from ale_edit.bench.spreading import Outcome
 from ale_edit.bench.statistics import Figure
 
 
@@ -25,7 +30,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         "ale": {e.id: values(1.0) for e in dataset.edits[:-1]},
     }
     missing = {"lpips": "n/a: no LPIPS weights"}
-    return Results(dataset, dataset.edits, (NAIVE, ALE), scored, missing)
+    return Results(dataset, dataset.edits, (NAIVE, ALE), scored, missing, folder.parent)
 
 
 def row(table: Table, method: str) -> dict[str, str]:
@@ -92,12 +97,88 @@ class Links(HTMLParser):
         self.links += [v for k, v in attrs if k in ("src", "href") and v]
 
 
-def test_the_page_needs_no_network_and_shows_the_first_edits(results):
-    text = page("A <bench>", results, {"command": "dev.py & more"})
+def test_the_page_needs_no_network_and_shows_some_edits(results):
+    text = page("A <bench>", results, {"command": "dev.py & more"}, 15)
     links = Links()
     links.feed(text)
     assert links.links and all(link.startswith("data:image/jpeg;base64,") for link in links.links)
     assert "A &lt;bench&gt;" in text and "dev.py &amp; more" in text
     assert not re.search(r"https?://|<script", text)
-    assert links.tags.count("h3") == 15 and links.tags.count("img") == 15  # sources alone
-    assert "width=device-width" in text
+    assert links.tags.count("section") == 15
+    assert links.tags.count("img") == 30  # sources and regions alone
+    assert "width=device-width" in text and "15 of 44 edits, spread evenly" in text
+
+
+def test_what_was_not_measured_has_no_column_and_no_table(results):
+    plain = {m: {e: {"psnr": v["psnr"]} for e, v in s.items()} for m, s in results.scored.items()}
+    judged, background = replace(results, scored=plain).tables()
+    assert judged.columns == ("method", "edits")
+    assert "PSNR (dB) ↑" in background.columns and "LPIPS ↓" in background.columns  # it is missing
+    assert "SSIM ↑" not in background.columns
+    titles = [t.title for t in replace(results, scored=plain).split_tables()]
+    assert titles == ["PSNR (dB) ↑, by type of edit", "PSNR (dB) ↑, by number of objects"]
+
+
+def test_te_and_ti_stand_beside_those_of_the_source(results):
+    own = {"TE of the source": [18.0], "TI of the source": []}
+    scored = {m: {e: {**v, **own} for e, v in s.items()} for m, s in results.scored.items()}
+    judged, background = replace(results, scored=scored).tables()
+    source = row(judged, "source, unedited")
+    assert source["TE ↓"].startswith("18.00") and source["all asked ↑"] == "-"
+    assert len(background.rows) == 2
+
+
+def test_failed_images_are_said(results):
+    outcome = Outcome(failed={"ale/scene0-color-1-0": "'Regions': it is empty"})
+    notes = replace(results, outcome=outcome).notes()
+    assert "1 images failed and are not scored." in notes
+    assert "ale/scene0-color-1-0 failed: 'Regions': it is empty" in notes
+
+
+def test_edits_are_ranked_by_what_leaked_with_the_reference(results):
+    leaks = {e.id: (k * 7) % 45 for k, e in enumerate(results.edits)}
+    scored = {
+        "naive": results.scored["naive"],
+        "ale": {
+            i: {"wrong, edited": [leak > 20], "TE": [leak], "TI": [0]} for i, leak in leaks.items()
+        },
+    }
+    order = [leaks[e.id] for e in ranked(replace(results, scored=scored))]
+    assert order == sorted(leaks.values(), reverse=True)
+    assert leak_of({"wrong, edited": [0, 1], "TE": [30.0]}) > leak_of({"TE": [99.0], "TI": [99.0]})
+    assert leak_of({}) == (0, 0)
+
+
+def test_some_places_are_spread_from_the_first_to_the_last():
+    assert spread_evenly(3, 300) == [0, 150, 299]
+    assert spread_evenly(30, 15) == list(range(15)) and spread_evenly(0, 9) == []
+
+
+def numbers(svg: str, attribute: str) -> list[float]:
+    return [float(v) for v in re.findall(rf"<circle[^>]*\b{attribute}=([\d.]+)", svg)]
+
+
+def test_a_plot_has_a_point_for_each_method_where_its_figures_are():
+    figures = [Figure(20, 18, 22, 9), Figure(30, 29, 31, 9), Figure(25, 25, 25, 9)]
+    leaks = [Figure(0.6, 0.4, 0.8, 9), Figure(0.0, 0.0, 0.1, 9), Figure(0.3, 0.3, 0.3, 9)]
+    points = [Point(k, f"<{k}>", x, y) for k, (x, y) in enumerate(zip(figures, leaks, strict=True))]
+    svg = scatter(points, "PSNR", "leaks")
+    across, down = numbers(svg, "cx"), numbers(svg, "cy")
+    assert across[2] == pytest.approx((across[0] + across[1]) / 2, abs=0.1)
+    assert down[2] == pytest.approx((down[0] + down[1]) / 2, abs=0.1)
+    assert across[0] < across[1] and down[0] < down[1]  # less leakage is lower
+    assert ElementTree.fromstring(re.sub(r"=(?!')([^\s'>]+)", r"='\1'", svg)).tag == "svg"
+    assert "&lt;1&gt;" in svg
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.41, 0.79], [0.4, 0.5, 0.6, 0.7, 0.8]),
+        ([18, 29.5], [15, 20, 25, 30]),
+        ([5, 5], [4.5, 4.75, 5, 5.25, 5.5]),
+        ([0, 0.0019], [0, 0.0005, 0.001, 0.0015, 0.002]),
+    ],
+)
+def test_ticks_are_round_and_hold_all_values(values, expected):
+    assert ticks(values) == pytest.approx(expected)

@@ -15,12 +15,17 @@ from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import image_path, read_result
 from ale_edit.bench.judging import judged, load_mini_clip
 from ale_edit.bench.main_job import to_picture, to_tensor
-from ale_edit.bench.scoring_pass import Metric, Metrics, Values, demo_metrics, score
+from ale_edit.bench.scoring_pass import Metric, Metrics, Values, metrics_for
 from ale_edit.demo.mini_clip import MiniClipNet
 from ale_edit.demo.weights import read_weights, write_weights
 from ale_edit.demo.world import make_scene, render
 
 SEEDS = range(10_000, 10_004)
+
+
+def score(dataset: Dataset, edits, method: str, metrics: Metrics, tell) -> dict[str, Values]:
+    out = dataset.folder.parent
+    return scoring_pass.score(dataset, edits, method, metrics, out, tell)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +65,7 @@ def save(dataset: Dataset, edit: ImageEdit, method: str, looks: dict[int, dict[s
 
 @pytest.fixture(scope="module")
 def scored(dataset) -> dict[str, dict[str, Values]]:
-    metrics, told = demo_metrics(), list[str]()
+    metrics, told = metrics_for(dataset), list[str]()
     methods = ("perfect", "untouched", "exchanged")
     found = {m: score(dataset, dataset.edits, m, metrics, told.append) for m in methods}
     assert not told
@@ -195,10 +200,10 @@ def test_a_broken_file_of_scores_is_told_and_made_again(dataset):
     }
 
 
-def test_without_weights_te_and_ti_say_why(tmp_path):
+def test_without_weights_te_and_ti_say_why(dataset, tmp_path):
     cosines, why = load_mini_clip(tmp_path)
     assert cosines is None and why.startswith("n/a: no mini CLIP weights")
-    assert demo_metrics().missing["lpips"] == "n/a: no LPIPS weights (--lpips FILE)"
+    assert metrics_for(dataset).missing["lpips"] == "n/a: no LPIPS weights (--lpips FILE)"
 
 
 @pytest.mark.comfy
@@ -210,7 +215,7 @@ def test_with_weights_te_and_ti_are_the_mini_clips(dataset, tmp_path, monkeypatc
     write_weights("clip", net.state_dict(), tmp_path)
     monkeypatch.setattr(scoring_pass, "load_mini_clip", partial(load_mini_clip, tmp_path))
     edits = [e for e in dataset.edits if len(e.objects) < 3][:6]
-    metrics = demo_metrics()
+    metrics = metrics_for(dataset)
     assert "leakage" not in metrics.missing
     found = score(dataset, edits, "perfect", metrics, pytest.fail)
     cosines, _ = load_mini_clip(tmp_path)
@@ -230,7 +235,7 @@ def test_with_a_backbone_lpips_is_scored(dataset, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "squeeze.pth")
-    metrics = demo_metrics(tmp_path / "squeeze.pth")
+    metrics = metrics_for(dataset, lpips=tmp_path / "squeeze.pth")
     edits = dataset.edits[:2]
     assert "lpips" not in metrics.missing
     same = score(dataset, edits, "untouched", metrics, pytest.fail)

@@ -2,12 +2,13 @@
 
 import pytest
 
-from ale_edit.bench.demo_bench import demo_results, parsed_settings
+from ale_edit.bench.demo_bench import demo_settings
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import Plan, write_result
 from ale_edit.bench.main_job import as_png
 from ale_edit.bench.methods import ALE
 from ale_edit.bench.options import bench_demo_arguments, tables_arguments
+from ale_edit.bench.runner import run_bench
 from ale_edit.bench.tables import TABLES, command_of, main, named_tables, renewed
 
 MARKED = "Before.\n<!-- table variants -->\nold\n<!-- end variants -->\nAfter.\n"
@@ -58,13 +59,17 @@ def test_the_paper_s_tables_are_there():
 
 
 def test_settings_are_chosen_on_their_own_scenes_only():
-    assert parsed_settings([], 0, 20) == {}
-    found = parsed_settings(["Guider.target_guidance=4", "Blending.edge=soft"], 10_000, 20)
+    def settings(*argv: str):
+        words = [word for text in argv for word in ("--set", text)]
+        return demo_settings(bench_demo_arguments(["--first-seed", "10000", *words]))
+
+    assert settings() == {} == demo_settings(bench_demo_arguments([]))
+    found = settings("Guider.target_guidance=4", "Blending.edge=soft")
     assert found == {"Guider": {"target_guidance": 4}, "Blending": {"edge": "soft"}}
     with pytest.raises(ValueError, match="published tables keep theirs: give --first-seed 10000"):
-        parsed_settings(["Guider.target_guidance=4"], 0, 20)
+        demo_settings(bench_demo_arguments(["--set", "Guider.target_guidance=4"]))
     with pytest.raises(ValueError, match="'Guider=4' is not of the form NODE.INPUT=VALUE"):
-        parsed_settings(["Guider=4"], 10_000, 20)
+        settings("Guider=4")
 
 
 def test_full_and_a_number_of_edits_contradict_each_other():
@@ -79,18 +84,18 @@ def test_a_file_of_weights_that_is_not_there_is_named(tmp_path):
 
 
 def test_images_of_other_settings_are_told_where_they_are_only_scored(tmp_path, capsys):
-    args = bench_demo_arguments(["--score-only", "--out", str(tmp_path)])
+    args = bench_demo_arguments(["--score-only", "--edits", "2", "--out", str(tmp_path)])
     dataset = demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1)
-    plan = Plan(dataset, dataset.edits[:2], (ALE,), context="other weights")
+    plan = Plan(dataset, dataset.edits[:2], (ALE,), tmp_path / "demo", context="other weights")
     for job in plan.jobs:
-        write_result(job, as_png(dataset.picture(job.edit.image)))
-    results = demo_results(args, dataset, 2, (ALE,))
+        write_result(job, as_png(dataset.picture(job.edit.image)), {})
+    results = run_bench(args, dataset, (ALE,), tmp_path / "demo")
     assert "demo: 2 of 2 images made with other settings or weights." in capsys.readouterr().out
     assert len(results.scored["ale"]) == 2
 
 
 def test_without_any_image_there_is_nothing_to_score(tmp_path):
-    args = bench_demo_arguments(["--score-only", "--out", str(tmp_path)])
+    args = bench_demo_arguments(["--score-only", "--edits", "2", "--out", str(tmp_path)])
     dataset = demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1)
     with pytest.raises(ValueError, match="There is no image below .* Run without --score-only"):
-        demo_results(args, dataset, 2, (ALE,))
+        run_bench(args, dataset, (ALE,), tmp_path / "demo")

@@ -1,0 +1,191 @@
+"""Both passes over a data set: `dev.py bench run`, and under `bench demo` and `bench tables`.
+
+Editing goes through one or more ComfyUI servers (editing.py), scoring reads files
+(scoring_pass.py). Both go on where they were stopped.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from ..demo.world import unknown_words
+from .dataset import Dataset, read_dataset, write_bytes
+from .editing import (
+    STALE,
+    Plan,
+    ProgressLine,
+    Settings,
+    edit_all,
+    image_path,
+    made_on,
+    pending,
+    state_of,
+)
+from .judging import weights_key
+from .main_job import guarded, pack_version
+from .methods import Method, named_methods
+from .options import run_arguments, split_settings
+from .page import page
+from .report import Results, markdown, reference_of
+from .scoring_pass import metrics_for, score
+from .spreading import Outcome
+from .workers import Workers, dask_workers, local_workers
+
+
+def run_bench(
+    args: argparse.Namespace,
+    dataset: Dataset,
+    methods: Sequence[Method],
+    out: Path,
+    settings: Settings | None = None,
+) -> Results:
+    """Edit and score the first edits of a data set. `args` are those of options.bench_parser;
+    images and scores go below `out`."""
+    edits = dataset.edits[: args.edits]
+    checkpoint = getattr(args, "checkpoint", None)
+    context = ("" if checkpoint else weights_key()) + pack_version()
+    plan = Plan(
+        dataset, edits, methods, out, context=context, settings=settings, checkpoint=checkpoint
+    )
+    metrics = metrics_for(dataset, args.clip, args.lpips)  # first, in case it cannot be read
+    outcome = _only_told(plan) if args.score_only else _edited(plan, args)
+    scored = {
+        m.name: score(
+            dataset,
+            [e for e in edits if f"{m.name}/{e.id}" not in outcome.failed],
+            m.name,
+            metrics,
+            out,
+            print,
+        )
+        for m in methods
+    }
+    if not any(scored.values()):
+        raise ValueError(f"There is no image below {out} to score. Run without --score-only.")
+    workflow = plan.workflow(edits[0], reference_of(methods)).nodes
+    return Results(dataset, edits, tuple(methods), scored, metrics.missing, out, outcome, workflow)
+
+
+def _edited(plan: Plan, args: argparse.Namespace) -> Outcome:
+    """The first pass; what failed is told."""
+    left = pending(plan.jobs, print)
+    there = len(plan.jobs) - len(left)
+    print(f"{plan.dataset.name}: {len(plan.jobs)} images, {there} are there.", flush=True)
+    if not left:
+        return Outcome()
+    progress = ProgressLine(len(left), sys.stdout.isatty())
+    with workers_of(args) as workers:
+        outcome = edit_all(left, workers, progress, progress.tell, patience_s=args.patience)
+    if outcome.made:
+        print(f"\n{outcome.made} images, {outcome.seconds / outcome.made:.2f} s each")
+    if len(outcome.by_server) > 1:
+        print(", ".join(f"{url}: {n}" for url, n in outcome.by_server.items()))
+    for name, why in outcome.failed.items():
+        print(f"{name} FAILED: {why}")
+    return outcome
+
+
+def workers_of(args: argparse.Namespace) -> AbstractContextManager[Workers]:
+    return dask_workers(args.dask, args.server) if args.dask else local_workers(args.server)
+
+
+def _only_told(plan: Plan) -> Outcome:
+    stale = sum(state_of(job) == STALE for job in plan.jobs)
+    if stale:
+        print(f"{plan.dataset.name}: {stale} of {len(plan.jobs)} images {STALE}.")
+    return Outcome()
+
+
+def set_up(
+    results: Results, command: str, facts: Mapping[str, Any], settings: Settings | None = None
+) -> dict[str, Any]:
+    """What a report says of how it was made."""
+    versions = {"ale_edit": pack_version(), "demo weights": weights_key()}
+    paths = [
+        image_path(results.out, method, edit)
+        for method, found in results.scored.items()
+        for edit in found
+    ]
+    servers = Counter(made_on(path) or "unknown" for path in paths)
+    return {
+        "command": command,
+        "data set": f"{results.dataset.name}: {len(results.edits)} of "
+        f"{len(results.dataset.edits)} edits, {len(results.dataset.images)} images",
+        **facts,
+        "settings": settings or "those of workflows/api/ale_edit.json",
+        "methods": {m.name: _what(m) for m in results.methods},
+        "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
+        "made on": "; ".join(f"{what} ({n} images)" for what, n in sorted(servers.items())),
+    }
+
+
+def _what(method: Method) -> Any:
+    """A method's own settings."""
+    spoiled = {"masks": f"{method.mask_error} {method.amount}"} if method.mask_error else {}
+    return {**method.inputs, **spoiled} or "as the workflow has them"
+
+
+def command_of(job: str, argv: Sequence[str]) -> str:
+    """The command without what is of one machine: addresses of servers, and the start time."""
+    words, left = [], iter(argv)
+    for word in left:
+        if word in ("--server", "--started-at", "--dask"):
+            next(left, None)
+        elif not word.startswith(("--server=", "--started-at=", "--dask=")):
+            words.append(word)
+    return shlex.join(["dev.py", *job.split(), *words])
+
+
+def write_report(
+    out: Path, name: str, title: str, results: Results, setup: Mapping[str, Any], pictures: int
+) -> None:
+    """NAME.md, NAME.json and NAME.html below `out`."""
+    content = {
+        "setup": dict(setup),
+        "missing": dict(results.missing),
+        "failed": dict(results.outcome.failed),
+        "methods": results.summary(),
+        "workflow": dict(results.workflow),
+    }
+    texts = {
+        "md": f"# {title}\n\n{markdown(results, setup)}",
+        "json": json.dumps(content, indent=1, allow_nan=False) + "\n",
+        "html": page(title, results, setup, pictures),
+    }
+    for kind, text in texts.items():
+        write_bytes(out / f"{name}.{kind}", text.encode("utf-8"))
+    print(f"{name}.md, .json and .html are in {out.resolve()}")
+
+
+def warn_of_unknown_words(dataset: Dataset) -> None:
+    """Say which words of a data set the demo model was never taught."""
+    texts = [f"{o.source} {o.target}" for edit in dataset.edits for o in edit.objects]
+    if words := unknown_words(" ".join(texts)):
+        shown = ", ".join(words[:10]) + (" and more" if len(words) > 10 else "")
+        print(
+            f"The demo model does not know {shown}. Give --checkpoint, or use the words of the "
+            "demo world (demo/MODEL_CARD.md)."
+        )
+
+
+def main(argv: Sequence[str]) -> int:
+    def run() -> None:
+        args = run_arguments(argv)
+        methods, settings = named_methods(args.methods), split_settings(args.set)
+        dataset = read_dataset(args.dataset)
+        if args.checkpoint is None:
+            warn_of_unknown_words(dataset)
+        results = run_bench(args, dataset, methods, args.out / dataset.name, settings)
+        facts = {"made": dataset.about, "checkpoint": args.checkpoint or "the demo model"}
+        setup = set_up(results, command_of("bench run", argv), facts, settings)
+        title = f"ALE-Edit on {dataset.name}"
+        write_report(args.out, dataset.name, title, results, setup, args.pictures)
+        print(markdown(results, setup))
+
+    return guarded("bench run", run)

@@ -1,0 +1,227 @@
+"""One item at one server, against a small server that speaks ComfyUI's protocol."""
+
+import asyncio
+import io
+import pickle
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+from PIL import Image
+
+from ale_edit.bench import work
+from ale_edit.bench.main_job import as_png
+from ale_edit.bench.work import Item, ItemFailed, ServerLost, Stopped, Unfit, look, make
+
+NODES = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "ale-edit/a.png"}},
+    "2": {"class_type": "ALERegions", "inputs": {"edits": 1}, "_meta": {"title": "Save edited"}},
+}
+NEEDED = {"LoadImage": frozenset({"image"}), "ALERegions": frozenset({"edits"})}
+IMAGE = as_png(Image.new("RGB", (8, 8), "red"))
+
+
+class Server:
+    """Ends every run at once; a test changes what it is and says."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Any] = {
+            "LoadImage": {"input": {"required": {"image": []}}},
+            "ALERegions": {"input": {"required": {"edits": []}, "optional": {"more": []}}},
+        }
+        self.has: set[str] = set()
+        self.uploads: list[str] = []
+        self.failure: dict[str, Any] | None = None
+        self.url = ""
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/system_stats", self.stats),
+                web.get("/object_info", self.object_info),
+                web.post("/upload/image", self.upload),
+                web.post("/prompt", self.prompt),
+                web.get("/queue", self.queue),
+                web.get("/history/{id}", self.history),
+                web.get("/view", self.view),
+            ]
+        )
+        return app
+
+    async def stats(self, _request: web.Request) -> web.Response:
+        return web.json_response({"system": {"comfyui_version": "0.3.75"}})
+
+    async def object_info(self, _request: web.Request) -> web.Response:
+        return web.json_response(self.nodes)
+
+    async def upload(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        picture: Any = form["image"]
+        name = f"{form['subfolder']}/{picture.filename}"
+        Image.open(io.BytesIO(picture.file.read())).load()
+        self.uploads.append(name)
+        self.has.add(name)
+        return web.json_response({"name": picture.filename, "subfolder": form["subfolder"]})
+
+    async def prompt(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if (name := body["prompt"]["1"]["inputs"]["image"]) not in self.has:
+            problem = {"message": "Invalid image file", "details": name}
+            errors = {"1": {"class_type": "LoadImage", "errors": [problem]}}
+            return web.json_response({"error": {}, "node_errors": errors}, status=400)
+        return web.json_response({"prompt_id": "p", "node_errors": {}})
+
+    async def queue(self, _request: web.Request) -> web.Response:
+        return web.json_response({"queue_running": [], "queue_pending": []})
+
+    async def history(self, _request: web.Request) -> web.Response:
+        messages = [["execution_error", self.failure]] if self.failure else []
+        image = {"filename": "x.png", "subfolder": "", "type": "temp"}
+        entry = {"outputs": {"2": {"images": [image]}}, "status": {"messages": messages}}
+        return web.json_response({"p": entry, "prompt": entry})
+
+    async def view(self, _request: web.Request) -> web.Response:
+        return web.Response(body=IMAGE)
+
+
+@contextmanager
+def serving(server: Server) -> Iterator[str]:
+    loop, ready = asyncio.new_event_loop(), threading.Event()
+    runner = web.AppRunner(server.app(), shutdown_timeout=0.1)
+
+    async def start() -> None:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        ready.set()
+
+    def serve() -> None:
+        loop.run_until_complete(start())
+        loop.run_forever()
+        loop.run_until_complete(runner.cleanup())
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    assert ready.wait(20)
+    yield server.url
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    with serving(server):
+        yield server
+
+
+def item(**changes: Any) -> Item:
+    own = {"run": "r", "name": "ale/one", "nodes": NODES, "result": "Save edited"}
+    return Item(**{**own, "pictures": {"ale-edit/a.png": IMAGE}, **changes})
+
+
+def failing(server: Server, kind: str) -> None:
+    server.failure = {
+        "node_id": "2",
+        "node_type": "ALERegions",
+        "exception_message": "it is empty",
+        "exception_type": kind,
+        "traceback": [],
+    }
+
+
+def test_an_item_gives_its_image_and_pictures_are_sent_once(server):
+    assert make(item(), server.url) == make(item(name="ale/two"), server.url) == IMAGE
+    assert server.uploads == ["ale-edit/a.png"]
+
+
+def test_a_server_that_forgot_its_inputs_is_sent_them_again(server):
+    make(item(), server.url)
+    server.has.clear()  # started anew with an empty folder
+    assert make(item(), server.url) == IMAGE
+    assert server.uploads == ["ale-edit/a.png"] * 2
+
+
+def test_a_workflow_that_is_refused_fails_with_the_reason(server):
+    with pytest.raises(ItemFailed, match="Invalid image file: ale-edit/a.png") as caught:
+        make(item(pictures={}), server.url)
+    assert caught.value.by_input
+
+
+@pytest.mark.parametrize(("kind", "by_input"), [("ValueError", True), ("OutOfMemory", False)])
+def test_what_a_node_says_comes_with_the_failure_through_pickle_too(server, kind, by_input):
+    failing(server, kind)
+    with pytest.raises(ItemFailed) as caught:
+        make(item(), server.url)
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert (
+            str(error) == "'Save edited' (ALERegions): it is empty" and error.by_input == by_input
+        )
+
+
+def test_without_a_server_it_is_lost():
+    with pytest.raises(ServerLost, match="No ComfyUI answers at http://127.0.0.1:1") as caught:
+        make(item(), "http://127.0.0.1:1")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    with pytest.raises(ServerLost, match="No ComfyUI answers"):
+        look("r", "http://127.0.0.1:1", {})
+
+
+def test_a_run_without_an_image_is_a_lost_server(server):
+    with pytest.raises(ServerLost, match="ended at .* but no image came"):
+        make(item(result="Save another"), server.url)
+
+
+def test_a_look_says_versions_and_the_inputs_of_the_packs_nodes(server):
+    facts = look("r", server.url, NEEDED)
+    assert facts.versions["comfyui"] == "0.3.75"
+    assert facts.inputs == {"ALERegions": {"edits", "more"}}
+    assert pickle.loads(pickle.dumps(facts)) == facts
+
+
+def test_a_server_without_the_pack_is_unfit(server):
+    del server.nodes["ALERegions"]
+    with pytest.raises(Unfit, match="has no node ALERegions. Put the pack that has it into"):
+        look("r", server.url, NEEDED)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "named"),
+    [
+        ({"required": {"edits": [], "mode": []}}, "'mode'"),  # a newer one wants more
+        ({"required": {}, "optional": {"more": []}}, "'edits'"),  # an older one has less
+    ],
+)
+def test_a_server_with_another_version_of_the_pack_is_unfit(server, inputs, named):
+    server.nodes["ALERegions"] = {"input": inputs}
+    with pytest.raises(
+        Unfit, match=f"another version of the pack: .*ALERegions differs in {named}"
+    ):
+        look("r", server.url, NEEDED)
+
+
+def test_other_packs_may_have_other_inputs(server):
+    server.nodes["LoadImage"] = {"input": {"required": {"file": []}}}
+    look("r", server.url, NEEDED)
+
+
+def test_what_answers_but_is_no_comfyui_is_named():
+    class Other(Server):
+        async def stats(self, _request: web.Request) -> web.Response:
+            return web.json_response({"hello": 1})
+
+    with serving(Other()) as url, pytest.raises(ServerLost, match="is not ComfyUI"):
+        look("r", url, NEEDED)
+
+
+def test_after_a_run_was_stopped_nothing_of_it_is_sent(server):
+    work.stop("stopped run")
+    with pytest.raises(Stopped):
+        make(item(run="stopped run"), server.url)
+    assert not server.uploads
+    assert make(item(), server.url) == IMAGE
