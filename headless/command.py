@@ -231,6 +231,7 @@ async def edit(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
     if args.checkpoint is None and args.workflow is None:
         say("Without --checkpoint the demo model edits, which knows the demo world only.")
     bar = Bar(len(pending), is_terminal=sys.stdout.isatty())
+    manifest.tell = bar.tell
     batch = Batch(manifest, bar.tell, bar.done, bar.progress, args.patience, args.redo)
     try:
         outcome = await batch.run(servers, pending)
