@@ -31,7 +31,7 @@ from .errors import (
 from .jobs import Job
 from .manifest import Manifest
 from .pack import pack_version
-from .pictures import as_png, is_intact, reencoded, write_whole
+from .pictures import as_png, is_intact, reencoded
 from .table import Problems
 
 QUEUED = 2  # runs at a server at once, so that it never waits for us
@@ -176,11 +176,7 @@ class Batch:
         return await _fetched(client, job, saved)
 
     def _write(self, job: Job, data: bytes, regions: bytes | None, about: dict[str, Any]) -> None:
-        if regions is not None:
-            path = self.manifest.out / "regions" / f"{job.name}.png"
-            write_whole(path, regions)
-            about = {**about, "regions": f"regions/{job.name}.png"}
-        self.manifest.add_done(job, data, about)
+        self.manifest.add_done(job, data, about, regions)
         self.outcome.made += 1
         self.on_done(job, self.outcome)
 

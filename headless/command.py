@@ -49,7 +49,16 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    what = parser.add_argument_group("what to edit: a table, or an image or folder with its edits")
+    _add_what(
+        parser.add_argument_group("what to edit: a table, or an image or folder with its edits")
+    )
+    _add_how(parser.add_argument_group("how"))
+    _add_where(parser.add_argument_group("where"))
+    parser.add_argument("--version", action="version", version=f"ALE-Edit {pack_version()}")
+    return parser.parse_args(argv)
+
+
+def _add_what(what: argparse._ArgumentGroup) -> None:
     what.add_argument("table", nargs="?", type=Path, metavar="TABLE", help=".csv or .jsonl")
     what.add_argument("--image", type=Path, metavar="PATH", help="an image, or a folder of images")
     what.add_argument(
@@ -68,7 +77,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="white where the object of the --edit of the same place is; for a folder of images, "
         "a folder of masks named like them",
     )
-    how = parser.add_argument_group("how")
+
+
+def _add_how(how: argparse._ArgumentGroup) -> None:
     how.add_argument(
         "--checkpoint", metavar="NAME", help="one of the server's; else the demo model"
     )
@@ -87,7 +98,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     how.add_argument(
         "--result", metavar="TITLE", help="title of its node that saves the edited image"
     )
-    where = parser.add_argument_group("where")
+
+
+def _add_where(where: argparse._ArgumentGroup) -> None:
     where.add_argument(
         "--server",
         action="append",
@@ -109,8 +122,6 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         metavar="SECONDS",
         help=f"how long to wait for the last server, if it went away; default {PATIENCE_S:.0f}",
     )
-    parser.add_argument("--version", action="version", version=f"ALE-Edit {pack_version()}")
-    return parser.parse_args(argv)
 
 
 def rows_asked(args: argparse.Namespace) -> list[Row]:
@@ -231,6 +242,7 @@ async def edit(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
     if args.checkpoint is None and args.workflow is None:
         say("Without --checkpoint the demo model edits, which knows the demo world only.")
     bar = Bar(len(pending), is_terminal=sys.stdout.isatty())
+    manifest.tell = bar.tell
     batch = Batch(manifest, bar.tell, bar.done, bar.progress, args.patience, args.redo)
     try:
         outcome = await batch.run(servers, pending)

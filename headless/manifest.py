@@ -24,11 +24,14 @@ class Manifest:
     def __init__(self, out: Path, tell: Callable[[str], None]):
         self.out = out
         self.path = out / FILE
-        self._tell = tell
+        self.tell = tell
         self._done = self._read()
 
     def image(self, job: Job) -> Path:
         return self.out / f"{job.name}.png"
+
+    def regions(self, job: Job) -> Path:
+        return self.out / "regions" / f"{job.name}.png"
 
     def _read(self) -> dict[str, dict[str, Any]]:
         """The newest line of each image that was made."""
@@ -39,21 +42,25 @@ class Manifest:
             try:
                 entry = json.loads(line)
                 if entry["status"] == "done":
+                    _, _ = bytes.fromhex(entry["sha256"]), entry["fingerprint"]
                     done[entry["name"]] = dict(entry)
             except (ValueError, KeyError, TypeError):
                 if line.strip():
-                    self._tell(f"{self.path}, line {number} is damaged: passed over.")
+                    self.tell(f"{self.path}, line {number} is damaged: passed over.")
         return done
 
     def check_places(self, jobs: Sequence[Job]) -> None:
         """Raise Problems where an image would take the place of a file that is not ours."""
+        if self.out.exists() and not self.out.is_dir():
+            raise Problems([f"{self.out} is a file. Give a folder to --out."])
         inputs = {path.resolve(): job for job in jobs for path in (job.row.image, *job.row.masks)}
         problems = []
         for job in jobs:
             path = self.image(job)
-            if path.resolve() in inputs:
-                problems.append(f"{path} is an input of {inputs[path.resolve()].row.place}.")
-            elif path.exists() and job.name not in self._done:
+            for made in (path, self.regions(job)):
+                if (taken := inputs.get(made.resolve())) is not None:
+                    problems.append(f"{made} is an input of {taken.row.place}.")
+            if path.resolve() not in inputs and path.exists() and job.name not in self._done:
                 problems.append(f"{path} is there, and {FILE} does not know it.")
         if problems:
             raise Problems([f"{p} Give another --out, or move that file." for p in problems])
@@ -64,7 +71,7 @@ class Manifest:
         for job in jobs:
             state = "missing" if redo else self._state(job)
             if state not in ("missing", "done"):
-                self._tell(f"{self.image(job)} is {state}: it is made again.")
+                self.tell(f"{self.image(job)} is {state}: it is made again.")
             if state != "done":
                 left.append(job)
         return left
@@ -82,13 +89,9 @@ class Manifest:
         if not is_ours and not is_intact(data):
             return "damaged"
         if entry["fingerprint"] != job.fingerprint:
-            if not is_ours:
-                kept = _free_name(path)
-                path.replace(kept)
-                self._tell(f"{path} was changed by somebody: it is {kept.name} now.")
             return f"made from something else ({', '.join(changes(job, entry))})"
         if not is_ours:
-            self._tell(f"{path} was changed by somebody: left as it is. Delete it to make it anew.")
+            self.tell(f"{path} was changed by somebody: left as it is. Delete it to make it anew.")
         return "done"
 
     def _put_into_place(self, path: Path, digest: str) -> None:
@@ -97,11 +100,24 @@ class Manifest:
         if part.exists() and hashlib.sha256(part.read_bytes()).hexdigest() == digest:
             part.replace(path)
 
-    def add_done(self, job: Job, image: bytes, about: Mapping[str, Any]) -> None:
-        """Write an image and its line."""
+    def add_done(
+        self, job: Job, image: bytes, about: Mapping[str, Any], regions: bytes | None = None
+    ) -> None:
+        """Write an image, the preview of its regions, and its line.
+
+        A picture in their places that is not ours is set aside.
+        """
         path = self.image(job)
         digest = hashlib.sha256(image).hexdigest()
         write_whole(_part(path), image)
+        before = self._done.get(job.name, {})
+        self._set_aside(path, before.get("sha256"))
+        if regions is not None:
+            preview = self.regions(job)
+            if "regions" not in before:
+                self._set_aside(preview, hashlib.sha256(regions).hexdigest())
+            write_whole(preview, regions)
+            about = {**about, "regions": preview.relative_to(self.out).as_posix()}
         entry = {
             **{"name": job.name, "status": "done", "row": job.row.place},
             **{"output": path.name, "sha256": digest, **about, **job.asked},
@@ -110,6 +126,15 @@ class Manifest:
         self._append(entry)
         _part(path).replace(path)
         self._done[job.name] = entry
+
+    def _set_aside(self, path: Path, digest: str | None) -> None:
+        """Rename a picture in the place of one of ours, unless it is ours, with this digest."""
+        data = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(data).hexdigest() == digest or not is_intact(data):
+            return
+        kept = _free_name(path)
+        path.replace(kept)
+        self.tell(f"{path} is not what was made here: it is {kept.name} now.")
 
     def add_failed(self, job: Job, about: Mapping[str, Any]) -> None:
         entry = {"name": job.name, "status": "failed", "row": job.row.place, **about, **job.asked}

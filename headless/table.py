@@ -209,6 +209,8 @@ def split_edit(text: str) -> tuple[str, str]:
             f"the edit {text!r} is not of the form 'source -> target', such as "
             "'wolf -> brown-colored goat'."
         )
+    if "->" in target:
+        raise ValueError(f"the edit {text!r} has two arrows. Part edits by ';' or by line ends.")
     return source, target
 
 

@@ -25,15 +25,15 @@ class Workflow:
             nodes = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise ValueError(f"There is no workflow file {path}.") from error
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({error.strerror}).") from error
         except ValueError as error:
             raise ValueError(f"{path} is not JSON ({error}).") from error
         if isinstance(nodes, dict) and "nodes" in nodes and "links" in nodes:
             raise ValueError(
                 f"{path} is in the format of ComfyUI's editor. Export it with 'Export (API)'."
             )
-        if not isinstance(nodes, dict) or not all(
-            isinstance(node, dict) and "class_type" in node for node in nodes.values()
-        ):
+        if not isinstance(nodes, dict) or not all(map(_is_node, nodes.values())):
             raise ValueError(f"{path} is not a workflow in ComfyUI's API format.")
         return cls(nodes, path.name)
 
@@ -137,3 +137,12 @@ class Workflow:
 
     def classes(self) -> set[str]:
         return {node["class_type"] for node in self.nodes.values()}
+
+
+def _is_node(node: Any) -> bool:
+    return (
+        isinstance(node, dict)
+        and isinstance(node.get("class_type"), str)
+        and isinstance(node.get("inputs"), dict)
+        and isinstance(node.get("_meta", {}), dict)
+    )

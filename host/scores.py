@@ -262,6 +262,7 @@ def _background_figures(
 
 
 def _structure(dino: nn.Module | None, source: Tensor, edited: Tensor, scale: Any) -> float:
+    mm.throw_exception_if_processing_interrupted()
     if dino is None:
         return nan
     return _on_device(
@@ -326,17 +327,30 @@ def installed(kind: Kind) -> Any:
 
     Raises ValueError for a file that is damaged.
     """
-    names = [name for name in model_files.listed(kind) if name != model_files.NOTHING]
-    if kind is LPIPS:
-        names = [name for name in names if Path(name).name.startswith("squeezenet1_1")]
-    for name in names:
-        path = model_files.path_of(kind, name)
-        files = [path] if path.is_file() else sorted(path.iterdir())
-        stamp = tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files)
+    for path, stamp in _weight_files(kind):
         network = (_lpips if kind is LPIPS else _dino)(path, stamp)
         if network is not None:
             return network
     return None
+
+
+def weights_stamp() -> str:
+    """Another one when a weight file of Preservation Score came, went or changed."""
+    return str([stamp for kind in (LPIPS, DINO) for _, stamp in _weight_files(kind)])
+
+
+def _weight_files(kind: Kind) -> list[tuple[Path, tuple]]:
+    """Each fitting file or folder, and a stamp that changes with whatever is read for it."""
+    names = [name for name in model_files.listed(kind) if name != model_files.NOTHING]
+    if kind is LPIPS:
+        names = [name for name in names if Path(name).name.startswith("squeezenet1_1")]
+    found = []
+    for path in (model_files.path_of(kind, name) for name in names):
+        files = [path] if path.is_file() else sorted(path.iterdir())
+        heads = heads_file(path) if kind is LPIPS else None
+        stats = [(str(f), f.stat()) for f in (*files, *([heads] if heads else []))]
+        found.append((path, tuple((name, s.st_mtime_ns, s.st_size) for name, s in stats)))
+    return found
 
 
 @lru_cache(maxsize=1)

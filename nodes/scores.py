@@ -13,6 +13,7 @@ from ..host.scores import (
     leakage_report,
     preservation_report,
     shown,
+    weights_stamp,
 )
 from ..host.similarity import load_clip_folder, similarity_of_sockets
 from ..prompts.edits import Edits
@@ -224,6 +225,10 @@ class PreservationScore(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **kwargs: Any) -> str:
+        return weights_stamp()
+
+    @classmethod
     def execute(
         cls, image: Any, source: Any, regions: Regions, structure_input: str
     ) -> io.NodeOutput:
@@ -318,7 +323,8 @@ class Compare(io.ComfyNode):
         previous: list[Any] | None = None,
     ) -> io.NodeOutput:
         given = [text for text in (scores, more_scores) if text]
-        entries = compared(images, labels[0], given, *(previous or ()))
+        earlier = [entry for comparison in previous or () for entry in comparison]
+        entries = compared(images, labels[0], given, earlier)
         sheet = comparison_sheet(entries, columns[0], cell_height[0])
         return io.NodeOutput(sheet, entries, ui=ui.PreviewImage(sheet, cls=cls))
 

@@ -106,9 +106,53 @@ def test_an_image_that_somebody_changed_is_never_lost(out, job, told):
     assert told.manifest(out).pending([job]) == []
     assert "was changed by somebody: left as it is" in told[0]
     changed = made_from(out.parent, seed="4")
-    assert told.manifest(out).pending([changed]) == [changed]
+    manifest = told.manifest(out)
+    assert manifest.pending([changed]) == [changed]
+    assert (out / "p0.png").read_bytes() == retouched  # until there is another
+    manifest.add_done(changed, new := picture(5), {})
     assert (out / "p0.kept-1.png").read_bytes() == retouched
-    assert "it is p0.kept-1.png now" in told[1]
+    assert picture_of(out) == new
+    assert "it is p0.kept-1.png now" in told[-1]
+
+
+def test_redo_sets_an_image_that_somebody_changed_aside(out, job, told):
+    (out / "p0.png").write_bytes(retouched := picture(40))
+    manifest = told.manifest(out)
+    assert manifest.pending([job], redo=True) == [job]
+    manifest.add_done(job, picture(), {})
+    assert (out / "p0.kept-1.png").read_bytes() == retouched
+    manifest.add_done(job, picture(7), {})
+    assert {path.name for path in out.iterdir()} == {"p0.png", "p0.kept-1.png", FILE}
+
+
+def test_a_picture_where_the_regions_go_is_set_aside_and_an_input_there_is_refused(
+    tmp_path, job, told
+):
+    manifest = told.manifest(tmp_path / "out")
+    preview = manifest.regions(job)
+    preview.parent.mkdir(parents=True)
+    preview.write_bytes(mine := picture(9))
+    manifest.add_done(job, picture(), {}, picture(1))
+    assert preview.with_name("p0.kept-1.png").read_bytes() == mine
+    manifest.add_done(job, picture(), {}, new := picture(2))
+    assert preview.read_bytes() == new and len(list(preview.parent.iterdir())) == 2
+    taken = replace(job, row=replace(job.row, masks=(preview,)))
+    with pytest.raises(Problems, match=r"regions.p0.png is an input of .*line 2"):
+        manifest.check_places([taken])
+
+
+@pytest.mark.parametrize("lacking", ["sha256", "fingerprint", "name"])
+def test_a_line_without_what_is_needed_is_passed_over(out, job, told, lacking):
+    entry = json.loads((out / FILE).read_text())
+    (out / FILE).write_text(json.dumps({k: v for k, v in entry.items() if k != lacking}) + "\n")
+    assert told.manifest(out).pending([job]) == [job]
+    assert told == [f"{out / FILE}, line 1 is damaged: passed over."]
+
+
+def test_a_file_in_the_place_of_the_folder_is_told(tmp_path, job, told):
+    (tmp_path / "out").write_bytes(b"mine")
+    with pytest.raises(Problems, match="out is a file. Give a folder to --out."):
+        told.manifest(tmp_path / "out").check_places([job])
 
 
 def test_redo_makes_everything_again(out, job, told):

@@ -167,3 +167,8 @@ def test_a_folder_of_images_takes_masks_of_the_same_names(tmp_path):
 def test_an_edit_needs_both_sides(text):
     with pytest.raises(ValueError, match="source -> target"):
         split_edit(text)
+
+
+def test_an_edit_has_one_arrow():
+    with pytest.raises(ValueError, match="has two arrows. Part edits by ';'"):
+        split_edit("wolf -> goat moon -> ball")

@@ -95,6 +95,8 @@ def test_a_copy_does_not_share_nodes(workflow):
         ("{", "is not JSON"),
         ("[]", "not a workflow in ComfyUI's API format"),
         ('{"1": {"inputs": {}}}', "not a workflow in ComfyUI's API format"),
+        ('{"1": {"class_type": "A"}}', "not a workflow in ComfyUI's API format"),
+        ('{"1": {"class_type": "A", "inputs": {}, "_meta": null}}', "not a workflow in ComfyUI's"),
         (json.dumps({"nodes": [], "links": []}), "Export it with"),
     ],
 )
@@ -107,3 +109,5 @@ def test_a_file_that_is_no_api_workflow_is_an_error(tmp_path, text, expected):
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no workflow file"):
         Workflow.load(tmp_path / "none.json")
+    with pytest.raises(ValueError, match="cannot be read"):
+        Workflow.load(tmp_path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import comfy.model_management as mm
 import folder_paths
 import pytest
 import torch
@@ -221,6 +222,23 @@ def test_lpips_is_scored_where_its_files_are(models_dir: Path) -> None:
     assert "LPIPS is n/a" not in text
 
 
+def test_a_weight_file_that_comes_later_is_used_without_a_restart(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = nodes()["ALEPreservationScore"]
+    nothing = node.fingerprint_inputs()
+    backbone = squeezenet(models_dir / "lpips" / "squeezenet1_1-test.pth")
+    heads = host_scores.heads_file(backbone)
+    assert heads is not None and node.fingerprint_inputs() != nothing
+    monkeypatch.setattr(host_scores, "find_spec", lambda _name: None)  # no package has the heads
+    alone = node.fingerprint_inputs()
+    assert isnan(keep()[3])
+    (models_dir / "lpips" / "squeeze.pth").write_bytes(heads.read_bytes())
+    assert node.fingerprint_inputs() not in (nothing, alone)
+    assert keep()[3] > 0
+    assert node.fingerprint_inputs() == node.fingerprint_inputs()
+
+
 def test_heads_beside_the_backbone_come_first(models_dir: Path) -> None:
     backbone = models_dir / "lpips" / "squeezenet1_1-test.pth"
     assert host_scores.heads_file(backbone) != models_dir / "lpips" / "squeeze.pth"
@@ -257,6 +275,18 @@ def test_a_vit_of_another_size_is_left_out_and_said(
     with caplog.at_level(logging.WARNING):
         assert isnan(keep()[4])
     assert "is not DINO's ViT-B/8 and is left out" in caplog.text
+
+
+def test_it_can_be_stopped_between_the_background_and_the_structure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopped_meanwhile(*parts: Tensor) -> Any:
+        mm.interrupt_current_processing()
+        return background_scores(*parts)
+
+    monkeypatch.setattr(host_scores, "background_scores", stopped_meanwhile)
+    with pytest.raises(mm.InterruptProcessingException):
+        keep()
 
 
 def test_without_background_every_figure_of_it_is_nan() -> None:
@@ -307,6 +337,8 @@ def test_batches_lists_and_earlier_comparisons_are_one_sheet() -> None:
     )
     assert [e.label for e in all_entries] == ["source", "naive", "ALE", "wide"]
     assert sheet.shape[0] == 1 and sheet.shape[2] > 3 * first.shape[2]
+    _, both = compare([picture()], "last", previous=[entries, all_entries])
+    assert [e.label for e in both] == ["source", "source", "naive", "ALE", "wide", "last"]
 
 
 def test_scores_of_both_nodes_stand_under_their_pictures() -> None:

@@ -109,3 +109,19 @@ def test_without_any_background_te_is_nan_and_ti_is_not(net):
     masks[0, :5], masks[1, 5:] = 1, 1
     found = leakage(cosines_of(net), picture / 255, masks, targets)
     assert isnan(found.te) and found.ti > 1
+
+
+def test_a_score_below_zero_counts_as_zero_and_targets_are_rows():
+    cosines = torch.tensor([[-0.5, 0.1], [0.4, -0.3], [-0.2, 0.6]])
+    masks = torch.zeros(2, 4, 4)
+    masks[0, 0], masks[1, 1] = 1, 1
+    found = leakage(lambda _images, _texts: cosines, torch.rand(4, 4, 3), masks, ["a", "b"])
+    assert found.pairs.tolist() == [pytest.approx([0, 40, 0]), pytest.approx([10, 0, 60])]
+    assert (found.te, found.ti) == pytest.approx((30, 25))
+
+
+def test_a_pixel_of_a_soft_mask_is_whole_or_not_at_all():
+    masks = torch.tensor([[[0.4, 0.6]]])
+    object_alone, background = cut_outs(torch.ones(1, 2, 3), masks)
+    assert object_alone[0, :, 0].tolist() == [0, 1]
+    assert background[0, :, 0].tolist() == [1, 0]

@@ -34,7 +34,7 @@ def new_server(dev: ModuleType, base: Path, *options: str) -> Any:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of models that the server looks into besides its own; empty at first."""
     folder = tmp_path_factory.mktemp("models")
-    for kind in ("checkpoints", "loras", "clip_vision", "text_encoders"):
+    for kind in ("checkpoints", "loras", "clip_vision", "text_encoders", "lpips"):
         (folder / kind).mkdir()
     return folder
 
@@ -42,6 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def extra_models(models: Path) -> list[str]:
     """Options that make a server look into this folder of models."""
     kinds = ("checkpoints", "loras", "grounding-dino", "sams", "clip_vision", "text_encoders")
+    kinds += ("lpips",)
     places = {"base_path": str(models), **{kind: kind for kind in kinds}}
     config = models / "extra_model_paths.yaml"
     config.write_text(json.dumps({"tests": places}), encoding="utf-8")  # JSON is YAML

@@ -10,7 +10,7 @@ import pytest
 
 from ale_edit.headless import NodeFailed
 from ale_edit.tests.server.test_pack_in_comfyui import load_workflow
-from ale_edit.tests.tiny_scores import clip_folder
+from ale_edit.tests.tiny_scores import clip_folder, squeezenet
 from ale_edit.tests.workflows.graphs import MINI_CLIP
 
 LOADER = "node_clip_similarity_loader"
@@ -41,6 +41,18 @@ def test_preservation_is_in_the_history_as_text_and_json(history):
     (text,), (content,) = kept["text"], kept["json"]
     (entry,) = json.loads(content)["images"]
     assert 5 < entry["PSNR"] < 61 and f"PSNR {entry['PSNR']:.2f} dB" in text
+
+
+def test_a_weight_file_put_in_place_is_used_though_nothing_else_changed(history, models):
+    workflow = load_workflow("node_preservation_score")
+    workflow.fill("ALE Edit", steps=2)
+    assert "LPIPS is n/a" in history(workflow, "Preservation Score")["text"][0]
+    backbone = squeezenet(models / "lpips" / "squeezenet1_1-test.pth")
+    try:
+        (entry,) = json.loads(history(workflow, "Preservation Score")["json"][0])["images"]
+    finally:
+        backbone.unlink()
+    assert entry["LPIPS"] > 0
 
 
 def test_leakage_by_a_folder_of_clip_is_in_the_history(history, models):
