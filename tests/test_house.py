@@ -35,7 +35,7 @@ PACK: dict[str, set[str]] = {
     "bench/options.py": set(),
     "bench/own_input.py": {"headless"},
     "bench/lpips_network.py": {"scoring"},
-    "bench/clip_network.py": set(),
+    "bench/clip_network.py": {"scoring"},
     "bench/work.py": {"headless"},
     "bench/workers.py": set(),
     "headless": set(),
@@ -80,7 +80,7 @@ LATE: dict[str, set[str]] = {  # only inside a function
     "demo": COMFY | {"safetensors", "PIL"},
     "demo/evaluate.py": COMFY,
     "bench/lpips_network.py": {"torchvision", "torchmetrics"},
-    "bench/clip_network.py": {"transformers"},
+    "bench/clip_network.py": {"transformers", "safetensors"},
     "bench/workers.py": {"distributed"},
     "dev.py": {"torch", "comfy"},
 }
