@@ -1,7 +1,6 @@
 """A CLIP from a folder on this machine, as Hugging Face has it (scoring/clip.py). Nothing is
 downloaded."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..scoring import clip
+from .weight_files import read_tensors, version_of
 
 BATCH = 16
 
@@ -44,7 +44,7 @@ class ClipNetwork:
                 f"({type(error).__name__}: {str(error).splitlines()[0]}). Give a folder such as "
                 "one of openai/clip-vit-large-patch14, with its weights and its tokenizer."
             ) from error
-        return cls(model, tokenizer, _version(folder))
+        return cls(model, tokenizer, version_of(p for p in folder.iterdir() if p.is_file()))
 
     def cosines(self, images: Tensor, texts: Sequence[str]) -> Tensor:
         """Cosines (B, T) of images (B, H, W, 3) in [0, 1] and T texts, cut to CLIP's 77 tokens."""
@@ -55,26 +55,8 @@ class ClipNetwork:
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    """Of all weight files of a folder; several where it is split. Code in a pickle is never run."""
-    from safetensors.torch import load_file
-
-    files = sorted(folder.glob("model*.safetensors"))
-    if files:
-        return {name: tensor for file in files for name, tensor in load_file(file).items()}
-    weights: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("pytorch_model*.bin")):
-        weights |= torch.load(file, map_location="cpu", weights_only=True)
-    if not weights:
+    """Of all weight files of a folder; several where it is split."""
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
         raise ValueError("it has no model.safetensors")
-    return weights
-
-
-def _version(folder: Path) -> str:
-    """Of the files in the folder, by name and content."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
-    return digest.hexdigest()[:16]
+    return {name: tensor for file in files for name, tensor in read_tensors(file).items()}

@@ -92,8 +92,9 @@ def dataset_arguments(
 
 def checked_bench(args: argparse.Namespace) -> argparse.Namespace:
     check_folder(args.out)
-    if args.lpips is not None:
-        check_file("--lpips", args.lpips)
+    for option, file in (("--lpips", args.lpips), ("--dino", args.dino)):
+        if file is not None:
+            check_file(option, file, "the file of its weights")
     if args.clip is not None and not (args.clip / "config.json").is_file():
         raise ValueError(
             f"--clip {args.clip} is not a CLIP model of transformers (no config.json in it). Give "
@@ -341,10 +342,19 @@ def bench_parser(
         help=f"how long to wait where no server answers any more; default: {PATIENCE_S}",
     )
     options.add_argument(
-        "--clip", type=Path, metavar="DIR", help="a CLIP model of transformers, for TE and TI"
+        "--clip",
+        type=Path,
+        metavar="DIR",
+        help="a CLIP model of transformers, for TE, TI and similarities",
     )
     options.add_argument(
         "--lpips", type=Path, metavar="FILE", help="torchvision's squeezenet1_1-*.pth, for LPIPS"
+    )
+    options.add_argument(
+        "--dino",
+        type=Path,
+        metavar="FILE",
+        help="dino_vitbase8_pretrain.pth, for the structure distance",
     )
     options.add_argument(
         "--pictures",
@@ -419,9 +429,9 @@ def split_edit(text: str) -> tuple[str, str]:
     return source, target
 
 
-def check_file(option: str, path: Path) -> None:
+def check_file(option: str, path: Path, what: str = "an image file") -> None:
     if path.is_dir():
-        raise ValueError(f"{option} {path} is a folder. Give an image file.")
+        raise ValueError(f"{option} {path} is a folder. Give {what}.")
     try:
         path.open("rb").close()
     except FileNotFoundError:

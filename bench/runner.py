@@ -53,7 +53,9 @@ def run_bench(
     plan = Plan(
         dataset, edits, methods, out, context=context, settings=settings, checkpoint=checkpoint
     )
-    metrics = metrics_for(dataset, args.clip, args.lpips)  # first, in case it cannot be read
+    metrics = metrics_for(
+        dataset, args.clip, args.lpips, args.dino
+    )  # first, in case one cannot be read
     outcome = _only_told(plan) if args.score_only else _edited(plan, args)
     scored = {
         m.name: score(

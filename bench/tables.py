@@ -31,7 +31,7 @@ from .methods import (
 )
 from .options import tables_arguments
 from .page import page
-from .report import Results, Table
+from .report import PRESERVATION, Results, Table
 from .runner import run_bench, set_up
 
 LARGE_COUNTS = (4, 6, 8)
@@ -98,7 +98,7 @@ def _by_count(
         large = large_dataset(args.out, k)
         found.append(run_bench(args, large, table.methods, args.out / large.name))
     tables = []
-    for title, place in (("Edited objects", 0), ("Background", 1)):
+    for title, place in (("Edited objects", 0), (PRESERVATION, 1)):
         rows: list[tuple[str, ...]] = []
         columns: tuple[str, ...] = ()
         for results in found:
@@ -134,7 +134,9 @@ def large_dataset(out: Path, count: int) -> Dataset:
 
 def command_of(table: PaperTable, args: argparse.Namespace) -> str:
     words = ["dev.py", "bench", "tables", "--only", table.name, "--edits", str(args.edits)]
-    return shlex.join([*words, *(["--lpips", args.lpips.name] if args.lpips else [])])
+    for option, file in (("--lpips", args.lpips), ("--dino", args.dino)):
+        words += [option, file.name] if file else []
+    return shlex.join(words)
 
 
 def section(setup: Mapping[str, Any], results: Results, tables: Sequence[Table]) -> str:

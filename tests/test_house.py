@@ -36,6 +36,8 @@ PACK: dict[str, set[str]] = {
     "bench/own_input.py": {"headless"},
     "bench/lpips_network.py": {"scoring"},
     "bench/clip_network.py": {"scoring"},
+    "bench/dino_network.py": {"scoring"},
+    "bench/weight_files.py": set(),
     "bench/work.py": {"headless"},
     "bench/workers.py": set(),
     "headless": set(),
@@ -60,6 +62,8 @@ OTHERS: dict[str, set[str]] = {
     "bench": {"torch", "numpy", "PIL", "aiohttp"},
     "bench/lpips_network.py": {"torch"},
     "bench/clip_network.py": {"torch"},
+    "bench/dino_network.py": set(),
+    "bench/weight_files.py": {"torch"},
     "bench/workers.py": set(),
     "bench/work.py": {"aiohttp"},  # all that a worker on another machine has
     "bench/speed.py": {"torch", "numpy", *COMFY},
@@ -80,7 +84,8 @@ LATE: dict[str, set[str]] = {  # only inside a function
     "demo": COMFY | {"safetensors", "PIL"},
     "demo/evaluate.py": COMFY,
     "bench/lpips_network.py": {"torchvision", "torchmetrics"},
-    "bench/clip_network.py": {"transformers", "safetensors"},
+    "bench/clip_network.py": {"transformers"},
+    "bench/weight_files.py": {"safetensors"},
     "bench/workers.py": {"distributed"},
     "dev.py": {"torch", "comfy"},
 }

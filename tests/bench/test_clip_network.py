@@ -3,12 +3,13 @@
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torchmetrics.functional.multimodal import clip_score
 from transformers import (
     CLIPConfig,
@@ -130,7 +131,7 @@ def test_a_data_set_of_photographs_is_scored_by_this_clip(folder):
     )
     metrics = metrics_for(dataset, clip=folder)
     assert [m.name for m in metrics.ready] == ["background", "leakage"]
-    assert set(metrics.missing) == {"lpips"}
+    assert set(metrics.missing) == {"lpips", "structure"}
     (leakage,) = [m for m in metrics.ready if m.name == "leakage"]
     masks = torch.zeros(2, 32, 32)
     masks[0, :10], masks[1, 20:] = 1, 1
@@ -140,6 +141,47 @@ def test_a_data_set_of_photographs_is_scored_by_this_clip(folder):
     assert len(one["TE"]) == 1 and one["TI"] == one["TI of the source"] == []  # shown as n/a
 
 
+def turned(folder: Path, copy: Path) -> Path:
+    """The model with negated cosines, which of noise are above zero then."""
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    weights["text_projection.weight"] *= -1
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    return copy
+
+
+@pytest.mark.parametrize("sentence", ["", "a red wolf beside a blue one"])
+def test_similarities_are_clip_scores_of_the_edited_regions_and_the_whole_image(
+    folder, sentence, tmp_path
+):
+    folder = turned(folder, tmp_path / "turned")
+    dataset = Dataset(folder, "photos", {}, {}, ())
+    (metric,) = [m for m in metrics_for(dataset, clip=folder).ready if m.name == "leakage"]
+    masks = torch.zeros(2, 32, 32)
+    masks[0, :10], masks[1, 20:] = 1, 1
+    seen, edit = views(masks), replace(edit_of(2), target_prompt=sentence)
+    found = metric.values(dataset, edit, seen)
+    prompt = sentence or "red wolf and blue wolf"
+    model = ForTorchmetrics.from_pretrained(str(folder), local_files_only=True)
+    processor = CLIPProcessor(CLIPImageProcessorPil(**SHAPE), words())
+
+    def scored(image: torch.Tensor, text: str) -> float:
+        pixels = (image * 255).round().to(torch.uint8).movedim(-1, 0)
+        return float(clip_score(pixels, text, lambda: (model, processor)).detach())
+
+    for image, suffix in ((seen.edited, ""), (seen.source, " of the source")):
+        each = [
+            scored(image * mask[..., None], text)
+            for mask, text in zip(masks, ("red wolf", "blue wolf"), strict=True)
+        ]
+        union = scored(image * masks.sum(0)[..., None], prompt)
+        expected = {"objects": sum(each) / 2, "union": union, "whole": scored(image, prompt)}
+        for name, score in expected.items():
+            assert found[f"CLIP, {name}{suffix}"] == [pytest.approx(score, abs=1e-4)]
+    named = [found[f"CLIP, {name}"][0] for name in ("objects", "union", "whole")]
+    assert min(named) > 0.1 and len(set(named)) == 3
+
+
 def test_without_any_background_nothing_of_it_is_scored(folder):
     """A black image has a similarity to every text; it says nothing of leakage."""
     dataset = Dataset(folder, "photos", {}, {}, ())
@@ -147,6 +189,7 @@ def test_without_any_background_nothing_of_it_is_scored(folder):
     everything = torch.ones(2, 32, 32)
     found = metrics["leakage"].values(dataset, edit_of(2), views(everything))
     assert found["TE"] == found["TE of the source"] == [] and len(found["TI"]) == 1
+    assert len(found["CLIP, union"]) == 1
     assert set(
         map(tuple, metrics["background"].values(dataset, edit_of(2), views(everything)).values())
     ) == {()}

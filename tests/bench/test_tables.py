@@ -79,8 +79,11 @@ def test_full_and_a_number_of_edits_contradict_each_other():
 
 
 def test_a_file_of_weights_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"There is no file .*none.pth \(--lpips\)"):
-        bench_demo_arguments(["--lpips", str(tmp_path / "none.pth")])
+    for option in ("--lpips", "--dino"):
+        with pytest.raises(ValueError, match=rf"There is no file .*none.pth \({option}\)"):
+            bench_demo_arguments([option, str(tmp_path / "none.pth")])
+        with pytest.raises(ValueError, match="is a folder. Give the file of its weights"):
+            bench_demo_arguments([option, str(tmp_path)])
 
 
 def test_images_of_other_settings_are_told_where_they_are_only_scored(tmp_path, capsys):
