@@ -345,7 +345,7 @@ def bench_parser(
         "--clip",
         type=Path,
         metavar="DIR",
-        help="a CLIP model of transformers, for TE, TI and similarities",
+        help="a CLIP model of transformers, for TE, TI and the other similarities",
     )
     options.add_argument(
         "--lpips", type=Path, metavar="FILE", help="torchvision's squeezenet1_1-*.pth, for LPIPS"

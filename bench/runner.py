@@ -53,9 +53,8 @@ def run_bench(
     plan = Plan(
         dataset, edits, methods, out, context=context, settings=settings, checkpoint=checkpoint
     )
-    metrics = metrics_for(
-        dataset, args.clip, args.lpips, args.dino
-    )  # first, in case one cannot be read
+    # first, in case a file cannot be read
+    metrics = metrics_for(dataset, args.clip, args.lpips, args.dino)
     outcome = _only_told(plan) if args.score_only else _edited(plan, args)
     scored = {
         m.name: score(

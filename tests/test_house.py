@@ -65,7 +65,7 @@ OTHERS: dict[str, set[str]] = {
     "bench/dino_network.py": set(),
     "bench/weight_files.py": {"torch"},
     "bench/workers.py": set(),
-    "bench/work.py": {"aiohttp"},  # all that a worker on another machine has
+    "bench/work.py": set(),  # a worker on another machine has aiohttp alone, for headless/
     "bench/speed.py": {"torch", "numpy", *COMFY},
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
     "bench/own_input.py": {"PIL"},
