@@ -449,7 +449,7 @@ def check_folder(out: Path) -> None:
         raise ValueError(f"--out {out}: {existing[0]} is a file. Give another folder.")
 
 
-def fail(job: str, error: Exception, code: int = 1) -> int:
+def fail(job: str, error: Exception | str, code: int = 1) -> int:
     """Print an error as one line, and give the exit code."""
     print(f"{job}: {error}", file=sys.stderr)
     return code

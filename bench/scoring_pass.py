@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from ..demo.judge import Judge
+from ..headless.pictures import write_whole
 from ..scoring.leakage import Cosines, leakage
 from ..scoring.lpips import background_lpips, pie_bench_lpips
 from ..scoring.preservation import background_scores, pie_bench_scores
 from ..scoring.similarity import edit_similarity
 from ..scoring.structure import DinoKeys, Scale, structure_distance
 from .clip_network import ClipNetwork
-from .dataset import Dataset, ImageEdit, write_bytes
+from .dataset import Dataset, ImageEdit
 from .demo_scenes import HELD_OUT
 from .dino_network import load_dino
 from .editing import image_path, read_result
@@ -248,4 +249,4 @@ def _kept(path: Path, tell: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _save(path: Path, kept: dict[str, Any]) -> None:
-    write_bytes(path, json.dumps(kept).encode("utf-8"))
+    write_whole(path, json.dumps(kept).encode("utf-8"))

@@ -23,7 +23,6 @@ from ..headless import (
 )
 from ..headless.schema import PACK
 
-UPLOADS = "ale-edit"  # subfolder of a server's inputs
 _T = TypeVar("_T")
 
 

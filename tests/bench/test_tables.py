@@ -5,11 +5,11 @@ import pytest
 from ale_edit.bench.demo_bench import demo_settings
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import Plan, write_result
-from ale_edit.bench.main_job import as_png
 from ale_edit.bench.methods import ALE
 from ale_edit.bench.options import bench_demo_arguments, tables_arguments
 from ale_edit.bench.runner import run_bench
 from ale_edit.bench.tables import TABLES, command_of, main, named_tables, renewed
+from ale_edit.headless.pictures import as_png
 
 MARKED = "Before.\n<!-- table variants -->\nold\n<!-- end variants -->\nAfter.\n"
 

@@ -13,8 +13,8 @@ from aiohttp import web
 from PIL import Image
 
 from ale_edit.bench import work
-from ale_edit.bench.main_job import as_png
 from ale_edit.bench.work import Item, ItemFailed, ServerLost, Stopped, Unfit, look, make
+from ale_edit.headless.pictures import as_png
 
 NODES = {
     "1": {"class_type": "LoadImage", "inputs": {"image": "ale-edit/a.png"}},
