@@ -420,6 +420,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def split_edit(text: str) -> tuple[str, str]:
+    """(source, target), as headless/table.py has it; that cannot be imported without aiohttp."""
     source, arrow, target = (part.strip() for part in text.partition("->"))
     if not (source and arrow and target):
         raise ValueError(
