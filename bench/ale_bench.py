@@ -14,10 +14,10 @@ from typing import Any
 
 from PIL import Image
 
+from ..headless.pictures import open_picture
 from .construction import Vocabulary, construct
 from .dataset import Dataset, ImageObject, SourceImage, read_dataset, write_dataset
 from .json_files import Entry, read_json
-from .own_input import open_picture
 
 ATTRIBUTES = "attributes.json"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")

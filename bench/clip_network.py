@@ -1,10 +1,6 @@
-"""A CLIP model of transformers from a folder on this machine, for TE and TI. Nothing is downloaded.
+"""A CLIP from a folder on this machine, as Hugging Face has it (scoring/clip.py). Nothing is
+downloaded."""
 
-As torchmetrics' CLIPScore: the image at 8 bits through the model's own processor, the cosine of its
-features and the text's.
-"""
-
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,71 +9,54 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..scoring import clip
+from .weight_files import read_tensors, version_of
+
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class ClipNetwork:
-    """`cosines` is what scoring/leakage.py takes; `version` changes with the weights."""
+    """`cosines` is what scoring/leakage.py takes; `version` changes with the files."""
 
     model: Any
-    processor: Any
+    tokenizer: Any
     version: str
 
     @classmethod
     def load(cls, folder: Path) -> "ClipNetwork":
-        """Read a folder as transformers saves it; ValueError with the cure otherwise."""
+        """Read a folder with config.json, weights and the words; ValueError with the cure
+        otherwise."""
         try:
-            from transformers import CLIPModel, CLIPProcessor
+            from transformers import CLIPTokenizer
         except ImportError as error:
             raise ValueError(
                 f"--clip needs transformers ({error}). Install it, or leave --clip out."
             ) from error
         try:
-            loaded: Any = CLIPModel.from_pretrained(
-                str(folder), local_files_only=True, output_loading_info=True
-            )
-            processor = CLIPProcessor.from_pretrained(str(folder), local_files_only=True)
-        except Exception as error:  # transformers raises a dozen kinds for a foreign folder
+            model = clip.load_clip(str(folder), _weights(folder))
+            tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+            if len(tokenizer) != clip.VOCABULARY:  # what it is without its files
+                raise ValueError("it has no vocab.json and merges.txt, or others than CLIP's")
+        except Exception as error:  # a foreign folder raises a dozen kinds
             raise ValueError(
                 f"--clip {folder} cannot be read as a CLIP model of transformers "
                 f"({type(error).__name__}: {str(error).splitlines()[0]}). Give a folder such as "
-                "one of openai/clip-vit-large-patch14, with its preprocessor and tokenizer."
+                "one of openai/clip-vit-large-patch14, with its weights and its tokenizer."
             ) from error
-        model, report = loaded
-        if lost := sorted(report["missing_keys"]):
-            raise ValueError(
-                f"--clip {folder} has no weights {lost[0]} and {len(lost) - 1} more. Give a whole "
-                "CLIP model."
-            )
-        return cls(model.eval().requires_grad_(False), processor, _version(folder))
+        return cls(model, tokenizer, version_of(p for p in folder.iterdir() if p.is_file()))
 
-    @torch.no_grad()
     def cosines(self, images: Tensor, texts: Sequence[str]) -> Tensor:
         """Cosines (B, T) of images (B, H, W, 3) in [0, 1] and T texts, cut to CLIP's 77 tokens."""
-        pixels = (images * 255).round().to(torch.uint8).permute(0, 3, 1, 2)
-        seen = torch.cat([self._seen(part) for part in pixels.split(BATCH)])
-        words = self.processor.tokenizer(
-            list(texts), return_tensors="pt", padding=True, truncation=True, max_length=77
-        )
-        read = self.model.text_projection(self.model.text_model(**words).pooler_output)
-        return _unit(seen) @ _unit(read).T
-
-    def _seen(self, pixels: Tensor) -> Tensor:
-        inputs = self.processor.image_processor(list(pixels), return_tensors="pt")
-        return self.model.visual_projection(self.model.vision_model(**inputs).pooler_output)
+        parts = clip.cropped(images, clip.side_of(self.model)).split(BATCH)
+        seen = torch.cat([clip.image_vectors(self.model, part) for part in parts])
+        tokens = [clip.cut_short(self.tokenizer(text)["input_ids"]) for text in texts]
+        return clip.cosines(seen, clip.text_vectors(self.model, tokens))
 
 
-def _unit(vectors: Tensor) -> Tensor:
-    return vectors / vectors.norm(dim=-1, keepdim=True)
-
-
-def _version(folder: Path) -> str:
-    """Of the files in the folder, by name and content."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
-    return digest.hexdigest()[:16]
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """Of all weight files of a folder; several where it is split."""
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise ValueError("it has no model.safetensors")
+    return {name: tensor for file in files for name, tensor in read_tensors(file).items()}

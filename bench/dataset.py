@@ -4,18 +4,15 @@ dataset.json names images, each with its objects (mask, phrase, attributes), and
 some objects of one image. Their order matters: every beginning of the list is to be a fair sample.
 """
 
-import errno
-import io
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
+from ..headless.pictures import as_png, write_whole
 from .json_files import Entry, read_json
 from .options import EDIT_TYPES
 
@@ -108,38 +105,14 @@ class Dataset:
 def write_dataset(dataset: Dataset, files: Mapping[str, Image.Image | bytes]) -> None:
     """Write the JSON file, and pictures or whole files by name; equal files stay untouched."""
     for name, content in files.items():
-        write_bytes(dataset.folder / name, content if isinstance(content, bytes) else _png(content))
+        write_whole(
+            dataset.folder / name, content if isinstance(content, bytes) else as_png(content)
+        )
     content = {"format": FORMAT, "name": dataset.name, "about": dataset.about}
     content["images"] = {name: asdict(image) for name, image in dataset.images.items()}
     content["edits"] = [asdict(edit) for edit in dataset.edits]
     text = json.dumps(content, indent=1) + "\n"
-    write_bytes(dataset.folder / FILE, text.encode("utf-8"))
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; one with this content already stays as it is."""
-    if path.is_file() and path.read_bytes() == data:
-        return
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        cure = "Free some space" if error.errno == errno.ENOSPC else "Make the folder writable"
-        why = f"{error.strerror or error}. {cure}, and give the same command again: what is"
-        raise OSError(error.errno, f"{path} was not written: {why} there is kept") from error
+    write_whole(dataset.folder / FILE, text.encode("utf-8"))
 
 
 def read_dataset(folder: Path) -> Dataset:

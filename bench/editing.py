@@ -18,12 +18,13 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from ..headless import Workflow
-from .dataset import Dataset, ImageEdit, write_bytes
+from ..headless.edits import filled_workflow
+from ..headless.pictures import as_png, undamaged, upload_name, write_whole
+from .dataset import Dataset, ImageEdit
 from .judging import weights_key
-from .main_job import as_png, filled_workflow
 from .methods import Method
 from .spreading import Outcome, Spread
-from .work import UPLOADS, Item
+from .work import Item
 from .workers import Workers
 
 FINGERPRINT = "ale-edit fingerprint"
@@ -158,12 +159,6 @@ def image_path(out: Path, method: str, edit: str) -> Path:
     return out / "images" / method / f"{edit}.png"
 
 
-def upload_name(picture: Image.Image) -> str:
-    """A name made of its content, so that no two pictures share one."""
-    content = f"{picture.mode}{picture.size}".encode() + picture.tobytes()
-    return f"{UPLOADS}/{hashlib.sha256(content).hexdigest()[:24]}.png"
-
-
 def pending(jobs: Sequence[Job], tell: Callable[[str], None]) -> list[Job]:
     """The jobs whose image is not there; images that must be made again are told."""
     left = []
@@ -189,14 +184,10 @@ def state_of(job: Job) -> str:
 
 def read_result(path: Path) -> tuple[Image.Image, str]:
     """An image and its fingerprint; ValueError if any part of the file is damaged."""
-    data = path.read_bytes()
     try:
-        with Image.open(io.BytesIO(data)) as checked:
-            checked.verify()  # the checksum of every chunk
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
-    except Exception as error:  # Pillow raises half a dozen kinds for a damaged file
-        raise ValueError(f"{path} is damaged ({error}). Run the bench again.") from error
+        picture = undamaged(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is {error}. Run the bench again.") from error
     return picture.convert("RGB"), str(picture.info.get(FINGERPRINT, ""))
 
 
@@ -216,7 +207,7 @@ def write_result(job: Job, image: bytes, versions: Mapping[str, str]) -> None:
     note.add_text(MADE_ON, ", ".join(f"{name} {version}" for name, version in versions.items()))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", pnginfo=note)
-    write_bytes(job.path, buffer.getvalue())
+    write_whole(job.path, buffer.getvalue())
 
 
 # -- doing it --------------------------------------------------------------------------------------

@@ -6,9 +6,8 @@ Nothing is downloaded.
 
 from pathlib import Path
 
-import torch
-
 from ..scoring import lpips_network
+from .weight_files import read_tensors
 
 
 class LpipsNetwork(lpips_network.LpipsNetwork):
@@ -26,9 +25,9 @@ class LpipsNetwork(lpips_network.LpipsNetwork):
                 "--lpips out."
             ) from error
         path = Path(lpips.__file__).parent / "lpips_models" / "squeeze.pth"
-        heads = torch.load(path, map_location="cpu", weights_only=True)
+        heads = read_tensors(path)
         try:
-            weights = torch.load(backbone, map_location="cpu", weights_only=True)
+            weights = read_tensors(backbone)
             built = cls.build(weights, heads)
         except Exception as error:  # torch raises half a dozen kinds for a foreign file
             raise ValueError(

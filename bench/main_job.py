@@ -34,15 +34,14 @@ from ..headless import (
 )
 from ..headless.edits import filled_workflow
 from ..headless.pack import pack_version
-from ..headless.pictures import as_png as as_png
-from ..headless.pictures import upload
+from ..headless.pictures import upload, uploaded_as
 from ..scoring.preservation import background_mse, psnr_of
 from .options import SERVER_FAILED, demo_arguments, fail
 from .own_input import own_input
 from .pictures import side_by_side
 
 SAVED = ("edited", "reconstruction", "regions")  # titles "Save edited", ... of the workflow
-LISTED = 10  # checkpoints that an error names
+KEPT = "What was made is kept: mend that, and give the same command again."
 NAIVE = {"ore": False, "rgb_cam": False, "blending": False}
 
 
@@ -106,26 +105,6 @@ def to_tensor(picture: Image.Image) -> Tensor:
 
 
 # -- the server ------------------------------------------------------------------------------------
-
-
-async def check_checkpoint(client: ComfyClient, name: str) -> None:
-    offered = await client.choices("CheckpointLoaderSimple", "ckpt_name")
-    if name in offered:
-        return
-    listed = ", ".join(offered[:LISTED])
-    more = f" and {len(offered) - LISTED} more" if len(offered) > LISTED else ""
-    cure = (
-        "put the file into its models/checkpoints, or give the ComfyUI that has it (--comfyui or "
-        "--server)"
-    )
-    raise ValueError(
-        f"ComfyUI at {client.url} has no checkpoint {name!r}. "
-        + (
-            f"It has {listed}{more}: give one of these, {cure}."
-            if offered
-            else f"It has none: {cure}."
-        )
-    )
 
 
 async def run_workflow(client: ComfyClient, workflow: Workflow, label: str) -> Outcome:
@@ -237,12 +216,9 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
         warn_of_unknown_words(edits)
     args.out.mkdir(parents=True, exist_ok=True)
     async with ComfyClient(args.server) as client:
-        if args.checkpoint is not None:
-            await check_checkpoint(client, args.checkpoint)
-        names = [await upload(client, edit.mask) for edit in edits]
-        triples = [(e.source, e.target, name) for e, name in zip(edits, names, strict=True)]
+        triples = [(e.source, e.target, uploaded_as(e.mask)) for e in edits]
         workflow = filled_workflow(
-            await upload(client, source),
+            uploaded_as(source),
             triples,
             seed=args.seed,
             checkpoint=args.checkpoint,
@@ -250,7 +226,9 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
             edit_type=args.edit_type or ("object" if own else None),
             guidance=(args.source_guidance, args.target_guidance),
         )
-        await client.check(workflow.classes())
+        await client.check_workflow(workflow)
+        for picture in (source, *(e.mask for e in edits)):
+            await upload(client, picture)
         ale = await run_workflow(client, workflow, "ALE edit")
         plain = workflow.copy()
         plain.fill("Method", **NAIVE)
@@ -282,7 +260,8 @@ def guarded(job: str, run: Callable[[], None]) -> int:
     except (ComfyError, ValueError, OSError) as error:
         if sys.stdout.isatty():
             print()  # ends the progress line
-        return fail(job, error, exit_code(error))
+        cure = f". {KEPT}" if isinstance(error, OSError) else ""
+        return fail(job, f"{error}{cure}", exit_code(error))
     return 0
 
 

@@ -92,8 +92,9 @@ def dataset_arguments(
 
 def checked_bench(args: argparse.Namespace) -> argparse.Namespace:
     check_folder(args.out)
-    if args.lpips is not None:
-        check_file("--lpips", args.lpips)
+    for option, file in (("--lpips", args.lpips), ("--dino", args.dino)):
+        if file is not None:
+            check_file(option, file, "the file of its weights")
     if args.clip is not None and not (args.clip / "config.json").is_file():
         raise ValueError(
             f"--clip {args.clip} is not a CLIP model of transformers (no config.json in it). Give "
@@ -341,10 +342,19 @@ def bench_parser(
         help=f"how long to wait where no server answers any more; default: {PATIENCE_S}",
     )
     options.add_argument(
-        "--clip", type=Path, metavar="DIR", help="a CLIP model of transformers, for TE and TI"
+        "--clip",
+        type=Path,
+        metavar="DIR",
+        help="a CLIP model of transformers, for TE, TI and the other similarities",
     )
     options.add_argument(
         "--lpips", type=Path, metavar="FILE", help="torchvision's squeezenet1_1-*.pth, for LPIPS"
+    )
+    options.add_argument(
+        "--dino",
+        type=Path,
+        metavar="FILE",
+        help="dino_vitbase8_pretrain.pth, for the structure distance",
     )
     options.add_argument(
         "--pictures",
@@ -410,6 +420,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def split_edit(text: str) -> tuple[str, str]:
+    """(source, target), as headless/table.py has it; that cannot be imported without aiohttp."""
     source, arrow, target = (part.strip() for part in text.partition("->"))
     if not (source and arrow and target):
         raise ValueError(
@@ -419,9 +430,9 @@ def split_edit(text: str) -> tuple[str, str]:
     return source, target
 
 
-def check_file(option: str, path: Path) -> None:
+def check_file(option: str, path: Path, what: str = "an image file") -> None:
     if path.is_dir():
-        raise ValueError(f"{option} {path} is a folder. Give an image file.")
+        raise ValueError(f"{option} {path} is a folder. Give {what}.")
     try:
         path.open("rb").close()
     except FileNotFoundError:
@@ -439,7 +450,7 @@ def check_folder(out: Path) -> None:
         raise ValueError(f"--out {out}: {existing[0]} is a file. Give another folder.")
 
 
-def fail(job: str, error: Exception, code: int = 1) -> int:
+def fail(job: str, error: Exception | str, code: int = 1) -> int:
     """Print an error as one line, and give the exit code."""
     print(f"{job}: {error}", file=sys.stderr)
     return code

@@ -32,6 +32,9 @@ class Column:
 JUDGED = (
     Column("TE", "TE ↓", 2, metric="leakage"),
     Column("TI", "TI ↓", 2, metric="leakage"),
+    Column("CLIP, objects", "CLIP, each object ↑", 2, metric="leakage"),
+    Column("CLIP, union", "CLIP, edited regions ↑", 2, metric="leakage"),
+    Column("CLIP, whole", "CLIP, whole image ↑", 2, metric="leakage"),
     Column("object", "object ↑"),
     Column("color", "color ↑"),
     Column("material", "material ↑"),
@@ -42,10 +45,14 @@ JUDGED = (
     Column("wrong, untouched", "wrong attribute, untouched ↓"),
 )
 BACKGROUND = (
+    Column("structure", "structure distance x1000 ↓", 2, 1000, metric="structure"),
     Column("psnr", "PSNR (dB) ↑", 2),
     Column("mse", "MSE x1000 ↓", 2, 1000),
     Column("ssim", "SSIM ↑"),
     Column("lpips", "LPIPS ↓", metric="lpips"),
+    Column(
+        "structure, PIE-Bench", "structure distance x1000, PIE-Bench ↓", 2, 1000, metric="structure"
+    ),
     Column("psnr, PIE-Bench", "PSNR, PIE-Bench ↑", 2),
     Column("mse, PIE-Bench", "MSE x1000, PIE-Bench ↓", 2, 1000),
     Column("ssim, PIE-Bench", "SSIM, PIE-Bench ↑"),
@@ -53,11 +60,18 @@ BACKGROUND = (
 )
 SPLIT = ("TE", "TI", "all", "wrong, edited", "psnr")
 """Figures that are also shown by kind of edit and by number of objects."""
-OF_THE_SOURCE = {"TE": "TE of the source", "TI": "TI of the source"}
+OF_THE_SOURCE = {
+    name: f"{name} of the source"
+    for name in ("TE", "TI", "CLIP, objects", "CLIP, union", "CLIP, whole")
+}
+PRESERVATION = "Background and structure"
 LEGEND = (
     "Mean [95 % interval], by bootstrap over groups of edits that share an image ({draws} draws, "
     "seed {seed}). TE, TI: 100 x cosine of CLIP, of the targets' phrases and the background (TE) "
-    "or the other objects (TI); the unedited source stands beside them. Background: over its "
+    "or the other objects (TI). CLIP: the same of each edited object and its target, of all edited "
+    "regions and the target prompt, and of the whole image and the target prompt. The unedited "
+    "source stands beside them. Structure distance: of whole images, by the keys of DINO's "
+    "ViT-B/8; PIE-Bench: with the input scale of its code. Background: over its "
     "pixels alone, and in PIE-Bench's way (over all pixels, objects black). n/a: there is no such "
     "figure, as TI of one object."
 )
@@ -182,7 +196,7 @@ class Results:
         rows = [(m.label, m.name, _everything) for m in self.methods]
         return [
             self.table("Edited objects", "method", JUDGED, rows),
-            self.table("Background", "method", BACKGROUND, rows),
+            self.table(PRESERVATION, "method", BACKGROUND, rows),
         ]
 
     def split_tables(self, by_count: bool = True) -> list[Table]:
@@ -215,7 +229,7 @@ class Results:
         columns: Sequence[Column],
         rows: Sequence[tuple[str, str, Callable[[ImageEdit], bool]]],
     ) -> Table:
-        """Rows of (label, method, which edits), and the source's own TE and TI."""
+        """Rows of (label, method, which edits), and what the source itself scores."""
         bootstrap = self.bootstrap()
         columns = self.shown_columns(columns)
         cells = tuple(

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..demo.world import unknown_words
-from .dataset import Dataset, read_dataset, write_bytes
+from ..headless.pack import pack_version
+from ..headless.pictures import write_whole
+from .dataset import Dataset, read_dataset
 from .editing import (
     STALE,
     Plan,
@@ -28,7 +30,7 @@ from .editing import (
     state_of,
 )
 from .judging import weights_key
-from .main_job import guarded, pack_version
+from .main_job import guarded
 from .methods import Method, named_methods
 from .options import run_arguments, split_settings
 from .page import page
@@ -53,7 +55,8 @@ def run_bench(
     plan = Plan(
         dataset, edits, methods, out, context=context, settings=settings, checkpoint=checkpoint
     )
-    metrics = metrics_for(dataset, args.clip, args.lpips)  # first, in case it cannot be read
+    # first, in case a file cannot be read
+    metrics = metrics_for(dataset, args.clip, args.lpips, args.dino)
     outcome = _only_told(plan) if args.score_only else _edited(plan, args)
     scored = {
         m.name: score(
@@ -159,7 +162,7 @@ def write_report(
         "html": page(title, results, setup, pictures),
     }
     for kind, text in texts.items():
-        write_bytes(out / f"{name}.{kind}", text.encode("utf-8"))
+        write_whole(out / f"{name}.{kind}", text.encode("utf-8"))
     print(f"{name}.md, .json and .html are in {out.resolve()}")
 
 

@@ -18,16 +18,21 @@ import torch
 from torch import Tensor
 
 from ..demo.judge import Judge
+from ..headless.pictures import write_whole
 from ..scoring.leakage import Cosines, leakage
 from ..scoring.lpips import background_lpips, pie_bench_lpips
 from ..scoring.preservation import background_scores, pie_bench_scores
+from ..scoring.similarity import edit_similarity
+from ..scoring.structure import DinoKeys, Scale, structure_distance
 from .clip_network import ClipNetwork
-from .dataset import Dataset, ImageEdit, write_bytes
+from .dataset import Dataset, ImageEdit
 from .demo_scenes import HELD_OUT
+from .dino_network import load_dino
 from .editing import image_path, read_result
 from .judging import judged, load_mini_clip, readings, weights_key
 from .lpips_network import LpipsNetwork
 from .main_job import cropped, to_tensor
+from .weight_files import version_of
 
 SAVE_EVERY = 100
 Values = dict[str, list[float]]
@@ -68,9 +73,14 @@ class Metrics:
     missing: dict[str, str]
 
 
-def metrics_for(dataset: Dataset, clip: Path | None = None, lpips: Path | None = None) -> Metrics:
-    """All metrics for a data set. `clip`: a folder of a CLIP model; `lpips`: the file of the
-    backbone's weights."""
+def metrics_for(
+    dataset: Dataset,
+    clip: Path | None = None,
+    lpips: Path | None = None,
+    dino: Path | None = None,
+) -> Metrics:
+    """All metrics for a data set. `clip`: a folder of a CLIP model; `lpips`, `dino`: files of the
+    backbones' weights."""
     is_demo = dataset.about.get("world") == "demo"
     ready, missing = [Metric("background", "2", _background_values)], {}
     if is_demo:
@@ -83,14 +93,22 @@ def metrics_for(dataset: Dataset, clip: Path | None = None, lpips: Path | None =
         missing["leakage"] = version
     else:
         ready.append(
-            Metric("leakage", f"{version} 2", lambda *args: _leakage_values(cosines, *args))
+            Metric("leakage", f"{version} 3", lambda *args: _leakage_values(cosines, *args))
         )
     if lpips is None:
         missing["lpips"] = "n/a: no LPIPS weights (--lpips FILE)"
     else:
         network = LpipsNetwork.load(lpips)
-        version = hashlib.sha256(lpips.read_bytes()).hexdigest()[:16]
-        ready.append(Metric("lpips", version, lambda *args: _lpips_values(network, *args)))
+        ready.append(
+            Metric("lpips", version_of([lpips]), lambda *args: _lpips_values(network, *args))
+        )
+    if dino is None:
+        missing["structure"] = "n/a: no weights of DINO's ViT-B/8 (--dino FILE)"
+    else:
+        keys = load_dino(dino)
+        ready.append(
+            Metric("structure", version_of([dino]), lambda *args: _structure_values(keys, *args))
+        )
     return Metrics(tuple(ready), missing)
 
 
@@ -125,17 +143,18 @@ def _background_values(_dataset: Dataset, edit: ImageEdit, views: Views) -> Valu
 
 
 def _leakage_values(cosines: Cosines, _dataset: Dataset, edit: ImageEdit, views: Views) -> Values:
-    """TE and TI; TE is n/a without any background, where the cut-out would be a black image."""
-    targets = [o.target for o in edit.objects]
-    after = leakage(cosines, views.edited, views.own(edit), targets)
-    before = leakage(cosines, views.source, views.own(edit), targets)
-    has_background = bool(views.background(edit).any())
-    return {
-        "TE": _known(after.te) if has_background else [],
-        "TI": _known(after.ti),
-        "TE of the source": _known(before.te) if has_background else [],
-        "TI of the source": _known(before.ti),
-    }
+    """TE, TI and similarities, of the edited image and of the source; n/a (NaN) are TI of one
+    object, and TE without any background."""
+    targets, masks = [o.target for o in edit.objects], views.own(edit)
+    prompt = edit.target_prompt or " and ".join(targets)
+    values = {}
+    for image, suffix in ((views.edited, ""), (views.source, " of the source")):
+        found = leakage(cosines, image, masks, targets)
+        similar = edit_similarity(cosines, image, masks, prompt, found)
+        figures = {"TE": found.te, "TI": found.ti}
+        figures |= {f"CLIP, {name}": value for name, value in asdict(similar).items()}
+        values |= {f"{name}{suffix}": _known(value) for name, value in figures.items()}
+    return values
 
 
 def _lpips_values(
@@ -146,6 +165,15 @@ def _lpips_values(
     return {
         "lpips": _known(background_lpips(*parts, *pictures)),
         "lpips, PIE-Bench": _known(pie_bench_lpips(*parts, *pictures)),
+    }
+
+
+def _structure_values(keys: DinoKeys, _dataset: Dataset, _edit: ImageEdit, views: Views) -> Values:
+    """Of whole images; in PIE-Bench's way with the input scale of its code."""
+    scales: dict[str, Scale] = {"": "corrected", ", PIE-Bench": "as published"}
+    return {
+        f"structure{suffix}": [structure_distance(keys, views.source, views.edited, scale)]
+        for suffix, scale in scales.items()
     }
 
 
@@ -221,4 +249,4 @@ def _kept(path: Path, tell: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _save(path: Path, kept: dict[str, Any]) -> None:
-    write_bytes(path, json.dumps(kept).encode("utf-8"))
+    write_whole(path, json.dumps(kept).encode("utf-8"))

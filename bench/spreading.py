@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..headless import ComfyError
+from ..headless.pack import pack_version
 from .options import PATIENCE_S
 from .work import Facts, Item, ItemFailed, ServerLost, Unfit, look, make
 from .workers import QUEUED, Workers
@@ -116,7 +117,7 @@ class Spread:
 
     def _start_look(self, server: _Server) -> None:
         executor = self._workers.executors[server.url]
-        server.look = executor.submit(look, self._run, server.url, self._needed)
+        server.look = executor.submit(look, self._run, server.url, self._needed, pack_version())
 
     def _welcome(self, server: _Server, facts: Facts) -> None:
         """Use a server from now on; Unfit if its pack is not that of the others."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .dataset import Dataset, write_bytes
+from ..headless.pictures import write_whole
+from .dataset import Dataset
 from .demo_bench import scene_facts
 from .demo_scenes import LARGE_SIZE, demo_dataset
 from .main_job import guarded
@@ -31,7 +32,7 @@ from .methods import (
 )
 from .options import tables_arguments
 from .page import page
-from .report import Results, Table
+from .report import PRESERVATION, Results, Table
 from .runner import run_bench, set_up
 
 LARGE_COUNTS = (4, 6, 8)
@@ -98,7 +99,7 @@ def _by_count(
         large = large_dataset(args.out, k)
         found.append(run_bench(args, large, table.methods, args.out / large.name))
     tables = []
-    for title, place in (("Edited objects", 0), ("Background", 1)):
+    for title, place in (("Edited objects", 0), (PRESERVATION, 1)):
         rows: list[tuple[str, ...]] = []
         columns: tuple[str, ...] = ()
         for results in found:
@@ -134,7 +135,9 @@ def large_dataset(out: Path, count: int) -> Dataset:
 
 def command_of(table: PaperTable, args: argparse.Namespace) -> str:
     words = ["dev.py", "bench", "tables", "--only", table.name, "--edits", str(args.edits)]
-    return shlex.join([*words, *(["--lpips", args.lpips.name] if args.lpips else [])])
+    for option, file in (("--lpips", args.lpips), ("--dino", args.dino)):
+        words += [option, file.name] if file else []
+    return shlex.join(words)
 
 
 def section(setup: Mapping[str, Any], results: Results, tables: Sequence[Table]) -> str:
@@ -172,7 +175,7 @@ def main(argv: Sequence[str]) -> int:
             write_table(args.out / "tables", table, results, setup, content, args.pictures)
             if args.write:  # table by table, so that a stopped run keeps what it has
                 text = args.write.read_text(encoding="utf-8")
-                write_bytes(args.write, renewed(text, table.name, content).encode("utf-8"))
+                write_whole(args.write, renewed(text, table.name, content).encode("utf-8"))
             print(f"## {table.title}\n\n{content}\n", flush=True)
         print(f"Tables and pages are in {(args.out / 'tables').resolve()}")
 
@@ -188,14 +191,14 @@ def write_table(
     pictures: int,
 ) -> None:
     """NAME.md, NAME.json, and a page for each data set."""
-    write_bytes(out / f"{table.name}.md", f"# {table.title}\n\n{content}\n".encode())
+    write_whole(out / f"{table.name}.md", f"# {table.title}\n\n{content}\n".encode())
     content_json = {
         "setup": dict(setup),
         "missing": dict(results[0].missing),
         "data sets": {r.dataset.name: r.summary() for r in results},
     }
     text = json.dumps(content_json, indent=1, allow_nan=False) + "\n"
-    write_bytes(out / f"{table.name}.json", text.encode("utf-8"))
+    write_whole(out / f"{table.name}.json", text.encode("utf-8"))
     for r in results:
         name = table.name if len(results) == 1 else f"{table.name}-{r.dataset.name}"
-        write_bytes(out / f"{name}.html", page(table.title, r, setup, pictures).encode("utf-8"))
+        write_whole(out / f"{name}.html", page(table.title, r, setup, pictures).encode("utf-8"))

@@ -10,21 +10,19 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import aiohttp
-
 from ..headless import (
     ComfyClient,
     ComfyError,
     Interrupted,
     NodeFailed,
+    OtherVersion,
     PackMissing,
     ServerGone,
     Workflow,
     WorkflowRejected,
 )
+from ..headless.schema import PACK
 
-UPLOADS = "ale-edit"  # subfolder of a server's inputs
-OBJECT_INFO_TIMEOUT_S = 60
 _T = TypeVar("_T")
 
 
@@ -82,9 +80,10 @@ def make(item: Item, server: str) -> bytes:
     return _run(item.run, _made(item, server))
 
 
-def look(run: str, server: str, needed: Mapping[str, frozenset[str]]) -> Facts:
-    """What a server is. Unfit where it lacks classes of `needed`, or their inputs are others."""
-    return _run(run, _seen(server, needed))
+def look(run: str, server: str, needed: Mapping[str, frozenset[str]], version: str) -> Facts:
+    """What a server is. Unfit where it lacks classes of `needed`, their inputs are others, or it
+    tells another version of the pack than `version`."""
+    return _run(run, _seen(server, needed, version))
 
 
 async def _made(item: Item, server: str) -> bytes:
@@ -117,17 +116,18 @@ async def _result(client: ComfyClient, item: Item) -> bytes:
     return await client.fetch(found[0])
 
 
-async def _seen(server: str, needed: Mapping[str, frozenset[str]]) -> Facts:
+async def _seen(server: str, needed: Mapping[str, frozenset[str]], version: str) -> Facts:
     try:
         async with ComfyClient(server) as client:
             versions = await client.versions()
             await client.check(needed)
-        definitions = await _definitions(server)
-    except PackMissing as error:
+            await client.check_version(version)
+            definitions = await client.nodes()
+    except (PackMissing, OtherVersion) as error:
         raise Unfit(str(error)) from error
     except ServerGone as error:
         raise ServerLost(str(error)) from error
-    inputs = {name: _inputs(definitions[name]) for name in needed if name.startswith("ALE")}
+    inputs = {name: _inputs(definitions[name]) for name in needed if name.startswith(PACK)}
     for name, own in sorted(inputs.items()):
         required = _inputs(definitions[name], "required")
         if other := sorted((needed[name] - own) | (required - needed[name])):
@@ -136,20 +136,6 @@ async def _seen(server: str, needed: Mapping[str, frozenset[str]]) -> Facts:
                 f"{', '.join(map(repr, other))}. Put this version of the pack there and restart it."
             )
     return Facts(versions, inputs)
-
-
-async def _definitions(server: str) -> dict[str, Any]:
-    timeout = aiohttp.ClientTimeout(total=OBJECT_INFO_TIMEOUT_S)
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(f"{server.rstrip('/')}/object_info") as reply,
-        ):
-            return await reply.json()
-    except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
-        raise ServerGone(f"ComfyUI at {server} does not say what nodes it has ({error}).") from (
-            error
-        )
 
 
 def _inputs(definition: Mapping[str, Any], *kinds: str) -> frozenset[str]:

@@ -151,7 +151,7 @@ class ComfyClient:
 
     async def pack_version(self) -> str | None:
         """The version of this pack on the server; None where it does not tell."""
-        nodes = await self._nodes()
+        nodes = await self.nodes()
         for name, node in nodes.items():
             module = str(node.get("python_module", ""))
             if name.startswith(PACK) and module.startswith("custom_nodes."):
@@ -176,7 +176,7 @@ class ComfyClient:
 
     async def check(self, needed: Iterable[str]) -> None:
         """Raise PackMissing unless the server has loaded these node classes."""
-        if missing := sorted(set(needed) - set(await self._nodes())):
+        if missing := sorted(set(needed) - set(await self.nodes())):
             raise PackMissing(
                 f"ComfyUI at {self.url} has no node {', '.join(missing)}. Put the pack that has it "
                 "into custom_nodes and restart ComfyUI; its log says if a pack failed to load."
@@ -186,7 +186,7 @@ class ComfyClient:
         """Raise before anything is queued: PackMissing, or WorkflowRejected for values that the
         server's nodes would not take, such as a checkpoint that it does not have."""
         await self.check(workflow.classes())
-        if errors := complaints(workflow, await self._nodes()):
+        if errors := complaints(workflow, await self.nodes()):
             raise WorkflowRejected("", errors, f"ComfyUI at {self.url} cannot run {workflow.name}.")
 
     async def choices(self, class_type: str, input_name: str) -> list[str]:
@@ -201,7 +201,7 @@ class ComfyClient:
             )
         return list(choices)
 
-    async def _nodes(self) -> Info:
+    async def nodes(self) -> Info:
         """What /object_info says, asked once."""
         info = self._info
         if info is None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -67,38 +68,54 @@ def upload_name(picture: Image.Image) -> str:
     return f"{UPLOADS}/{hashlib.sha256(content).hexdigest()[:24]}.png"
 
 
+def uploaded_as(picture: Image.Image) -> str:
+    """The name that `upload` gives a picture."""
+    return upload_name(picture.convert("RGB"))
+
+
 async def upload(client: ComfyClient, picture: Image.Image) -> str:
     """Upload as PNG, and return the name that Load Image takes."""
-    picture = picture.convert("RGB")
-    folder, file = upload_name(picture).rsplit("/", 1)
-    return await client.upload_image(as_png(picture), file, folder)
+    folder, file = uploaded_as(picture).rsplit("/", 1)
+    return await client.upload_image(as_png(picture.convert("RGB")), file, folder)
+
+
+def undamaged(data: bytes) -> Image.Image:
+    """The picture that these bytes are; ValueError if any part of it is damaged."""
+    try:
+        with Image.open(io.BytesIO(data)) as checked:
+            checked.verify()  # of a PNG the checksum of every chunk
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+    except Exception as error:  # Pillow raises half a dozen kinds for a damaged file
+        raise ValueError(f"damaged ({error})") from error
+    return picture
 
 
 def is_intact(data: bytes) -> bool:
     """Whether these bytes are a picture, whole and undamaged."""
     try:
-        with Image.open(io.BytesIO(data)) as checked:
-            checked.verify()  # of a PNG the checksum of every chunk
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-    except Exception:  # Pillow raises half a dozen kinds for a damaged file
+        undamaged(data)
+    except ValueError:
         return False
     return True
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file whole or not at all; one with this content already stays as it is."""
+    if path.is_file() and path.read_bytes() == data:
+        return
     part = path.with_name(path.name + ".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise OSError(error.errno, f"{path} was not written: {error.strerror or error}") from error
 
 
 def reencoded(data: bytes) -> bytes:

@@ -10,6 +10,7 @@ from .workflow import Workflow
 
 Info = dict[str, Any]  # node class -> what /object_info says of it
 PACK = "ALE"  # the ids of this pack's nodes begin so
+WEIGHTS = (".safetensors", ".ckpt", ".pth", ".pt", ".bin", ".gguf")
 LISTED = 10  # choices that an error names
 
 
@@ -60,7 +61,7 @@ def _problem(value: Any, spec: tuple[Any, dict[str, Any]]) -> str:
     choices = choices_of(spec)
     if choices is not None:
         is_upload = any(key.endswith("_upload") for key in options)
-        return "" if is_upload or value in choices else f"{value!r} is {_not_among(choices)}"
+        return "" if is_upload or value in choices else f"{value!r} is {_not_among(value, choices)}"
     if kind not in ("INT", "FLOAT"):
         return ""
     try:
@@ -73,8 +74,10 @@ def _problem(value: Any, spec: tuple[Any, dict[str, Any]]) -> str:
     return ""
 
 
-def _not_among(choices: list[Any]) -> str:
+def _not_among(value: Any, choices: list[Any]) -> str:
+    cure = ": put the file into ComfyUI's models folder" if str(value).endswith(WEIGHTS) else ""
     if not choices:
-        return "not there, the server has none"
+        return f"not there, the server has none{cure}"
     more = f" and {len(choices) - LISTED} more" if len(choices) > LISTED else ""
-    return f"not one of {', '.join(map(str, choices[:LISTED]))}{more}"
+    cure = f"{cure}, or take one of these" if cure else ""
+    return f"not one of {', '.join(map(str, choices[:LISTED]))}{more}{cure}"

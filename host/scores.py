@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 LEAKAGE, PRESERVATION, COMPARE = "Leakage Score", "Preservation Score", "Compare"
 HEADS = "squeeze.pth"
-DINO_PATCH, DINO_WIDTH, DINO_BLOCKS = 8, 768, 12
 DINO_BYTES = 2**30
 LPIPS_BYTES_A_PIXEL = 4000
 CURE_OF_MEMORY = "Scale the pictures down, or start ComfyUI with --cpu."
@@ -392,7 +391,7 @@ def _dino(path: Path, _stamp: tuple) -> Any:
         raise ValueError(
             f"{PRESERVATION}: {path} makes no DINO: {error}. Put there {DINO.published}."
         ) from error
-    if network.sizes != (DINO_PATCH, DINO_WIDTH, DINO_BLOCKS):
+    if network.sizes != structure.VIT_B8:
         logger.warning("%s: %s is not DINO's ViT-B/8 and is left out.", PRESERVATION, path)
         return None
     return managed(network, ScoreNetwork)

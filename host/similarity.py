@@ -8,7 +8,6 @@ from typing import Any
 
 import comfy.sd1_clip
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..demo.captions import unknown_words
@@ -52,7 +51,7 @@ class ClipFolder:
         ]
         tokens = [self._tokens(text) for text in texts]
         of_texts = self._run(lambda model: clip_model.text_vectors(model, tokens).cpu())
-        return _cosines(torch.cat(vectors), of_texts)
+        return clip_model.cosines(torch.cat(vectors), of_texts)
 
     def _tokens(self, text: str) -> list[int]:
         return clip_model.cut_short(self._tokenizer(plain_words(text))["input_ids"], LONGEST)
@@ -75,7 +74,7 @@ class ClipSockets:
         pixels = clip_model.cropped(images, self._vision.image_size).movedim(1, -1).float() / 255
         parts = [self._vision.encode_image(part) for part in pixels.split(IMAGES_AT_ONCE)]
         of_images = torch.cat([part["image_embeds"].float().cpu() for part in parts])
-        return _cosines(of_images, of_texts)
+        return clip_model.cosines(of_images, of_texts)
 
     def _text_vector(self, text: str) -> Tensor:
         """(1, D): the projected state at end of text, of the last layer whatever clip skip says.
@@ -88,10 +87,6 @@ class ClipSockets:
         weight = _projection(self._clip)
         assert weight is not None
         return pooled.float().cpu() @ weight.detach().float().cpu().T
-
-
-def _cosines(images: Tensor, texts: Tensor) -> Tensor:
-    return F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
 
 
 def plain_words(text: str) -> str:

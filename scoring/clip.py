@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -80,6 +81,11 @@ def text_vectors(model: Any, tokens: Sequence[Sequence[int]]) -> Tensor:
     rows = [[*row, *[END_OF_TEXT] * (longest - len(row))] for row in tokens]
     pooled = model.text_model(torch.tensor(rows, device=weight.device)).pooler_output
     return model.text_projection(pooled).float()
+
+
+def cosines(images: Tensor, texts: Tensor) -> Tensor:
+    """Cosines (B, T) of vectors of images (B, D) and of texts (T, D)."""
+    return F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
 
 
 def cut_short(tokens: Sequence[int], limit: int = 77) -> list[int]:

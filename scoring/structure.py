@@ -21,6 +21,7 @@ SCALES: tuple[str, ...] = get_args(Scale)
 SIDE, LONGEST = 224, 480
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HEAD_WIDTH = 64
+VIT_B8 = (8, 768, 12)  # patch, width, blocks: the network of the published figures
 
 
 class Block(nn.Module):

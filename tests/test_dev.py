@@ -616,7 +616,7 @@ def test_wrong_arguments_of_a_job_are_errors_before_any_set_up(tmp_path, argv, e
         (["bench", "scenes"], "--first --count --server --out --comfyui"),
         (["bench", "demo"], "--full --edits --methods --set --score-only --server --comfyui"),
         (["bench", "tables"], "--only --write --edits --score-only --server --comfyui"),
-        (["bench", "run"], "DATASET --methods --checkpoint --dask --clip --lpips --server"),
+        (["bench", "run"], "DATASET --methods --checkpoint --dask --clip --lpips --dino --server"),
         (["bench", "dataset"], "ale pie --comfyui"),
         (["bench", "dataset", "pie"], "MAPPING --images --types --out"),
     ],

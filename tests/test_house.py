@@ -35,7 +35,9 @@ PACK: dict[str, set[str]] = {
     "bench/options.py": set(),
     "bench/own_input.py": {"headless"},
     "bench/lpips_network.py": {"scoring"},
-    "bench/clip_network.py": set(),
+    "bench/clip_network.py": {"scoring"},
+    "bench/dino_network.py": {"scoring"},
+    "bench/weight_files.py": set(),
     "bench/work.py": {"headless"},
     "bench/workers.py": set(),
     "headless": set(),
@@ -60,8 +62,10 @@ OTHERS: dict[str, set[str]] = {
     "bench": {"torch", "numpy", "PIL", "aiohttp"},
     "bench/lpips_network.py": {"torch"},
     "bench/clip_network.py": {"torch"},
+    "bench/dino_network.py": set(),
+    "bench/weight_files.py": {"torch"},
     "bench/workers.py": set(),
-    "bench/work.py": {"aiohttp"},  # all that a worker on another machine has
+    "bench/work.py": set(),  # a worker on another machine has aiohttp alone, for headless/
     "bench/speed.py": {"torch", "numpy", *COMFY},
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
     "bench/own_input.py": {"PIL"},
@@ -81,6 +85,7 @@ LATE: dict[str, set[str]] = {  # only inside a function
     "demo/evaluate.py": COMFY,
     "bench/lpips_network.py": {"torchvision", "torchmetrics"},
     "bench/clip_network.py": {"transformers"},
+    "bench/weight_files.py": {"safetensors"},
     "bench/workers.py": {"distributed"},
     "dev.py": {"torch", "comfy"},
 }

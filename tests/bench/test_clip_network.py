@@ -3,21 +3,23 @@
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torchmetrics.functional.multimodal import clip_score
 from transformers import (
     CLIPConfig,
-    CLIPImageProcessor,
     CLIPModel,
     CLIPProcessor,
     CLIPTextConfig,
     CLIPTokenizer,
     CLIPVisionConfig,
 )
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from ale_edit.bench.clip_network import ClipNetwork
 from ale_edit.bench.dataset import Dataset, ImageEdit, ImageObject, ObjectEdit, SourceImage
@@ -25,6 +27,10 @@ from ale_edit.bench.options import run_arguments
 from ale_edit.bench.scoring_pass import Views, metrics_for
 
 pytestmark = pytest.mark.comfy  # it has CLIP's words
+SHAPE: dict[str, Any] = {
+    "size": {"shortest_edge": 32},
+    "crop_size": {"height": 32, "width": 32},
+}
 TEXTS = ["a red ball", "wolf", "a photo of a soccer ball made of gold"]
 
 
@@ -53,14 +59,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         CLIPModel(config).save_pretrained(folder)
-    words = Path(os.environ["COMFYUI_PATH"]) / "comfy" / "sd1_tokenizer"
-    tokenizer = CLIPTokenizer.from_pretrained(str(words), local_files_only=True)
-    shape: dict[str, Any] = {
-        "size": {"shortest_edge": 32},
-        "crop_size": {"height": 32, "width": 32},
-    }
-    CLIPProcessor(CLIPImageProcessor(**shape), tokenizer).save_pretrained(folder)
+    words().save_pretrained(folder)
     return folder
+
+
+def words() -> CLIPTokenizer:
+    folder = Path(os.environ["COMFYUI_PATH"]) / "comfy" / "sd1_tokenizer"
+    return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +77,30 @@ def images() -> torch.Tensor:
 def test_similarities_are_clip_scores(folder, images):
     cosines = ClipNetwork.load(folder).cosines(images, TEXTS)
     model = ForTorchmetrics.from_pretrained(str(folder), local_files_only=True)
-    processor = CLIPProcessor.from_pretrained(str(folder), local_files_only=True)
+    processor = CLIPProcessor(CLIPImageProcessorPil(**SHAPE), words())  # as published figures
     for row, image in zip(cosines, images, strict=True):
         for found, text in zip(row, TEXTS, strict=True):
             pixels = (image * 255).round().to(torch.uint8).movedim(-1, 0)
             score = clip_score(pixels, text, lambda: (model, processor))
-            assert 100 * max(float(found), 0) == pytest.approx(float(score), abs=1e-4)
+            assert 100 * max(float(found), 0) == pytest.approx(float(score.detach()), abs=1e-4)
     assert cosines.std() > 1e-3
 
 
 def test_a_text_that_is_too_long_is_cut(folder, images):
     cosines = ClipNetwork.load(folder).cosines(images, [" ".join(["wolf"] * n) for n in (75, 200)])
     assert torch.equal(cosines[:, 0], cosines[:, 1])
+
+
+def test_a_folder_of_pickled_weights_in_half_precision_is_read_in_full(folder, images, tmp_path):
+    shutil.copytree(folder, tmp_path / "old")
+    weights = load_file(tmp_path / "old" / "model.safetensors")
+    halves = {name: weight.half() for name, weight in weights.items()}
+    halves["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    torch.save(halves, tmp_path / "old" / "pytorch_model.bin")
+    (tmp_path / "old" / "model.safetensors").unlink()
+    found, exact = (ClipNetwork.load(f).cosines(images, TEXTS) for f in (tmp_path / "old", folder))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, exact, atol=2e-3, rtol=0)
 
 
 def test_the_version_is_that_of_the_files(folder, tmp_path):
@@ -114,7 +131,7 @@ def test_a_data_set_of_photographs_is_scored_by_this_clip(folder):
     )
     metrics = metrics_for(dataset, clip=folder)
     assert [m.name for m in metrics.ready] == ["background", "leakage"]
-    assert set(metrics.missing) == {"lpips"}
+    assert set(metrics.missing) == {"lpips", "structure"}
     (leakage,) = [m for m in metrics.ready if m.name == "leakage"]
     masks = torch.zeros(2, 32, 32)
     masks[0, :10], masks[1, 20:] = 1, 1
@@ -124,6 +141,47 @@ def test_a_data_set_of_photographs_is_scored_by_this_clip(folder):
     assert len(one["TE"]) == 1 and one["TI"] == one["TI of the source"] == []  # shown as n/a
 
 
+def turned(folder: Path, copy: Path) -> Path:
+    """The model with negated cosines, which of noise are above zero then."""
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    weights["text_projection.weight"] *= -1
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    return copy
+
+
+@pytest.mark.parametrize("sentence", ["", "a red wolf beside a blue one"])
+def test_similarities_are_clip_scores_of_the_edited_regions_and_the_whole_image(
+    folder, sentence, tmp_path
+):
+    folder = turned(folder, tmp_path / "turned")
+    dataset = Dataset(folder, "photos", {}, {}, ())
+    (metric,) = [m for m in metrics_for(dataset, clip=folder).ready if m.name == "leakage"]
+    masks = torch.zeros(2, 32, 32)
+    masks[0, :10], masks[1, 20:] = 1, 1
+    seen, edit = views(masks), replace(edit_of(2), target_prompt=sentence)
+    found = metric.values(dataset, edit, seen)
+    prompt = sentence or "red wolf and blue wolf"
+    model = ForTorchmetrics.from_pretrained(str(folder), local_files_only=True)
+    processor = CLIPProcessor(CLIPImageProcessorPil(**SHAPE), words())
+
+    def scored(image: torch.Tensor, text: str) -> float:
+        pixels = (image * 255).round().to(torch.uint8).movedim(-1, 0)
+        return float(clip_score(pixels, text, lambda: (model, processor)).detach())
+
+    for image, suffix in ((seen.edited, ""), (seen.source, " of the source")):
+        each = [
+            scored(image * mask[..., None], text)
+            for mask, text in zip(masks, ("red wolf", "blue wolf"), strict=True)
+        ]
+        union = scored(image * masks.sum(0)[..., None], prompt)
+        expected = {"objects": sum(each) / 2, "union": union, "whole": scored(image, prompt)}
+        for name, score in expected.items():
+            assert found[f"CLIP, {name}{suffix}"] == [pytest.approx(score, abs=1e-4)]
+    named = [found[f"CLIP, {name}"][0] for name in ("objects", "union", "whole")]
+    assert min(named) > 0.1 and len(set(named)) == 3
+
+
 def test_without_any_background_nothing_of_it_is_scored(folder):
     """A black image has a similarity to every text; it says nothing of leakage."""
     dataset = Dataset(folder, "photos", {}, {}, ())
@@ -131,6 +189,7 @@ def test_without_any_background_nothing_of_it_is_scored(folder):
     everything = torch.ones(2, 32, 32)
     found = metrics["leakage"].values(dataset, edit_of(2), views(everything))
     assert found["TE"] == found["TE of the source"] == [] and len(found["TI"]) == 1
+    assert len(found["CLIP, union"]) == 1
     assert set(
         map(tuple, metrics["background"].values(dataset, edit_of(2), views(everything)).values())
     ) == {()}
@@ -153,8 +212,13 @@ def test_a_folder_that_is_none_is_refused_before_any_work(folder, tmp_path, monk
     model = CLIPModel.from_pretrained(str(folder), local_files_only=True)
     weights = {k: v for k, v in model.state_dict().items() if "text_projection" not in k}
     model.save_pretrained(tmp_path / "half", state_dict=weights)
-    with pytest.raises(ValueError, match="has no weights text_projection.weight"):
+    with pytest.raises(ValueError, match=r"half cannot be read .* lacks text_projection.weight"):
         ClipNetwork.load(tmp_path / "half")
+    (tmp_path / "wordless").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(folder / name, tmp_path / "wordless" / name)
+    with pytest.raises(ValueError, match="it has no vocab.json and merges.txt"):
+        ClipNetwork.load(tmp_path / "wordless")
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match=r"--clip needs transformers .* Install it, or leave"):
         ClipNetwork.load(folder)

@@ -14,7 +14,6 @@ from ale_edit.bench.dataset import (
     ObjectEdit,
     SourceImage,
     read_dataset,
-    write_bytes,
     write_dataset,
 )
 
@@ -94,25 +93,3 @@ def test_json_that_is_no_object_is_named(dataset):
     (dataset.folder / FILE).write_text(json.dumps([1]))
     with pytest.raises(ValueError, match="holds a list"):
         read_dataset(dataset.folder)
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "deep" / "file"
-    write_bytes(path, b"old")
-
-    def full(_number: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_bytes(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_an_equal_file_stays_untouched(tmp_path):
-    path = tmp_path / "file"
-    write_bytes(path, b"same")
-    before = path.stat().st_mtime_ns
-    write_bytes(path, b"same")
-    assert path.stat().st_mtime_ns == before

@@ -17,12 +17,11 @@ from ale_edit.bench.editing import (
     pending,
     read_result,
     state_of,
-    upload_name,
     write_result,
 )
-from ale_edit.bench.main_job import as_png
 from ale_edit.bench.methods import ALE, CODE, COMPONENTS, NAIVE, all_methods
 from ale_edit.bench.spreading import Outcome
+from ale_edit.headless.pictures import as_png
 
 VERSIONS = {"comfyui": "0.3.75", "pytorch": "2.11.0"}
 
@@ -181,12 +180,6 @@ def test_a_full_disk_leaves_no_half_of_an_image(job, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_result(job, picture(), VERSIONS)
     assert state_of(job) == "missing" and not list(job.path.parent.iterdir())
-
-
-def test_uploads_are_named_by_their_content():
-    names = [upload_name(Image.new("RGB", (4, 4), c)) for c in ("red", "red", "blue")]
-    assert names[0] == names[1] != names[2]
-    assert upload_name(Image.new("RGB", (2, 8), "red")) != names[0]
 
 
 def test_progress_says_how_many_and_how_long(job):

@@ -1,8 +1,6 @@
 """The parts of the main job that need no server."""
 
-import asyncio
 import json
-from typing import Any, cast
 
 import pytest
 from PIL import Image
@@ -10,9 +8,9 @@ from PIL import Image
 from ale_edit.bench import main_job
 from ale_edit.bench.main_job import (
     Edit,
-    check_checkpoint,
     exit_code,
     filled_workflow,
+    guarded,
     main,
     scores_of,
     table,
@@ -20,7 +18,6 @@ from ale_edit.bench.main_job import (
 from ale_edit.bench.options import SERVER_FAILED
 from ale_edit.bench.pictures import side_by_side
 from ale_edit.headless import (
-    ComfyClient,
     ComfyError,
     Interrupted,
     NodeError,
@@ -153,38 +150,9 @@ def test_the_servers_log_is_asked_for_only_where_it_says_more(error, code):
     assert exit_code(error) == code
 
 
-class Offering:
-    """A client of a server with these checkpoints."""
+def test_an_error_of_a_disk_says_that_what_was_made_is_kept(capsys):
+    def full() -> None:
+        raise OSError(28, "x.png was not written: No space left on device")
 
-    url = "http://here"
-
-    def __init__(self, *names: str):
-        self.names = list(names)
-
-    async def choices(self, class_type: str, input_name: str) -> list[str]:
-        assert (class_type, input_name) == ("CheckpointLoaderSimple", "ckpt_name")
-        return self.names
-
-
-def check(name: str, *offered: str) -> None:
-    client: Any = Offering(*offered)
-    asyncio.run(check_checkpoint(cast("ComfyClient", client), name))
-
-
-def test_a_checkpoint_that_the_server_has_is_accepted():
-    check("a.safetensors", "b.safetensors", "a.safetensors")
-
-
-def test_an_unknown_checkpoint_is_an_error_with_the_first_ten_of_the_server():
-    offered = [f"model{k}.safetensors" for k in range(12)]
-    with pytest.raises(ValueError, match="http://here has no checkpoint 'nope'") as caught:
-        check("nope", *offered)
-    message = str(caught.value)
-    assert all(name in message for name in offered[:10])
-    assert offered[10] not in message and "and 2 more" in message
-    assert "give one of these" in message and "models/checkpoints" in message
-
-
-def test_where_the_server_has_no_checkpoint_the_error_says_so():
-    with pytest.raises(ValueError, match=r"It has none: put the file into .*--comfyui"):
-        check("nope")
+    assert guarded("bench run", full) == 1
+    assert "No space left on device. What was made is kept: mend" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ale_edit.bench import own_input
+from ale_edit.bench import options, own_input
 from ale_edit.bench.options import (
     EDIT_TYPES,
     JOBS,
@@ -24,6 +24,7 @@ from ale_edit.bench.options import (
     tables_parser,
 )
 from ale_edit.editors.ale import SCHEDULES
+from ale_edit.headless import table
 from ale_edit.prompts import edits as prompts
 
 
@@ -170,3 +171,16 @@ def test_pictures_that_cannot_be_used_are_one_line_and_an_exit_code(
     shown = capsys.readouterr()
     assert expected in shown.err and shown.err.count("\n") == 1
     assert not shown.out
+
+
+@pytest.mark.parametrize(
+    "text", ["wolf -> goat", " a b->c ", "a -> b -> c", "wolf", "-> goat", "wolf ->", "", "a - > b"]
+)
+def test_an_edit_is_split_here_as_in_a_table(text):
+    found = []
+    for split in (options.split_edit, table.split_edit):
+        try:
+            found.append(split(text))
+        except ValueError:
+            found.append(None)
+    assert found[0] == found[1]

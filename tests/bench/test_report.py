@@ -29,7 +29,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         "naive": {e.id: values(0.0) for e in dataset.edits},
         "ale": {e.id: values(1.0) for e in dataset.edits[:-1]},
     }
-    missing = {"lpips": "n/a: no LPIPS weights"}
+    missing = {"lpips": "n/a: no LPIPS weights", "structure": "n/a: no DINO weights"}
     return Results(dataset, dataset.edits, (NAIVE, ALE), scored, missing, folder.parent)
 
 
@@ -53,6 +53,7 @@ def test_a_row_holds_the_methods_own_means(results):
     assert row(judged, "ALE-Edit (all)")["edits"] == "44"
     assert row(judged, "naive edit")["wrong attribute, edited ↓"] == "n/a"
     assert row(background, "naive edit")["LPIPS ↓"] == "n/a"
+    assert row(background, "naive edit")["structure distance x1000, PIE-Bench ↓"] == "n/a"
 
 
 def test_te_and_ti_never_stand_without_the_judges_figures(results):
@@ -121,9 +122,12 @@ def test_what_was_not_measured_has_no_column_and_no_table(results):
 
 def test_te_and_ti_stand_beside_those_of_the_source(results):
     own = {"TE of the source": [18.0], "TI of the source": []}
+    own |= {"CLIP, whole": [22.0], "CLIP, whole of the source": [20.0]}
     scored = {m: {e: {**v, **own} for e, v in s.items()} for m, s in results.scored.items()}
     judged, background = replace(results, scored=scored).tables()
     source = row(judged, "source, unedited")
+    assert row(judged, "naive edit")["CLIP, whole image ↑"].startswith("22.00")
+    assert source["CLIP, whole image ↑"].startswith("20.00")
     assert source["TE ↓"].startswith("18.00") and source["all asked ↑"] == "-"
     assert len(background.rows) == 2
 

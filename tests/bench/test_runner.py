@@ -10,10 +10,11 @@ from ale_edit.bench.dataset import Dataset, write_dataset
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import Plan, write_result
 from ale_edit.bench.judging import weights_key
-from ale_edit.bench.main_job import as_png, pack_version
 from ale_edit.bench.methods import ALE, NAIVE
 from ale_edit.bench.options import SERVER_FAILED
 from ale_edit.bench.runner import command_of, main
+from ale_edit.headless.pack import pack_version
+from ale_edit.headless.pictures import as_png
 
 VERSIONS = {"comfyui": "0.3.75"}
 

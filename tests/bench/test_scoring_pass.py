@@ -4,9 +4,12 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torchvision.models import squeezenet1_1
 
 from ale_edit.bench import scoring_pass
@@ -19,6 +22,8 @@ from ale_edit.bench.scoring_pass import Metric, Metrics, Values, metrics_for
 from ale_edit.demo.mini_clip import MiniClipNet
 from ale_edit.demo.weights import read_weights, write_weights
 from ale_edit.demo.world import make_scene, render
+from ale_edit.scoring import structure
+from ale_edit.tests.tiny_scores import DINO_WIDTH, last_keys, published_vit, transformers_vit
 
 SEEDS = range(10_000, 10_004)
 
@@ -229,6 +234,10 @@ def test_with_weights_te_and_ti_are_the_mini_clips(dataset, tmp_path, monkeypatc
         assert found[edit.id]["TE"] == [pytest.approx(te, abs=1e-3)]
         assert len(found[edit.id]["TI"]) == (len(edit.objects) > 1)
         assert len(found[edit.id]["TE of the source"]) == 1
+        prompt = " and ".join(o.target for o in edit.objects)
+        whole = 100 * max(float(cosines(image[None], [prompt])), 0)
+        assert found[edit.id]["CLIP, whole"] == [pytest.approx(whole, abs=1e-3)]
+        assert len(found[edit.id]["CLIP, objects"]) == len(found[edit.id]["CLIP, union"]) == 1
 
 
 def test_with_a_backbone_lpips_is_scored(dataset, tmp_path):
@@ -243,3 +252,49 @@ def test_with_a_backbone_lpips_is_scored(dataset, tmp_path):
     for name in ("lpips", "lpips, PIE-Bench"):
         assert [v[name] for v in same.values()] == [[0.0]] * 2
         assert all(v[name][0] > 1e-5 for v in other.values())
+
+
+def by_hand(vit: Any, source: Image.Image, edited: Image.Image, factor: float) -> float:
+    """The structure distance by Pillow's pixels of double size and torch's cosine similarity."""
+    found = []
+    for picture in (source, edited):
+        assert picture.size == (128, 128)
+        pixels = F.interpolate(
+            to_tensor(picture).movedim(-1, 0)[None] * factor,
+            (224, 224),
+            mode="bilinear",
+            antialias=factor == 1,
+        )
+        mean, std = torch.tensor(structure.MEAN), torch.tensor(structure.STD)
+        keys = last_keys(vit, (pixels - mean[:, None, None]) / std[:, None, None])
+        found.append(F.cosine_similarity(keys[:, None], keys[None], dim=-1))
+    return float(F.mse_loss(*found))
+
+
+def test_with_dino_the_structure_distance_is_scored(dataset, tmp_path, monkeypatch):
+    vit = transformers_vit()
+    published_vit(vit, tmp_path)
+    file, edits = tmp_path / "model.safetensors", dataset.edits[:2]
+    with pytest.raises(ValueError, match=r"holds a ViT of .* \(8, 128, 3\).*defined by \(8, 768"):
+        metrics_for(dataset, dino=file)
+    monkeypatch.setattr(structure, "VIT_B8", (8, DINO_WIDTH, 3))
+    metrics = metrics_for(dataset, dino=file)
+    assert "structure" not in metrics.missing
+    same = score(dataset, edits, "untouched", metrics, pytest.fail)
+    other = score(dataset, edits, "perfect", metrics, pytest.fail)
+    for name, factor in (("structure", 1), ("structure, PIE-Bench", 255)):
+        assert [v[name] for v in same.values()] == [[0.0]] * 2
+        for edit in edits:
+            edited, _ = read_result(image_path(dataset.folder.parent, "perfect", edit.id))
+            expected = by_hand(vit, dataset.picture(edit.image), edited, factor)
+            assert other[edit.id][name] == [pytest.approx(expected, rel=1e-4, abs=1e-9)]
+            assert expected > 1e-6
+
+
+def test_a_file_that_is_not_dinos_is_refused_before_any_work(dataset, tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    (tmp_path / "page.pth").write_bytes(b"<html>")
+    for name in ("other.pth", "page.pth"):
+        with pytest.raises(ValueError, match=r"does not hold the weights of DINO's .* Give dino_v"):
+            metrics_for(dataset, dino=tmp_path / name)
+    assert metrics_for(dataset).missing["structure"].endswith("(--dino FILE)")

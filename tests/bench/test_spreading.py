@@ -15,6 +15,7 @@ from ale_edit.bench.spreading import ATTEMPTS, Outcome, Spread
 from ale_edit.bench.work import Facts, Item, ItemFailed, ServerLost, Unfit, look, make
 from ale_edit.bench.workers import QUEUED, Workers
 from ale_edit.headless import ComfyError
+from ale_edit.headless.pack import pack_version
 
 SERVERS = ("http://a", "http://b")
 
@@ -63,7 +64,8 @@ class Servers:
             self.made.append((item.name, url))
         return item.name.encode()
 
-    def look(self, _run: str, url: str, _needed: Any) -> Facts:
+    def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
+        assert version == pack_version()
         self.looks[url] += 1
         if url in self.down:
             raise ServerLost(f"{url} is gone.")
@@ -73,10 +75,10 @@ class Servers:
 class Returning(Servers):
     """Each is back at the third look."""
 
-    def look(self, _run: str, url: str, _needed: Any) -> Facts:
+    def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
         if self.looks[url] >= 2:
             self.down.discard(url)
-        return super().look(_run, url, _needed)
+        return super().look(_run, url, _needed, version)
 
 
 class Played(Executor):

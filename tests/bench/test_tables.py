@@ -5,11 +5,11 @@ import pytest
 from ale_edit.bench.demo_bench import demo_settings
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import Plan, write_result
-from ale_edit.bench.main_job import as_png
 from ale_edit.bench.methods import ALE
 from ale_edit.bench.options import bench_demo_arguments, tables_arguments
 from ale_edit.bench.runner import run_bench
 from ale_edit.bench.tables import TABLES, command_of, main, named_tables, renewed
+from ale_edit.headless.pictures import as_png
 
 MARKED = "Before.\n<!-- table variants -->\nold\n<!-- end variants -->\nAfter.\n"
 
@@ -79,8 +79,11 @@ def test_full_and_a_number_of_edits_contradict_each_other():
 
 
 def test_a_file_of_weights_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"There is no file .*none.pth \(--lpips\)"):
-        bench_demo_arguments(["--lpips", str(tmp_path / "none.pth")])
+    for option in ("--lpips", "--dino"):
+        with pytest.raises(ValueError, match=rf"There is no file .*none.pth \({option}\)"):
+            bench_demo_arguments([option, str(tmp_path / "none.pth")])
+        with pytest.raises(ValueError, match="is a folder. Give the file of its weights"):
+            bench_demo_arguments([option, str(tmp_path)])
 
 
 def test_images_of_other_settings_are_told_where_they_are_only_scored(tmp_path, capsys):

@@ -13,13 +13,14 @@ from aiohttp import web
 from PIL import Image
 
 from ale_edit.bench import work
-from ale_edit.bench.main_job import as_png
 from ale_edit.bench.work import Item, ItemFailed, ServerLost, Stopped, Unfit, look, make
+from ale_edit.headless.pictures import as_png
 
 NODES = {
     "1": {"class_type": "LoadImage", "inputs": {"image": "ale-edit/a.png"}},
     "2": {"class_type": "ALERegions", "inputs": {"edits": 1}, "_meta": {"title": "Save edited"}},
 }
+VERSION = "1.2.3"
 NEEDED = {"LoadImage": frozenset({"image"}), "ALERegions": frozenset({"edits"})}
 IMAGE = as_png(Image.new("RGB", (8, 8), "red"))
 
@@ -30,11 +31,15 @@ class Server:
     def __init__(self) -> None:
         self.nodes: dict[str, Any] = {
             "LoadImage": {"input": {"required": {"image": []}}},
-            "ALERegions": {"input": {"required": {"edits": []}, "optional": {"more": []}}},
+            "ALERegions": {
+                "input": {"required": {"edits": []}, "optional": {"more": []}},
+                "python_module": "custom_nodes.my-edits",
+            },
         }
         self.has: set[str] = set()
         self.uploads: list[str] = []
         self.failure: dict[str, Any] | None = None
+        self.version: str | None = VERSION
         self.url = ""
 
     def app(self) -> web.Application:
@@ -43,6 +48,7 @@ class Server:
             [
                 web.get("/system_stats", self.stats),
                 web.get("/object_info", self.object_info),
+                web.get("/extensions/my-edits/version.json", self.told_version),
                 web.post("/upload/image", self.upload),
                 web.post("/prompt", self.prompt),
                 web.get("/queue", self.queue),
@@ -57,6 +63,11 @@ class Server:
 
     async def object_info(self, _request: web.Request) -> web.Response:
         return web.json_response(self.nodes)
+
+    async def told_version(self, _request: web.Request) -> web.Response:
+        if self.version is None:
+            raise web.HTTPNotFound
+        return web.json_response({"name": "ale-edit", "version": self.version})
 
     async def upload(self, request: web.Request) -> web.Response:
         form = await request.post()
@@ -169,7 +180,7 @@ def test_without_a_server_it_is_lost():
         make(item(), "http://127.0.0.1:1")
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     with pytest.raises(ServerLost, match="No ComfyUI answers"):
-        look("r", "http://127.0.0.1:1", {})
+        look("r", "http://127.0.0.1:1", {}, VERSION)
 
 
 def test_a_run_without_an_image_is_a_lost_server(server):
@@ -178,7 +189,7 @@ def test_a_run_without_an_image_is_a_lost_server(server):
 
 
 def test_a_look_says_versions_and_the_inputs_of_the_packs_nodes(server):
-    facts = look("r", server.url, NEEDED)
+    facts = look("r", server.url, NEEDED, VERSION)
     assert facts.versions["comfyui"] == "0.3.75"
     assert facts.inputs == {"ALERegions": {"edits", "more"}}
     assert pickle.loads(pickle.dumps(facts)) == facts
@@ -187,7 +198,18 @@ def test_a_look_says_versions_and_the_inputs_of_the_packs_nodes(server):
 def test_a_server_without_the_pack_is_unfit(server):
     del server.nodes["ALERegions"]
     with pytest.raises(Unfit, match="has no node ALERegions. Put the pack that has it into"):
-        look("r", server.url, NEEDED)
+        look("r", server.url, NEEDED, VERSION)
+
+
+def test_a_server_that_tells_another_version_of_the_pack_is_unfit(server):
+    server.version = "1.2.4"
+    with pytest.raises(Unfit, match=r"has version 1.2.4 of the pack, this is 1.2.3: .* update one"):
+        look("r", server.url, NEEDED, VERSION)
+
+
+def test_a_server_that_tells_no_version_is_known_by_its_nodes(server):
+    server.version = None
+    assert look("r", server.url, NEEDED, VERSION).inputs == {"ALERegions": {"edits", "more"}}
 
 
 @pytest.mark.parametrize(
@@ -202,12 +224,12 @@ def test_a_server_with_another_version_of_the_pack_is_unfit(server, inputs, name
     with pytest.raises(
         Unfit, match=f"another version of the pack: .*ALERegions differs in {named}"
     ):
-        look("r", server.url, NEEDED)
+        look("r", server.url, NEEDED, VERSION)
 
 
 def test_other_packs_may_have_other_inputs(server):
     server.nodes["LoadImage"] = {"input": {"required": {"file": []}}}
-    look("r", server.url, NEEDED)
+    look("r", server.url, NEEDED, VERSION)
 
 
 def test_what_answers_but_is_no_comfyui_is_named():
@@ -216,7 +238,7 @@ def test_what_answers_but_is_no_comfyui_is_named():
             return web.json_response({"hello": 1})
 
     with serving(Other()) as url, pytest.raises(ServerLost, match="is not ComfyUI"):
-        look("r", url, NEEDED)
+        look("r", url, NEEDED, VERSION)
 
 
 def test_after_a_run_was_stopped_nothing_of_it_is_sent(server):

@@ -48,6 +48,15 @@ def test_what_a_node_takes_is_no_complaint(class_type, inputs):
     ("class_type", "inputs", "complaint"),
     [
         ("Load", {"file": "c"}, ("file", "'c' is not one of a, b")),
+        (
+            "Load",
+            {"file": "c.ckpt"},
+            (
+                "file",
+                "'c.ckpt' is not one of a, b: put the file into ComfyUI's models folder, or take "
+                "one of these",
+            ),
+        ),
         ("ALEStep", {"count": 0}, ("count", "0 is not from 1 to 50")),
         ("ALEStep", {"count": 51}, ("count", "51 is not from 1 to 50")),
         ("ALEStep", {"count": "x"}, ("count", "'x' is not a whole number")),

@@ -22,6 +22,7 @@ from torch import Tensor
 from ale_edit.host import scores as host_scores
 from ale_edit.host import similarity as host_similarity
 from ale_edit.host.model_files import DINO, LPIPS
+from ale_edit.scoring import structure
 from ale_edit.scoring.leakage import leakage
 from ale_edit.scoring.lpips import background_lpips, pie_bench_lpips
 from ale_edit.scoring.lpips_network import LpipsNetwork
@@ -249,8 +250,7 @@ def test_heads_beside_the_backbone_come_first(models_dir: Path) -> None:
 @pytest.fixture
 def tiny_dino(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """A DINO of another size than ViT-B/8, which the node takes as if it were that."""
-    monkeypatch.setattr(host_scores, "DINO_WIDTH", DINO_WIDTH)
-    monkeypatch.setattr(host_scores, "DINO_BLOCKS", 3)
+    monkeypatch.setattr(structure, "VIT_B8", (8, DINO_WIDTH, 3))
     with torch.inference_mode(False):
         return published_vit(transformers_vit(), models_dir / "dino" / "dino-vitb8")
 
