@@ -146,6 +146,8 @@ class FrontEnd:
         """Through the template browser, under the pack's own category."""
         self.close_dialogs()
         self.browse_templates()
+        # cards far down the list are not there until it is scrolled
+        self.dialog().last.get_by_placeholder("Search...").fill(name)
         before = self.page.evaluate(ACTIVE)
         self._choose(self.page.get_by_test_id(f"template-workflow-{name}"))
         self.page.wait_for_function(f"before => ({ACTIVE})() !== before", arg=before)
