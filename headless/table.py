@@ -211,6 +211,8 @@ def split_edit(text: str) -> tuple[str, str]:
         )
     if "->" in target:
         raise ValueError(f"the edit {text!r} has two arrows. Part edits by ';' or by line ends.")
+    if source.startswith("#"):
+        raise ValueError(f"the edit {text!r} begins with #, a comment of Edit List. Leave it out.")
     return source, target
 
 

@@ -172,3 +172,5 @@ def test_an_edit_needs_both_sides(text):
 def test_an_edit_has_one_arrow():
     with pytest.raises(ValueError, match="has two arrows. Part edits by ';'"):
         split_edit("wolf -> goat moon -> ball")
+    with pytest.raises(ValueError, match="begins with #, a comment of Edit List"):
+        split_edit("# wolf -> goat")
