@@ -422,7 +422,7 @@ def at_least(least: int) -> Callable[[str], int]:
 def split_edit(text: str) -> tuple[str, str]:
     """(source, target), as headless/table.py has it; that cannot be imported without aiohttp."""
     source, arrow, target = (part.strip() for part in text.partition("->"))
-    if not (source and arrow and target):
+    if not (source and arrow and target) or "->" in target or source.startswith("#"):
         raise ValueError(
             f'--edit {text!r} is not of the form "source -> target". Write it in '
             'quotes, for example --edit "wolf -> brown goat".'

@@ -174,7 +174,18 @@ def test_pictures_that_cannot_be_used_are_one_line_and_an_exit_code(
 
 
 @pytest.mark.parametrize(
-    "text", ["wolf -> goat", " a b->c ", "a -> b -> c", "wolf", "-> goat", "wolf ->", "", "a - > b"]
+    "text",
+    [
+        "wolf -> goat",
+        " a b->c ",
+        "a -> b -> c",
+        "# a -> b",
+        "wolf",
+        "-> goat",
+        "wolf ->",
+        "",
+        "a - > b",
+    ],
 )
 def test_an_edit_is_split_here_as_in_a_table(text):
     found = []
