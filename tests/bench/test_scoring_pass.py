@@ -219,6 +219,7 @@ def test_with_weights_te_and_ti_are_the_mini_clips(dataset, tmp_path, monkeypatc
     write_weights("text", read_weights("text"), tmp_path)
     write_weights("clip", net.state_dict(), tmp_path)
     monkeypatch.setattr(scoring_pass, "load_mini_clip", partial(load_mini_clip, tmp_path))
+    monkeypatch.setattr(scoring_pass, "weights_key", lambda *_: "random")
     edits = [e for e in dataset.edits if len(e.objects) < 3][:6]
     metrics = metrics_for(dataset)
     assert "leakage" not in metrics.missing
