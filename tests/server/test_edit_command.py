@@ -42,10 +42,20 @@ def write_table(folder: Path, rows: int, **columns: str) -> Path:
     return write_csv(folder / "edits.csv", table)
 
 
+def hear_interrupts() -> None:
+    """Also where the tests were started in the background, where shells ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(server: Any, cwd: Path, *argv: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "edit.py"), *argv, "--server", server.url]
     return subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_interrupts,
     )
 
 
