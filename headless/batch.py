@@ -80,10 +80,11 @@ class Batch:
         self.outcome = Outcome()
         self._left = deque(jobs)
         self._attempts = Counter[str]()
-        self._alive = set(servers)
+        self._alive = set[str]()
         gone: dict[str, ServerGone] = {}
 
         async def serve(url: str) -> None:
+            self._alive.add(url)
             while self._left:
                 try:
                     await self._serve(url)
@@ -91,6 +92,7 @@ class Batch:
                     if not await self._is_back(url, error):
                         gone[url] = error
                         return
+            self._alive.discard(url)  # idle: nobody waits for what it may still do
 
         while self._left:
             if len(gone) == len(servers):

@@ -190,6 +190,28 @@ def test_what_a_dead_server_had_goes_to_the_other(tmp_path):
     assert sorted(bench.done) == [job.name for job in jobs]
 
 
+def test_what_a_dead_server_gives_back_late_goes_to_one_that_was_through(tmp_path, monkeypatch):
+    bench, jobs = Bench(tmp_path / "out", patience_s=0), jobs_of(tmp_path, 2)
+    dead, other = "http://127.0.0.1:9", "http://127.0.0.1:10"
+    made = []
+
+    async def serve(batch: Batch, url: str) -> None:
+        job = batch._left.popleft()
+        if url == dead:
+            await asyncio.sleep(0.2)  # the other is through by then
+            batch._left.appendleft(job)
+            raise ServerGone("gone.")
+        made.append(job.name)
+
+    monkeypatch.setattr(Batch, "_serve", serve)
+
+    async def whole() -> None:
+        await asyncio.wait_for(bench.run([dead, other], jobs), 10)
+
+    asyncio.run(whole())
+    assert sorted(made) == sorted(job.name for job in jobs)
+
+
 def test_a_server_that_is_back_after_long_is_used_again_while_others_work(tmp_path):
     dying, other = FakeServer(0.2), FakeServer(0.4)
     bench, jobs = Bench(tmp_path / "out", patience_s=0), jobs_of(tmp_path, 24)
