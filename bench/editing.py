@@ -17,15 +17,16 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from ..headless import Workflow
+from ..headless import ComfyError, ServerGone, Workflow
 from ..headless.edits import filled_workflow
-from ..headless.pictures import as_png, undamaged, upload_name, write_whole
+from ..headless.pack import pack_version
+from ..headless.pictures import as_png, is_intact, undamaged, upload_name, write_whole
+from ..headless.spreading import Outcome, Spread
+from ..headless.work import Item, Made
+from ..headless.workers import Workers
 from .dataset import Dataset, ImageEdit
 from .judging import weights_key
 from .methods import Method
-from .spreading import Outcome, Spread
-from .work import Item
-from .workers import Workers
 
 FINGERPRINT = "ale-edit fingerprint"
 MADE_ON = "ale-edit made on"
@@ -55,13 +56,22 @@ class Job:
         """Jobs of one edit share their pictures, and most of them a source branch."""
         return self.edit.id
 
+    @property
+    def tag(self) -> str:
+        return self.fingerprint
+
     def item(self, run: str) -> Item:
         workflow, pictures = self.prepare()
         files = {name: _packed(p.mode, p.size, p.tobytes()) for name, p in pictures.items()}
-        return Item(run, self.name, workflow.nodes, files, RESULT)
+        return Item(run, self.name, workflow.nodes, files, RESULT, tag=self.tag)
 
-    def keep(self, image: bytes, versions: Mapping[str, str]) -> None:
-        write_result(self, image, versions)
+    def keep(self, made: Made, server: str, versions: Mapping[str, str]) -> None:
+        if not is_intact(made.image):
+            raise ServerGone(f"The image that {server} sent is damaged.")
+        write_result(self, made.image, versions)
+
+    def failed(self, error: ComfyError, _server: str, _versions: Mapping[str, str]) -> str:
+        return str(error)
 
 
 # -- what is to be done ----------------------------------------------------------------------------
@@ -220,13 +230,15 @@ def edit_all(
     tell: Callable[[str], None] = print,
     **waiting: float,
 ) -> Outcome:
-    """Run all jobs, and write each image as soon as it is there (spreading.py; `waiting` is its
-    patience_s and recheck_s). A job that fails at a node is noted and left out."""
-    needed: dict[str, frozenset[str]] = {}
-    for node in jobs[0].prepare()[0].nodes.values() if jobs else ():
+    """Run all jobs, and write each image as soon as it is there (headless/spreading.py; `waiting`
+    is its patience_s and recheck_s). A job that fails at a node is noted and left out."""
+    if not jobs:
+        return Outcome()
+    needed: dict[str, frozenset[str] | None] = {}
+    for node in jobs[0].prepare()[0].nodes.values():
         kind = node["class_type"]
-        needed[kind] = needed.get(kind, frozenset()) | frozenset(node["inputs"])
-    return Spread(jobs, needed, workers, on_done, tell, **waiting).run() if jobs else Outcome()
+        needed[kind] = (needed.get(kind) or frozenset()) | frozenset(node["inputs"])
+    return Spread(jobs, needed, pack_version(), workers, on_done, tell, **waiting).run()
 
 
 class ProgressLine:
@@ -237,6 +249,8 @@ class ProgressLine:
         self._last = time.monotonic()
 
     def __call__(self, job: Job, outcome: Outcome) -> None:
+        if not outcome.made:
+            return
         each = outcome.seconds / outcome.made
         left = round(each * (self._total - outcome.made - len(outcome.failed)))
         text = (

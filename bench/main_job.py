@@ -35,6 +35,7 @@ from ..headless import (
 from ..headless.edits import filled_workflow
 from ..headless.pack import pack_version
 from ..headless.pictures import upload, uploaded_as
+from ..headless.spreading import Hopeless
 from ..scoring.preservation import background_mse, psnr_of
 from .options import SERVER_FAILED, demo_arguments, fail
 from .own_input import own_input
@@ -267,6 +268,8 @@ def guarded(job: str, run: Callable[[], None]) -> int:
 
 def exit_code(error: Exception) -> int:
     """SERVER_FAILED unless the person can mend it from the sentence alone."""
+    if isinstance(error, Hopeless):
+        return exit_code(error.last)
     if isinstance(error, NodeFailed):  # ValueErrors are the nodes' own sentences
         return 1 if error.exception_type == "ValueError" else SERVER_FAILED
     if isinstance(error, WorkflowRejected | Interrupted):

@@ -7,10 +7,10 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from ..headless.spreading import Outcome
 from .dataset import Dataset, ImageEdit
 from .methods import ALE, Method
 from .scoring_pass import Values
-from .spreading import Outcome
 from .statistics import DRAWS, SEED, Bootstrap, Figure
 
 

@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ..demo.world import unknown_words
+from ..headless.lock import alone_in
 from ..headless.pack import pack_version
 from ..headless.pictures import write_whole
+from ..headless.spreading import Outcome
+from ..headless.workers import Workers, local_workers
+from .dask_workers import dask_workers
 from .dataset import Dataset, read_dataset
 from .editing import (
     STALE,
@@ -36,8 +40,6 @@ from .options import run_arguments, split_settings
 from .page import page
 from .report import Results, markdown, reference_of
 from .scoring_pass import metrics_for, score
-from .spreading import Outcome
-from .workers import Workers, dask_workers, local_workers
 
 
 def run_bench(
@@ -57,19 +59,22 @@ def run_bench(
     )
     # first, in case a file cannot be read
     metrics = metrics_for(dataset, args.clip, args.lpips, args.dino)
-    outcome = _only_told(plan) if args.score_only else _edited(plan, args)
-    scored = {
-        m.name: score(
-            dataset,
-            [e for e in edits if f"{m.name}/{e.id}" not in outcome.failed],
-            m.name,
-            metrics,
-            out,
-            print,
-        )
-        for m in methods
-    }
+    with alone_in(out):
+        outcome = _only_told(plan) if args.score_only else _edited(plan, args)
+        scored = {
+            m.name: score(
+                dataset,
+                [e for e in edits if f"{m.name}/{e.id}" not in outcome.failed],
+                m.name,
+                metrics,
+                out,
+                print,
+            )
+            for m in methods
+        }
     if not any(scored.values()):
+        if outcome.failed:
+            raise ValueError(f"No image was made. The first: {next(iter(outcome.failed.values()))}")
         raise ValueError(f"There is no image below {out} to score. Run without --score-only.")
     workflow = plan.workflow(edits[0], reference_of(methods)).nodes
     return Results(dataset, edits, tuple(methods), scored, metrics.missing, out, outcome, workflow)

@@ -5,17 +5,21 @@ import asyncio
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-from .batch import PATIENCE_S, Batch, Outcome, check_servers
+from .batch import check_servers, edit_jobs
 from .client import Progress
 from .edits import SETTINGS, Model
 from .errors import ComfyError
 from .jobs import How, Job, build_jobs
+from .lock import alone_in
 from .manifest import FILE, Manifest
 from .pack import pack_version
+from .spreading import PATIENCE_S, Outcome
 from .table import Problems, Row, named, read_table, rows_of, split_edit
 from .workflow import Workflow
 
@@ -162,40 +166,47 @@ def say(text: str) -> None:
 
 
 class Bar:
-    """One line with what is done, what is at work, and the time left; in a file a line an image."""
+    """One line with what is done, what is at work, and the time left; in a file a line an image.
+
+    Steps come from several threads.
+    """
 
     def __init__(self, total: int, *, is_terminal: bool):
         self._total, self._is_terminal = total, is_terminal
         self._start, self._over, self._made = time.monotonic(), 0, 0
         self._shown, self._at_work = False, ""
+        self._lock = threading.RLock()
         self._width = min(shutil.get_terminal_size((100, 24)).columns - 1, 120)
 
     def done(self, job: Job, outcome: Outcome) -> None:
-        self._over, self._made = outcome.made + len(outcome.failed), outcome.made
-        self._at_work = "" if self._at_work == job.name else self._at_work
-        if job.name in outcome.failed:
-            self.tell(f"failed: {outcome.failed[job.name]}")
-        elif not self._is_terminal:
-            say(f"{self._over}/{self._total} {job.name}{self._left()}")
-        if self._is_terminal:
-            self._draw("")
+        with self._lock:
+            self._over, self._made = outcome.made + len(outcome.failed), outcome.made
+            self._at_work = "" if self._at_work == job.name else self._at_work
+            if job.name in outcome.failed:
+                self.tell(f"failed: {outcome.failed[job.name]}")
+            elif not self._is_terminal:
+                say(f"{self._over}/{self._total} {job.name}{self._left()}")
+            if self._is_terminal:
+                self._draw("")
 
-    def progress(self, job: Job, step: Progress) -> None:
+    def progress(self, name: str, step: Progress) -> None:
         if not self._is_terminal:
             return
-        if step.ahead and not self._at_work:  # else it waits for one of ours
-            self._draw(f"{job.name}: waiting, {step.ahead} before it")
-        elif not step.ahead:
-            self._at_work = job.name
-            steps = f" {step.value}/{step.maximum}" if step.maximum else ""
-            self._draw(f"{job.name}: {step.title}{steps}")
+        with self._lock:
+            if step.ahead and not self._at_work:  # else it waits for one of ours
+                self._draw(f"{name}: waiting, {step.ahead} before it")
+            elif not step.ahead:
+                self._at_work = name
+                steps = f" {step.value}/{step.maximum}" if step.maximum else ""
+                self._draw(f"{name}: {step.title}{steps}")
 
     def tell(self, text: str) -> None:
         """A sentence above the line."""
-        if self._shown:
-            print(f"\r{'':<{self._width}}\r", end="")
-            self._shown = False
-        say(text)
+        with self._lock:
+            if self._shown:
+                print(f"\r{'':<{self._width}}\r", end="")
+                self._shown = False
+            say(text)
 
     def close(self) -> None:
         if self._shown:
@@ -227,7 +238,8 @@ def summary(outcome: Outcome, kept: int, out: Path) -> str:
 # -- the whole -------------------------------------------------------------------------------------
 
 
-async def edit(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
+def edit(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
+    """Check everything, and make what is to be made; the exit code."""
     servers = list(dict.fromkeys(url.rstrip("/") for url in args.server or [SERVER]))
     manifest = Manifest(args.out, say)
     manifest.check_places(jobs)
@@ -235,7 +247,7 @@ async def edit(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
     if not pending and not args.check:
         say(summary(Outcome(), len(jobs), args.out))
         return 0
-    await check_servers(servers, pending or jobs, any_version=args.any_version)
+    asyncio.run(check_servers(servers, pending or jobs, any_version=args.any_version))
     if args.check:
         say(f"All is well: {len(pending)} of {len(jobs)} images would be made.")
         return 0
@@ -243,9 +255,18 @@ async def edit(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
         say("Without --checkpoint the demo model edits, which knows the demo world only.")
     bar = Bar(len(pending), is_terminal=sys.stdout.isatty())
     manifest.tell = bar.tell
-    batch = Batch(manifest, bar.tell, bar.done, bar.progress, args.patience, args.redo)
     try:
-        outcome = await batch.run(servers, pending)
+        outcome = edit_jobs(
+            pending,
+            servers,
+            manifest,
+            tell=bar.tell,
+            on_done=bar.done,
+            on_progress=bar.progress,
+            patience_s=args.patience,
+            redo=args.redo,
+            any_version=args.any_version,
+        )
     finally:
         bar.close()
     say(summary(outcome, len(jobs) - len(pending), args.out))
@@ -261,7 +282,8 @@ def main(argv: Sequence[str]) -> int:
         if len(rows) >= MANY:
             say(f"Checking {len(rows)} rows ...")
         jobs = build_jobs(rows, how, tell=say)
-        return asyncio.run(edit(args, jobs))
+        with nullcontext() if args.check else alone_in(args.out):
+            return edit(args, jobs)
     except ValueError as error:
         lines = str(error).splitlines()
         more = [f"... and {len(lines) - SHOWN} more."] if len(lines) > SHOWN else []

@@ -30,6 +30,10 @@ class RunLost(Interrupted):
     """ComfyUI knows the run no more: taken out of its queue, or ComfyUI was started anew."""
 
 
+class NoImage(ComfyError):
+    """A run ended without the image that it was for."""
+
+
 @dataclass(frozen=True)
 class NodeError:
     """One complaint about one node; input_name where the complaint is about one input."""
@@ -57,6 +61,10 @@ class WorkflowRejected(ComfyError):
         lines = [f"{error}: {error.message}" for error in errors] or [message]
         super().__init__(f"{what} " + "; ".join(lines))
         self.errors = errors
+        self._given = message, errors, what
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WorkflowRejected, self._given
 
 
 class NodeFailed(ComfyError):
@@ -74,6 +82,9 @@ class NodeFailed(ComfyError):
         self.exception_type = exception_type
         self.traceback = traceback
         self.inputs = inputs or {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NodeFailed, (self.error, self.exception_type, self.traceback, self.inputs)
 
     @property
     def is_full_disk(self) -> bool:

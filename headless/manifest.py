@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .jobs import Job, changes
+from .lock import check_folder
 from .pictures import is_intact, write_whole
 from .table import Problems
 
@@ -51,8 +52,7 @@ class Manifest:
 
     def check_places(self, jobs: Sequence[Job]) -> None:
         """Raise Problems where an image would take the place of a file that is not ours."""
-        if self.out.exists() and not self.out.is_dir():
-            raise Problems([f"{self.out} is a file. Give a folder to --out."])
+        check_folder(self.out)
         inputs = {path.resolve(): job for job in jobs for path in (job.row.image, *job.row.masks)}
         problems = []
         for job in jobs:

@@ -38,10 +38,8 @@ PACK: dict[str, set[str]] = {
     "bench/clip_network.py": {"scoring"},
     "bench/dino_network.py": {"scoring"},
     "bench/weight_files.py": set(),
-    "bench/work.py": {"headless"},
-    "bench/workers.py": set(),
+    "bench/dask_workers.py": {"headless"},
     "headless": set(),
-    "headless/batch.py": set(),
     "headless/jobs.py": set(),
     "headless/pictures.py": set(),
     "edit.py": {"headless"},
@@ -64,13 +62,11 @@ OTHERS: dict[str, set[str]] = {
     "bench/clip_network.py": {"torch"},
     "bench/dino_network.py": set(),
     "bench/weight_files.py": {"torch"},
-    "bench/workers.py": set(),
-    "bench/work.py": set(),  # a worker on another machine has aiohttp alone, for headless/
+    "bench/dask_workers.py": set(),
     "bench/speed.py": {"torch", "numpy", *COMFY},
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
     "bench/own_input.py": {"PIL"},
     "headless": {"aiohttp"},
-    "headless/batch.py": {"PIL"},
     "headless/jobs.py": {"PIL"},
     "headless/pictures.py": {"PIL"},
     "edit.py": set(),
@@ -86,7 +82,7 @@ LATE: dict[str, set[str]] = {  # only inside a function
     "bench/lpips_network.py": {"torchvision", "torchmetrics"},
     "bench/clip_network.py": {"transformers"},
     "bench/weight_files.py": {"safetensors"},
-    "bench/workers.py": {"distributed"},
+    "bench/dask_workers.py": {"distributed"},
     "dev.py": {"torch", "comfy"},
 }
 

@@ -20,8 +20,8 @@ from ale_edit.bench.editing import (
     write_result,
 )
 from ale_edit.bench.methods import ALE, CODE, COMPONENTS, NAIVE, all_methods
-from ale_edit.bench.spreading import Outcome
 from ale_edit.headless.pictures import as_png
+from ale_edit.headless.spreading import Outcome
 
 VERSIONS = {"comfyui": "0.3.75", "pytorch": "2.11.0"}
 

@@ -13,8 +13,8 @@ from ale_edit.bench.methods import ALE, NAIVE
 from ale_edit.bench.page import leak_of, page, ranked, spread_evenly
 from ale_edit.bench.plots import Point, scatter, ticks
 from ale_edit.bench.report import JUDGED, Column, Results, Table, markdown, shown
-from ale_edit.bench.spreading import Outcome
 from ale_edit.bench.statistics import Figure
+from ale_edit.headless.spreading import Outcome
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ale_edit.headless.batch import Outcome
 from ale_edit.headless.client import Progress
 from ale_edit.headless.command import Bar, main
 from ale_edit.headless.jobs import How, build_jobs
 from ale_edit.headless.pack import pack_version
+from ale_edit.headless.spreading import Outcome
 from ale_edit.headless.table import named, read_table
 from ale_edit.tests.headless.fake_server import FakeServer, serving
 from ale_edit.tests.headless.inputs import write_csv, write_inputs
@@ -112,11 +112,12 @@ def test_check_edits_nothing(table, tmp_path, capsys):
 
 def test_a_row_that_fails_makes_the_exit_code_1(table, tmp_path, capsys):
     server = FakeServer()
+    bad = build_jobs(named(read_table(table)), How())[1].workflow.inputs("Source image")["image"]
     failure = {
         **{"node_id": "9", "node_type": "ALERegions", "exception_message": "no object"},
         **{"exception_type": "ValueError", "traceback": []},
     }
-    server.fails = lambda _prompt: failure if len(server.ran) == 2 else None
+    server.fails = lambda prompt: failure if prompt["2"]["inputs"]["image"] == bad else None
     assert served([str(table), "--out", str(tmp_path / "out")], server) == 1
     told = capsys.readouterr().out
     assert "failed: " in told and "line 3 (p1): 'Regions' (ALERegions): no object" in told
@@ -197,13 +198,13 @@ def test_the_bar_shows_place_time_left_and_what_is_at_work(table, capsys, monkey
     bar = Bar(3, is_terminal=True)
     now[0] += 10
     bar.done(first, Outcome(made=1))
-    bar.progress(first, Progress("Sample", 3, 15))
+    bar.progress(first.name, Progress("Sample", 3, 15))
     shown = capsys.readouterr().out.split("\r")[-1].rstrip()
     assert shown == "[######--------------] 1/3, 10.0 s each, 0:00:20 left  p0: Sample 3/15"
-    bar.progress(other, Progress("", ahead=1))  # it waits for ours: nothing new
+    bar.progress(other.name, Progress("", ahead=1))  # it waits for ours: nothing new
     assert capsys.readouterr().out == ""
     bar.done(first, Outcome(made=2))
-    bar.progress(other, Progress("", ahead=2))
+    bar.progress(other.name, Progress("", ahead=2))
     bar.done(first, Outcome(made=1, failed={"p0": "no masks"}))
     bar.close()
     told = capsys.readouterr().out

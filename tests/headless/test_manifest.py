@@ -151,7 +151,7 @@ def test_a_line_without_what_is_needed_is_passed_over(out, job, told, lacking):
 
 def test_a_file_in_the_place_of_the_folder_is_told(tmp_path, job, told):
     (tmp_path / "out").write_bytes(b"mine")
-    with pytest.raises(Problems, match="out is a file. Give a folder to --out."):
+    with pytest.raises(ValueError, match="out is a file. Give a folder to --out."):
         told.manifest(tmp_path / "out").check_places([job])
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from ale_edit.bench import make_dataset, runner
+from ale_edit.bench.dask_workers import dask_workers
 from ale_edit.bench.dataset import Dataset, read_dataset
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import (
@@ -29,9 +30,9 @@ from ale_edit.bench.editing import (
     read_result,
 )
 from ale_edit.bench.methods import ALE, NAIVE
-from ale_edit.bench.spreading import Outcome
-from ale_edit.bench.workers import dask_workers, local_workers
 from ale_edit.headless import ComfyError
+from ale_edit.headless.spreading import Outcome
+from ale_edit.headless.workers import local_workers
 from ale_edit.tests.bench.samples import ale_sample, pie_sample
 from ale_edit.tests.server.conftest import new_server
 
@@ -172,7 +173,8 @@ def test_images_do_not_depend_on_the_way_they_were_spread(pair, tmp_path):
     dataset = demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1)
     found = []
     for name, urls in (("one", [pair[0].url]), ("two", [s.url for s in pair])):
-        plan = Plan(dataset, dataset.edits[:2], (NAIVE, ALE), tmp_path / name)
+        # another context: else the second run would take the images of the first one's history
+        plan = Plan(dataset, dataset.edits[:2], (NAIVE, ALE), tmp_path / name, context=name)
         with local_workers(urls) as workers:
             assert edit_all(plan.jobs, workers, lambda *_: None).made == 4
         found.append([np.asarray(read_result(job.path)[0], int) for job in plan.jobs])
@@ -182,7 +184,7 @@ def test_images_do_not_depend_on_the_way_they_were_spread(pair, tmp_path):
 
 def test_where_the_only_server_dies_images_stay_and_another_one_goes_on(pair, tmp_path):
     dataset = demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1)
-    plan = Plan(dataset, dataset.edits[:2], (NAIVE, ALE), tmp_path / "demo")
+    plan = Plan(dataset, dataset.edits[:2], (NAIVE, ALE), tmp_path / "demo", context="dies")
 
     def kill(_job: Job, _outcome: Outcome) -> None:
         pair[1].process.kill()
@@ -229,7 +231,7 @@ def test_a_run_that_is_stopped_takes_its_workflows_from_the_servers(pair, tmp_pa
 
 def test_a_dask_scheduler_that_is_not_there_is_named(monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr("ale_edit.bench.workers.WORKERS_TIMEOUT_S", 1)
+    monkeypatch.setattr("ale_edit.bench.dask_workers.WORKERS_TIMEOUT_S", 1)
     with (
         pytest.raises(ValueError, match="No dask scheduler answers at tcp://127.0.0.1:1"),
         dask_workers("tcp://127.0.0.1:1", ["http://127.0.0.1:2"]),

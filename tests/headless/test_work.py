@@ -12,9 +12,17 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from ale_edit.bench import work
-from ale_edit.bench.work import Item, ItemFailed, ServerLost, Stopped, Unfit, look, make
+from ale_edit.headless import (
+    NodeFailed,
+    NoImage,
+    OtherVersion,
+    PackMissing,
+    ServerGone,
+    WorkflowRejected,
+    work,
+)
 from ale_edit.headless.pictures import as_png
+from ale_edit.headless.work import Item, Made, Stopped, look, make
 
 NODES = {
     "1": {"class_type": "LoadImage", "inputs": {"image": "ale-edit/a.png"}},
@@ -40,6 +48,7 @@ class Server:
         self.uploads: list[str] = []
         self.failure: dict[str, Any] | None = None
         self.version: str | None = VERSION
+        self.queued = 0
         self.url = ""
 
     def app(self) -> web.Application:
@@ -52,6 +61,7 @@ class Server:
                 web.post("/upload/image", self.upload),
                 web.post("/prompt", self.prompt),
                 web.get("/queue", self.queue),
+                web.get("/history", self.all_history),
                 web.get("/history/{id}", self.history),
                 web.get("/view", self.view),
             ]
@@ -84,10 +94,15 @@ class Server:
             problem = {"message": "Invalid image file", "details": name}
             errors = {"1": {"class_type": "LoadImage", "errors": [problem]}}
             return web.json_response({"error": {}, "node_errors": errors}, status=400)
+        self.queued += 1
         return web.json_response({"prompt_id": "p", "node_errors": {}})
 
     async def queue(self, _request: web.Request) -> web.Response:
         return web.json_response({"queue_running": [], "queue_pending": []})
+
+    async def all_history(self, _request: web.Request) -> web.Response:
+        prompt = [0, "p", NODES, {"ale_edit": "my tag"}, []]
+        return web.json_response({"p": {"prompt": prompt, "status": {"status_str": "success"}}})
 
     async def history(self, _request: web.Request) -> web.Response:
         messages = [["execution_error", self.failure]] if self.failure else []
@@ -147,44 +162,44 @@ def failing(server: Server, kind: str) -> None:
 
 
 def test_an_item_gives_its_image_and_pictures_are_sent_once(server):
-    assert make(item(), server.url) == make(item(name="ale/two"), server.url) == IMAGE
+    first, second = make(item(), server.url), make(item(name="ale/two"), server.url)
+    assert first.image == second.image == IMAGE and first.preview is None and first.seconds >= 0
     assert server.uploads == ["ale-edit/a.png"]
 
 
 def test_a_server_that_forgot_its_inputs_is_sent_them_again(server):
     make(item(), server.url)
     server.has.clear()  # started anew with an empty folder
-    assert make(item(), server.url) == IMAGE
+    assert make(item(), server.url).image == IMAGE
     assert server.uploads == ["ale-edit/a.png"] * 2
 
 
 def test_a_workflow_that_is_refused_fails_with_the_reason(server):
-    with pytest.raises(ItemFailed, match="Invalid image file: ale-edit/a.png") as caught:
+    with pytest.raises(WorkflowRejected, match="Invalid image file: ale-edit/a.png") as caught:
         make(item(pictures={}), server.url)
-    assert caught.value.by_input
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value) and again.errors == caught.value.errors
 
 
-@pytest.mark.parametrize(("kind", "by_input"), [("ValueError", True), ("OutOfMemory", False)])
-def test_what_a_node_says_comes_with_the_failure_through_pickle_too(server, kind, by_input):
-    failing(server, kind)
-    with pytest.raises(ItemFailed) as caught:
+def test_what_a_node_says_comes_with_the_failure_through_pickle_too(server):
+    failing(server, "ValueError")
+    with pytest.raises(NodeFailed) as caught:
         make(item(), server.url)
     for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
-        assert (
-            str(error) == "'Save edited' (ALERegions): it is empty" and error.by_input == by_input
-        )
+        assert str(error) == "'Save edited' (ALERegions): it is empty"
+        assert (error.error.title, error.exception_type) == ("Save edited", "ValueError")
 
 
 def test_without_a_server_it_is_lost():
-    with pytest.raises(ServerLost, match="No ComfyUI answers at http://127.0.0.1:1") as caught:
+    with pytest.raises(ServerGone, match="No ComfyUI answers at http://127.0.0.1:1") as caught:
         make(item(), "http://127.0.0.1:1")
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
-    with pytest.raises(ServerLost, match="No ComfyUI answers"):
+    with pytest.raises(ServerGone, match="No ComfyUI answers"):
         look("r", "http://127.0.0.1:1", {}, VERSION)
 
 
-def test_a_run_without_an_image_is_a_lost_server(server):
-    with pytest.raises(ServerLost, match="ended at .* but no image came"):
+def test_a_run_without_an_image_says_so(server):
+    with pytest.raises(NoImage, match="ended at .* but no image came from 'Save another'"):
         make(item(result="Save another"), server.url)
 
 
@@ -195,15 +210,35 @@ def test_a_look_says_versions_and_the_inputs_of_the_packs_nodes(server):
     assert pickle.loads(pickle.dumps(facts)) == facts
 
 
-def test_a_server_without_the_pack_is_unfit(server):
+def test_a_run_that_was_left_at_the_server_is_taken_over_by_its_tag(server):
+    left = look("r", server.url, NEEDED, VERSION).left
+    assert left == {"my tag": "p"}
+    assert make(item(pictures={}), server.url, left["my tag"]).image == IMAGE
+    assert not server.uploads and not server.queued
+
+
+def test_where_the_run_that_was_left_is_gone_the_item_is_made(server):
+    assert make(item(), server.url, "no such run").image == IMAGE
+    assert server.uploads == ["ale-edit/a.png"] and server.queued == 1
+
+
+def test_a_preview_comes_with_the_image_and_steps_are_told(server):
+    made = make(item(previews=("Other", "Save edited")), server.url, None, lambda *_: pytest.fail())
+    assert made == Made(IMAGE, IMAGE, made.seconds)
+
+
+def test_a_server_without_the_pack_is_told(server):
     del server.nodes["ALERegions"]
-    with pytest.raises(Unfit, match="has no node ALERegions. Put the pack that has it into"):
+    with pytest.raises(PackMissing, match="has no node ALERegions. Put the pack that has it into"):
         look("r", server.url, NEEDED, VERSION)
 
 
-def test_a_server_that_tells_another_version_of_the_pack_is_unfit(server):
+def test_a_server_that_tells_another_version_of_the_pack_is_refused_or_accepted(server):
     server.version = "1.2.4"
-    with pytest.raises(Unfit, match=r"has version 1.2.4 of the pack, this is 1.2.3: .* update one"):
+    assert look("r", server.url, NEEDED, None).versions["ale_edit"] == "1.2.4"
+    with pytest.raises(
+        OtherVersion, match=r"has version 1.2.4 of the pack, this is 1.2.3: .* update one"
+    ):
         look("r", server.url, NEEDED, VERSION)
 
 
@@ -219,10 +254,10 @@ def test_a_server_that_tells_no_version_is_known_by_its_nodes(server):
         ({"required": {}, "optional": {"more": []}}, "'edits'"),  # an older one has less
     ],
 )
-def test_a_server_with_another_version_of_the_pack_is_unfit(server, inputs, named):
+def test_a_server_with_another_version_of_the_pack_is_refused(server, inputs, named):
     server.nodes["ALERegions"] = {"input": inputs}
     with pytest.raises(
-        Unfit, match=f"another version of the pack: .*ALERegions differs in {named}"
+        OtherVersion, match=f"another version of the pack: .*ALERegions differs in {named}"
     ):
         look("r", server.url, NEEDED, VERSION)
 
@@ -237,7 +272,7 @@ def test_what_answers_but_is_no_comfyui_is_named():
         async def stats(self, _request: web.Request) -> web.Response:
             return web.json_response({"hello": 1})
 
-    with serving(Other()) as url, pytest.raises(ServerLost, match="is not ComfyUI"):
+    with serving(Other()) as url, pytest.raises(ServerGone, match="is not ComfyUI"):
         look("r", url, NEEDED, VERSION)
 
 
@@ -246,4 +281,4 @@ def test_after_a_run_was_stopped_nothing_of_it_is_sent(server):
     with pytest.raises(Stopped):
         make(item(run="stopped run"), server.url)
     assert not server.uploads
-    assert make(item(), server.url) == IMAGE
+    assert make(item(), server.url).image == IMAGE

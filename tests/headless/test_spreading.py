@@ -3,19 +3,26 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
 import pytest
 
-from ale_edit.bench.spreading import ATTEMPTS, Outcome, Spread
-from ale_edit.bench.work import Facts, Item, ItemFailed, ServerLost, Unfit, look, make
-from ale_edit.bench.workers import QUEUED, Workers
-from ale_edit.headless import ComfyError
-from ale_edit.headless.pack import pack_version
+from ale_edit.headless import (
+    ComfyError,
+    NodeError,
+    NodeFailed,
+    OtherVersion,
+    RunLost,
+    ServerGone,
+    WorkflowRejected,
+)
+from ale_edit.headless.spreading import ATTEMPTS, HOPELESS, Hopeless, Outcome, Spread, TaskFailed
+from ale_edit.headless.work import Facts, Item, Made
+from ale_edit.headless.workers import QUEUED, Workers
 
 SERVERS = ("http://a", "http://b")
 
@@ -25,13 +32,19 @@ class Task:
     name: str
     group: str
     kept: list[str]
+    tag: str = ""
 
     def item(self, run: str) -> Item:
-        return Item(run, self.name, {}, {}, "Save")
+        return Item(run, self.name, {}, {}, "Save", tag=self.tag)
 
-    def keep(self, image: bytes, versions: Any) -> None:
-        assert image.decode() == self.name and versions["comfyui"] == "1"
+    def keep(self, made: Made, server: str, versions: Any) -> None:
+        assert made.image.decode() == self.name and versions["comfyui"] == "1"
+        assert server in SERVERS
         self.kept.append(self.name)
+
+    def failed(self, error: ComfyError, server: str, versions: Any) -> str:
+        assert server in SERVERS and versions["comfyui"] == "1"
+        return f"{self.name}: {error}"
 
 
 @dataclass
@@ -47,9 +60,11 @@ class Servers:
     most: Counter[str] = field(default_factory=Counter)
     looks: Counter[str] = field(default_factory=Counter)
     stopped: list[str] = field(default_factory=list)
+    left: dict[str, dict[str, str]] = field(default_factory=dict)
+    taken: list[tuple[str, str | None]] = field(default_factory=list)
     lock: Any = field(default_factory=Lock)
 
-    def make(self, item: Item, url: str) -> bytes:
+    def make(self, item: Item, url: str, left: str | None) -> Made:
         with self.lock:
             self.at_once[url] += 1
             self.most[url] = max(self.most[url], self.at_once[url])
@@ -59,17 +74,19 @@ class Servers:
         if error := self.fails(item.name, url):
             raise error
         if url in self.down:
-            raise ServerLost(f"{url} is gone.")
+            raise ServerGone(f"{url} is gone.")
         with self.lock:
             self.made.append((item.name, url))
-        return item.name.encode()
+            self.taken.append((item.name, left))
+        return Made(item.name.encode())
 
     def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
-        assert version == pack_version()
+        assert version == "1.0"
         self.looks[url] += 1
         if url in self.down:
-            raise ServerLost(f"{url} is gone.")
-        return Facts({"comfyui": "1"}, {"ALERegions": self.inputs.get(url, frozenset("x"))})
+            raise ServerGone(f"{url} is gone.")
+        inputs = {"ALERegions": self.inputs.get(url, frozenset("x"))}
+        return Facts({"comfyui": "1"}, inputs, self.left.get(url, {}))
 
 
 class Returning(Servers):
@@ -81,22 +98,15 @@ class Returning(Servers):
         return super().look(_run, url, _needed, version)
 
 
-class Played(Executor):
-    """Runs the test's servers instead of real ones."""
-
-    def __init__(self, pool: ThreadPoolExecutor, servers: Servers):
-        self._pool, self._played = pool, {make: servers.make, look: servers.look}
-
-    def submit(self, fn: Any, /, *args: Any, **_options: Any) -> Future[Any]:
-        return self._pool.submit(self._played[fn], *args)
-
-
 @contextmanager
 def workers_of(servers: Servers) -> Iterator[Workers]:
     with ExitStack() as stack:
         pools = {url: stack.enter_context(ThreadPoolExecutor(4)) for url in SERVERS}
-        executors: dict[str, Executor] = {u: Played(p, servers) for u, p in pools.items()}
-        yield Workers(executors, servers.stopped.append)
+        yield Workers(pools, servers.stopped.append, servers.make, servers.look)
+
+
+def failure(message: str) -> NodeFailed:
+    return NodeFailed(NodeError("Regions", "ALERegions", message), "ValueError", ())
 
 
 def run(
@@ -111,9 +121,8 @@ def run(
     told: list[str] = []
     tasks = [Task(f"{g}/{k}", str(g), kept) for g in range(groups) for k in range(each)]
     with workers_of(servers) as workers:
-        spread = Spread(
-            tasks, {}, workers, on_done, told.append, patience_s=patience_s, recheck_s=0.05
-        )
+        waiting = {"patience_s": patience_s, "recheck_s": 0.05}
+        spread = Spread(tasks, {}, "1.0", workers, on_done, told.append, **waiting)
         return kept, spread.run(), told
 
 
@@ -154,7 +163,7 @@ def test_the_tasks_of_a_lost_server_go_to_the_other_and_it_is_used_again():
     kept, outcome, told = run(servers, groups=25, on_done=on_done)
     assert len(kept) == len(set(kept)) == 100 and not outcome.failed
     assert told[0] == "http://b is gone. It is asked again every 0 s."
-    assert told[-1] == "http://b is back." and len(told) == 2
+    assert told[-1] == "ComfyUI at http://b is back." and len(told) == 2
     back = [name for name, url in servers.made[25:] if url == "http://b"]
     assert back
 
@@ -168,7 +177,10 @@ def test_a_server_that_is_away_at_the_start_is_told_and_used_when_it_comes():
 
     kept, outcome, told = run(servers, groups=20, on_done=on_done)
     assert len(kept) == 80 and outcome.by_server["http://a"] > 0
-    assert told == ["http://a is gone. It is asked again every 0 s.", "http://a is back."]
+    assert told == [
+        "http://a is gone. It is asked again every 0 s.",
+        "ComfyUI at http://a is back.",
+    ]
 
 
 def test_without_any_server_at_the_start_all_reasons_are_told():
@@ -205,34 +217,120 @@ def test_where_a_server_comes_back_in_time_the_run_goes_on():
 
 def test_a_task_that_fails_is_noted_and_the_others_are_done():
     def fails(item: str, _url: str) -> Exception | None:
-        return ItemFailed("'Regions': it is empty", True) if item == "2/1" else None
+        return failure("it is empty") if item == "2/1" else None
 
-    kept, outcome, _ = run(Servers(fails=fails))
-    assert outcome.failed == {"2/1": "'Regions': it is empty"} and len(kept) == 23
+    done: list[str] = []
+    kept, outcome, _ = run(Servers(fails=fails), on_done=lambda task, _: done.append(task.name))
+    assert outcome.failed == {"2/1": "2/1: 'Regions' (ALERegions): it is empty"}
+    assert len(kept) == 23 and len(set(done)) == 24
 
 
-@pytest.mark.parametrize(("by_input", "kind"), [(True, ValueError), (False, ComfyError)])
-def test_where_the_first_tasks_all_fail_the_run_ends_with_the_reason(by_input, kind):
-    servers = Servers(fails=lambda _item, _url: ItemFailed("out of memory", by_input))
-    with pytest.raises(kind, match="out of memory"):
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: failure("out of memory"),
+        lambda: WorkflowRejected("", (NodeError("Edit", "ALEEditObject", "out of memory"),)),
+    ],
+)
+def test_where_the_first_tasks_all_fail_the_run_ends_with_the_reason(error):
+    servers = Servers(fails=lambda _item, _url: error())
+    with pytest.raises(Hopeless, match="first 5 all failed.* out of memory") as caught:
         run(servers)
-    assert len(servers.stopped) == 1
+    assert type(caught.value.last) is type(error()) and len(servers.stopped) == 1
+    assert HOPELESS == 5
+
+
+def test_a_full_disk_of_a_server_ends_the_run_at_once():
+    servers = Servers(fails=lambda _i, _u: failure("[Errno 28] No space left on device"))
+    with pytest.raises(ComfyError, match="The disk of ComfyUI at http://. is full") as caught:
+        run(servers)
+    assert not isinstance(caught.value, Hopeless)
+
+
+def test_a_task_that_cannot_be_given_to_a_server_is_noted():
+    class Changed(Task):
+        def item(self, run: str) -> Item:
+            raise TaskFailed("its mask was changed")
+
+    kept: list[str] = []
+    tasks = [Task("one", "g", kept), Changed("two", "g", kept), Task("three", "g", kept)]
+    with workers_of(Servers()) as workers:
+        outcome = Spread(tasks, {}, "1.0", workers, lambda *_: None, pytest.fail).run()
+    assert outcome.failed == {"two": "two: its mask was changed"} and len(kept) == 2
+
+
+def test_a_run_that_its_server_forgot_is_made_again():
+    """The server was quickly started anew: it answers, and knows nothing of our runs."""
+    lost = iter([RunLost("taken out of the queue")])
+    kept, outcome, told = run(Servers(fails=lambda _item, _url: next(lost, None)))
+    assert len(kept) == 24 and not outcome.failed and "taken out of the queue" in told[0]
+
+
+def test_a_damaged_image_is_made_again():
+    damaged = iter([True])
+
+    class Checked(Task):
+        def keep(self, made: Made, server: str, versions: Any) -> None:
+            if next(damaged, False):
+                raise ServerGone("The image is damaged.")
+            super().keep(made, server, versions)
+
+    kept: list[str] = []
+    with workers_of(Servers()) as workers:
+        tasks = [Checked(str(k), "g", kept) for k in range(6)]
+        waiting = {"recheck_s": 0.05}
+        Spread(tasks, {}, "1.0", workers, lambda *_: None, lambda _: None, **waiting).run()
+    assert sorted(kept) == [str(k) for k in range(6)]
+
+
+def test_what_a_killed_process_left_is_taken_first_by_the_server_that_has_it():
+    left = {"http://a": {"t7": "run 7", "t2": "run 2"}, "http://b": {"t5": "run 5", "other": "x"}}
+    servers, kept = Servers(left=left), list[str]()
+    tasks = [Task(str(k), "g", kept, f"t{k}") for k in range(10)]
+    with workers_of(servers) as workers:
+        Spread(tasks, {}, "1.0", workers, lambda *_: None, pytest.fail).run()
+    assert sorted(kept) == [str(k) for k in range(10)]
+    taken = {name: run for name, run in servers.taken if run is not None}
+    assert taken == {"7": "run 7", "2": "run 2", "5": "run 5"}
+    homes = dict(servers.made)
+    assert (homes["7"], homes["2"], homes["5"]) == ("http://a", "http://a", "http://b")
+    assert {name for name, _ in servers.made[:5]} >= {"2", "7", "5"}
+
+
+def test_what_a_hanging_server_gives_back_late_goes_to_one_that_was_through():
+    servers = Servers(down={"http://b"})
+
+    class Late(Servers):
+        def make(self, item: Item, url: str, left: str | None) -> Made:
+            if url == "http://b":
+                time.sleep(0.3)  # the other is through by then
+                raise ServerGone("b is gone.")
+            return super().make(item, url, left)
+
+        def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
+            self.down = {"http://b"} if self.looks["http://b"] else set()
+            return super().look(_run, url, _needed, version)
+
+    servers = Late()
+    kept, outcome, _ = run(servers, groups=4, each=1, patience_s=0.0)
+    assert len(kept) == 4 and outcome.by_server == {"http://a": 4, "http://b": 0}
 
 
 def test_a_task_at_which_servers_are_lost_again_and_again_is_left_out():
     """A task that kills every server must not kill them for ever."""
 
     def fails(item: str, url: str) -> Exception | None:
-        return ServerLost(f"{url} died.") if item == "3/0" else None
+        return ServerGone(f"{url} died.") if item == "3/0" else None
 
     kept, outcome, _ = run(Servers(fails=fails))
     assert len(kept) == 23 and set(outcome.failed) == {"3/0"}
-    assert outcome.failed["3/0"].startswith(f"{ATTEMPTS} times a server was lost at it; at last:")
+    why = f"3/0: {ATTEMPTS} times a server was lost at it; at last: http://"
+    assert outcome.failed["3/0"].startswith(why)
 
 
 def test_servers_with_different_packs_are_refused_before_any_work():
     servers = Servers(inputs={"http://b": frozenset("xy")})
-    with pytest.raises(Unfit, match=r"http://b has another version of the pack .*ALERegions"):
+    with pytest.raises(OtherVersion, match=r"http://b has another version .*ALERegions"):
         run(servers)
     assert not servers.made
 
@@ -241,12 +339,12 @@ def test_a_full_disk_stops_the_run_at_once():
     servers = Servers()
 
     class Full(Task):
-        def keep(self, image: bytes, versions: Any) -> None:
+        def keep(self, made: Made, server: str, versions: Any) -> None:
             raise OSError(28, "No space left on device")
 
     with workers_of(servers) as workers, pytest.raises(OSError, match="No space left"):
         tasks = [Full(str(k), "g", []) for k in range(50)]
-        Spread(tasks, {}, workers, lambda *_: None, pytest.fail).run()
+        Spread(tasks, {}, "1.0", workers, lambda *_: None, pytest.fail).run()
     assert len(servers.made) <= 2 * QUEUED and len(servers.stopped) == 1
 
 
@@ -260,7 +358,7 @@ def test_a_lost_worker_of_a_cluster_is_not_a_lost_server():
     kept: list[str] = []
     tasks = [Task(str(k), "g", kept) for k in range(8)]
     with workers_of(servers) as plain:
-        workers = Workers(plain.executors, plain.stop, (KilledWorker,))
-        outcome = Spread(tasks, {}, workers, lambda *_: None, told.append).run()
+        workers = replace(plain, lost=(KilledWorker,))
+        outcome = Spread(tasks, {}, "1.0", workers, lambda *_: None, told.append).run()
     assert sorted(kept) == sorted(t.name for t in tasks) and not outcome.failed
     assert len(told) == 1 and told[0].startswith("A dask worker was lost (worker died): ")

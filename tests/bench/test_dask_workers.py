@@ -6,7 +6,7 @@ from pathlib import Path
 
 import aiohttp
 
-from ale_edit.bench.workers import _code
+from ale_edit.bench.dask_workers import _code
 
 TRIED = """
 import sys
@@ -19,12 +19,12 @@ class Nothing:
 sys.meta_path.insert(0, Nothing())
 sys.path[:0] = sys.argv[1:]
 import pickle
-from ale_edit.bench import work
+from ale_edit.headless import work
 assert work.__file__.startswith(sys.argv[1]), work.__file__
 item = work.Item("r", "ale/one", {"1": {"class_type": "X", "inputs": {}}}, {}, "Save")
 try:
     work.make(pickle.loads(pickle.dumps(item)), "http://127.0.0.1:1")
-except work.ServerLost as error:
+except work.ServerGone as error:
     print(pickle.loads(pickle.dumps(error)))
 """
 

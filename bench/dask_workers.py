@@ -1,47 +1,19 @@
-"""Who runs the work: threads of this process, or the workers of a dask cluster.
-
-Both are executors of concurrent.futures, one for each ComfyUI server, and the runner
-(spreading.py) knows nothing else of them.
-"""
+"""The workers of a dask cluster as executors, for machines that reach the ComfyUI servers."""
 
 import hashlib
 import io
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .work import stop
+from ..headless.work import stop
+from ..headless.workers import Workers
 
-QUEUED = 2  # workflows at a server at once, so that it never waits for us
 WORKERS_TIMEOUT_S = 30
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Workers:
-    """`executors` by the address of the server; `stop` ends a run (work.Item.run) everywhere.
-
-    lost: what a future raises where the worker was lost, and not the server.
-    """
-
-    executors: Mapping[str, Executor]
-    stop: Callable[[str], None]
-    lost: tuple[type[Exception], ...] = ()
-
-
-@contextmanager
-def local_workers(servers: Sequence[str]) -> Iterator[Workers]:
-    """Threads of this process: for each server one for each of its workflows, and one to look."""
-    with ExitStack() as stack:
-        pools = {url: ThreadPoolExecutor(QUEUED + 1, "bench") for url in servers}
-        for pool in pools.values():
-            stack.enter_context(pool)
-        yield Workers(pools, stop)
 
 
 @contextmanager
@@ -74,7 +46,7 @@ def dask_workers(address: str, servers: Sequence[str]) -> Iterator[Workers]:
             url: client.get_executor(workers=[addresses[k % len(addresses)]], **options)
             for k, url in enumerate(servers)
         }
-        yield Workers(executors, partial(_stop_everywhere, client), (KilledWorker,))
+        yield Workers(executors, partial(_stop_everywhere, client), lost=(KilledWorker,))
 
 
 def _stop_everywhere(client: Any, run: str) -> None:
@@ -82,9 +54,9 @@ def _stop_everywhere(client: Any, run: str) -> None:
 
 
 def _code() -> bytes:
-    """The part of the pack that work.py needs, as a zip file that Python can import from."""
-    files = {"ale_edit/__init__.py": b"", "ale_edit/bench/__init__.py": b""}
-    for path in (ROOT / "bench" / "work.py", *sorted((ROOT / "headless").glob("*.py"))):
+    """headless/ as a zip file that Python can import from."""
+    files = {"ale_edit/__init__.py": b""}
+    for path in sorted((ROOT / "headless").glob("*.py")):
         files[f"ale_edit/{path.relative_to(ROOT).as_posix()}"] = path.read_bytes()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
