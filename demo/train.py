@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .autoencoder import DemoAutoencoder
 from .curves import write_curves
-from .latents import make_shard
+from .latents import LatentShard, make_shard
+from .models import new_unet
 from .stage import StagePlan
 from .text_encoder import TrainableText
 from .train_autoencoder import train_autoencoder, train_decoder
@@ -24,9 +26,9 @@ from .train_finder import train_finder
 from .train_judge import train_judge
 from .train_lcm import train_lcm
 from .train_mini_clip import train_mini_clip
-from .train_text import train_text
+from .train_text import new_text, train_text
 from .train_unet import train_unet
-from .weights import FOLDER, read_weights, write_weights
+from .weights import FOLDER, PARTS, read_weights, write_weights
 
 log = logging.getLogger(__name__)
 
@@ -69,37 +71,75 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train_all(options: argparse.Namespace, device: torch.device) -> None:
-    """All stages in order; each writes its weight file when it is done."""
+    """All parts in order, or those of --only; each writes its weight file when it is done."""
     out, folder = options.out, options.weights
-    autoencoder = train_autoencoder(
-        _plan(options, "autoencoder"), out, device, _start(options, "autoencoder")
-    )
-    autoencoder = train_decoder(_plan(options, "decoder"), out, device, autoencoder)
-    write_weights("autoencoder", autoencoder.state_dict(), folder)
-    text = train_text(_plan(options, "text"), out, device, _start(options, "text"))
-    write_weights("text", text_weights(text), folder)
-    judge = train_judge(_plan(options, "judge"), out, device, _start(options, "judge"))
-    write_weights("judge", judge.state_dict(), folder)
-    finder = train_finder(_plan(options, "finder"), out, device)
-    write_weights("finder", finder.state_dict(), folder)
-    scenes = _SMOKE_SCENES if options.smoke else options.scenes_unet
-    shard = make_shard(autoencoder, scenes, out / "latents.npy")
+    asked = set(options.only or PARTS)
+    autoencoder = _autoencoder(options, device)
+    text = _text(options, device)
+    if "judge" in asked:
+        judge = train_judge(_plan(options, "judge"), out, device, _start(options, "judge"))
+        write_weights("judge", judge.state_dict(), folder)
+    if "finder" in asked:
+        finder = train_finder(_plan(options, "finder"), out, device)
+        write_weights("finder", finder.state_dict(), folder)
+    if asked & {"unet", "lcm"}:
+        scenes = _SMOKE_SCENES if options.smoke else options.scenes_unet
+        shard = make_shard(autoencoder, scenes, out / "latents.npy")
+        unet = _unet(options, device, text, shard)
+        if "lcm" in asked:
+            lcm = train_lcm(_plan(options, "lcm"), out, device, unet=unet, text=text, shard=shard)
+            write_weights("lcm", lcm, folder)
+    if "clip" in asked:
+        clip = train_mini_clip(_plan(options, "clip"), out, device, text)
+        write_weights("clip", clip.state_dict(), folder)
+    log.info("Learning curves: %s", write_curves(out))
+    log.info("The weights are in %s", folder)
+
+
+def _autoencoder(options: argparse.Namespace, device: torch.device) -> DemoAutoencoder:
+    name = "autoencoder"
+    if _is_left_out(options, name):
+        net = DemoAutoencoder()
+        net.load_state_dict(read_weights(name, options.weights))
+        return net.to(device).eval()
+    net = train_autoencoder(_plan(options, name), options.out, device, _start(options, name))
+    net = train_decoder(_plan(options, "decoder"), options.out, device, net)
+    write_weights(name, net.state_dict(), options.weights)
+    return net
+
+
+def _text(options: argparse.Namespace, device: torch.device) -> TrainableText:
+    if _is_left_out(options, "text"):
+        text = new_text()
+        text.adopt(read_weights("text", options.weights))
+        return text.to(device).eval().requires_grad_(False)
+    text = train_text(_plan(options, "text"), options.out, device, _start(options, "text"))
+    write_weights("text", text_weights(text), options.weights)
+    return text
+
+
+def _unet(
+    options: argparse.Namespace, device: torch.device, text: TrainableText, shard: LatentShard
+) -> nn.Module:
+    if _is_left_out(options, "unet"):
+        unet = new_unet()
+        unet.load_state_dict(read_weights("unet", options.weights))
+        return unet.to(device).eval()
     unet = train_unet(
         _plan(options, "unet"),
-        out,
+        options.out,
         device,
         text=text,
         shard=shard,
         start=_start(options, "unet"),
         drops_words=not options.keep_words,
     )
-    write_weights("unet", unet.state_dict(), folder)
-    lcm = train_lcm(_plan(options, "lcm"), out, device, unet=unet, text=text, shard=shard)
-    write_weights("lcm", lcm, folder)
-    clip = train_mini_clip(_plan(options, "clip"), out, device, text)
-    write_weights("clip", clip.state_dict(), folder)
-    log.info("Learning curves: %s", write_curves(out))
-    log.info("The weights are in %s", folder)
+    write_weights("unet", unet.state_dict(), options.weights)
+    return unet
+
+
+def _is_left_out(options: argparse.Namespace, part: str) -> bool:
+    return bool(options.only) and part not in options.only
 
 
 def _start(options: argparse.Namespace, part: str) -> dict[str, Tensor] | None:
@@ -134,6 +174,13 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=int, default=1, help="CPU threads; 1 leaves a shared machine usable"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=PARTS,
+        metavar="PART",
+        help=f"train these parts alone, beside the others' files in --weights: {' '.join(PARTS)}",
+    )
     parser.add_argument(
         "--start", type=Path, help="folder of weight files that new stages begin with"
     )

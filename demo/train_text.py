@@ -93,6 +93,11 @@ def _insert_word(captions: TokenizedCaptions, row: int, place: int, word: int) -
         captions.owner[row, place] = NO_OBJECT
 
 
+def new_text() -> TrainableText:
+    """The encoder with random weights and a table of the captions' words."""
+    return TrainableText(new_text_model(), CaptionSampler(tokenize).token_ids)
+
+
 def train_text(
     plan: StagePlan,
     out: Path,
@@ -108,7 +113,7 @@ def train_text(
     sampler = CaptionSampler(tokenize)
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(2)
-        net = _TextWithHeads(TrainableText(new_text_model(), sampler.token_ids)).to(device)
+        net = _TextWithHeads(new_text()).to(device)
     if start is not None:
         net.text.adopt(start)
     anchor = deepcopy(net.text).requires_grad_(False) if start is not None else None

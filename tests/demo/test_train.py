@@ -1,11 +1,12 @@
 import json
+import shutil
 
 import pytest
 import torch
 
 from ale_edit.demo.stage import Stage, StagePlan, save_atomically
 from ale_edit.demo.train import main
-from ale_edit.demo.weights import PARTS, TABLE
+from ale_edit.demo.weights import FOLDER, PARTS, TABLE
 
 
 def _line_stage(out, steps):
@@ -78,3 +79,17 @@ def test_one_command_runs_every_stage_and_a_second_run_resumes(tmp_path):
     assert main([*command, "--device", "cpu"]) == 0
     again = json.loads((tmp_path / "weights" / TABLE).read_text(encoding="utf-8"))
     assert again == listed
+
+
+@pytest.mark.comfy
+def test_a_part_is_trained_alone_beside_the_others_files(tmp_path):
+    shutil.copytree(FOLDER, tmp_path / "weights")
+    command = ["--smoke", "--out", str(tmp_path / "run"), "--weights", str(tmp_path / "weights")]
+    assert main([*command, "--device", "cpu", "--only", "unet", "--keep-words"]) == 0
+    before, after = (
+        json.loads((folder / TABLE).read_text(encoding="utf-8"))
+        for folder in (FOLDER, tmp_path / "weights")
+    )
+    assert {name for name in before if before[name] != after[name]} == {"unet.safetensors"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"latents.npy", "unet.pt"}
+    assert not (tmp_path / "run" / "text.pt").exists()
