@@ -676,7 +676,9 @@ def run_here(
 ) -> int:
     """Run a job that starts no ComfyUI by this Python, if it has what is needed."""
     python, environ = Path(sys.executable), bare_environ()
-    if sys.version_info < PYTHONS[0]:
+    if comfyui:
+        why = "it is that of --comfyui"
+    elif sys.version_info < PYTHONS[0]:
         why = f"this Python is {dotted(sys.version_info[:2])}, below {dotted(PYTHONS[0])}"
     elif missing := missing_modules(python, needed):
         why = f"{python} has no {', '.join(missing)}"
@@ -709,6 +711,7 @@ def command_serve(args: argparse.Namespace, rest: list[str]) -> int:
     base = cache_folder() / f"serve-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
     with Server(host, base, port=args.port, options=[*device_options(host), *rest]) as server:
         say(f"ComfyUI with the pack: {server.url}   (log: {server.log}; Ctrl-C stops it)")
+        say(f"edit.py there: {host.python} {ROOT / 'edit.py'} --server {server.url}")
         if not args.no_browser:
             webbrowser.open(server.url)
         assert server.process is not None

@@ -76,5 +76,8 @@ def load_mini_clip(
 
         clip: Any = build_clip(read_weights("text", folder))
     except ImportError as error:
-        return None, f"n/a: the mini CLIP's text encoder needs ComfyUI here ({error})"
+        return None, (
+            f"n/a: the mini CLIP's text encoder needs ComfyUI here ({error}): give --comfyui DIR, "
+            "or score again with --score-only"
+        )
     return MiniClip.load(clip, folder).similarity, ""

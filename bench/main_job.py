@@ -237,6 +237,7 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
         versions = {"ale_edit": pack_version(), **await client.versions()}
     edited, naively = ale.images["edited"], naive.images["edited"]
     pictures = {"source": source, **{name: ale.images[name] for name in SAVED}}
+    pictures |= {f"mask_{number}": edit.mask for number, edit in enumerate(edits, 1)}
     pictures["comparison"] = side_by_side(
         [("source", cropped(source, edited.size)), ("naive edit", naively), ("ALE edit", edited)]
     )

@@ -132,11 +132,18 @@ async def check_servers(
 
 
 async def _check_values(client: ComfyClient, jobs: Sequence[Job]) -> None:
-    problems = []
+    places: dict[str, list[str]] = {}  # of the rows with a problem
     for job in jobs:
         try:
             await client.check_workflow(job.workflow)
         except WorkflowRejected as error:
-            problems += [f"{job.row.place}: {one}: {one.message}." for one in error.errors]
-    if problems:
-        raise Problems([f"ComfyUI at {client.url} cannot run this:", *problems])
+            for one in error.errors:
+                places.setdefault(f"{one}: {one.message}.", []).append(job.row.place)
+    if places:
+        told = [f"{first}{_others(more)}: {text}" for text, (first, *more) in places.items()]
+        raise Problems([f"ComfyUI at {client.url} cannot run this:", *told])
+
+
+def _others(places: Sequence[str]) -> str:
+    count = len(places)
+    return f" (and {count} more {'row' if count == 1 else 'rows'})" if places else ""

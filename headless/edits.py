@@ -21,6 +21,7 @@ LCM_GUIDANCE = {"source_guidance": 1.0, "target_guidance": 2.0}
 DEMO_GUIDANCE = {"source_guidance": 3.0, "target_guidance": 5.0}  # that model is not distilled
 PROMPTS_NODE = "ALEFullPrompts"
 PROMPTS = ("source_prompt", "target_prompt")
+CUSTOM_TYPE = "custom"  # of edit: the schedule is the one given, not the type's own
 
 # A setting's name -> the nodes' inputs that it stands for, whichever of them a workflow has.
 SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -252,7 +253,7 @@ def _number(value: Any, name: str, *, is_whole: bool) -> int | float:
 
 
 def settings_of(workflow: Workflow) -> dict[str, Any]:
-    """The value of every setting of SETTINGS that the workflow has."""
+    """The value of every setting of SETTINGS that the workflow has and uses."""
     found: dict[str, Any] = {}
     for name, nodes in SETTINGS.items():
         for node in workflow.nodes.values():
@@ -260,4 +261,6 @@ def settings_of(workflow: Workflow) -> dict[str, Any]:
                 value = node["inputs"].get(input_name)
                 if node["class_type"] == class_type and not isinstance(value, list | type(None)):
                     found.setdefault(name, value)
+    if found.get("type", CUSTOM_TYPE) != CUSTOM_TYPE:
+        found.pop("schedule", None)
     return found

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from .edits import (
+    CUSTOM_TYPE,
     REGIONS,
     RESULTS,
     Model,
@@ -29,6 +30,7 @@ from .pictures import check_mask, fitted_mask, open_picture, upload_name
 from .table import Problems, Row
 from .workflow import Workflow
 
+DEFAULT_TYPE = "object"  # keeps the least of a shape: a wrong guess leaves the least behind
 UNUSED = ("Save reconstruction", "Decode source", "Detections")
 
 
@@ -85,15 +87,14 @@ def build_jobs(
 
 
 def _job(row: Row, how: How, unused: set[str], tell: Callable[[str], None]) -> Job:
-    names = tuple(name for name, _ in _loaded(row, tell))
+    names = tuple(name for name, _ in _loaded(row, lambda text: tell(f"{row.place}: {text}")))
     workflow = _filled(row, how, names[0], names[1:])
     if row.prompts:
         use_prompts(workflow, row.prompts)
-    for name, value in how.settings.items():
-        if _takes(workflow, name):
-            unused.discard(name)
-            apply_setting(workflow, name, value)
-    for name, value in row.settings.items():
+    common = {name: value for name, value in how.settings.items() if _takes(workflow, name)}
+    unused.difference_update(common)
+    default = {"type": DEFAULT_TYPE} if how.workflow is None else {}
+    for name, value in _typed({**common, **row.settings}, default).items():
         apply_setting(workflow, name, value)
     return Job(
         row,
@@ -104,6 +105,19 @@ def _job(row: Row, how: How, unused: set[str], tell: Callable[[str], None]) -> J
         names,
         partial(_loaded, row, lambda _text: None),
     )
+
+
+def _typed(given: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with a type: the one given, "custom" for a schedule of one's own, or the default."""
+    if "schedule" not in given:
+        return {**default, **given}
+    settings = {"type": CUSTOM_TYPE, **given}
+    if settings["type"] != CUSTOM_TYPE:
+        raise ValueError(
+            f"schedule counts with type={CUSTOM_TYPE} alone, and type is {settings['type']!r}. "
+            f"Set type={CUSTOM_TYPE}, or leave schedule out."
+        )
+    return settings
 
 
 def _loaded(row: Row, tell: Callable[[str], None]) -> list[tuple[str, Image.Image]]:

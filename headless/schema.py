@@ -12,6 +12,7 @@ Info = dict[str, Any]  # node class -> what /object_info says of it
 PACK = "ALE"  # the ids of this pack's nodes begin so
 WEIGHTS = (".safetensors", ".ckpt", ".pth", ".pt", ".bin", ".gguf")
 LISTED = 10  # choices that an error names
+NOTHING = "(no file found: see this node's help)"  # what our loaders offer where there is none
 
 
 def input_specs(info: Info) -> dict[str, tuple[Any, dict[str, Any]]]:
@@ -76,7 +77,7 @@ def _problem(value: Any, spec: tuple[Any, dict[str, Any]]) -> str:
 
 def _not_among(value: Any, choices: list[Any]) -> str:
     cure = ": put the file into ComfyUI's models folder" if str(value).endswith(WEIGHTS) else ""
-    if not choices:
+    if not choices or choices == [NOTHING]:
         return f"not there, the server has none{cure}"
     more = f" and {len(choices) - LISTED} more" if len(choices) > LISTED else ""
     cure = f"{cure}, or take one of these" if cure else ""
