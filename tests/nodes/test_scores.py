@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from math import isnan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_management as mm
-import folder_paths
 import pytest
 import torch
 from comfy_execution.utils import CurrentNodeContext
@@ -32,7 +30,7 @@ from ale_edit.scoring.structure import load_dino, structure_distance
 from ale_edit.tests.host.test_similarity import HAS_MINI_CLIP
 from ale_edit.tests.nodes.graph import TEXT, edits_with_masks, nodes, one, picture, run
 from ale_edit.tests.nodes.test_help_pages import page
-from ale_edit.tests.tiny import two_boxes
+from ale_edit.tests.tiny import empty_models, two_boxes
 from ale_edit.tests.tiny_scores import DINO_WIDTH, published_vit, squeezenet, transformers_vit
 
 TARGETS = ["brown-colored goat", "soccer ball"]
@@ -50,18 +48,9 @@ MODEL = Similarity("mean colours", mean_colors)
 
 
 @pytest.fixture(autouse=True)
-def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty models folder, instead of the one of this machine's ComfyUI."""
-    kept = dict(folder_paths.folder_names_and_paths)
-    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
-    for name in ("lpips", "dino", "text_encoders", "clip_vision"):
-        (tmp_path / "models" / name).mkdir(parents=True)
-        folder_paths.folder_names_and_paths.pop(name, None)
-    folder_paths.filename_list_cache.clear()
-    yield tmp_path / "models"
-    folder_paths.folder_names_and_paths.clear()
-    folder_paths.folder_names_and_paths.update(kept)
-    folder_paths.filename_list_cache.clear()
+def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    names = ("lpips", "dino", "text_encoders", "clip_vision")
+    return empty_models(tmp_path / "models", names, monkeypatch)
 
 
 def regions(**inputs: Any) -> Any:
