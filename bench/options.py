@@ -330,7 +330,10 @@ def bench_parser(
         help="a CLIP model of transformers, for TE, TI and the other similarities",
     )
     options.add_argument(
-        "--lpips", type=Path, metavar="FILE", help="torchvision's squeezenet1_1-*.pth, for LPIPS"
+        "--lpips",
+        type=Path,
+        metavar="FILE",
+        help="torchvision's squeezenet1_1-*.pth, or its features alone, for LPIPS",
     )
     options.add_argument(
         "--dino",
