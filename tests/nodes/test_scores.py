@@ -9,6 +9,7 @@ from math import isnan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import comfy.model_management as mm
 import pytest
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from ale_edit.host import scores as host_scores
 from ale_edit.host import similarity as host_similarity
+from ale_edit.host.grounding import managed
 from ale_edit.host.model_files import DINO, LPIPS
 from ale_edit.scoring import structure
 from ale_edit.scoring.leakage import leakage
@@ -254,6 +256,24 @@ def test_the_structure_distance_is_scored_where_its_folder_is(
     assert distance == pytest.approx(expected, abs=1e-6) and distance > 1e-3
     assert f"The input of the structure distance is {scale}." in text
     assert json.loads(made)["images"][0]["structure distance"] == distance
+
+
+def test_after_a_report_nothing_of_its_networks_is_kept(
+    tiny_dino: dict[str, Tensor], models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DINO alone would take 330 MB of main memory as long as ComfyUI runs."""
+    squeezenet(models_dir / "lpips" / "squeezenet1_1-test.pth")
+    networks = []
+
+    def noted(*parts: Any) -> Any:
+        patcher = managed(*parts)
+        networks.append(ref(patcher.model))
+        return patcher
+
+    monkeypatch.setattr(host_scores, "managed", noted)
+    *_, lpips, distance, _, _ = keep()
+    assert lpips > 0 and distance > 0
+    assert len(networks) == 2 and [network() for network in networks] == [None, None]
 
 
 def test_a_vit_of_another_size_is_left_out_and_said(
