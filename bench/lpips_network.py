@@ -1,7 +1,7 @@
 """SqueezeNet and the linear heads of LPIPS, where their weights are on this machine.
 
-The backbone comes from torchvision's file (squeezenet1_1-*.pth), the heads from torchmetrics.
-Nothing is downloaded.
+The backbone comes from torchvision's file (squeezenet1_1-*.pth) or one of its `features` alone, the
+heads from torchmetrics. Nothing is downloaded.
 """
 
 from pathlib import Path
@@ -15,7 +15,8 @@ class LpipsNetwork(lpips_network.LpipsNetwork):
 
     @classmethod
     def load(cls, backbone: Path) -> "LpipsNetwork":
-        """Read a state dict of torchvision's squeezenet1_1; ValueError with the cure otherwise."""
+        """Read a state dict of torchvision's squeezenet1_1, or of its `features`; ValueError with
+        the cure otherwise."""
         try:
             from torchmetrics.functional.image import lpips
             from torchvision import models as _  # noqa: F401

@@ -140,9 +140,7 @@ def demo_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.Arg
         parents,
         out="output/demo",
     )
-    options.add_argument(
-        "--seed", type=at_least(0), default=0, metavar="N", help="of the demo scene and the noise"
-    )
+    options.add_argument("--seed", **whole(0, least=0), help="of the demo scene and the noise")
     options.add_argument(
         "--image", type=Path, metavar="FILE", help="your own image, 512 to 768 pixels"
     )
@@ -185,12 +183,8 @@ def scenes_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.A
         parents,
         out="output/scenes",
     )
-    options.add_argument(
-        "--first", type=at_least(0), default=0, metavar="N", help="seed of the first scene"
-    )
-    options.add_argument(
-        "--count", type=at_least(1), default=10, metavar="N", help="number of scenes"
-    )
+    options.add_argument("--first", **whole(0, least=0), help="seed of the first scene")
+    options.add_argument("--count", **whole(10), help="number of scenes")
     return options
 
 
@@ -203,19 +197,9 @@ def bench_demo_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argpar
     )
     options.add_argument("--full", action="store_true", help="all 3,000 edits")
     add_methods(options)
-    options.add_argument(
-        "--first-seed", type=at_least(0), default=0, metavar="N", help="seed of the first scene"
-    )
-    options.add_argument(
-        "--scenes", type=at_least(1), default=20, metavar="N", help="number of scenes"
-    )
-    options.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NODE.INPUT=VALUE",
-        help="another setting of the workflow, to choose one; scenes from 10000 on only",
-    )
+    options.add_argument("--first-seed", **whole(0, least=0), help="seed of the first scene")
+    options.add_argument("--scenes", **whole(20), help="number of scenes")
+    add_settings(options, "to choose one; scenes from 10000 on only")
     return options
 
 
@@ -226,6 +210,16 @@ def add_methods(options: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="which (docs/bench.md lists them); default: naive, the components, published code",
+    )
+
+
+def add_settings(options: argparse.ArgumentParser, purpose: str) -> None:
+    options.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.INPUT=VALUE",
+        help=f"another setting of the workflow, {purpose}",
     )
 
 
@@ -245,13 +239,7 @@ def run_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.Argu
         help="a checkpoint that the servers have; then guidance is 1 (source) and 2 (target). "
         "Without it the demo model edits, which knows the demo world only",
     )
-    options.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NODE.INPUT=VALUE",
-        help="another setting of the workflow, for all methods",
-    )
+    add_settings(options, "for all methods")
     return options
 
 
@@ -269,7 +257,7 @@ def dataset_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.
     ale.add_argument(
         "--counts", type=at_least(1), nargs="+", default=[1, 2, 3], metavar="N", help="1 2 3"
     )
-    ale.add_argument("--instances", type=at_least(1), default=10, metavar="N", help="default: 10")
+    ale.add_argument("--instances", **whole(10), help="default: 10")
     pie = kinds.add_parser("pie", help="PIE-Bench's edits of some types")
     pie.add_argument("source", type=Path, metavar="MAPPING", help="mapping_file.json")
     pie.add_argument(
@@ -284,9 +272,7 @@ def dataset_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.
         help="editing_type_id; default: 1 4 6 7, as in the paper's table 14",
     )
     for parser in (ale, pie):
-        parser.add_argument(
-            "--seed", type=at_least(0), default=0, metavar="N", help="of all that is drawn"
-        )
+        parser.add_argument("--seed", **whole(0, least=0), help="of all that is drawn")
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
         parser.add_argument("--name", metavar="NAME", help="of reports; default: that of --out")
     return options
@@ -323,9 +309,7 @@ def bench_parser(
     )
     options.add_argument(
         "--edits",
-        type=at_least(1),
-        default=edits,
-        metavar="N",
+        **whole(edits),
         help=f"the first N edits, which are balanced; default: {edits or 'all'}",
     )
     options.add_argument(
@@ -336,9 +320,7 @@ def bench_parser(
     )
     options.add_argument(
         "--patience",
-        type=at_least(0),
-        default=PATIENCE_S,
-        metavar="SECONDS",
+        **whole(PATIENCE_S, least=0, metavar="SECONDS"),
         help=f"how long to wait where no server answers any more; default: {PATIENCE_S}",
     )
     options.add_argument(
@@ -348,7 +330,10 @@ def bench_parser(
         help="a CLIP model of transformers, for TE, TI and the other similarities",
     )
     options.add_argument(
-        "--lpips", type=Path, metavar="FILE", help="torchvision's squeezenet1_1-*.pth, for LPIPS"
+        "--lpips",
+        type=Path,
+        metavar="FILE",
+        help="torchvision's squeezenet1_1-*.pth, or its features alone, for LPIPS",
     )
     options.add_argument(
         "--dino",
@@ -358,9 +343,7 @@ def bench_parser(
     )
     options.add_argument(
         "--pictures",
-        type=at_least(0),
-        default=PICTURES,
-        metavar="N",
+        **whole(PICTURES, least=0),
         help=f"edits whose pictures the report shows; default: {PICTURES}",
     )
     options.add_argument(
@@ -406,6 +389,11 @@ def new_parser(
         )
     options.add_argument("--started-at", type=float, default=time.time(), help=argparse.SUPPRESS)
     return options
+
+
+def whole(default: int | None, *, least: int = 1, metavar: str = "N") -> dict[str, Any]:
+    """What `add_argument` takes for an option that is a whole number, `least` or more."""
+    return {"type": at_least(least), "default": default, "metavar": metavar}
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -20,7 +20,7 @@ from .scenes import (
     SHAPES,
     TRAINING_SEEDS,
     Scene,
-    make_scene,
+    training_scenes,
 )
 from .stage import REPORT_EVERY_S
 
@@ -97,7 +97,7 @@ def make_shard(net: DemoAutoencoder, count: int, path: Path) -> LatentShard:
 
 
 def _encode_scenes(net: DemoAutoencoder, seeds: range) -> np.ndarray:
-    scenes = [make_scene(s, _COUNTS[s % len(_COUNTS)], distinct_colors=False) for s in seeds]
+    scenes = training_scenes(seeds, _COUNTS)
     images, masks = render_batch(scenes)
     device = next(net.parameters()).device
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):

@@ -5,6 +5,7 @@ Scene seeds are shared out once, so that no figure is measured on what was tuned
 checks; 1,000,000 and above training.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -89,6 +90,16 @@ def make_scene(
         for look, (x, y, r) in zip(looks, places, strict=True)
     )
     return Scene(seed, drawn, _draw_background(rng))
+
+
+def training_scenes(
+    seeds: Iterable[int], counts: Sequence[int], triples: Triples = "trained"
+) -> list[Scene]:
+    """Scenes of the seeds with so many objects in turn, which may have the same color."""
+    return [
+        make_scene(seed, counts[seed % len(counts)], triples=triples, distinct_colors=False)
+        for seed in seeds
+    ]
 
 
 def _draw_looks(

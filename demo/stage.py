@@ -7,15 +7,18 @@ import csv
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
+
+Network = TypeVar("Network", bound=nn.Module)
 
 CHECKPOINT_EVERY_S = 90.0
 REPORT_EVERY_S = 15.0
@@ -34,6 +37,18 @@ class StagePlan:
     learning_rate: float  # peak
     decay_from: float = 0.5  # share of the stage after which the rate falls to 0 along a cosine
     ema: float = 0.997  # decay of the moving average of the weights, which is what ships
+
+
+def seeded(
+    seed: int, build: Callable[[], Network], start: Mapping[str, Tensor] | None = None
+) -> Network:
+    """A network with the weights `start`, or with random ones that depend on the seed alone."""
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(seed)
+        net = build()
+    if start is not None:
+        net.load_state_dict(start)
+    return net
 
 
 def save_atomically(content: object, path: Path) -> None:

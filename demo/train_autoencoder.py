@@ -13,7 +13,7 @@ from torch import Tensor
 from .autoencoder import SD15_SCALE, DemoAutoencoder
 from .render import render_batch
 from .scenes import CHECK_SEEDS, TRAINING_SEEDS, Scene, make_scene
-from .stage import Stage, StagePlan
+from .stage import Stage, StagePlan, seeded
 
 CROP = 64
 POOL = 6_000  # scenes rendered once, then cropped again and again
@@ -72,11 +72,7 @@ def train_autoencoder(
 
     A new stage begins with the weights `start`, or with random ones.
     """
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(1)
-        net = DemoAutoencoder()
-    if start is not None:
-        net.load_state_dict(start)
+    net = seeded(1, DemoAutoencoder, start)
     # Module.to takes a memory format; torch's type stubs leave that call out.
     net = net.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     stage = Stage(plan, net, out)

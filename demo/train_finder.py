@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .finder import FinderNet
 from .render import render_batch
-from .scenes import TRAINING_SEEDS, Scene, make_scene
-from .stage import Stage, StagePlan
+from .scenes import TRAINING_SEEDS, Scene, training_scenes
+from .stage import Stage, StagePlan, seeded
 from .train_judge import degrade, object_labels
 
 _FIRST_SEED = TRAINING_SEEDS.start + 20_000_000
@@ -29,20 +29,13 @@ def train_finder(
 
     A new stage begins with the weights `start`, or with random ones.
     """
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(7)
-        net = FinderNet().to(device)
-    if start is not None:
-        net.load_state_dict(start)
+    net = seeded(7, FinderNet, start).to(device)
     stage = Stage(plan, net, out)
 
     def loss_at(step: int, position: float) -> Tensor:
         rng = np.random.default_rng((77, step))
         first = _FIRST_SEED + step * plan.batch
-        scenes = [
-            make_scene(s, _COUNTS[s % len(_COUNTS)], triples="all", distinct_colors=False)
-            for s in range(first, first + plan.batch)
-        ]
+        scenes = training_scenes(range(first, first + plan.batch), _COUNTS, "all")
         images, masks = render_batch(scenes)
         images = degrade(images.permute(0, 3, 1, 2), rng).to(device)
         found = finder_loss(net, images, masks.to(device), pixel_labels(scenes, masks).to(device))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .judge import JudgeNet, crop_regions, region_boxes
 from .render import render_batch
-from .scenes import COLORS, MATERIALS, SHAPES, TRAINING_SEEDS, Scene, make_scene
-from .stage import Stage, StagePlan
+from .scenes import COLORS, MATERIALS, SHAPES, TRAINING_SEEDS, Scene, training_scenes
+from .stage import Stage, StagePlan, seeded
 
 _FIRST_SEED = TRAINING_SEEDS.start + 10_000_000
 _COUNTS = (1, 2, 2, 3, 3, 4)
@@ -53,20 +53,13 @@ def train_judge(
 
     A new stage begins with the weights `start`, or with random ones.
     """
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(5)
-        net = JudgeNet().to(device)
-    if start is not None:
-        net.load_state_dict(start)
+    net = seeded(5, JudgeNet, start).to(device)
     stage = Stage(plan, net, out)
 
     def loss_at(step: int, position: float) -> Tensor:
         rng = np.random.default_rng((55, step))
         first = _FIRST_SEED + step * plan.batch
-        scenes = [
-            make_scene(s, _COUNTS[s % len(_COUNTS)], triples="all", distinct_colors=False)
-            for s in range(first, first + plan.batch)
-        ]
+        scenes = training_scenes(range(first, first + plan.batch), _COUNTS, "all")
         images, masks = render_batch(scenes)
         crops = degrade(object_crops(scenes, images, masks, rng), rng).to(device)
         labels = object_labels(scenes).to(device)

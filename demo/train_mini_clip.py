@@ -17,8 +17,8 @@ from .latents import labels_of
 from .mini_clip import MiniClipNet
 from .models import tokenize
 from .render import render_batch
-from .scenes import BACKGROUNDS, COLORS, MATERIALS, SHAPES, TRAINING_SEEDS, Scene, make_scene
-from .stage import Stage, StagePlan
+from .scenes import BACKGROUNDS, COLORS, MATERIALS, SHAPES, TRAINING_SEEDS, Scene, training_scenes
+from .stage import Stage, StagePlan, seeded
 from .text_encoder import TrainableText
 from .train_judge import degrade
 
@@ -60,18 +60,13 @@ def train_mini_clip(
 ) -> MiniClipNet:
     """Train (or continue) the mini CLIP beside the frozen text encoder; averaged, in eval mode."""
     captions_of = CaptionSampler(tokenize)
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(8)
-        net = MiniClipNet().to(device)
+    net = seeded(8, MiniClipNet).to(device)
     stage = Stage(plan, net, out)
 
     def loss_at(step: int, position: float) -> Tensor:
         rng = np.random.default_rng((88, step))
         first = _FIRST_SEED + step * plan.batch
-        scenes = [
-            make_scene(s, _COUNTS[s % len(_COUNTS)], distinct_colors=False)
-            for s in range(first, first + plan.batch)
-        ]
+        scenes = training_scenes(range(first, first + plan.batch), _COUNTS)
         images, labels, backgrounds = _views(scenes, rng)
         captions = captions_of.draw(labels[: plan.batch], backgrounds[: plan.batch], rng)
         true = is_true(captions, torch.from_numpy(labels), torch.from_numpy(backgrounds))

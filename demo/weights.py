@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from torch import Tensor
@@ -47,7 +46,7 @@ def read_weights(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
 
 def write_weights(part: str, tensors: dict[str, Tensor], folder: Path = FOLDER) -> Path:
     """Write one part as fp16 and list its size and hash; readers see the old file or the new."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{part}.safetensors"
@@ -55,14 +54,11 @@ def write_weights(part: str, tensors: dict[str, Tensor], folder: Path = FOLDER) 
         k: (v.half() if v.is_floating_point() else v).detach().cpu().contiguous().clone()
         for k, v in tensors.items()
     }
-    save_file(halves, f"{path}.part")
-    os.replace(f"{path}.part", path)
+    _write_whole(path, save(halves))  # save_file would make a file that its owner alone can read
     table = _listed(folder) if (folder / TABLE).is_file() else {}
     table[path.name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
-    (folder / f"{TABLE}.part").write_text(
-        json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
-    os.replace(folder / f"{TABLE}.part", folder / TABLE)
+    text = json.dumps(table, indent=2, sort_keys=True) + "\n"
+    _write_whole(folder / TABLE, text.encode())
     return path
 
 
@@ -72,6 +68,12 @@ def weight_table(folder: Path = FOLDER) -> str:
     for name, entry in sorted(_listed(folder).items()):
         lines.append(f"| {name} | {entry['bytes']} | `{entry['sha256']}` |")
     return "\n".join(lines)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(data)
+    part.replace(path)
 
 
 def _listed(folder: Path) -> dict[str, dict]:

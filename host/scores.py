@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.util import find_spec
 from math import nan
 from pathlib import Path
@@ -323,11 +322,12 @@ def _on_device(patcher: Any, need: int, run: Any) -> float:
 
 def installed(kind: Kind) -> Any:
     """The network of the first fitting file, under ComfyUI's memory management; None without one.
+    It is read anew for each report, so that nothing of it stays behind.
 
     Raises ValueError for a file that is damaged.
     """
-    for path, stamp in _weight_files(kind):
-        network = (_lpips if kind is LPIPS else _dino)(path, stamp)
+    for path, _ in _weight_files(kind):
+        network = (_lpips if kind is LPIPS else _dino)(path)
         if network is not None:
             return network
     return None
@@ -352,8 +352,7 @@ def _weight_files(kind: Kind) -> list[tuple[Path, tuple]]:
     return found
 
 
-@lru_cache(maxsize=1)
-def _lpips(path: Path, _stamp: tuple) -> Any:
+def _lpips(path: Path) -> Any:
     heads = heads_file(path)
     if heads is None:
         return None
@@ -381,8 +380,7 @@ def heads_file(backbone: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-@lru_cache(maxsize=1)
-def _dino(path: Path, _stamp: tuple) -> Any:
+def _dino(path: Path) -> Any:
     """None for a ViT that is not the metric's."""
     weights = model_files.read_weights(DINO, path)
     try:

@@ -14,15 +14,8 @@ from ..regions.preview import preview_image
 from ..regions.regions import Regions
 from . import sockets
 from .model import schedule_inputs, schedule_of
-from .regions import DILATION_TOOLTIP
-from .sampling import (
-    SOURCE_GUIDANCE_TOOLTIP,
-    STEPS_TOOLTIP,
-    STRENGTH_TOOLTIP,
-    TARGET_GUIDANCE_TOOLTIP,
-    guidance_input,
-    reuse_input,
-)
+from .regions import dilation_input
+from .sampling import guidance_inputs, reuse_input, steps_input, strength_input
 
 AS_IN_EDITS = "as in the edits"
 
@@ -60,28 +53,11 @@ class ALEEdit(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Seed of the noise.",
                 ),
-                io.Int.Input(
-                    "steps", default=ALESettings.steps, min=1, max=50, tooltip=STEPS_TOOLTIP
-                ),
-                guidance_input("source", ALESettings.source_guidance, SOURCE_GUIDANCE_TOOLTIP),
-                guidance_input("target", ALESettings.target_guidance, TARGET_GUIDANCE_TOOLTIP),
+                steps_input(),
+                *guidance_inputs(),
                 *schedule_inputs(),
-                io.Float.Input(
-                    "strength",
-                    default=ALESettings.strength,
-                    min=0.05,
-                    max=1.0,
-                    step=0.05,
-                    tooltip=STRENGTH_TOOLTIP,
-                ),
-                io.Float.Input(
-                    "dilation",
-                    default=ALESettings.dilation,
-                    min=0.0,
-                    max=0.25,
-                    step=0.005,
-                    tooltip=DILATION_TOOLTIP + " Not used when regions is connected.",
-                ),
+                strength_input(),
+                dilation_input(" Not used when regions is connected."),
                 io.Boolean.Input(
                     "paste_background",
                     default=False,

@@ -6,14 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..editors.ale import ALESettings
 from ..host import model_files
 from ..host.grounded_sam import MISSING, NOTHING_FOUND, MaskSettings, grounded_regions, single_image
 from ..host.grounding import PRECISIONS, load_detector, load_segmenter
 from ..prompts.edits import Edits
 from ..regions.preview import previews
 from . import sockets
-from .regions import CATEGORY, DILATION_TOOLTIP
+from .regions import CATEGORY, dilation_input
 
 
 class GroundingDINOLoader(io.ComfyNode):
@@ -160,14 +159,7 @@ class GroundedSAMMasks(io.ComfyNode):
                         "RGB-CAM and Background Blending, as the paper does."
                     ),
                 ),
-                io.Float.Input(
-                    "dilation",
-                    default=ALESettings.dilation,
-                    min=0.0,
-                    max=0.25,
-                    step=0.005,
-                    tooltip=DILATION_TOOLTIP,
-                ),
+                dilation_input(),
                 io.Float.Input(
                     "clean_up",
                     default=0.02,

@@ -15,10 +15,22 @@ from ..regions.regions import Regions
 from . import sockets
 
 CATEGORY = "ALE-Edit/regions"
-DILATION_TOOLTIP = (
-    "How far each mask grows, as a fraction of the image height, so that edges belong to the "
-    "object. Paper: 0.01 (7 pixels at 768), published code: 0.04, 0 leaves the masks as they are."
-)
+
+
+def dilation_input(unused: str = "") -> Any:
+    """How far masks grow. unused: a sentence that says when they do not."""
+    return io.Float.Input(
+        "dilation",
+        default=ALESettings.dilation,
+        min=0.0,
+        max=0.25,
+        step=0.005,
+        tooltip=(
+            "How far each mask grows, as a fraction of the image height, so that edges belong to "
+            "the object. Paper: 0.01 (7 pixels at 768), published code: 0.04, 0 leaves the masks "
+            f"as they are.{unused}"
+        ),
+    )
 
 
 class RegionsNode(io.ComfyNode):
@@ -37,14 +49,7 @@ class RegionsNode(io.ComfyNode):
                     "edits",
                     tooltip="The edits; each needs one mask, its own or one of the masks input.",
                 ),
-                io.Float.Input(
-                    "dilation",
-                    default=ALESettings.dilation,
-                    min=0.0,
-                    max=0.25,
-                    step=0.005,
-                    tooltip=DILATION_TOOLTIP,
-                ),
+                dilation_input(),
                 io.Float.Input(
                     "feather",
                     default=0.0,

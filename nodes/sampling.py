@@ -12,33 +12,52 @@ from ..host.two_branch_guider import TwoBranchGuider
 from ..host.virtual_inversion import virtual_inversion_sampler
 
 CATEGORY = "ALE-Edit/sampling"
-STRENGTH_TOOLTIP = (
-    "Share of the steps that runs, from the last ones: below 1 the edit starts from the noised "
-    "source image and stays closer to it."
-)
-STEPS_TOOLTIP = "Number of latent consistency steps, 1 to 50. Paper: 15."
 
 
-def guidance_input(branch: str, default: float, tooltip: str) -> Any:
-    """A guidance scale widget."""
-    return io.Float.Input(
-        f"{branch}_guidance",
-        default=default,
-        min=0.0,
-        max=30.0,
-        step=0.1,
-        round=0.01,
-        tooltip=tooltip,
+def steps_input() -> Any:
+    """The number of steps."""
+    return io.Int.Input(
+        "steps",
+        default=ALESettings.steps,
+        min=1,
+        max=50,
+        tooltip="Number of latent consistency steps, 1 to 50. Paper: 15.",
     )
 
 
-SOURCE_GUIDANCE_TOOLTIP = (
-    "Classifier-free guidance of the source branch. 1 (default) is off and keeps the image."
-)
-TARGET_GUIDANCE_TOOLTIP = (
-    "Classifier-free guidance of the edited branch. 2 (default) suits LCM models; plain models "
-    "3 to 7."
-)
+def strength_input() -> Any:
+    """The share of the steps that runs."""
+    return io.Float.Input(
+        "strength",
+        default=ALESettings.strength,
+        min=0.05,
+        max=1.0,
+        step=0.05,
+        tooltip=(
+            "Share of the steps that runs, from the last ones: below 1 the edit starts from the "
+            "noised source image and stays closer to it."
+        ),
+    )
+
+
+def guidance_inputs() -> list[Any]:
+    """The guidance scales of both branches."""
+    source = (
+        "Classifier-free guidance of the source branch. 1 (default) is off and keeps the image."
+    )
+    target = (
+        "Classifier-free guidance of the edited branch. 2 (default) suits LCM models; plain models "
+        "3 to 7."
+    )
+    return [
+        io.Float.Input(
+            name, default=default, min=0.0, max=30.0, step=0.1, round=0.01, tooltip=tooltip
+        )
+        for name, default, tooltip in (
+            ("source_guidance", ALESettings.source_guidance, source),
+            ("target_guidance", ALESettings.target_guidance, target),
+        )
+    ]
 
 
 def reuse_input() -> Any:
@@ -80,8 +99,7 @@ class TwoBranchGuiderNode(io.ComfyNode):
                 io.Conditioning.Input(
                     "negative", tooltip="Shared by both branches; the empty prompt in the paper."
                 ),
-                guidance_input("source", ALESettings.source_guidance, SOURCE_GUIDANCE_TOOLTIP),
-                guidance_input("target", ALESettings.target_guidance, TARGET_GUIDANCE_TOOLTIP),
+                *guidance_inputs(),
                 reuse_input(),
             ],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
@@ -154,17 +172,8 @@ class LCMSchedule(io.ComfyNode):
             ),
             inputs=[
                 io.Model.Input("model", tooltip="Gives the noise level of each time step."),
-                io.Int.Input(
-                    "steps", default=ALESettings.steps, min=1, max=50, tooltip=STEPS_TOOLTIP
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=ALESettings.strength,
-                    min=0.05,
-                    max=1.0,
-                    step=0.05,
-                    tooltip=STRENGTH_TOOLTIP,
-                ),
+                steps_input(),
+                strength_input(),
             ],
             outputs=[
                 io.Sigmas.Output(

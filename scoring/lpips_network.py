@@ -22,19 +22,21 @@ class LpipsNetwork:
 
     @classmethod
     def build(cls, backbone: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> LpipsNetwork:
-        """Of a state dict of torchvision's squeezenet1_1, and of the heads as LPIPS publishes them
-        ("lin0.model.1.weight" and so on).
+        """Of a state dict of torchvision's squeezenet1_1, or of its `features` alone ("0.weight"
+        and so on), and of the heads as LPIPS publishes them ("lin0.model.1.weight" and so on).
 
         Raises ValueError for other weights, ImportError without torchvision.
         """
         from torchvision.models import squeezenet1_1
 
-        network = squeezenet1_1(weights=None)
+        layers = squeezenet1_1(weights=None).features.eval().requires_grad_(False)
+        used = {
+            k.removeprefix("features."): v for k, v in backbone.items() if "classifier" not in k
+        }
         try:
-            network.load_state_dict(dict(backbone))
+            layers.load_state_dict(used)
         except Exception as error:  # torch raises half a dozen kinds for foreign tensors
             raise ValueError("no weights of torchvision's squeezenet1_1") from error
-        layers = network.features.eval().requires_grad_(False)
         slices = nn.ModuleList(layers[first:last] for first, last in _SLICES)
         try:
             linear = [heads[f"lin{k}.model.1.weight"].flatten() for k in range(len(_SLICES))]

@@ -39,7 +39,7 @@ def background_scores(source: Tensor, edited: Tensor, background: Tensor) -> Pre
 
 
 def pie_bench_scores(source: Tensor, edited: Tensor, background: Tensor) -> Preservation:
-    """PIE-Bench's psnr_, mse_ and ssim_unedit_part."""
+    """PIE-Bench's psnr_, mse_ and ssim_unedit_part; its SSIM with torchmetrics 1.4.2 or newer."""
     inside = _checked(source, edited, background)
     if not inside.any():
         return Preservation(nan, nan, nan)

@@ -92,13 +92,14 @@ def load_dino(weights: Mapping[str, Tensor]) -> DinoKeys:
     except (KeyError, ValueError) as error:
         raise ValueError(f"it holds no ViT of DINO: {error} is missing") from error
     blocks = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
-    net = DinoKeys(width, inner, blocks, patch, positions)
+    with torch.device("meta"):  # random weights would take longer than reading the true ones
+        net = DinoKeys(width, inner, blocks, patch, positions)
     own = net.state_dict()
     if absent := sorted(own.keys() - weights.keys()):
         raise ValueError(f"it lacks {', '.join(absent[:3])} ({len(absent)} in all)")
     if wrong := sorted(name for name in own if own[name].shape != weights[name].shape):
         raise ValueError(f"the shape of {', '.join(wrong[:3])} is not that of a ViT")
-    net.load_state_dict({name: weights[name].float() for name in own})
+    net.load_state_dict({name: weights[name].float() for name in own}, assign=True)
     return net.eval().requires_grad_(False)
 
 

@@ -7,8 +7,10 @@ ComfyUI is imported inside the functions, so that the pure tests need none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -190,6 +192,20 @@ def tiny_vae(seed: int = 2) -> Any:
     taesd = comfy.taesd.taesd.TAESD(latent_channels=4)
     fill(taesd, seed, std=0.05)
     return comfy.sd.VAE(sd=taesd.state_dict())
+
+
+def empty_models(folder: Path, names: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The models folder of ComfyUI for one test, instead of this machine's: `names`, all empty."""
+    import folder_paths
+
+    others = folder_paths.folder_names_and_paths.items()
+    kept = {name: paths for name, paths in others if name not in names}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", kept)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    monkeypatch.setattr(folder_paths, "models_dir", str(folder))
+    for name in names:
+        (folder / name).mkdir(parents=True)
+    return folder
 
 
 def edits_of(

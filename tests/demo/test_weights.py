@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import stat
 
 import pytest
 import torch
@@ -36,6 +38,17 @@ def test_what_was_written_is_read_back(folder):
     assert torch.equal(tensors["a"], torch.arange(6.0).view(2, 3))
     assert tensors["a"].dtype == torch.float32 and tensors["ids"].dtype == torch.int64
     assert not list(folder.glob("*.part"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs file permissions")
+def test_written_files_have_the_permissions_of_any_new_file(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_weights("text", {"a": torch.zeros(2)}, tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {"text.safetensors": 0o640, TABLE: 0o640}
 
 
 def test_a_missing_file_is_named_with_the_cure(folder):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,13 @@ from ale_edit.host import grounding, model_files
 from ale_edit.host.model_files import DETECTOR, NOTHING, SEGMENTER
 from ale_edit.regions import sam
 from ale_edit.tests.regions.test_sam import tiny_sam2
+from ale_edit.tests.tiny import empty_models
 from ale_edit.tests.tiny_grounding import tiny_original, tiny_sam
 
 
 @pytest.fixture(autouse=True)
-def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty models folder, instead of the one of this machine's ComfyUI."""
-    kept = dict(folder_paths.folder_names_and_paths)
-    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
-    for kind in (DETECTOR, SEGMENTER):
-        for name in kind.folders:
-            folder_paths.folder_names_and_paths.pop(name, None)
-            folder_paths.filename_list_cache.pop(name, None)
-            (tmp_path / "models" / name).mkdir(parents=True)
-    yield tmp_path / "models"
-    folder_paths.folder_names_and_paths.clear()
-    folder_paths.folder_names_and_paths.update(kept)
-    folder_paths.filename_list_cache.clear()
+def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return empty_models(tmp_path / "models", (*DETECTOR.folders, *SEGMENTER.folders), monkeypatch)
 
 
 def refresh() -> None:

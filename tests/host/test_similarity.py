@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +23,7 @@ from ale_edit.scoring import clip as clip_model
 from ale_edit.scoring.leakage import cut_outs, leakage
 from ale_edit.scoring.similarity import Similarity, edit_similarity
 from ale_edit.tests.scoring.test_clip import picture
-from ale_edit.tests.tiny import tiny_clip, tiny_sd2_clip
+from ale_edit.tests.tiny import empty_models, tiny_clip, tiny_sd2_clip
 from ale_edit.tests.tiny_scores import (
     SIDE,
     WIDTH,
@@ -39,18 +38,8 @@ HAS_MINI_CLIP = "clip.safetensors" in json.loads((FOLDER / TABLE).read_text(enco
 
 
 @pytest.fixture
-def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty models folder, instead of the one of this machine's ComfyUI."""
-    kept = dict(folder_paths.folder_names_and_paths)
-    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
-    for name in SIMILARITY.folders:
-        (tmp_path / "models" / name).mkdir(parents=True)
-        folder_paths.folder_names_and_paths.pop(name, None)
-    folder_paths.filename_list_cache.clear()
-    yield tmp_path / "models"
-    folder_paths.folder_names_and_paths.clear()
-    folder_paths.folder_names_and_paths.update(kept)
-    folder_paths.filename_list_cache.clear()
+def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return empty_models(tmp_path / "models", SIMILARITY.folders, monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from math import isnan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import comfy.model_management as mm
-import folder_paths
 import pytest
 import torch
 from comfy_execution.utils import CurrentNodeContext
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ale_edit.host import scores as host_scores
 from ale_edit.host import similarity as host_similarity
+from ale_edit.host.grounding import managed
 from ale_edit.host.model_files import DINO, LPIPS
 from ale_edit.scoring import structure
 from ale_edit.scoring.leakage import leakage
@@ -32,7 +32,7 @@ from ale_edit.scoring.structure import load_dino, structure_distance
 from ale_edit.tests.host.test_similarity import HAS_MINI_CLIP
 from ale_edit.tests.nodes.graph import TEXT, edits_with_masks, nodes, one, picture, run
 from ale_edit.tests.nodes.test_help_pages import page
-from ale_edit.tests.tiny import two_boxes
+from ale_edit.tests.tiny import empty_models, two_boxes
 from ale_edit.tests.tiny_scores import DINO_WIDTH, published_vit, squeezenet, transformers_vit
 
 TARGETS = ["brown-colored goat", "soccer ball"]
@@ -50,18 +50,9 @@ MODEL = Similarity("mean colours", mean_colors)
 
 
 @pytest.fixture(autouse=True)
-def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty models folder, instead of the one of this machine's ComfyUI."""
-    kept = dict(folder_paths.folder_names_and_paths)
-    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
-    for name in ("lpips", "dino", "text_encoders", "clip_vision"):
-        (tmp_path / "models" / name).mkdir(parents=True)
-        folder_paths.folder_names_and_paths.pop(name, None)
-    folder_paths.filename_list_cache.clear()
-    yield tmp_path / "models"
-    folder_paths.folder_names_and_paths.clear()
-    folder_paths.folder_names_and_paths.update(kept)
-    folder_paths.filename_list_cache.clear()
+def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    names = ("lpips", "dino", "text_encoders", "clip_vision")
+    return empty_models(tmp_path / "models", names, monkeypatch)
 
 
 def regions(**inputs: Any) -> Any:
@@ -265,6 +256,24 @@ def test_the_structure_distance_is_scored_where_its_folder_is(
     assert distance == pytest.approx(expected, abs=1e-6) and distance > 1e-3
     assert f"The input of the structure distance is {scale}." in text
     assert json.loads(made)["images"][0]["structure distance"] == distance
+
+
+def test_after_a_report_nothing_of_its_networks_is_kept(
+    tiny_dino: dict[str, Tensor], models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DINO alone would take 330 MB of main memory as long as ComfyUI runs."""
+    squeezenet(models_dir / "lpips" / "squeezenet1_1-test.pth")
+    networks = []
+
+    def noted(*parts: Any) -> Any:
+        patcher = managed(*parts)
+        networks.append(ref(patcher.model))
+        return patcher
+
+    monkeypatch.setattr(host_scores, "managed", noted)
+    *_, lpips, distance, _, _ = keep()
+    assert lpips > 0 and distance > 0
+    assert len(networks) == 2 and [network() for network in networks] == [None, None]
 
 
 def test_a_vit_of_another_size_is_left_out_and_said(

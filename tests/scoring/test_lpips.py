@@ -1,4 +1,5 @@
-"""LPIPS of the background against torchmetrics' network, both with the same random backbone."""
+"""LPIPS of the background against torchmetrics' network, both with the same random backbone; and
+with the published weights where they are."""
 
 from math import isnan
 from pathlib import Path
@@ -12,6 +13,8 @@ from torchvision.models import squeezenet1_1
 
 from ale_edit.bench.lpips_network import LpipsNetwork
 from ale_edit.scoring.lpips import background_lpips, lpips_map, pie_bench_lpips
+
+PUBLISHED = Path(__file__).resolve().parents[3] / "shared" / "data" / "lpips_squeeze"
 
 Pair = tuple[Tensor, Tensor]
 
@@ -62,6 +65,26 @@ def test_the_map_is_torchmetrics_spatial_lpips(backbone, network, pair: Pair):
     found = lpips_map(network.features, network.heads, *pair)
     assert expected.mean() > 0.01
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_a_file_of_the_features_alone_is_the_same_network(backbone, network, pair: Pair, tmp_path):
+    weights = torch.load(backbone, weights_only=True)
+    alone = {k.removeprefix("features."): v for k, v in weights.items() if "features." in k}
+    torch.save(alone, tmp_path / "squeeze.backbone.pth")
+    other = LpipsNetwork.load(tmp_path / "squeeze.backbone.pth")
+    expected = lpips_map(network.features, network.heads, *pair)
+    assert torch.equal(lpips_map(other.features, other.heads, *pair), expected)
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="needs shared/data/lpips_squeeze")
+def test_with_the_published_weights_it_gives_the_figures_of_torchmetrics_documentation():
+    """Those of learned_perceptual_image_patch_similarity, which has four digits."""
+    published = LpipsNetwork.load(PUBLISHED / "squeeze.backbone.pth")
+    draw = torch.Generator().manual_seed(42)
+    a, b = (torch.rand(2, 3, 100, 100, generator=draw).movedim(1, -1) for _ in range(2))
+    parts, everywhere = (published.features, published.heads), torch.ones(100, 100)
+    found = [pie_bench_lpips(*parts, *pair, everywhere) for pair in zip(a, b, strict=True)]
+    assert found == pytest.approx([0.1024, 0.0938], abs=5e-5)
 
 
 def test_pie_benchs_way_is_torchmetrics_of_images_multiplied_by_the_mask(
