@@ -347,6 +347,6 @@ def test_every_value_that_the_server_would_not_take_is_told_with_its_row(tmp_pat
     with pytest.raises(Problems) as caught:
         check(jobs_of(tmp_path, 2, steps="99", type="colour"), FakeServer())
     told = str(caught.value)
-    assert "edits.csv, line 2: 'Schedule' (ALELCMSchedule), input 'steps': 99 is not from" in told
-    assert "line 3: 'Self-attention' (ALESelfAttentionInjection), input 'edit_type'" in told
+    assert "line 2 (and 1 more row): 'Schedule' (ALELCMSchedule), input 'steps': 99 is not" in told
+    assert "line 2 (and 1 more row): 'Self-attention' (ALESelfAttentionInjection)" in told
     assert "'colour' is not one of color, material" in told

@@ -124,6 +124,9 @@ def test_every_setting_reaches_an_input(make: Any, name: str):
     workflow = make("i.png", TWO if make is masked_workflow else WORDS)
     value = {"type": "material", "variant": "published code", "seed": 9, "steps": 3}.get(name, 0.25)
     apply_setting(workflow, name, str(value))
+    if name == "schedule":
+        assert name not in settings_of(workflow)  # the type has its own
+        apply_setting(workflow, "type", "custom")
     assert settings_of(workflow)[name] == value
     assert is_whole(workflow)
 

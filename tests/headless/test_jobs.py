@@ -51,6 +51,25 @@ def test_a_rows_setting_goes_before_the_one_for_all(tmp_path):
     assert job.asked["settings"]["seed"] == 8
 
 
+def test_the_type_of_edit_is_object_unless_told_with_masks_and_without(tmp_path):
+    for masks in ({}, {"masks": ""}):
+        (job,) = jobs_of(tmp_path, **masks)
+        assert settings_of(job.workflow)["type"] == job.asked["settings"]["type"] == "object"
+        assert "schedule" not in job.asked["settings"]  # one that is not used
+    (job,) = jobs_of(tmp_path, How(settings={"type": "material"}))
+    assert settings_of(job.workflow)["type"] == "material"
+
+
+def test_a_schedule_of_ones_own_is_used_or_refused(tmp_path):
+    (job,) = jobs_of(tmp_path, How(settings={"schedule": "0.25"}))
+    used = job.workflow.inputs("Self-attention")
+    assert (used["edit_type"], used["schedule"]) == ("custom", 0.25)
+    assert job.asked["settings"]["schedule"] == 0.25
+    told = "schedule counts with type=custom alone, and type is 'color'. Set type=custom, or leave"
+    with pytest.raises(Problems, match=told):
+        jobs_of(tmp_path, How(settings={"schedule": "0.25"}), type="color")
+
+
 def test_a_setting_for_all_may_be_one_that_only_some_rows_take(tmp_path):
     rows = write_inputs(tmp_path, 2)
     rows[1]["masks"] = ""
