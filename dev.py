@@ -739,16 +739,14 @@ def run_pytest(host: Host, markers: str, rest: Sequence[str], processes: int = 1
 
 
 def command_test(args: argparse.Namespace, rest: list[str]) -> int:
-    """All tests: those without a server first, in as many processes as there are cores, at most 4,
-    then the others alone. With further options, all in one process, as pytest is told."""
+    """All tests, in as many processes as there are cores, at most 4; each process has servers of
+    its own. With further options, all in one process, as pytest is told."""
     host = find_host(args.comfyui)
     usual = "not gpu and not weights and not fullsize and not reference"
-    served = "(server or browser)"
     processes = min(os.cpu_count() or 1, 4)
     if rest or processes == 1 or missing_modules(host.python, ["xdist"]):
         return run_pytest(host, usual, rest)
-    alone = run_pytest(host, f"{usual} and not {served}", rest, processes)
-    return run_pytest(host, f"{usual} and {served}", rest) or alone
+    return run_pytest(host, usual, rest, processes)
 
 
 def command_check(args: argparse.Namespace, rest: list[str]) -> int:
