@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from math import dist, nan
 from xml.etree import ElementTree
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.methods import ALE, NAIVE
 from ale_edit.bench.page import leak_of, page, ranked, spread_evenly
-from ale_edit.bench.plots import Point, scatter, ticks
+from ale_edit.bench.plots import Point, places, scatter, ticks
 from ale_edit.bench.report import JUDGED, Column, Results, Table, markdown, shown
 from ale_edit.bench.statistics import Figure
 from ale_edit.headless.spreading import Outcome
@@ -159,7 +160,12 @@ def test_some_places_are_spread_from_the_first_to_the_last():
 
 
 def numbers(svg: str, attribute: str) -> list[float]:
-    return [float(v) for v in re.findall(rf"<circle[^>]*\b{attribute}=([\d.]+)", svg)]
+    """Of the discs with the methods' numbers."""
+    return [float(v) for v in re.findall(rf"<circle class=disc[^>]*\b{attribute}=([\d.]+)", svg)]
+
+
+def is_xml(svg: str) -> bool:
+    return ElementTree.fromstring(re.sub(r"=(?!')([^\s'>]+)", r"='\1'", svg)).tag == "svg"
 
 
 def test_a_plot_has_a_point_for_each_method_where_its_figures_are():
@@ -171,8 +177,61 @@ def test_a_plot_has_a_point_for_each_method_where_its_figures_are():
     assert across[2] == pytest.approx((across[0] + across[1]) / 2, abs=0.1)
     assert down[2] == pytest.approx((down[0] + down[1]) / 2, abs=0.1)
     assert across[0] < across[1] and down[0] < down[1]  # less leakage is lower
-    assert ElementTree.fromstring(re.sub(r"=(?!')([^\s'>]+)", r"='\1'", svg)).tag == "svg"
+    assert is_xml(svg)
     assert "&lt;1&gt;" in svg
+
+
+BOX = (0.0, 0.0, 400.0, 300.0)
+
+
+@pytest.mark.parametrize(
+    "centres",
+    [
+        [(200.0, 150.0)] * 9,
+        [(391.0, 291.0)] * 5,
+        [(200.0 + 3 * k, 150.0) for k in range(9)],
+        [(200.0, 150.0), (201.0, 150.0), (224.0, 150.0)],
+    ],
+)
+def test_no_mark_covers_another(centres):
+    found = places(centres, BOX)
+    assert found[0] == centres[0] and len(found) == len(centres)
+    for k, one in enumerate(found):
+        assert 9 <= one[0] <= 391 and 9 <= one[1] <= 291
+        assert all(dist(one, other) > 18 for other in found[:k])
+
+
+def test_marks_stand_on_their_points_where_these_are_apart():
+    apart = [(20.0, 20.0), (60.0, 20.0), (0.0, 300.0)]
+    assert places(apart, BOX) == apart
+    beside = [(200.0, 150.0), (200.0, 150.0), (222.0, 150.0)]
+    assert places(beside, BOX)[2] == beside[2]  # which the second one does not cover
+
+
+def test_equal_points_keep_their_bars_and_point_from_their_marks():
+    same = Point(1, "one", Figure(20, 18, 22, 9), Figure(5, 4, 6, 9))
+    svg = scatter([same, replace(same, number=2)], "PSNR", "TI")
+    first, second = zip(numbers(svg, "cx"), numbers(svg, "cy"), strict=True)
+    assert dist(first, second) > 18 and is_xml(svg)
+    (point,) = re.findall(r"<circle class=point cx=([\d.]+) cy=([\d.]+)", svg)
+    assert tuple(map(float, point)) == first
+
+
+def test_the_source_s_own_is_a_line_with_its_figure():
+    point = Point(1, "one", Figure(20, 18, 22, 9), Figure(15, 14, 16, 9))
+    svg = scatter([point], "PSNR", "TE", Figure(8.84, 8, 9, 9))
+    assert ">source 8.84<" in svg and is_xml(svg)
+    (line,) = re.findall(r"<line [^>]*y1=([\d.]+)[^>]*class=source", svg)
+    assert float(line) > numbers(svg, "cy")[0]  # below the point, and within the plot:
+    assert float(line) <= max(float(y) for y in re.findall(r"y1=([\d.]+)[^>]*class=grid", svg))
+    for none in (None, Figure(nan, nan, nan, 0)):
+        assert "source" not in scatter([point], "PSNR", "TE", none)
+
+
+def test_points_without_an_interval_are_drawn_without_bars():
+    alone = Figure(20, nan, nan, 1)
+    svg = scatter([Point(1, "one", alone, replace(alone, value=5))], "PSNR", "TE")
+    assert "nan" not in svg and is_xml(svg) and len(numbers(svg, "cx")) == 1
 
 
 @pytest.mark.parametrize(
