@@ -43,6 +43,10 @@ class Bootstrap:
         picks = np.random.default_rng(seed).integers(0, size, (draws, size))
         self._weights = np.stack([np.bincount(row, minlength=size) for row in picks])
 
+    def __len__(self) -> int:
+        """The number of groups."""
+        return len(self._names)
+
     def mean(self, values: Mapping[str, Sequence[float]]) -> Figure:
         """The mean over all values of all edits, each edit with any number of values."""
         sums, counts = self._totals(values)
