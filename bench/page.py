@@ -87,11 +87,15 @@ def _plots(results: Results) -> str:
         f"<li><b style='background:{color_of(k)}'>{k}</b> {html.escape(m.label)}"
         for k, m in enumerate(results.methods, 1)
     )
+    line = (
+        " The dashed line: TE or TI of the unedited source, into which nothing leaked."
+        if any("class=source" in figure for figure in drawn)
+        else ""
+    )
     bars = "bars are 95 % intervals" if len(bootstrap) > 1 else "one image: no intervals"
     return (
-        f"<h2>Leakage against fidelity</h2><p class=note>Lower right is better; {bars}. A dashed "
-        "line: the unedited source's own, which says how low TE and TI of these objects can be "
-        "expected. A number stands beside its point where another one is in its place."
+        f"<h2>Leakage against fidelity</h2><p class=note>Lower right is better; {bars}.{line} A "
+        "number stands beside its point where another one is in its place."
         f"</p><ul class=legend>{legend}</ul><div class=plots>{''.join(drawn)}</div>"
     )
 
@@ -255,7 +259,7 @@ td,th{border:solid var(--line);border-width:0 1px 1px 0;padding:.3em .6em;text-a
 white-space:nowrap}
 td small,th small{font-size:.9em;display:block;font-weight:400}
 thead th{background:var(--tint);border-top-width:1px;white-space:normal;vertical-align:bottom;
-min-width:6em}
+min-width:4.5em}
 th:first-child{position:sticky;left:0;border-left-width:1px;font-weight:600;min-width:9em;
 white-space:normal;background:Canvas}
 thead th:first-child{background:linear-gradient(var(--tint),var(--tint)) Canvas}

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, cos, dist, floor, log10, pi, sin
+from math import ceil, cos, dist, floor, log10, radians, sin
 
 from .statistics import Figure
 
@@ -15,7 +15,8 @@ _RIGHT_EDGE, _BOTTOM_EDGE = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
 _TICKS = 5
 _RADIUS = 9  # of a mark, the disc with a method's number
 _APART = 2 * _RADIUS + 2
-_RINGS, _WAYS = 4, 12  # where a mark can go that does not find its own place free
+_RINGS = 4  # where a mark can go that does not find its own place free, and in which directions:
+_WAYS = (45, -45, 135, -135, 75, -75, 15, -15, 105, -105, 165, -165)  # away from the bars first
 _LETTER = 6.5  # about the width of a letter
 
 Place = tuple[float, float]
@@ -149,17 +150,16 @@ def places(centres: Sequence[Place], inside: tuple[float, float, float, float]) 
 
 
 def _around(centre: Place) -> Iterator[Place]:
-    """Places in rings about a point, to the right of it first."""
+    """Places in rings about a point."""
     for ring in range(1, _RINGS + 1):
-        for way in range(_WAYS):
-            angle = 2 * pi * ((way + 1) // 2 * (-1) ** way) / _WAYS
-            away = ring * _APART * 1.1
-            yield centre[0] + away * cos(angle), centre[1] - away * sin(angle)
+        away = ring * _APART * 1.1
+        for way in map(radians, _WAYS):
+            yield centre[0] + away * cos(way), centre[1] - away * sin(way)
 
 
 def _source_label(source: Figure, y: float, taken: Sequence[Place]) -> str:
     """At that end of the line, above or below it, where marks are farthest."""
-    text = f"source {source.value:.4g}"
+    text = f"source {source.value:.1f}"
     half = len(text) * _LETTER / 2
     spots = [
         (x, y + up)

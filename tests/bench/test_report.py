@@ -330,12 +330,13 @@ def test_equal_points_keep_their_bars_and_point_from_their_marks():
     assert dist(first, second) > 18 and is_xml(svg)
     (point,) = re.findall(r"<circle class=point cx=([\d.]+) cy=([\d.]+)", svg)
     assert tuple(map(float, point)) == first
+    assert abs(second[0] - first[0]) > 9 and abs(second[1] - first[1]) > 9  # beside both bars
 
 
 def test_the_source_s_own_is_a_line_with_its_figure():
     point = Point(1, "one", Figure(20, 18, 22, 9), Figure(15, 14, 16, 9))
     svg = scatter([point], "PSNR", "TE", Figure(8.84, 8, 9, 9))
-    assert ">source 8.84<" in svg and is_xml(svg)
+    assert ">source 8.8<" in svg and is_xml(svg)
     (line,) = re.findall(r"<line [^>]*y1=([\d.]+)[^>]*class=source", svg)
     assert float(line) > numbers(svg, "cy")[0]  # below the point, and within the plot:
     assert float(line) <= max(float(y) for y in re.findall(r"y1=([\d.]+)[^>]*class=grid", svg))
