@@ -157,7 +157,7 @@ def _gallery(results: Results, count: int) -> str:
         return ""
     cards = "".join(_card(results, edits[k], f"{k + 1} of {len(edits)}") for k in places)
     some = f"{len(places)} of {len(edits)} edits, spread evenly,"
-    chosen = some if len(places) < len(edits) else f"All {len(edits)} edits,"
+    chosen = some if len(places) < len(edits) else f"All of {_counted(len(edits), 'edit')},"
     return (
         "<h2>Pictures, the most leaking first</h2>"
         f"<p class=note>{chosen} sorted by what leaked with "
@@ -219,7 +219,7 @@ def caption(values: Values) -> str:
 def _against_source(values: Values, name: str) -> str:
     """ "TE 35.6 (source 8.8)"."""
     own = values.get(OF_THE_SOURCE[name])
-    beside = f" (source\xa0{own[0]:.1f})" if own else ""
+    beside = f"\xa0(source\xa0{own[0]:.1f})" if own else ""
     return f"{name}\xa0{values[name][0]:.1f}{beside}"
 
 

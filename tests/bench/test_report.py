@@ -191,7 +191,7 @@ def test_the_judge_s_bias_stands_where_its_figures_do(results):
 def test_captions_are_explained_and_stand_beside_the_source(results):
     captions = {"TE": [35.56], "TE of the source": [8.84], "wrong, untouched": [0, 0]}
     assert caption({**captions, "psnr": [30.0]}) == (
-        "leaked\xa00/2, TE\xa035.6 (source\xa08.8), 30.0\xa0dB"
+        "leaked\xa00/2, TE\xa035.6\xa0(source\xa08.8), 30.0\xa0dB"
     )
     assert "leaked 0/2: of two objects" in drawn(results)
     plain = {m: {e: {"psnr": v["psnr"]} for e, v in s.items()} for m, s in results.scored.items()}
