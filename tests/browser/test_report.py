@@ -122,5 +122,5 @@ def test_the_picture_of_the_docs(browser, report, screenshots):
     sheet.paste(shots[1], (shots[0].width + gap, 0))
     path = screenshots / "docs" / "images" / "report.jpg"
     small = (sheet.width * 4 // 5, sheet.height * 4 // 5)
-    sheet.resize(small, Image.Resampling.LANCZOS).save(path, quality=70, optimize=True)
+    sheet.resize(small, Image.Resampling.LANCZOS).save(path, quality=60, optimize=True)
     assert path.stat().st_size < 150_000
