@@ -13,8 +13,9 @@ from .dataset import ImageEdit
 from .editing import image_path, read_result
 from .pictures import regions_view
 from .plots import COLORS, Point, color_of, scatter
-from .report import Results
+from .report import OF_THE_SOURCE, Results, told
 from .scoring_pass import Values
+from .statistics import Bootstrap
 
 _PANEL = 320  # greatest side of a picture in pixels
 _PLOTS = (
@@ -28,7 +29,7 @@ _FIDELITY = ("psnr", "PSNR of the background (dB) ↑")
 def page(title: str, results: Results, setup: Mapping[str, Any], pictures: int) -> str:
     """The page; `pictures`: of so many edits, spread evenly from the most leaking to the least."""
     notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in results.notes())
-    tables = "".join(t.html() for t in results.tables())
+    tables = "".join(t.html() for t in results.tables() if t.has_figures)
     split = "".join(t.html() for t in results.split_tables())
     name = html.escape(title)
     return (
@@ -49,13 +50,18 @@ def _summary(results: Results) -> str:
     methods = ", ".join(m.label for m in results.methods)
     count = len(results.methods)
     by = "one method" if count == 1 else f"{count} methods"
-    return f"{len(results.edits)} edits of {images} images by {by}: {methods}."
+    edits = _counted(len(results.edits), "edit")
+    return f"{edits} of {_counted(images, 'image')} by {by}: {methods}."
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _facts(setup: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"<dt>{html.escape(name)}</dt><dd>{html.escape(_told(value))}</dd>"
-        for name, value in setup.items()
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(chr(10).join(lines))}</dd>"
+        for name, lines in told(setup)
     )
     return f"<dl>{rows}</dl>"
 
@@ -68,48 +74,62 @@ def _workflow(results: Results) -> str:
     return f"<details><summary>{what}</summary><div class=wide><pre>{text}</pre></div></details>"
 
 
-def _told(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, indent=1)
-
-
 # -- plots -----------------------------------------------------------------------------------------
 
 
 def _plots(results: Results) -> str:
-    """Leakage against fidelity, for each kind of leakage that has figures."""
+    """Leakage against fidelity, for each kind of leakage that has figures or should have."""
     bootstrap = results.bootstrap()
-    figures = []
-    for name, label in _PLOTS:
-        points = []
-        for number, method in enumerate(results.methods, 1):
-            x, y = (
-                results.figure(bootstrap, method.name, figure, lambda _edit: True)
-                for figure in (_FIDELITY[0], name)
-            )
-            if x.count and y.count:
-                points.append(Point(number, method.label, x, y))
-        if points:
-            figures.append(f"<figure>{scatter(points, _FIDELITY[1], label)}</figure>")
-    if not figures:
+    drawn = [_plot(results, bootstrap, name, label) for name, label in _PLOTS]
+    if not any("<svg" in figure for figure in drawn):
         return ""
     legend = "".join(
         f"<li><b style='background:{color_of(k)}'>{k}</b> {html.escape(m.label)}"
         for k, m in enumerate(results.methods, 1)
     )
-    return (
-        "<h2>Leakage against fidelity</h2><p class=note>Lower right is better; bars are 95 % "
-        f"intervals.</p><ul class=legend>{legend}</ul><div class=plots>{''.join(figures)}</div>"
+    line = (
+        " The dashed line: TE or TI of the unedited source, into which nothing leaked."
+        if any("class=source" in figure for figure in drawn)
+        else ""
     )
+    bars = "bars are 95 % intervals" if len(bootstrap) > 1 else "one image: no intervals"
+    return (
+        f"<h2>Leakage against fidelity</h2><p class=note>Lower right is better; {bars}.{line} A "
+        "number stands beside its point where another one is in its place."
+        f"</p><ul class=legend>{legend}</ul><div class=plots>{''.join(drawn)}</div>"
+    )
+
+
+def _plot(results: Results, bootstrap: Bootstrap, name: str, label: str) -> str:
+    """One kind of leakage; or why it has no figures; or nothing."""
+    points = []
+    for number, method in enumerate(results.methods, 1):
+        x, y = (
+            results.figure(bootstrap, method.name, figure, lambda _edit: True)
+            for figure in (_FIDELITY[0], name)
+        )
+        if x.count and y.count:
+            points.append(Point(number, method.label, x, y))
+    if points:
+        source = results.of_the_source(bootstrap, name)
+        return f"<figure>{scatter(points, _FIDELITY[1], label, source)}</figure>"
+    why = results.needs_several(name)
+    return f"<figure class=none><p>{html.escape(why)}</p></figure>" if why else ""
 
 
 # -- pictures --------------------------------------------------------------------------------------
 
 
 def leak_of(values: Values) -> tuple[float, float]:
-    """How much an edit leaked: the share of objects with another's attribute, then TE and TI."""
+    """How much an edit leaked: the share of objects with another's attribute, then how far TE and
+    TI are above those of the unedited source."""
     wrong = [*values.get("wrong, edited", []), *values.get("wrong, untouched", [])]
-    similar = [*values.get("TE", []), *values.get("TI", [])]
-    return _mean(wrong), _mean(similar)
+    risen = [
+        value - _mean(values.get(OF_THE_SOURCE[name], []))
+        for name in ("TE", "TI")
+        for value in values.get(name, [])
+    ]
+    return _mean(wrong), _mean(risen)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -137,13 +157,23 @@ def _gallery(results: Results, count: int) -> str:
         return ""
     cards = "".join(_card(results, edits[k], f"{k + 1} of {len(edits)}") for k in places)
     some = f"{len(places)} of {len(edits)} edits, spread evenly,"
-    chosen = some if len(places) < len(edits) else f"All {len(edits)} edits,"
+    chosen = some if len(places) < len(edits) else f"All of {_counted(len(edits), 'edit')},"
     return (
         "<h2>Pictures, the most leaking first</h2>"
         f"<p class=note>{chosen} sorted by what leaked with "
         f"{html.escape(results.reference.label)}: the share of objects with another object's "
-        f"attribute, then the mean of TE and TI, where there are such figures.</p>{cards}"
+        "attribute, then how far TE and TI are above those of the unedited source, where there are "
+        f"such figures. {_captions_in_words(results)}</p>{cards}"
     )
+
+
+def _captions_in_words(results: Results) -> str:
+    """What the captions of pictures say, as far as there are such figures."""
+    judged = (
+        "right 1/2: of two edited objects, one has all that was asked. leaked 0/2: of two objects "
+        "of the image that could show what another one was to get, edited or not, none does. "
+    )
+    return (judged if results.is_judged else "") + "dB: PSNR of the background."
 
 
 def _card(results: Results, edit: ImageEdit, rank: str) -> str:
@@ -158,7 +188,7 @@ def _card(results: Results, edit: ImageEdit, rank: str) -> str:
         except (FileNotFoundError, ValueError):
             continue
         values = results.scored[method.name].get(edit.id, {})
-        panels.append(_panel(method.label, picture, _figures(values)))
+        panels.append(_panel(method.label, picture, caption(values)))
     asked = "".join(
         f"<li><b style='background:{color_of(k)}'>{k}</b> "
         f"{html.escape(o.source)} → {html.escape(o.target)}"
@@ -171,19 +201,26 @@ def _card(results: Results, edit: ImageEdit, rank: str) -> str:
     )
 
 
-def _figures(values: Values) -> str:
+def caption(values: Values) -> str:
     """What is known of one image, in a few words."""
-    told = []
+    words = []
     right = values.get("all", [])
     if right:
-        told.append(f"right\xa0{sum(right):.0f}/{len(right)}")
+        words.append(f"right\xa0{sum(right):.0f}/{len(right)}")
     wrong = [*values.get("wrong, edited", []), *values.get("wrong, untouched", [])]
     if wrong:
-        told.append(f"leaked\xa0{sum(wrong):.0f}/{len(wrong)}")
-    told += [f"{name}\xa0{values[name][0]:.1f}" for name in ("TE", "TI") if values.get(name)]
+        words.append(f"leaked\xa0{sum(wrong):.0f}/{len(wrong)}")
+    words += [_against_source(values, name) for name in ("TE", "TI") if values.get(name)]
     if values.get("psnr"):
-        told.append(f"{values['psnr'][0]:.1f}\xa0dB")
-    return ", ".join(told)
+        words.append(f"{values['psnr'][0]:.1f}\xa0dB")
+    return ", ".join(words)
+
+
+def _against_source(values: Values, name: str) -> str:
+    """ "TE 35.6 (source 8.8)"."""
+    own = values.get(OF_THE_SOURCE[name])
+    beside = f"\xa0(source\xa0{own[0]:.1f})" if own else ""
+    return f"{name}\xa0{values[name][0]:.1f}{beside}"
 
 
 def _panel(label: str, picture: Image.Image, figures: str = "") -> str:
@@ -203,23 +240,37 @@ def _panel(label: str, picture: Image.Image, figures: str = "") -> str:
 
 
 _STYLE = """
-:root{color-scheme:light dark;--line:#ccc;--soft:#666;--shade:#f3f3f3}
-@media(prefers-color-scheme:dark){:root{--line:#555;--soft:#aaa;--shade:#2a2a2a}}
+:root{color-scheme:light dark;--line:#ccc;--soft:#666;--tint:rgba(0,0,0,.05);--edge:rgba(0,0,0,.4)}
+@media(prefers-color-scheme:dark){
+:root{--line:#555;--soft:#aaa;--tint:rgba(255,255,255,.1);--edge:rgba(255,255,255,.45)}}
 *{box-sizing:border-box}
 body{font:16px/1.45 system-ui,sans-serif;margin:0 auto;max-width:1200px;padding:12px 16px 40px}
 h1{font-size:1.6em;line-height:1.2;margin:.4em 0}
 h2{font-size:1.25em;margin:1.8em 0 .4em;border-bottom:1px solid var(--line)}
 h3{font-size:1em;margin:1.2em 0 .4em;overflow-wrap:anywhere}
 .note,figcaption small{color:var(--soft);font-size:.85em}
-.wide{overflow-x:auto;max-width:100%}
-table{border-collapse:collapse;font-size:.85em;font-variant-numeric:tabular-nums}
-td,th{border:1px solid var(--line);padding:.3em .6em;text-align:left;white-space:nowrap}
-thead th{background:var(--shade);white-space:normal;vertical-align:bottom;min-width:7em}
-tbody th{background:Canvas;font-weight:600;position:sticky;left:0;min-width:9em;white-space:normal}
+.wide{overflow-x:auto;width:fit-content;max-width:100%;background:
+linear-gradient(to right,Canvas 30%,transparent) left/40px 100% no-repeat local,
+linear-gradient(to left,Canvas 30%,transparent) right/40px 100% no-repeat local,
+linear-gradient(to right,var(--edge),transparent) left/14px 100% no-repeat scroll,
+linear-gradient(to left,var(--edge),transparent) right/14px 100% no-repeat scroll}
+table{border-collapse:separate;border-spacing:0;font-size:.85em;font-variant-numeric:tabular-nums}
+td,th{border:solid var(--line);border-width:0 1px 1px 0;padding:.3em .6em;text-align:left;
+white-space:nowrap}
+td small,th small{font-size:.9em;display:block;font-weight:400}
+thead th{background:var(--tint);border-top-width:1px;white-space:normal;vertical-align:bottom;
+min-width:4.5em}
+th:first-child{position:sticky;left:0;border-left-width:1px;font-weight:600;min-width:9em;
+white-space:normal;background:Canvas}
+thead th:first-child{background:linear-gradient(var(--tint),var(--tint)) Canvas}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr));gap:12px}
 .plots figure{margin:0;max-width:520px}
 svg{width:100%;height:auto;font:12px system-ui,sans-serif;fill:currentColor}
 svg .grid{stroke:var(--line);stroke-width:1}
+svg line.source{stroke:currentColor;stroke-width:1.5;stroke-dasharray:6 4}
+svg text.source{paint-order:stroke;stroke:Canvas;stroke-width:4px}
+.plots .none{border:1px dashed var(--line);color:var(--soft);display:grid;place-items:center;
+min-height:160px;padding:12px;text-align:center}
 svg .mark{fill:#fff;font-weight:700}
 .legend{list-style:none;padding:0;margin:.3em 0;display:flex;flex-wrap:wrap;gap:2px 18px}
 .legend b{color:#fff;border-radius:9px;min-width:18px;line-height:18px;display:inline-block;
@@ -236,7 +287,7 @@ summary{margin-top:1em;cursor:pointer}
 pre{font-size:.8em}
 @media(max-width:600px){
 .row{grid-template-columns:1fr 1fr}
-tbody th{min-width:6.5em}
+th:first-child{min-width:6.5em}
 dl{grid-template-columns:1fr}
 dd{margin-bottom:8px}
 }

@@ -1,8 +1,10 @@
 """Results as tables of figures with intervals, as Markdown and as JSON (page.py: as a page)."""
 
 import html
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ from .dataset import Dataset, ImageEdit
 from .methods import ALE, Method
 from .scoring_pass import Values
 from .statistics import DRAWS, SEED, Bootstrap, Figure
+
+Parts = Sequence[tuple[str, Callable[[ImageEdit], bool]]]
+"""Parts of the edits: their name, and which they are."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +50,13 @@ JUDGED = (
     Column("wrong, untouched", "wrong attribute, untouched ↓"),
 )
 BACKGROUND = (
-    Column("structure", "structure distance x1000 ↓", 2, 1000, metric="structure"),
     Column("psnr", "PSNR (dB) ↑", 2),
     Column("mse", "MSE x1000 ↓", 2, 1000),
     Column("ssim", "SSIM ↑"),
     Column("lpips", "LPIPS ↓", metric="lpips"),
-    Column(
-        "structure, PIE-Bench", "structure distance x1000, PIE-Bench ↓", 2, 1000, metric="structure"
-    ),
-    Column("psnr, PIE-Bench", "PSNR, PIE-Bench ↑", 2),
-    Column("mse, PIE-Bench", "MSE x1000, PIE-Bench ↓", 2, 1000),
-    Column("ssim, PIE-Bench", "SSIM, PIE-Bench ↑"),
-    Column("lpips, PIE-Bench", "LPIPS, PIE-Bench ↓", metric="lpips"),
+    Column("structure", "structure distance x1000 ↓", 2, 1000, metric="structure"),
 )
+PIE_BENCH = tuple(replace(c, figure=f"{c.figure}, PIE-Bench") for c in BACKGROUND)
 SPLIT = ("TE", "TI", "all", "wrong, edited", "psnr")
 """Figures that are also shown by kind of edit and by number of objects."""
 OF_THE_SOURCE = {
@@ -65,21 +64,33 @@ OF_THE_SOURCE = {
     for name in ("TE", "TI", "CLIP, objects", "CLIP, union", "CLIP, whole")
 }
 PRESERVATION = "Background and structure"
-LEGEND = (
+PIE_PRESERVATION = f"{PRESERVATION}, in PIE-Bench's way"
+SOURCE = "source, unedited"
+NONE = "n/a"
+INTERVALS = (
     "Mean [95 % interval], by bootstrap over groups of edits that share an image ({draws} draws, "
-    "seed {seed}). TE, TI: 100 x cosine of CLIP, of the targets' phrases and the background (TE) "
+    "seed {seed}); without an interval where all edits are of one image. "
+)
+ONE_IMAGE = "Means; one image: no interval. "
+LEGEND = (
+    "TE, TI: 100 x cosine of CLIP, of the targets' phrases and the background (TE) "
     "or the other objects (TI). CLIP: the same of each edited object and its target, of all edited "
     "regions and the target prompt, and of the whole image and the target prompt. The unedited "
-    "source stands beside them. Structure distance: of whole images, by the keys of DINO's "
-    "ViT-B/8; PIE-Bench: with the input scale of its code. Background: over its "
-    "pixels alone, and in PIE-Bench's way (over all pixels, objects black). n/a: there is no such "
-    "figure, as TI of one object."
+    "source stands beside them. Background: over its pixels alone, and in PIE-Bench's way (over "
+    "all pixels, objects black). Structure distance: of whole images, by the keys of DINO's "
+    "ViT-B/8; in PIE-Bench's way: with the input scale of its code. n/a: there is no such "
+    "figure, as TI of one object; a column of n/a alone is left out. n: edits that have the figure."
 )
 JUDGED_LEGEND = (
     "Object, color, material: share of edited objects with what was asked, by the demo world's "
     "judge; all: with all that was asked. Wrong attribute: share of objects that show what another "
-    "object was to get. Without --clip, TE and TI are the demo world's mini CLIP's."
+    "object was to get. The judge always names the nearest shape, color and material, also where "
+    "an object vanished into a smudge: shares of what was asked are too high by such cases (1 of 9 "
+    "edits of one object that were looked at). Without --clip, TE and TI are the demo world's mini "
+    "CLIP's."
 )
+BETWEEN = {"TI": "TI", "wrong, edited": "Wrong attribute, edited"}
+"""Figures that need several edited objects, and how a text calls them."""
 
 
 @dataclass(frozen=True)
@@ -88,20 +99,40 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    def shown(self) -> "Table":
+        """Without the columns that have no figure in any row."""
+        kept = [
+            k
+            for k in range(len(self.columns))
+            if not self.rows or any(row[k] not in (NONE, "-") for row in self.rows)
+        ]
+        rows = tuple(tuple(row[k] for k in kept) for row in self.rows)
+        return Table(self.title, tuple(self.columns[k] for k in kept), rows)
+
+    @property
+    def has_figures(self) -> bool:
+        return any(c not in (self.columns[0], "edits") for c in self.shown().columns)
+
     def markdown(self) -> str:
-        lines = [f"| {' | '.join(row)} |" for row in (self.columns, *self.rows)]
-        lines.insert(1, "|" + "---|" * len(self.columns))
+        shown = self.shown()
+        lines = [f"| {' | '.join(row)} |" for row in (shown.columns, *shown.rows)]
+        lines.insert(1, "|" + "---|" * len(shown.columns))
         return f"{self.title}\n\n" + "\n".join(lines)
 
     def html(self) -> str:
-        """The table under its title, in a box that scrolls by itself."""
+        """The table under its title, in a box that scrolls by itself; intervals stand below their
+        means."""
+
+        def cell(text: str) -> str:
+            text = html.escape(text.replace(" ↑", "\xa0↑").replace(" ↓", "\xa0↓"))
+            return re.sub(r" (\[[^]]*\])$", r"<small> \1</small>", text)
 
         def cells(row: Sequence[str], tag: str) -> str:
-            kept = (c.replace(" ↑", "\xa0↑").replace(" ↓", "\xa0↓") for c in row)
-            first, *others = map(html.escape, kept)
+            first, *others = map(cell, row)
             return f"<tr><th>{first}</th>" + "".join(f"<{tag}>{c}</{tag}>" for c in others)
 
-        head, body = cells(self.columns, "th"), "".join(cells(row, "td") for row in self.rows)
+        shown = self.shown()
+        head, body = cells(shown.columns, "th"), "".join(cells(row, "td") for row in shown.rows)
         return (
             f"<h3>{html.escape(self.title)}</h3><div class=wide tabindex=0>"
             f"<table><thead>{head}</thead><tbody>{body}</tbody></table></div>"
@@ -145,7 +176,8 @@ class Results:
         """All figures as JSON, over all edits, by type, by number of objects; and differences to
         ALE-Edit, where it is among the methods (else to the last of them)."""
         bootstrap = self.bootstrap()
-        names = [*(c.figure for c in (*JUDGED, *BACKGROUND)), *OF_THE_SOURCE.values()]
+        columns = (*JUDGED, *BACKGROUND, *PIE_BENCH)
+        names = [*(c.figure for c in columns), *OF_THE_SOURCE.values()]
         reference = self.reference.name
 
         def figures(method: str, keep: Callable[[ImageEdit], bool]) -> dict[str, Any]:
@@ -192,32 +224,71 @@ class Results:
         return [c for c in columns if c.figure in present or c.metric in self.missing]
 
     def tables(self) -> list[Table]:
-        """The two tables of figures, one row a method."""
+        """The tables of figures, one row a method."""
         rows = [(m.label, m.name, _everything) for m in self.methods]
         return [
             self.table("Edited objects", "method", JUDGED, rows),
             self.table(PRESERVATION, "method", BACKGROUND, rows),
+            self.table(PIE_PRESERVATION, "method", PIE_BENCH, rows),
         ]
 
     def split_tables(self, by_count: bool = True) -> list[Table]:
         """The figures of SPLIT that there are, by kind of edit and by number of objects."""
-        bootstrap = self.bootstrap()
         counted = [(str(k), lambda e, k=k: len(e.objects) == k) for k in self.counts()]
-        splits: list[tuple[str, list[tuple[str, Callable[[ImageEdit], bool]]]]] = [
+        splits: list[tuple[str, Parts]] = [
             ("type of edit", [(k, lambda e, k=k: e.kind == k) for k in self.types()]),
             *([("number of objects", counted)] if by_count else []),
         ]
         columns = [c for c in (*JUDGED, *BACKGROUND) if c.figure in SPLIT and self._has(c.figure)]
-        found = []
-        for title, parts in splits:
-            for column in columns:
-                rows = tuple(
-                    (m.label, *(self._cell(bootstrap, m.name, column, keep) for _, keep in parts))
-                    for m in self.methods
-                )
-                heads = ("method", *(name for name, _ in parts))
-                found.append(Table(f"{column.heading}, by {title}", heads, rows))
-        return found
+        return [
+            self._split_table(f"{column.heading}, by {title}", column, parts)
+            for title, parts in splits
+            for column in columns
+        ]
+
+    def _split_table(self, title: str, column: Column, parts: Parts) -> Table:
+        """One figure; a column a part of the edits, with the number of those that have it."""
+        bootstrap = self.bootstrap()
+        rows = [
+            (m.label, *(self._cell(bootstrap, m.name, column, keep) for _, keep in parts))
+            for m in self.methods
+        ]
+        own = [self.of_the_source(bootstrap, column.figure, keep) for _, keep in parts]
+        if any(figure.count for figure in own):
+            rows.append((SOURCE, *(shown(figure, column) for figure in own)))
+        heads = (f"{name} (n = {self._number(column.figure, keep)})" for name, keep in parts)
+        return Table(title, ("method", *heads), tuple(rows))
+
+    def _number(self, figure: str, keep: Callable[[ImageEdit], bool]) -> int:
+        """Of edits for which some method has the figure."""
+        with_it = {i for found in self.scored.values() for i, v in found.items() if v.get(figure)}
+        return sum(e.id in with_it and keep(e) for e in self.edits)
+
+    def of_the_source(
+        self,
+        bootstrap: Bootstrap,
+        figure: str,
+        keep: Callable[[ImageEdit], bool] = lambda _edit: True,
+    ) -> Figure:
+        """What the unedited images score; without a value where that is not scored."""
+        kept = {e.id for e in self.edits if keep(e)}
+        by_edit = {i: v for found in self.scored.values() for i, v in found.items() if i in kept}
+        name = OF_THE_SOURCE.get(figure, "")
+        return bootstrap.mean({i: v.get(name, []) for i, v in by_edit.items()})
+
+    def needs_several(self, figure: str) -> str:
+        """Why a figure of BETWEEN is n/a, where that is for want of edits of several objects."""
+        single = all(len(e.objects) == 1 for e in self.edits)
+        scored = self._has({"TI": "TE"}.get(figure, "all"))
+        return (
+            f"{BETWEEN[figure]} is n/a: every edit has one object."
+            if figure in BETWEEN and single and scored and not self._has(figure)
+            else ""
+        )
+
+    @property
+    def is_judged(self) -> bool:
+        return self._has("all")
 
     def _has(self, figure: str) -> bool:
         return any(v.get(figure) for found in self.scored.values() for v in found.values())
@@ -247,18 +318,14 @@ class Results:
         self, bootstrap: Bootstrap, columns: Sequence[Column]
     ) -> Iterator[tuple[str, ...]]:
         """What the unedited images score, where that was scored."""
-        ids = {e.id for e in self.edits}
-        by_edit = {i: v for found in self.scored.values() for i, v in found.items() if i in ids}
-        own = [OF_THE_SOURCE.get(c.figure, "") for c in columns]
-        if any(v.get(name) for v in by_edit.values() for name in own if name):
-            figures = [
-                bootstrap.mean({i: v.get(name, []) for i, v in by_edit.items()}) for name in own
-            ]
-            cells = [
-                shown(figure, c) if name else "-"
-                for figure, name, c in zip(figures, own, columns, strict=True)
-            ]
-            yield ("source, unedited", str(len(by_edit)), *cells)
+        own = [self.of_the_source(bootstrap, c.figure) for c in columns]
+        if any(figure.count for figure in own):
+            scored = {i for found in self.scored.values() for i in found}
+            cells = (
+                shown(figure, c) if c.figure in OF_THE_SOURCE else "-"
+                for figure, c in zip(own, columns, strict=True)
+            )
+            yield (SOURCE, str(sum(e.id in scored for e in self.edits)), *cells)
 
     def _cell(
         self, bootstrap: Bootstrap, method: str, column: Column, keep: Callable[[ImageEdit], bool]
@@ -268,9 +335,12 @@ class Results:
     def notes(self) -> list[str]:
         """What the tables mean, what is missing, and what failed."""
         failed = self.outcome.failed
+        several = len(self.bootstrap()) > 1
+        means = INTERVALS.format(draws=DRAWS, seed=SEED) if several else ONE_IMAGE
         return [
-            LEGEND.format(draws=DRAWS, seed=SEED),
-            *([JUDGED_LEGEND] if self._has("all") else []),
+            means + LEGEND,
+            *([JUDGED_LEGEND] if self.is_judged else []),
+            *filter(None, map(self.needs_several, BETWEEN)),
             *(f"{name}: {why}." for name, why in self.missing.items()),
             *([f"{len(failed)} images failed and are not scored."] if failed else []),
             *(f"{name} failed: {why}" for name, why in failed.items()),
@@ -287,12 +357,12 @@ def _everything(_edit: ImageEdit) -> bool:
 
 
 def shown(figure: Figure, column: Column) -> str:
-    """ "0.85 [0.80, 0.90]", or n/a."""
+    """ "0.85 [0.80, 0.90]"; the mean alone of one image; or n/a."""
     if not figure.count:
-        return "n/a"
+        return NONE
     numbers = (figure.value, figure.low, figure.high)
     value, low, high = (f"{n * column.factor:.{column.digits}f}" for n in numbers)
-    return f"{value} [{low}, {high}]"
+    return f"{value} [{low}, {high}]" if figure.has_interval else value
 
 
 def _plain(figure: dict[str, Any]) -> dict[str, Any]:
@@ -301,6 +371,37 @@ def _plain(figure: dict[str, Any]) -> dict[str, Any]:
 
 
 def markdown(results: Results, setup: Mapping[str, Any]) -> str:
-    lines = [f"- {name}: {value}" for name, value in setup.items()]
-    tables = [t.markdown() for t in (*results.tables(), *results.split_tables())]
+    lines = [f"- {name}: {'; '.join(lines)}" for name, lines in told(setup)]
+    tables = [t.markdown() for t in (*results.tables(), *results.split_tables()) if t.has_figures]
     return "\n\n".join(["\n".join(lines), *results.notes(), *tables]) + "\n"
+
+
+def told(setup: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """A set-up's entries for readers: each with its name and lines of text."""
+    names = {"made": "how it was made"}
+    return [(names.get(name, name), _lines(value)) for name, value in setup.items()]
+
+
+def _lines(value: Any) -> list[str]:
+    """A line for each entry of a mapping; what is nested in it as PART.NAME=VALUE."""
+    if not isinstance(value, Mapping):
+        return [_in_words(value)]
+    return [
+        f"{name}: " + ", ".join(f"{path}={v}" if path else v for path, v in _leaves(entry))
+        for name, entry in value.items()
+    ]
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if not isinstance(value, Mapping):
+        yield path, _in_words(value)
+        return
+    for name, entry in value.items():
+        yield from _leaves(entry, f"{path}.{name}" if path else str(name))
+
+
+def _in_words(value: Any) -> str:
+    """Lists as "1, 2, 3"; texts as they are; the rest as JSON."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_in_words, value))
+    return value if isinstance(value, str) else json.dumps(value)

@@ -6,7 +6,7 @@ the same draws: differences between methods are therefore paired.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isnan, nan
 
 import numpy as np
 
@@ -17,12 +17,19 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean over `count` values, and its 95 % interval; NaN without values."""
+    """A mean over `count` values, and its 95 % interval; NaN without values.
+
+    low and high are also NaN where all values are of one group, of whose like nothing is known.
+    """
 
     value: float
     low: float
     high: float
     count: int
+
+    @property
+    def has_interval(self) -> bool:
+        return not isnan(self.low)
 
 
 class Bootstrap:
@@ -36,10 +43,14 @@ class Bootstrap:
         picks = np.random.default_rng(seed).integers(0, size, (draws, size))
         self._weights = np.stack([np.bincount(row, minlength=size) for row in picks])
 
+    def __len__(self) -> int:
+        """The number of groups."""
+        return len(self._names)
+
     def mean(self, values: Mapping[str, Sequence[float]]) -> Figure:
         """The mean over all values of all edits, each edit with any number of values."""
         sums, counts = self._totals(values)
-        low, high = _interval(self._drawn(sums, counts))
+        low, high = _interval(self._drawn(sums, counts)) if _several(counts) else (nan, nan)
         return Figure(_ratio(sums.sum(), counts.sum()), low, high, int(counts.sum()))
 
     def difference(
@@ -47,7 +58,9 @@ class Bootstrap:
     ) -> Figure:
         """mean(values) - mean(other), in each draw of the same groups."""
         mine, theirs = self._totals(values), self._totals(other)
-        low, high = _interval(self._drawn(*mine) - self._drawn(*theirs))
+        known = _several(mine[1]) and _several(theirs[1])
+        drawn = self._drawn(*mine) - self._drawn(*theirs)
+        low, high = _interval(drawn) if known else (nan, nan)
         means = [_ratio(sums.sum(), counts.sum()) for sums, counts in (mine, theirs)]
         return Figure(means[0] - means[1], low, high, int(mine[1].sum()))
 
@@ -64,6 +77,11 @@ class Bootstrap:
         """The mean in each draw; NaN where a draw holds no value."""
         total = self._weights @ counts
         return np.divide(self._weights @ sums, total, out=np.full(len(total), nan), where=total > 0)
+
+
+def _several(counts: np.ndarray) -> bool:
+    """Whether more than one group has values."""
+    return int((counts > 0).sum()) > 1
 
 
 def _ratio(total: float, count: float) -> float:

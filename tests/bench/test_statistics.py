@@ -70,3 +70,23 @@ def test_it_is_the_same_each_time_and_nothing_is_nan_without_reason():
     assert (found.value, found.low, found.high) == (0.5, 0.0, 1.0)
     empty = Bootstrap(groups).mean({})
     assert empty.count == 0 and all(map(isnan, (empty.value, empty.low, empty.high)))
+
+
+def test_values_of_one_group_have_a_mean_and_no_interval():
+    """Whatever is drawn, their mean is the same: an interval would say that they are certain."""
+    one, two = by_group([3]), by_group([3, 3])
+    values = {"0-0": [1.0], "0-1": [2.0], "0-2": [6.0]}
+    for groups, more in ((one, {}), (two, {}), (two, {"1-0": []})):
+        found = Bootstrap(groups).mean(values | more)
+        assert (found.value, found.count) == (3.0, 3) and not found.has_interval
+        assert isnan(found.low) and isnan(found.high)
+    assert Bootstrap(two).mean(values | {"1-0": [4.0]}).has_interval
+
+
+def test_a_difference_needs_several_groups_on_both_sides():
+    bootstrap = Bootstrap(by_group([1, 1]))
+    both, first = {"0-0": [3.0], "1-0": [5.0]}, {"0-0": [1.0]}
+    assert bootstrap.difference(both, {e: [1.0] for e in both}).has_interval
+    for mine, theirs in ((both, first), (first, both), (first, first)):
+        assert not bootstrap.difference(mine, theirs).has_interval
+    assert bootstrap.difference(both, first).value == 3.0
