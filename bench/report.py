@@ -85,9 +85,8 @@ JUDGED_LEGEND = (
     "Object, color, material: share of edited objects with what was asked, by the demo world's "
     "judge; all: with all that was asked. Wrong attribute: share of objects that show what another "
     "object was to get. The judge always names the nearest shape, color and material, also where "
-    "an object vanished into a smudge: shares of what was asked are too high by such cases (1 of 9 "
-    "edits of one object that were looked at). Without --clip, TE and TI are the demo world's mini "
-    "CLIP's."
+    "an object vanished into a smudge: shares of what was asked are too high by such cases. "
+    "Without --clip, TE and TI are the demo world's mini CLIP's."
 )
 BETWEEN = {"TI": "TI", "wrong, edited": "Wrong attribute, edited"}
 """Figures that need several edited objects, and how a text calls them."""
