@@ -32,7 +32,7 @@ from .methods import (
 )
 from .options import tables_arguments
 from .page import page
-from .report import PRESERVATION, Results, Table
+from .report import PIE_PRESERVATION, PRESERVATION, Results, Table
 from .runner import run_bench, set_up
 
 LARGE_COUNTS = (4, 6, 8)
@@ -99,7 +99,7 @@ def _by_count(
         large = large_dataset(args.out, k)
         found.append(run_bench(args, large, table.methods, args.out / large.name))
     tables = []
-    for title, place in (("Edited objects", 0), (PRESERVATION, 1)):
+    for place, title in enumerate(("Edited objects", PRESERVATION, PIE_PRESERVATION)):
         rows: list[tuple[str, ...]] = []
         columns: tuple[str, ...] = ()
         for results in found:
