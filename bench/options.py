@@ -83,7 +83,7 @@ def dataset_arguments(
     args = dataset_parser(parents).parse_args(argv)
     check_folder(args.out)
     if args.kind == "pie":
-        check_file("MAPPING", args.source)
+        check_file("MAPPING", args.source, "its mapping_file.json")
         args.images = args.images or args.source.parent / PIE_IMAGES
     if not (folder := args.images if args.kind == "pie" else args.source).is_dir():
         raise ValueError(f"There is no folder {folder}. Give the one that has the images.")
@@ -287,7 +287,7 @@ def dataset_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.
         parser.add_argument(
             "--seed", type=at_least(0), default=0, metavar="N", help="of all that is drawn"
         )
-        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
         parser.add_argument("--name", metavar="NAME", help="of reports; default: that of --out")
     return options
 
