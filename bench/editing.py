@@ -34,7 +34,7 @@ RESULT = "Save edited"  # the workflow's node
 UNUSED = ("Save reconstruction", "Save regions", "Decode source")
 Settings = dict[str, dict[str, Any]]
 """Inputs by node title."""
-STALE = "made with other settings or weights"
+STALE = "made from something else (other prompts, pictures, settings, weights or version)"
 
 
 @dataclass(frozen=True)
