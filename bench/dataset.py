@@ -14,15 +14,11 @@ from PIL import Image, ImageDraw
 
 from ..headless.pictures import as_png, check_mask, write_whole
 from .json_files import Entry, read_json
-from .options import EDIT_TYPES
+from .options import DATASET, EDIT_TYPES, MAKING
 
-FILE = "dataset.json"
+FILE = DATASET
 FORMAT = "ale-edit dataset 1"
 ATTRIBUTES = ("object", "color", "material")  # what is known of an object, or asked for
-MAKING = (
-    "Give the place of one, or make one with `dev.py bench dataset ale photos --out NEW` "
-    "(docs/bench.md)."
-)
 
 
 _T = TypeVar("_T")
