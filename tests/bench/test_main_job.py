@@ -3,8 +3,10 @@
 import json
 import os
 import signal
-import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
+from subprocess import PIPE, Popen
 
 import pytest
 from PIL import Image
@@ -196,14 +198,9 @@ sys.exit(guarded("bench run", job))
 """
 
 
-def start_guarded(dev_py: str, **options: object) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", GUARDED.format(dev=dev_py)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,  # pyright: ignore[reportArgumentType, reportCallIssue]
-    )
+def start_guarded(dev_py: str, before: Callable[[], object] | None = None) -> Popen[str]:
+    command = [sys.executable, "-c", GUARDED.format(dev=dev_py)]
+    return Popen(command, stdout=PIPE, stderr=PIPE, text=True, preexec_fn=before)
 
 
 def test_a_job_whose_output_nobody_reads_any_more_ends_without_a_word(dev):
@@ -217,9 +214,8 @@ def test_a_job_whose_output_nobody_reads_any_more_ends_without_a_word(dev):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without a signal")
 def test_a_job_in_the_background_of_a_script_can_be_ended(dev):
-    process = start_guarded(
-        str(dev.ROOT / "dev.py"), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
-    )
+    ignoring = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    process = start_guarded(str(dev.ROOT / "dev.py"), ignoring)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)

@@ -156,7 +156,7 @@ def ours(server: Any) -> list[Any]:
     [
         (["--checkpoint", "none.safetensors"], "input 'ckpt_name': 'none.safetensors' is not"),
         (["--set", "Guider.target_guidance=high"], "input 'target_guidance': 'high' is not a num"),
-        (["--set", "Sampler.sampler_name=magic"], "'magic' is not one of"),
+        (["--set", "Method.end_of_text=magic"], "'magic' is not one of"),
     ],
 )
 def test_what_the_server_does_not_have_is_found_before_anything_is_queued(
@@ -188,8 +188,7 @@ def test_a_run_that_is_ended_from_outside_leaves_nothing_at_the_server(server, t
     folder = own_set(tmp_path / "set", 3)
     options = run_argv(server, folder, tmp_path, "--set", "Schedule.steps=50")
     command = [sys.executable, str(ROOT / "dev.py"), "bench", "run", *options]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    run = subprocess.Popen(command, text=True, **pipes)
+    run = subprocess.Popen(command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not ours(server) and time.monotonic() < deadline:
         time.sleep(0.05)
