@@ -17,7 +17,7 @@ from PIL import Image
 from ..headless.pictures import check_mask, open_picture
 from .construction import Vocabulary, construct
 from .dataset import ATTRIBUTES, Dataset, ImageObject, SourceImage, read_dataset, write_dataset
-from .json_files import Entry, read_json
+from .json_files import Entry, listed, read_json
 
 WORDS = "attributes.json"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
@@ -42,7 +42,7 @@ def ale_bench(
     if unknown := sorted(set(present) - {path.stem for path in paths}):
         raise words.wrong(
             f"knows an image {unknown[0]!r} in 'present', which {source} does not have",
-            f"Correct it; there are {', '.join(path.stem for path in paths)}",
+            f"Correct it; there are {listed([path.stem for path in paths])}",
         )
     images, files = {}, {}
     for path in paths:

@@ -13,13 +13,12 @@ from typing import Any, TypeVar
 from PIL import Image, ImageDraw
 
 from ..headless.pictures import as_png, check_mask, write_whole
-from .json_files import Entry, read_json
+from .json_files import Entry, listed, read_json
 from .options import DATASET, EDIT_TYPES, MAKING
 
 FILE = DATASET
 FORMAT = "ale-edit dataset 1"
 ATTRIBUTES = ("object", "color", "material")  # what is known of an object, or asked for
-
 
 _T = TypeVar("_T")
 
@@ -117,8 +116,7 @@ def write_dataset(
     content["images"] = {name: asdict(image) for name, image in dataset.images.items()}
     content["edits"] = [asdict(edit) for edit in dataset.edits]
     written = {
-        name: content if isinstance(content, bytes) else as_png(content)
-        for name, content in files.items()
+        name: file if isinstance(file, bytes) else as_png(file) for name, file in files.items()
     }
     written[FILE] = (json.dumps(content, indent=1) + "\n").encode("utf-8")  # last
     if is_new:
@@ -132,7 +130,7 @@ def _check_new(folder: Path, written: Mapping[str, bytes]) -> None:
     for path in sorted(path for path in found if not path.name.startswith(".")):
         name = path.relative_to(folder).as_posix()
         of_a_killed_run = name.endswith(".part") and name.removesuffix(".part") in written
-        if not of_a_killed_run and written.get(name) != path.read_bytes():
+        if not of_a_killed_run and (name not in written or written[name] != path.read_bytes()):
             raise ValueError(
                 f"{folder} holds {name} already, which is not of this data set. Give a new folder "
                 "to --out, or remove that one."
@@ -219,7 +217,10 @@ def _check_edits(dataset: Dataset) -> None:
             )
         seen.add(edit.id)
         if edit.image not in dataset.images:
-            raise ValueError(f"{place}: there is no image {edit.image!r}. Add it, or rename it.")
+            raise ValueError(
+                f"{place}: there is no image {edit.image!r}. Add it, or correct it; there are "
+                f"{listed(dataset.images)}."
+            )
         if edit.type not in EDIT_TYPES:
             raise ValueError(
                 f"{place}: there is no type {edit.type!r}. Use one of {', '.join(EDIT_TYPES)}."

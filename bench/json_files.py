@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+SHOWN = 20  # names in an error
 FORMATS = "The format is in docs/bench.md"
 _KINDS = {str: "text", int: "a whole number", list: "a list", dict: "an object"}
 _T = TypeVar("_T")
@@ -100,6 +101,12 @@ def read_json(path: Path, what: str, cure: str = "Give the place of one.") -> En
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {_named(content)}, not an object. {FORMATS}.")
     return Entry(path, "", content)
+
+
+def listed(names: Collection[str]) -> str:
+    """The names, or the first of them and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(list(names)[:SHOWN]) + more
 
 
 def _named(value: Any) -> str:

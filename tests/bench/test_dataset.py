@@ -20,6 +20,7 @@ from ale_edit.bench.dataset import (
     read_dataset,
     write_dataset,
 )
+from ale_edit.bench.json_files import listed
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def change(folder: Path, old: str, new: str) -> None:
         ('"type": "color",', "", r"'edits'\[1\] \('a-2'\) has no key 'type'. The format"),
         ('"source": "moon",', "", r"'edits'\[1\] \('a-2'\), 'objects'\[0\] has no key 'source'"),
         ('"object": 0', '"object": 2', r"edits objects \[2\], and its image has 2.*from 0 to 1"),
-        ('"image": "a"', '"image": "b"', "edit 'a-1': there is no image 'b'"),
+        ('"image": "a"', '"image": "b"', "edit 'a-1': there is no image 'b'. .*there are a"),
         ('"type": "color"', '"type": "size"', "edit 'a-2': there is no type 'size'. Use one of"),
         ('"id": "a-2"', '"id": "a-1"', "edit 'a-1': another edit has this id"),
         ('"id": "a-2"', '"id": "../a"', "edit '../a': .* no file can have it"),
@@ -112,6 +113,11 @@ def test_a_mask_that_was_cut_off_is_named(dataset):
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(ValueError, match="moon.png is no image that can be read"):
         read_dataset(dataset.folder)
+
+
+def test_of_many_names_some_are_listed():
+    assert listed(["a", "b"]) == "a, b"
+    assert listed([str(k) for k in range(22)]).endswith("18, 19 and 2 more")
 
 
 def test_the_attributes_are_those_that_the_judge_reads():
