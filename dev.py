@@ -56,6 +56,7 @@ CARRIER_ADDITIONS = ("extra_model_paths.yaml",)  # the carrier's own, not ComfyU
 COMFYUI_FLOOR = (0, 3, 75)
 DISK_GB = 12
 START_TIMEOUT_S = 300
+END_TIMEOUT_S = 15  # more than a server gets to answer that it took back a run
 JOB_MODULES = ("torch", "numpy", "PIL", "aiohttp", "safetensors")  # what a job over HTTP imports
 
 
@@ -606,7 +607,25 @@ def link_folder(link: Path, target: Path) -> None:
 def run_module(python: Path, environ: dict[str, str], module: str, argv: Sequence[str]) -> int:
     """Run `module.main(argv)` of the pack with this interpreter, behind the bootstrap."""
     command = [str(python), str(ROOT / "dev.py"), "_run", f"ale_edit.{module}", *argv]
-    return subprocess.run(command, env=environ).returncode
+    child = subprocess.Popen(command, env=environ)
+    try:
+        return child.wait()
+    except BaseException as problem:
+        if not isinstance(problem, KeyboardInterrupt):  # which a terminal sends to both
+            child.terminate()
+        wait_for_end(child)
+        raise
+
+
+def wait_for_end(child: subprocess.Popen[bytes]) -> None:
+    """Give a process that is to end the time to take its work out of the servers' queues."""
+    for end in (child.terminate, child.kill):
+        try:
+            child.wait(END_TIMEOUT_S)
+            return
+        except subprocess.TimeoutExpired:
+            end()
+    child.wait()
 
 
 def command_run(module: str, argv: list[str]) -> int:
@@ -803,7 +822,12 @@ def command_bench(args: argparse.Namespace, rest: list[str]) -> int:
     if asked.server:
         urls = [asked.server] if isinstance(asked.server, str) else asked.server
         return run_at(urls, module, rest, args.comfyui)
-    return run_served(find_host(args.comfyui), module, rest)
+    host = find_host(args.comfyui)
+    if hasattr(asked, "check_only"):  # first what needs no server
+        code = run_module(host.python, host.environ(), module, [*rest, "--check-only"])
+        if code:
+            return code
+    return run_served(host, module, rest)
 
 
 def command_train_demo(args: argparse.Namespace, rest: list[str]) -> int:
@@ -895,3 +919,6 @@ if __name__ == "__main__":
         sys.exit(f"dev.py: {problem}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # nobody reads the output any more, as after `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

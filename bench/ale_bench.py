@@ -14,12 +14,12 @@ from typing import Any
 
 from PIL import Image
 
-from ..headless.pictures import open_picture
+from ..headless.pictures import check_mask, open_picture
 from .construction import Vocabulary, construct
-from .dataset import Dataset, ImageObject, SourceImage, read_dataset, write_dataset
-from .json_files import Entry, read_json
+from .dataset import ATTRIBUTES, Dataset, ImageObject, SourceImage, read_dataset, write_dataset
+from .json_files import Entry, listed, read_json
 
-ATTRIBUTES = "attributes.json"
+WORDS = "attributes.json"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -33,16 +33,25 @@ def ale_bench(
     instances: int = 10,
 ) -> Dataset:
     """Construct edits of all images in `source`, and write images, masks and edits to `folder`."""
-    words = read_json(source / ATTRIBUTES, "file of attributes")
+    words = read_json(
+        source / WORDS, "file of attributes", "Write it: docs/bench.md, Your own images."
+    )
+    words.only(("colors", "materials", "objects", "present"))
+    paths = image_files(source)
     vocabulary, present = _vocabulary(words), _present(words)
+    if unknown := sorted(set(present) - {path.stem for path in paths}):
+        raise words.wrong(
+            f"knows an image {unknown[0]!r} in 'present', which {source} does not have",
+            f"Correct it; there are {listed([path.stem for path in paths])}",
+        )
     images, files = {}, {}
-    for path in image_files(source):
+    for path in paths:
         masks = mask_files(source, path)
         known = present.get(path.stem, {})
         if unknown := sorted(set(known) - {mask.stem for mask in masks}):
             raise words.wrong(
                 f"knows an object {unknown[0]!r} of image {path.stem!r}, which has no such mask",
-                f"it has {', '.join(mask.stem for mask in masks)}",
+                f"It has {', '.join(mask.stem for mask in masks)}",
             )
         objects = tuple(
             ImageObject(
@@ -66,7 +75,7 @@ def ale_bench(
         "instances": instances,
         "seed": seed,
     }
-    write_dataset(Dataset(folder, name, about, images, edits), files)
+    write_dataset(Dataset(folder, name, about, images, edits), files, is_new=True)
     return read_dataset(folder)
 
 
@@ -99,6 +108,7 @@ def _mask(path: Path, image: Path, size: tuple[int, int]) -> Image.Image:
             f"{path} is {mask.width}x{mask.height}, its image {image.name} {size[0]}x{size[1]}. "
             "Give the mask the size of the image."
         )
+    check_mask(mask, path)
     return mask
 
 
@@ -116,7 +126,7 @@ def _present(words: Entry) -> dict[str, dict[str, dict[str, str]]]:
     if "present" not in words.content:
         return {}
     return {
-        image: {name: objects.words(name) for name in objects.content}
+        image: {name: objects.words(name, ATTRIBUTES) for name in objects.content}
         for image, objects in words.part("present").named()
     }
 
@@ -127,5 +137,5 @@ def _check_words(words: Entry, vocabulary: Vocabulary, images: dict[str, SourceI
             if o.phrase not in vocabulary.objects:
                 raise words.wrong(
                     f"does not say what {o.phrase!r} (image {name!r}) can become",
-                    f"add a list {o.phrase!r} to 'objects'",
+                    f"Add a list {o.phrase!r} to 'objects'",
                 )

@@ -5,19 +5,22 @@ some objects of one image. Their order matters: every beginning of the list is t
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image, ImageDraw
 
-from ..headless.pictures import as_png, write_whole
-from .json_files import Entry, read_json
-from .options import EDIT_TYPES
+from ..headless.pictures import as_png, check_mask, write_whole
+from .json_files import Entry, listed, read_json
+from .options import DATASET, EDIT_TYPES, MAKING
 
-FILE = "dataset.json"
+FILE = DATASET
 FORMAT = "ale-edit dataset 1"
+ATTRIBUTES = ("object", "color", "material")  # what is known of an object, or asked for
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -102,59 +105,93 @@ class Dataset:
         return masks
 
 
-def write_dataset(dataset: Dataset, files: Mapping[str, Image.Image | bytes]) -> None:
-    """Write the JSON file, and pictures or whole files by name; equal files stay untouched."""
-    for name, content in files.items():
-        write_whole(
-            dataset.folder / name, content if isinstance(content, bytes) else as_png(content)
-        )
+def write_dataset(
+    dataset: Dataset, files: Mapping[str, Image.Image | bytes], *, is_new: bool = False
+) -> None:
+    """Write the JSON file, and pictures or whole files by name; equal files stay untouched.
+
+    is_new: ValueError, before anything is written, where the folder holds anything else.
+    """
     content = {"format": FORMAT, "name": dataset.name, "about": dataset.about}
     content["images"] = {name: asdict(image) for name, image in dataset.images.items()}
     content["edits"] = [asdict(edit) for edit in dataset.edits]
-    text = json.dumps(content, indent=1) + "\n"
-    write_whole(dataset.folder / FILE, text.encode("utf-8"))
+    written = {
+        name: file if isinstance(file, bytes) else as_png(file) for name, file in files.items()
+    }
+    written[FILE] = (json.dumps(content, indent=1) + "\n").encode("utf-8")  # last
+    if is_new:
+        _check_new(dataset.folder, written)
+    for name, data in written.items():
+        write_whole(dataset.folder / name, data)
+
+
+def _check_new(folder: Path, written: Mapping[str, bytes]) -> None:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    for path in sorted(path for path in found if not path.name.startswith(".")):
+        name = path.relative_to(folder).as_posix()
+        of_a_killed_run = name.endswith(".part") and name.removesuffix(".part") in written
+        if not of_a_killed_run and (name not in written or written[name] != path.read_bytes()):
+            raise ValueError(
+                f"{folder} holds {name} already, which is not of this data set. Give a new folder "
+                "to --out, or remove that one."
+            )
 
 
 def read_dataset(folder: Path) -> Dataset:
     """Read and check a data set; ValueError with file, entry, key and cure where it is wrong."""
     path = folder if folder.name == FILE else folder / FILE
-    content = read_json(path, "data set")
+    content = read_json(path, "data set", MAKING)
     found = content.content.get("format")
     if found != FORMAT:
         raise ValueError(
             f"{path}: its format is {found!r}, not {FORMAT!r}. Make the data set anew, or use the "
             "version of the pack that it was made with."
         )
+    content.only(("format", "name", "about", "images", "edits"))
     images = {name: _image(entry) for name, entry in content.part("images").named()}
     edits = tuple(_edit(entry) for entry in content.parts("edits"))
     name, about = content.take("name", str), content.take("about", dict)
     dataset = Dataset(path.parent, name, about, images, edits)
-    if not edits or Path(name).name != name:
-        raise content.wrong("has no edits" if not edits else f"has a name that no file can: {name}")
+    if not edits or not _names_a_file(name):
+        raise content.wrong(
+            "has no edits" if not edits else f"has a name that no file can have: {name!r}"
+        )
     _check_edits(dataset)
     _check_files(dataset)
     return dataset
 
 
+def _names_a_file(text: str) -> bool:
+    return text not in ("", ".", "..") and Path(text).name == text
+
+
+def _only_fields(entry: Entry, kind: type[Any]) -> Entry:
+    """The entry; ValueError for a key that is no field of the dataclass."""
+    entry.only([field.name for field in fields(kind)])
+    return entry
+
+
 def _image(entry: Entry) -> SourceImage:
+    _only_fields(entry, SourceImage)
     objects = tuple(
-        ImageObject(o.take("mask", str), o.take("phrase", str), o.words("attributes"))
-        for o in entry.parts("objects")
+        ImageObject(o.take("mask", str), o.take("phrase", str), o.words("attributes", ATTRIBUTES))
+        for o in (_only_fields(part, ImageObject) for part in entry.parts("objects"))
     )
     file, group = entry.take("file", str), entry.take("group", str, "")
     return SourceImage(file, objects, group, entry.take("frame", int, 0))
 
 
 def _edit(entry: Entry) -> ImageEdit:
+    _only_fields(entry, ImageEdit)
     objects = tuple(
         ObjectEdit(
             o.take("object", int),
             o.take("source", str),
             o.take("target", str),
-            o.words("asked"),
+            o.words("asked", ATTRIBUTES),
             o.texts("tags", []),
         )
-        for o in entry.parts("objects")
+        for o in (_only_fields(part, ObjectEdit) for part in entry.parts("objects"))
     )
     texts = (entry.take(key, str, "") for key in ("source_prompt", "target_prompt", "category"))
     return ImageEdit(
@@ -171,11 +208,19 @@ def _check_edits(dataset: Dataset) -> None:
     path, seen = dataset.folder / FILE, set[str]()
     for edit in dataset.edits:
         place = f"{path}, edit {edit.id!r}"
-        if edit.id in seen or Path(edit.id).name != edit.id:
-            raise ValueError(f"{place}: ids must differ and serve as file names. Change it.")
+        if edit.id in seen:
+            raise ValueError(f"{place}: another edit has this id. Change one of them.")
+        if not _names_a_file(edit.id):
+            raise ValueError(
+                f"{place}: an image of this name is written, and no file can have it. Change the "
+                "id; leave out slashes."
+            )
         seen.add(edit.id)
         if edit.image not in dataset.images:
-            raise ValueError(f"{place}: there is no image {edit.image!r}. Add it, or rename it.")
+            raise ValueError(
+                f"{place}: there is no image {edit.image!r}. Add it, or correct it; there are "
+                f"{listed(dataset.images)}."
+            )
         if edit.type not in EDIT_TYPES:
             raise ValueError(
                 f"{place}: there is no type {edit.type!r}. Use one of {', '.join(EDIT_TYPES)}."
@@ -193,17 +238,27 @@ def _check_files(dataset: Dataset) -> None:
     for image in dataset.images.values():
         size = _size(dataset.folder / image.file)
         for o in image.objects:
-            if (found := _size(dataset.folder / o.mask)) != size:
+            path = dataset.folder / o.mask
+            if (found := _size(path)) != size:
                 raise ValueError(
-                    f"{dataset.folder / o.mask} is {found[0]}x{found[1]}, its image {image.file} "
+                    f"{path} is {found[0]}x{found[1]}, its image {image.file} "
                     f"{size[0]}x{size[1]}. Give the mask the size of the image."
                 )
+            check_mask(_loaded(path), path)
 
 
 def _size(path: Path) -> tuple[int, int]:
+    return _opened(path, lambda picture: picture.size)
+
+
+def _loaded(path: Path) -> Image.Image:
+    return _opened(path, lambda picture: picture.convert("L"))
+
+
+def _opened(path: Path, take: Callable[[Image.Image], _T]) -> _T:
     try:
         with Image.open(path) as picture:
-            return picture.size
+            return take(picture)
     except FileNotFoundError:
         raise ValueError(f"There is no file {path}, which {FILE} names. Restore it.") from None
     except OSError as error:

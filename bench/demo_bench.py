@@ -8,11 +8,11 @@ from typing import Any
 from .dataset import Dataset
 from .demo_scenes import demo_dataset, seeds_use
 from .editing import Settings
-from .main_job import guarded
+from .main_job import GOES_ON, guarded
 from .methods import named_methods
 from .options import bench_demo_arguments, split_settings
 from .report import Results, markdown
-from .runner import command_of, run_bench, set_up, write_report
+from .runner import check_bench, command_of, exit_code_of, run_bench, set_up, write_report
 
 
 def scene_facts(results: Results) -> dict[str, Any]:
@@ -42,15 +42,19 @@ def demo_of(args: argparse.Namespace) -> tuple[Dataset, Path]:
 
 
 def main(argv: Sequence[str]) -> int:
-    def run() -> None:
+    def run() -> int:
         args = bench_demo_arguments(argv)
         settings, methods = demo_settings(args), named_methods(args.methods)
         dataset, out = demo_of(args)
+        if args.check_only:
+            check_bench(args, dataset, methods, out, settings)
+            return 0
         results = run_bench(args, dataset, methods, out, settings)
         command = command_of("bench demo", argv)
         setup = set_up(results, command, scene_facts(results), settings)
         title = "ALE-Edit on the demo bench"
         write_report(args.out, dataset.name, title, results, setup, args.pictures)
-        print(markdown(results, setup))
+        print(markdown(results, setup), flush=True)
+        return exit_code_of("bench demo", [results])
 
-    return guarded("bench demo", run)
+    return guarded("bench demo", run, GOES_ON)

@@ -5,11 +5,13 @@ all that it was made from. A run that was stopped therefore goes on where it was
 again only if it is missing, damaged, or was made from something else.
 """
 
+import asyncio
 import hashlib
 import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from ..headless import ComfyError, ServerGone, Workflow
+from ..headless import ComfyClient, ComfyError, ServerGone, Workflow
 from ..headless.edits import filled_workflow
 from ..headless.pack import pack_version
 from ..headless.pictures import as_png, is_intact, undamaged, upload_name, write_whole
@@ -34,7 +36,7 @@ RESULT = "Save edited"  # the workflow's node
 UNUSED = ("Save reconstruction", "Save regions", "Decode source")
 Settings = dict[str, dict[str, Any]]
 """Inputs by node title."""
-STALE = "made with other settings or weights"
+STALE = "made from something else (other prompts, pictures, settings, weights or version)"
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,29 @@ def write_result(job: Job, image: bytes, versions: Mapping[str, str]) -> None:
 
 
 # -- doing it --------------------------------------------------------------------------------------
+
+
+def check_servers(servers: Sequence[str], jobs: Sequence[Job]) -> None:
+    """Raise before anything is queued unless each server would take the values of these jobs, such
+    as the checkpoint: WorkflowRejected, PackMissing or OtherVersion. The first job of each method
+    and kind of edit is looked at. A server that is away is left to the run."""
+    kinds: dict[Any, Job] = {}
+    for job in jobs:
+        has_prompts = bool(job.edit.source_prompt or job.edit.target_prompt)
+        kinds.setdefault((job.method.name, job.edit.type, has_prompts), job)
+    workflows = [job.prepare()[0] for job in kinds.values()]
+
+    async def check(url: str) -> None:
+        with suppress(ServerGone):
+            async with ComfyClient(url) as client:
+                await client.check_version(pack_version())
+                for workflow in workflows:
+                    await client.check_workflow(workflow)
+
+    async def check_all() -> None:
+        await asyncio.gather(*(check(url) for url in servers))
+
+    asyncio.run(check_all())
 
 
 def edit_all(

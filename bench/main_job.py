@@ -9,9 +9,13 @@ import argparse
 import asyncio
 import io
 import json
+import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import isnan
 from typing import Any
@@ -37,12 +41,13 @@ from ..headless.pack import pack_version
 from ..headless.pictures import upload, uploaded_as
 from ..headless.spreading import Hopeless
 from ..scoring.preservation import background_mse, psnr_of
-from .options import SERVER_FAILED, demo_arguments, fail
+from .options import FAILED, OUTPUT_CLOSED, SERVER_FAILED, STOPPED, demo_arguments, fail
 from .own_input import own_input
 from .pictures import side_by_side
 
 SAVED = ("edited", "reconstruction", "regions")  # titles "Save edited", ... of the workflow
 KEPT = "What was made is kept: mend that, and give the same command again."
+GOES_ON = "Stopped, and taken out of the queue. Give the same command again to go on."
 NAIVE = {"ore": False, "rgb_cam": False, "blending": False}
 
 
@@ -255,16 +260,55 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
     return scores
 
 
-def guarded(job: str, run: Callable[[], None]) -> int:
-    """The exit code of a job; an error of the person or of the server is one line."""
+def guarded(job: str, run: Callable[[], int | None], stopped: str = "Stopped.") -> int:
+    """The exit code of a job: its own, or that of an error, which is one line.
+
+    stopped: said after Ctrl-C, or a signal that ends processes. Where nobody reads the output any
+    more (`| head`), the job ends without a word.
+    """
     try:
-        run()
+        with _ended_as_by_ctrl_c():
+            return run() or 0
+    except KeyboardInterrupt:
+        _end_progress_line()
+        return fail(job, stopped, STOPPED)
+    except BrokenPipeError:
+        _discard_output()
+        return OUTPUT_CLOSED
     except (ComfyError, ValueError, OSError) as error:
-        if sys.stdout.isatty():
-            print()  # ends the progress line
+        _end_progress_line()
         cure = f". {KEPT}" if isinstance(error, OSError) else ""
         return fail(job, f"{error}{cure}", exit_code(error))
-    return 0
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """Signals that end a process do here what Ctrl-C does, which takes work out of the queues."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a script's background job
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.raise_signal(signal.SIGINT)
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_progress_line() -> None:
+    if sys.stdout.isatty():
+        print()
+
+
+def _discard_output() -> None:
+    """So that Python's own flush at the end finds a file that takes it."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_code(error: Exception) -> int:
@@ -272,10 +316,10 @@ def exit_code(error: Exception) -> int:
     if isinstance(error, Hopeless):
         return exit_code(error.last)
     if isinstance(error, NodeFailed):  # ValueErrors are the nodes' own sentences
-        return 1 if error.exception_type == "ValueError" else SERVER_FAILED
+        return FAILED if error.exception_type == "ValueError" else SERVER_FAILED
     if isinstance(error, WorkflowRejected | Interrupted):
-        return 1
-    return SERVER_FAILED if isinstance(error, ComfyError) else 1
+        return FAILED
+    return SERVER_FAILED if isinstance(error, ComfyError) else FAILED
 
 
 def main(argv: Sequence[str]) -> int:

@@ -20,7 +20,15 @@ SUBSET = 300  # edits of the demo bench by default: one instance of everything
 PATIENCE_S = 120  # without any server, before a run gives up
 PICTURES = 30  # edits with pictures in a report
 PIE_IMAGES = "annotation_images"  # PIE-Bench's own folder beside its mapping
-SERVER_FAILED = 3  # exit code of a job where the server's log says more than the error
+DATASET = "dataset.json"
+MAKING = (
+    "Give the place of one, or make one with `dev.py bench dataset ale photos --out NEW` "
+    "(docs/bench.md)."
+)
+FAILED = 1  # exit codes of a job; 2 is argparse's, for a command line that is not understood
+SERVER_FAILED = 3  # the server's log says more than the error
+STOPPED = 130
+OUTPUT_CLOSED = 141
 
 
 def demo_arguments(
@@ -74,6 +82,9 @@ def run_arguments(
 ) -> argparse.Namespace:
     args = checked_bench(run_parser(parents).parse_args(argv))
     split_settings(args.set)
+    path = args.dataset if args.dataset.name == DATASET else args.dataset / DATASET
+    if not path.exists():
+        raise ValueError(f"There is no data set {path}. {MAKING}")
     return args
 
 
@@ -83,7 +94,7 @@ def dataset_arguments(
     args = dataset_parser(parents).parse_args(argv)
     check_folder(args.out)
     if args.kind == "pie":
-        check_file("MAPPING", args.source)
+        check_file("MAPPING", args.source, "its mapping_file.json")
         args.images = args.images or args.source.parent / PIE_IMAGES
     if not (folder := args.images if args.kind == "pie" else args.source).is_dir():
         raise ValueError(f"There is no folder {folder}. Give the one that has the images.")
@@ -273,7 +284,7 @@ def dataset_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.
     )
     for parser in (ale, pie):
         parser.add_argument("--seed", **whole(0, least=0), help="of all that is drawn")
-        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
         parser.add_argument("--name", metavar="NAME", help="of reports; default: that of --out")
     return options
 
@@ -349,6 +360,8 @@ def bench_parser(
     options.add_argument(
         "--score-only", action="store_true", help="score the images that are there; edit nothing"
     )
+    # dev.py's, before it starts a server: check what needs none, and end
+    options.add_argument("--check-only", action="store_true", help=argparse.SUPPRESS)
     return options
 
 
@@ -438,7 +451,7 @@ def check_folder(out: Path) -> None:
         raise ValueError(f"--out {out}: {existing[0]} is a file. Give another folder.")
 
 
-def fail(job: str, error: Exception | str, code: int = 1) -> int:
+def fail(job: str, error: Exception | str, code: int = FAILED) -> int:
     """Print an error as one line, and give the exit code."""
     print(f"{job}: {error}", file=sys.stderr)
     return code

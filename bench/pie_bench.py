@@ -60,22 +60,31 @@ def pie_bench(
     for key, entry in read_json(mapping, "mapping of PIE-Bench").named():
         kind = entry.take("editing_type_id", str)
         if kind not in TYPES:
-            raise entry.wrong(f"has an 'editing_type_id' {kind!r}", f"there are {', '.join(TYPES)}")
+            raise entry.wrong(f"has an 'editing_type_id' {kind!r}", f"There are {', '.join(TYPES)}")
         if kind not in types:
             continue
         file = entry.take("image_path", str)
         stem = re.sub(r"\W+", "_", key)
+        mask = decoded_mask(entry, tell)
+        if not mask.getbbox():
+            tell(f"{key}: its mask marks nothing; the edit is left out.")
+            continue
         phrases = _phrases(entry)
         if phrases is None:
             tell(f"{key}: its blended words do not stand in its prompts; the prompts are taken.")
         source_prompt, target_prompt = (_plain(text) for text in _prompts(entry))
         source, target = phrases or (source_prompt, target_prompt)
+        if source == target:
+            tell(
+                f"{key}: source and target phrase are both {source!r}; what its prompts change "
+                "lies outside of it."
+            )
         suffix = Path(file).suffix or ".jpg"
         image = SourceImage(
             f"images/{stem}{suffix}", (ImageObject(f"masks/{stem}.png", source),), key, frame=1
         )
         files[image.file] = _image_bytes(entry, images / file)
-        files[image.objects[0].mask] = decoded_mask(entry)
+        files[image.objects[0].mask] = mask
         sources[key] = image
         edits.append(
             ImageEdit(
@@ -93,7 +102,7 @@ def pie_bench(
         raise ValueError(f"{mapping} has no edit of type {', '.join(types)}. Give other --types.")
     about = {"mapping": "PIE-Bench (arXiv 2310.01506)", "types": list(types), "edits": len(edits)}
     dataset = Dataset(folder, name, about, sources, tuple(in_turn(edits)))
-    write_dataset(dataset, files)
+    write_dataset(dataset, files, is_new=True)
     return read_dataset(folder)
 
 
@@ -110,9 +119,12 @@ def in_turn(edits: Sequence[ImageEdit]) -> list[ImageEdit]:
     return [edit for _, _, edit in sorted(placed, key=lambda p: p[:2])]
 
 
-def decoded_mask(entry: Entry) -> Image.Image:
+def decoded_mask(entry: Entry, tell: Callable[[str], None]) -> Image.Image:
     """The mask of [start, length, start, length, ...] in the rows of 512x512 pixels, without the
-    border that PIE-Bench adds for its scores (SourceImage.frame)."""
+    border that PIE-Bench adds for its scores (SourceImage.frame).
+
+    A run beyond the last pixel ends there, as in PIE-Bench's own code (mask_decode), and is told.
+    """
     runs = entry.take("mask", list)
     if len(runs) % 2 or not all(isinstance(n, int) and n >= 0 for n in runs):
         raise entry.wrong("has a 'mask' that is not a list of starts and lengths")
@@ -120,6 +132,11 @@ def decoded_mask(entry: Entry) -> Image.Image:
     for start, length in zip(runs[::2], runs[1::2], strict=True):
         if start >= len(flat):
             raise entry.wrong(f"has a 'mask' with a start {start}, outside {SIZE}x{SIZE} pixels")
+        if start + length > len(flat):
+            tell(
+                f"{entry.place}: the run [{start}, {length}] of its 'mask' goes beyond the last of "
+                f"{SIZE}x{SIZE} pixels; it ends there, as in PIE-Bench's own code."
+            )
         flat[start : start + length] = 255
     return Image.fromarray(flat.reshape(SIZE, SIZE))
 
@@ -130,14 +147,14 @@ def _image_bytes(entry: Entry, path: Path) -> bytes:
             size = picture.size
     except FileNotFoundError:
         raise entry.wrong(
-            f"names an image that is not there: {path}", "give --images the folder that has it"
+            f"names an image that is not there: {path}", "Give --images the folder that has it"
         ) from None
     except OSError as error:
-        raise entry.wrong(f"names {path}, which cannot be read ({error})", "restore it") from error
+        raise entry.wrong(f"names {path}, which cannot be read ({error})", "Restore it") from error
     if size != (SIZE, SIZE):
         raise entry.wrong(
             f"names {path} of {size[0]}x{size[1]} pixels, and its mask has {SIZE}x{SIZE}",
-            "take PIE-Bench's own images",
+            "Take PIE-Bench's own images",
         )
     return path.read_bytes()
 

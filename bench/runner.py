@@ -21,12 +21,13 @@ from ..headless.pictures import write_whole
 from ..headless.spreading import Outcome
 from ..headless.workers import Workers, local_workers
 from .dask_workers import dask_workers
-from .dataset import Dataset, read_dataset
+from .dataset import Dataset, ImageEdit, read_dataset
 from .editing import (
     STALE,
     Plan,
     ProgressLine,
     Settings,
+    check_servers,
     edit_all,
     image_path,
     made_on,
@@ -34,9 +35,9 @@ from .editing import (
     state_of,
 )
 from .judging import weights_key
-from .main_job import guarded
+from .main_job import GOES_ON, guarded
 from .methods import Method, named_methods
-from .options import run_arguments, split_settings
+from .options import fail, run_arguments, split_settings
 from .page import page
 from .report import Results, markdown, reference_of
 from .scoring_pass import metrics_for, score
@@ -52,11 +53,7 @@ def run_bench(
     """Edit and score the first edits of a data set. `args` are those of options.bench_parser;
     images and scores go below `out`."""
     edits = dataset.edits[: args.edits]
-    checkpoint = getattr(args, "checkpoint", None)
-    context = ("" if checkpoint else weights_key()) + pack_version()
-    plan = Plan(
-        dataset, edits, methods, out, context=context, settings=settings, checkpoint=checkpoint
-    )
+    plan = _plan(args, dataset, edits, methods, out, settings)
     # first, in case a file cannot be read
     metrics = metrics_for(dataset, args.clip, args.lpips, args.dino)
     with alone_in(out):
@@ -80,6 +77,46 @@ def run_bench(
     return Results(dataset, edits, tuple(methods), scored, metrics.missing, out, outcome, workflow)
 
 
+def check_bench(
+    args: argparse.Namespace,
+    dataset: Dataset,
+    methods: Sequence[Method],
+    out: Path,
+    settings: Settings | None = None,
+) -> None:
+    """What run_bench would find wrong before it needs a server: settings, weights of metrics."""
+    _plan(args, dataset, dataset.edits[:1], methods, out, settings)
+    metrics_for(dataset, args.clip, args.lpips, args.dino)
+
+
+def _plan(
+    args: argparse.Namespace,
+    dataset: Dataset,
+    edits: Sequence[ImageEdit],
+    methods: Sequence[Method],
+    out: Path,
+    settings: Settings | None,
+) -> Plan:
+    checkpoint = getattr(args, "checkpoint", None)
+    context = ("" if checkpoint else weights_key()) + pack_version()
+    return Plan(
+        dataset, edits, methods, out, context=context, settings=settings, checkpoint=checkpoint
+    )
+
+
+def exit_code_of(job: str, found: Sequence[Results]) -> int:
+    """FAILED, which is said, if any image failed or was left out of the scores."""
+    all_of_them = sum(len(results.edits) * len(results.methods) for results in found)
+    scored = sum(len(edits) for results in found for edits in results.scored.values())
+    if scored == all_of_them:
+        return 0
+    return fail(
+        job,
+        f"{all_of_them - scored} of {all_of_them} images failed or are not there; the report is of "
+        "the others. Mend what is told above, and give the same command again.",
+    )
+
+
 def _edited(plan: Plan, args: argparse.Namespace) -> Outcome:
     """The first pass; what failed is told."""
     left = pending(plan.jobs, print)
@@ -87,6 +124,8 @@ def _edited(plan: Plan, args: argparse.Namespace) -> Outcome:
     print(f"{plan.dataset.name}: {len(plan.jobs)} images, {there} are there.", flush=True)
     if not left:
         return Outcome()
+    if not args.dask:  # whose servers this machine may not reach
+        check_servers(args.server, left)
     progress = ProgressLine(len(left), sys.stdout.isatty())
     with workers_of(args) as workers:
         outcome = edit_all(left, workers, progress, progress.tell, patience_s=args.patience)
@@ -183,17 +222,22 @@ def warn_of_unknown_words(dataset: Dataset) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    def run() -> None:
+    def run() -> int:
         args = run_arguments(argv)
         methods, settings = named_methods(args.methods), split_settings(args.set)
         dataset = read_dataset(args.dataset)
+        out = args.out / dataset.name
+        if args.check_only:
+            check_bench(args, dataset, methods, out, settings)
+            return 0
         if args.checkpoint is None:
             warn_of_unknown_words(dataset)
-        results = run_bench(args, dataset, methods, args.out / dataset.name, settings)
+        results = run_bench(args, dataset, methods, out, settings)
         facts = {"made": dataset.about, "checkpoint": args.checkpoint or "the demo model"}
         setup = set_up(results, command_of("bench run", argv), facts, settings)
         title = f"ALE-Edit on {dataset.name}"
         write_report(args.out, dataset.name, title, results, setup, args.pictures)
-        print(markdown(results, setup))
+        print(markdown(results, setup), flush=True)
+        return exit_code_of("bench run", [results])
 
-    return guarded("bench run", run)
+    return guarded("bench run", run, GOES_ON)

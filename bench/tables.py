@@ -17,7 +17,7 @@ from ..headless.pictures import write_whole
 from .dataset import Dataset
 from .demo_bench import scene_facts
 from .demo_scenes import LARGE_SIZE, demo_dataset
-from .main_job import guarded
+from .main_job import GOES_ON, guarded
 from .methods import (
     ALE,
     CODE,
@@ -33,7 +33,7 @@ from .methods import (
 from .options import tables_arguments
 from .page import page
 from .report import PIE_PRESERVATION, PRESERVATION, Results, Table
-from .runner import run_bench, set_up
+from .runner import check_bench, exit_code_of, run_bench, set_up
 
 LARGE_COUNTS = (4, 6, 8)
 LARGE_INSTANCES = 3  # of each type, count and scene; 300 edits of 20 scenes for each count
@@ -80,7 +80,7 @@ def named_tables(names: Sequence[str]) -> tuple[PaperTable, ...]:
 
 def made(table: PaperTable, args: argparse.Namespace) -> tuple[list[Results], list[Table]]:
     """Edit and score what a table needs, and lay it out."""
-    small = demo_dataset(args.out / "demo" / "dataset")
+    small = _small(args)
     if table.counts:
         return _by_count(table, args, small)
     results = run_bench(args, small, table.methods, args.out / "demo")
@@ -88,6 +88,10 @@ def made(table: PaperTable, args: argparse.Namespace) -> tuple[list[Results], li
     if table.by_type:
         tables += results.split_tables(by_count=False)
     return [results], tables
+
+
+def _small(args: argparse.Namespace) -> Dataset:
+    return demo_dataset(args.out / "demo" / "dataset")
 
 
 def _by_count(
@@ -161,14 +165,20 @@ def renewed(text: str, name: str, content: str) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    def run() -> None:
+    def run() -> int:
         args = tables_arguments(argv)
         chosen = named_tables(args.only)
         text = args.write.read_text(encoding="utf-8") if args.write else None
         for table in chosen:  # before any work
             text = renewed(text, table.name, "") if text else text
+        if args.check_only:
+            small, methods = _small(args), [m for table in chosen for m in table.methods]
+            check_bench(args, small, methods, args.out / "demo")
+            return 0
+        found = []
         for table in chosen:
             results, tables = made(table, args)
+            found += results
             command = command_of(table, args)
             setup = set_up(results[0], command, scene_facts(results[0]))
             content = section(setup, results[0], tables)
@@ -177,9 +187,10 @@ def main(argv: Sequence[str]) -> int:
                 text = args.write.read_text(encoding="utf-8")
                 write_whole(args.write, renewed(text, table.name, content).encode("utf-8"))
             print(f"## {table.title}\n\n{content}\n", flush=True)
-        print(f"Tables and pages are in {(args.out / 'tables').resolve()}")
+        print(f"Tables and pages are in {(args.out / 'tables').resolve()}", flush=True)
+        return exit_code_of("bench tables", found)
 
-    return guarded("bench tables", run)
+    return guarded("bench tables", run, GOES_ON)
 
 
 def write_table(

@@ -523,10 +523,68 @@ def test_pictures_are_checked_before_a_server_is_started(dev, started):
     assert started == [(Path("its"), None, "bench.own_input")]
 
 
+def make_set(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "dataset.json").write_text("{}")
+
+
+@pytest.mark.parametrize("job", [["run", "set"], ["demo"], ["tables"]])
+@pytest.mark.parametrize("code", [1, 0])
+def test_a_bench_is_checked_before_a_server_is_started(dev, started, monkeypatch, job, code):
+    make_set(Path("set"))
+    steps: list[str] = []
+
+    def run_module(python, environ, module, argv) -> int:
+        steps.append(argv[-1])
+        return code
+
+    def run_served(host, module, argv) -> int:
+        steps.append("served")
+        return 7
+
+    monkeypatch.setattr(dev, "run_module", run_module)
+    monkeypatch.setattr(dev, "run_served", run_served)
+    assert dev.main(["bench", *job]) == (1 if code else 7)
+    assert steps == ["--check-only"] + ([] if code else ["served"])
+
+
+SLOW_TO_END = """
+import pathlib, signal, sys, time
+def end(*_):
+    time.sleep(1)
+    pathlib.Path(sys.argv[-1], "ended").touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path(sys.argv[-1], "ready").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without a signal")
+def test_a_job_gets_the_time_to_take_its_work_out_of_the_queue(tmp_path):
+    (tmp_path / "dev.py").write_text(SLOW_TO_END)
+    code = f"""
+import runpy, signal, sys
+from pathlib import Path
+dev = runpy.run_path({str(ROOT / "dev.py")!r})
+signal.signal(signal.SIGTERM, dev["stop_on_signal"])
+dev["run_module"].__globals__["ROOT"] = Path({str(tmp_path)!r})
+dev["run_module"](Path(sys.executable), None, "job", [{str(tmp_path)!r}])
+"""
+    job = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=30) == 143
+    assert (tmp_path / "ended").exists()
+
+
 def test_with_dask_this_machine_need_not_reach_the_servers(dev, started, monkeypatch):
     monkeypatch.setattr(dev, "answers", lambda url, timeout_s=5: pytest.fail("asked"))
     asked: list[str] = []
     monkeypatch.setattr(dev, "missing_modules", lambda python, names: asked.extend(names) or [])
+    make_set(Path("set"))
     dev.main(["bench", "run", "set", "--dask", "tcp://h:1", "--server", "http://h:2"])
     assert started == [(Path(sys.executable), None, "bench.runner")]
     assert "distributed" in asked
@@ -597,12 +655,17 @@ def test_an_unknown_benchmark_is_an_error_that_names_the_known():
             ["bench", "run", "set", "--server=http://127.0.0.1:1", "--server=http://127.0.0.1:2"],
             "No ComfyUI answers at http://127.0.0.1:1, http://127.0.0.1:2. Start it",
         ),
+        (["bench", "run", "photos"], "There is no data set photos/dataset.json. Give the place"),
         (["bench", "dataset"], "the following arguments are required: KIND"),
         (["bench", "dataset", "pie", "none.json", "--out", "x"], "There is no file none.json"),
         (["bench", "dataset", "ale", "none", "--out", "x"], "There is no folder none. Give the"),
     ],
 )
-def test_wrong_arguments_of_a_job_are_errors_before_any_set_up(tmp_path, argv, expected):
+def test_wrong_arguments_of_a_job_are_errors_before_any_set_up(
+    tmp_path, monkeypatch, argv, expected
+):
+    monkeypatch.chdir(tmp_path)
+    make_set(Path("set"))
     (tmp_path / "file").write_text("")  # no set-up can begin there
     done = run_dev(*argv, ALE_EDIT_CACHE=str(tmp_path / "file" / "cache"), COMFYUI_PATH="")
     assert done.returncode in (1, 2)

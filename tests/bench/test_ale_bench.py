@@ -1,13 +1,14 @@
 """A folder of images, masks and words as a data set of ALE-Bench's construction."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from ale_edit.bench.ale_bench import ATTRIBUTES, ale_bench
+from ale_edit.bench.ale_bench import WORDS, ale_bench
 from ale_edit.bench.dataset import FILE, read_dataset
 from ale_edit.bench.make_dataset import main
 from ale_edit.tests.bench.samples import ale_sample
@@ -19,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def words(folder: Path, **changes: Any) -> None:
-    path = folder / ATTRIBUTES
+    path = folder / WORDS
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -75,13 +76,45 @@ def test_a_new_list_of_words_says_what_is_wrong_with_it(folder, tmp_path):
             ale_bench(folder, tmp_path / "out", "mine")
         return str(caught.value)
 
-    kept = json.loads((folder / ATTRIBUTES).read_text())
+    kept = json.loads((folder / WORDS).read_text())
     assert "has another form: 'colors' holds a whole number" in error(colors=["red", 1])
     assert "A list of words that objects can become is empty" in error(colors=[])
-    assert "attributes.json: it does not say what '" in error(**{**kept, "objects": {}})
+    assert "attributes.json does not say what '" in error(**{**kept, "objects": {}})
     wrong = {"photo0": {"wolf": {"color": "gray"}}}
     expected = "knows an object 'wolf' of image 'photo0', which has no such mask. It has "
     assert expected in error(**{**kept, "present": wrong})
+    expected = "knows an image 'szene0' in 'present', which .* does not have. .* photo0, photo1."
+    assert re.search(expected, error(present={"szene0": {}}))
+    wrong = {"photo0": {"ball": {"colour": "gray"}}}
+    expected = "'present', 'photo0', 'ball' has a key 'colour', which nothing reads. Correct it; "
+    assert expected + "there are object, color, material." in error(present=wrong)
+    assert "attributes.json has a key 'colours', which nothing reads" in error(colours=["red"])
+
+
+def test_a_mask_that_marks_nothing_is_named(folder, tmp_path):
+    mask = next((folder / "masks" / "photo0").glob("*.png"))
+    Image.new("L", (128, 128), 127).save(mask)
+    with pytest.raises(ValueError, match=f"{mask.name} is no mask: 100% of it is grey"):
+        ale_bench(folder, tmp_path / "out", "mine")
+    Image.new("L", (128, 128)).save(mask)
+    with pytest.raises(ValueError, match=f"{mask.name} is black all over. Paint the object"):
+        ale_bench(folder, tmp_path / "out", "mine")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_something_else_is_not_written_to(folder, tmp_path):
+    out = tmp_path / "out"
+    ale_bench(folder, out, "mine", instances=1)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (out / "images" / "photo0.png").rename(out / "images" / "photo0.png.part")  # of a killed run
+    ale_bench(folder, out, "mine", instances=1)
+    with pytest.raises(ValueError, match="out holds dataset.json already, .* Give a new folder"):
+        ale_bench(folder, out, "mine", instances=2)
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (tmp_path / "empty").mkdir()
+    assert ale_bench(folder, tmp_path / "empty", "mine", instances=1).edits
+    with pytest.raises(ValueError, match="photos holds attributes.json already"):
+        ale_bench(folder, folder, "mine", instances=1)
 
 
 def test_files_that_are_missing_are_named(folder, tmp_path):
@@ -105,8 +138,9 @@ def test_files_that_are_missing_are_named(folder, tmp_path):
     for image in (*folder.glob("*.png"), *folder.glob("*.jpg")):
         image.unlink()
     assert "holds no image" in error()
-    (folder / ATTRIBUTES).unlink()
-    assert "There is no file of attributes" in error()
+    (folder / WORDS).unlink()
+    assert "There is no file of attributes" in (found := error())
+    assert found.endswith("Write it: docs/bench.md, Your own images.")
 
 
 def test_the_command_makes_it(folder, tmp_path, capsys):

@@ -1,13 +1,17 @@
 """Data sets on disk: written and read back, and every way in which one can be wrong is named."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from ale_edit.bench import judging
 from ale_edit.bench.dataset import (
+    ATTRIBUTES,
     FILE,
+    FORMAT,
     Dataset,
     ImageEdit,
     ImageObject,
@@ -16,6 +20,7 @@ from ale_edit.bench.dataset import (
     read_dataset,
     write_dataset,
 )
+from ale_edit.bench.json_files import listed
 
 
 @pytest.fixture
@@ -52,13 +57,31 @@ def change(folder: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ('"name"', '"title"', "no key 'name'"),
-        ('"type"', '"kind"', "no key 'type'"),
+        ('"name": "two",', "", "dataset.json has no key 'name'. The format is in docs/bench.md."),
+        ('"type": "color",', "", r"'edits'\[1\] \('a-2'\) has no key 'type'. The format"),
+        ('"source": "moon",', "", r"'edits'\[1\] \('a-2'\), 'objects'\[0\] has no key 'source'"),
         ('"object": 0', '"object": 2', r"edits objects \[2\], and its image has 2.*from 0 to 1"),
-        ('"image": "a"', '"image": "b"', "edit 'a-1': there is no image 'b'"),
+        ('"image": "a"', '"image": "b"', "edit 'a-1': there is no image 'b'. .*there are a"),
         ('"type": "color"', '"type": "size"', "edit 'a-2': there is no type 'size'. Use one of"),
-        ('"id": "a-2"', '"id": "a-1"', "edit 'a-1': ids must differ"),
-        ('"id": "a-2"', '"id": "../a"', "serve as file names"),
+        ('"id": "a-2"', '"id": "a-1"', "edit 'a-1': another edit has this id"),
+        ('"id": "a-2"', '"id": "../a"', "edit '../a': .* no file can have it"),
+        ('"id": "a-2"', '"id": ""', "edit '': .* no file can have it"),
+        ('"name": "two"', '"name": ".."', "dataset.json has a name that no file can have: '..'"),
+        (
+            '"source": "moon"',
+            '"sauce": "moon"',
+            r"'edits'\[1\] \('a-2'\), 'objects'\[0\] has a key",
+        ),
+        ('"frame": 0', '"frames": 0', "'images', 'a' has a key 'frames', which nothing reads"),
+        ('"category": ""', '"kategory": ""', "'kategory'.*there are id, image, type, seed"),
+        ('"phrase": "moon"', '"phrases": "moon"', r"'objects'\[1\] has a key 'phrases'"),
+        ('"about"', '"abuot"', "dataset.json has a key 'abuot', which .*there are format, name"),
+        ('{\n      "object": "goat"', '{\n      "objekt": "goat"', "there are object, color, mat"),
+        (
+            '{\n      "object": "wolf"',
+            '{\n      "colour": "wolf"',
+            "'attributes' has a key 'colour'",
+        ),
         ("ale-edit dataset 1", "ale-edit dataset 9", "its format is 'ale-edit dataset 9'"),
         ('"images": {', '"images": {,', r"is not JSON \(.*line \d+ column \d+"),
         ('"a.png"', '"b.png"', "There is no file .*b.png"),
@@ -78,6 +101,45 @@ def test_a_mask_of_another_size_is_named(dataset):
         read_dataset(dataset.folder)
 
 
+def test_a_mask_that_marks_nothing_is_named(dataset):
+    Image.new("L", (8, 6)).save(dataset.folder / "masks" / "moon.png")
+    with pytest.raises(ValueError, match="moon.png is black all over. Paint the object white."):
+        read_dataset(dataset.folder)
+
+
+def test_a_mask_that_was_cut_off_is_named(dataset):
+    path = dataset.folder / "masks" / "moon.png"
+    Image.effect_noise((8, 6), 90).save(path)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match="moon.png is no image that can be read"):
+        read_dataset(dataset.folder)
+
+
+def test_of_many_names_some_are_listed():
+    assert listed(["a", "b"]) == "a, b"
+    assert listed([str(k) for k in range(22)]).endswith("18, 19 and 2 more")
+
+
+def test_the_attributes_are_those_that_the_judge_reads():
+    assert set(ATTRIBUTES) == set(judging.ATTRIBUTES)
+
+
+def test_the_texts_example_has_all_keys_and_no_others(tmp_path, dev):
+    text = (dev.ROOT / "docs" / "bench.md").read_text(encoding="utf-8")
+    (example,) = (
+        part for part in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if FORMAT in part
+    )
+    (tmp_path / FILE).write_text(example)
+    Image.new("RGB", (8, 6)).save(_made(tmp_path / "images" / "scene0.png"))
+    Image.new("L", (8, 6), 255).save(_made(tmp_path / "masks" / "scene0_0.png"))
+    assert [edit.id for edit in read_dataset(tmp_path).edits] == ["scene0-color-1-0"]
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    return path
+
+
 def test_a_picture_that_cannot_be_read_is_named(dataset):
     (dataset.folder / "a.png").write_text("no picture")
     with pytest.raises(ValueError, match="a.png is no image that can be read"):
@@ -85,7 +147,7 @@ def test_a_picture_that_cannot_be_read_is_named(dataset):
 
 
 def test_a_folder_without_a_data_set_is_named(tmp_path):
-    with pytest.raises(ValueError, match="There is no data set"):
+    with pytest.raises(ValueError, match=r"There is no data set .*bench dataset ale photos --out"):
         read_dataset(tmp_path / "none")
 
 

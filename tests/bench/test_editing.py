@@ -153,7 +153,10 @@ def test_what_was_made_from_something_else_is_made_again_and_told(dataset, job):
     other = replace(other, path=job.path)
     told: list[str] = []
     assert pending([other], told.append) == [other]
-    assert "is made with other settings or weights: it is made again" in told[0]
+    assert (
+        "is made from something else (other prompts, pictures, settings, weights or version): it"
+        in told[0]
+    )
 
 
 def test_settings_are_part_of_the_fingerprint_and_of_the_workflow(dataset, job):

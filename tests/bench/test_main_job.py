@@ -1,6 +1,12 @@
 """The parts of the main job that need no server."""
 
 import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from subprocess import PIPE, Popen
 
 import pytest
 from PIL import Image
@@ -15,7 +21,7 @@ from ale_edit.bench.main_job import (
     scores_of,
     table,
 )
-from ale_edit.bench.options import SERVER_FAILED
+from ale_edit.bench.options import OUTPUT_CLOSED, SERVER_FAILED, STOPPED
 from ale_edit.bench.pictures import side_by_side
 from ale_edit.headless import (
     ComfyError,
@@ -156,3 +162,62 @@ def test_an_error_of_a_disk_says_that_what_was_made_is_kept(capsys):
 
     assert guarded("bench run", full) == 1
     assert "No space left on device. What was made is kept: mend" in capsys.readouterr().err
+
+
+def test_a_jobs_own_exit_code_is_kept():
+    assert guarded("bench run", lambda: 7) == 7
+    assert guarded("bench run", lambda: None) == 0
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_job_that_is_stopped_says_so_and_leaves_the_signals_as_they_were(name, capsys):
+    number = getattr(signal, name, signal.SIGINT)
+    before = signal.getsignal(number)
+    own = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code = guarded("bench run", lambda: signal.raise_signal(number), main_job.GOES_ON)
+    finally:
+        signal.signal(signal.SIGINT, own)
+    assert code == STOPPED and signal.getsignal(number) == before
+    shown = capsys.readouterr().err
+    assert shown == (
+        "bench run: Stopped, and taken out of the queue. Give the same command again to go on.\n"
+    )
+
+
+GUARDED = """
+import runpy, signal, sys, time
+runpy.run_path({dev!r})["import_pack"](None)
+from ale_edit.bench.main_job import guarded
+def job():
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.05)
+        print("more", flush=True)
+sys.exit(guarded("bench run", job))
+"""
+
+
+def start_guarded(dev_py: str, before: Callable[[], object] | None = None) -> Popen[str]:
+    command = [sys.executable, "-c", GUARDED.format(dev=dev_py)]
+    return Popen(command, stdout=PIPE, stderr=PIPE, text=True, preexec_fn=before)
+
+
+def test_a_job_whose_output_nobody_reads_any_more_ends_without_a_word(dev):
+    process = start_guarded(str(dev.ROOT / "dev.py"))
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == "ready\n"
+    process.stdout.close()  # as `| head -1` does
+    assert process.wait(timeout=60) == OUTPUT_CLOSED
+    assert process.stderr.read() == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without a signal")
+def test_a_job_in_the_background_of_a_script_can_be_ended(dev):
+    ignoring = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    process = start_guarded(str(dev.ROOT / "dev.py"), ignoring)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (STOPPED, "bench run: Stopped.\n")

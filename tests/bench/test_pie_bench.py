@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ale_edit.bench.dataset import FILE, read_dataset
+from ale_edit.bench.dataset import FILE, Dataset, read_dataset
 from ale_edit.bench.json_files import Entry
 from ale_edit.bench.make_dataset import main
+from ale_edit.bench.options import dataset_arguments
 from ale_edit.bench.pie_bench import decoded_mask, in_turn, phrase, pie_bench
 from ale_edit.tests.bench.samples import pie_sample, runs_of
 
@@ -83,10 +84,38 @@ def test_scores_count_the_border_as_edited_and_edits_do_not(mapping):
         assert (with_border == expected).all() and not own[0].all()
 
 
-def test_a_run_beyond_the_last_pixel_ends_there():
-    entry = Entry(Path("m"), "it", {"mask": [5, 2, 512 * 512 - 3, 100]})
-    mask = np.asarray(decoded_mask(entry)).ravel()
+def test_a_run_beyond_the_last_pixel_ends_there_as_in_pie_benchs_code_and_is_told():
+    told: list[str] = []
+    entry = Entry(Path("m"), "'0001'", {"mask": [5, 2, 512 * 512 - 3, 100]})
+    mask = np.asarray(decoded_mask(entry, told.append)).ravel()
     assert np.flatnonzero(mask).tolist() == [5, 6, 512 * 512 - 3, 512 * 512 - 2, 512 * 512 - 1]
+    assert len(told) == 1 and told[0].startswith("'0001': the run [262141, 100] of its 'mask' goes")
+    entry = Entry(Path("m"), "'0001'", {"mask": [512 * 512 - 3, 3]})
+    assert np.asarray(decoded_mask(entry, pytest.fail)).ravel()[-4:].tolist() == [0, 255, 255, 255]
+
+
+def told_of(mapping: Path, **changes: Any) -> tuple[Dataset, str]:
+    changed(mapping, lambda e: e.update(changes))
+    told: list[str] = []
+    images = mapping.parent / "annotation_images"
+    dataset = pie_bench(mapping, images, mapping.parent / "out", "pie", tell=told.append)
+    (sentence,) = told
+    return dataset, sentence
+
+
+def test_an_edit_outside_of_its_phrase_is_told(mapping):
+    shape = json.loads(mapping.read_text())["000000000000"]["blended_word"].split()[0]
+    dataset, told = told_of(
+        mapping, editing_prompt=f"a {shape} on the moon", blended_word=f"{shape} {shape}"
+    )
+    assert len(dataset.edits) == 4
+    assert told.startswith(f"000000000000: source and target phrase are both '{shape}'; what its")
+
+
+def test_an_edit_whose_mask_marks_nothing_is_left_out_and_told(mapping):
+    dataset, told = told_of(mapping, mask=[])
+    assert len(dataset.edits) == 3 and "000000000000" not in dataset.images
+    assert told == "000000000000: its mask marks nothing; the edit is left out."
 
 
 @pytest.mark.parametrize(
@@ -143,7 +172,7 @@ def test_every_beginning_is_spread_over_the_types(mapping):
 def test_what_is_wrong_in_the_mapping_is_named(mapping, change, expected):
     with pytest.raises(ValueError, match=expected) as caught:
         made(changed(mapping, change))
-    assert "mapping_file.json" in str(caught.value)
+    assert "mapping_file.json: '000000000000' " in str(caught.value)
 
 
 def test_an_image_of_another_size_is_named(mapping):
@@ -151,6 +180,11 @@ def test_an_image_of_another_size_is_named(mapping):
     Image.new("RGB", (256, 256)).save(mapping.parent / "annotation_images" / entry["image_path"])
     with pytest.raises(ValueError, match="of 256x256 pixels, and its mask has 512x512"):
         made(mapping)
+
+
+def test_a_folder_in_the_place_of_the_mapping_is_named(mapping):
+    with pytest.raises(ValueError, match="pie is a folder. Give its mapping_file.json."):
+        dataset_arguments(["pie", str(mapping.parent), "--out", "new"])
 
 
 def test_the_command_makes_it_and_says_what_it_holds(mapping, tmp_path, capsys):

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ale_edit.bench.dataset import Dataset, write_dataset
 from ale_edit.bench.demo_scenes import demo_dataset
-from ale_edit.bench.editing import Plan, write_result
+from ale_edit.bench.editing import Plan, image_path, write_result
 from ale_edit.bench.judging import weights_key
 from ale_edit.bench.methods import ALE, NAIVE
 from ale_edit.bench.options import SERVER_FAILED
@@ -59,6 +60,53 @@ def test_where_all_images_are_there_no_server_is_asked(dataset, tmp_path, capsys
     unedited(dataset, tmp_path / "out")
     assert main(argv(dataset, tmp_path, "--server", "http://127.0.0.1:1")) == 0
     assert "mine: 8 images, 8 are there." in capsys.readouterr().out
+
+
+def test_images_that_are_not_there_are_an_exit_code_beside_the_report(dataset, tmp_path, capsys):
+    unedited(dataset, tmp_path / "out")
+    image_path(tmp_path / "out" / "mine", "ale", dataset.edits[1].id).unlink()
+    image_path(tmp_path / "out" / "mine", "naive", dataset.edits[2].id).write_bytes(b"damaged")
+    assert main(argv(dataset, tmp_path, "--score-only")) == 1
+    assert "2 of 8 images failed or are not there; the report is of the" in capsys.readouterr().err
+    report = json.loads((tmp_path / "out" / "mine.json").read_text())
+    assert [report["methods"][name]["edits"] for name in ("naive", "ale")] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "expected"),
+    [
+        ([], 0, ""),
+        (["--methods", "magic"], 1, "There is no method 'magic'"),
+        (["--set", "Guide.scale=4"], 1, "'Guide'"),
+        (["--lpips", "{broken}"], 1, "broken.pth"),
+    ],
+)
+def test_a_check_needs_no_server_and_makes_nothing(
+    dataset, tmp_path, capsys, options, code, expected
+):
+    (tmp_path / "broken.pth").write_text("no weights")
+    given = [word.format(broken=tmp_path / "broken.pth") for word in options]
+    assert main(argv(dataset, tmp_path, *given, "--check-only")) == code
+    shown = capsys.readouterr()
+    assert expected in shown.err and not shown.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_data_set_that_cannot_be_read_is_found_by_the_check(dataset, tmp_path, capsys):
+    Image.new("L", (128, 128)).save(dataset.folder / "masks" / "scene0_0.png")
+    assert main(argv(dataset, tmp_path, "--check-only")) == 1
+    assert "scene0_0.png is black all over. Paint the object white." in capsys.readouterr().err
+
+
+def test_with_dask_the_servers_are_not_asked_from_here(dataset, tmp_path, capsys, monkeypatch):
+    def asked(address: str, _servers: list[str]) -> None:
+        raise ValueError(f"asked {address}")
+
+    monkeypatch.setattr("ale_edit.bench.runner.dask_workers", asked)
+    monkeypatch.setattr("ale_edit.bench.runner.check_servers", pytest.fail)
+    at = ["--dask", "tcp://127.0.0.1:1", "--server", "http://127.0.0.1:1"]
+    assert main(argv(dataset, tmp_path, *at)) == 1
+    assert "asked tcp://127.0.0.1:1" in capsys.readouterr().err
 
 
 def test_without_any_server_that_answers_it_ends_with_the_reasons(dataset, tmp_path, capsys):

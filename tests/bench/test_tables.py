@@ -93,7 +93,7 @@ def test_images_of_other_settings_are_told_where_they_are_only_scored(tmp_path, 
     for job in plan.jobs:
         write_result(job, as_png(dataset.picture(job.edit.image)), {})
     results = run_bench(args, dataset, (ALE,), tmp_path / "demo")
-    assert "demo: 2 of 2 images made with other settings or weights." in capsys.readouterr().out
+    assert "demo: 2 of 2 images made from something else (other prompts," in capsys.readouterr().out
     assert len(results.scored["ale"]) == 2
 
 

@@ -8,14 +8,19 @@ import sys
 import time
 import urllib.request
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from ale_edit.bench import runner
+from ale_edit.bench.dataset import write_dataset
 from ale_edit.bench.demo_bench import main
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import Plan, edit_all, read_result
+from ale_edit.bench.main_job import GOES_ON
 from ale_edit.bench.methods import ALE
 from ale_edit.headless.workers import local_workers
 
@@ -119,3 +124,84 @@ def test_an_edit_that_fails_at_a_node_is_told_and_the_others_are_made(server, tm
         outcome = edit_all(plan.jobs, workers, lambda *_: None)
     assert outcome.made == 1 and list(outcome.failed) == [f"ale/{edits[1].id}"]
     assert "'Regions'" in outcome.failed[f"ale/{edits[1].id}"]
+
+
+def own_set(folder: Path, edits: int, **changes: Any) -> Path:
+    """Some edits of one scene as somebody's own data set; the first has `changes`."""
+    made = demo_dataset(folder, "mine", scenes=1, instances=1)
+    first, *others = made.edits[:edits]
+    write_dataset(
+        replace(made, about={"made": "by hand"}, edits=(replace(first, **changes), *others)), {}
+    )
+    return folder
+
+
+def run_argv(server: Any, folder: Path, out: Path, *options: str) -> list[str]:
+    given = [str(folder), "--methods", "ale", "--out", str(out), "--server", server.url]
+    return [*given, *options]
+
+
+def asked(server: Any, path: str) -> Any:
+    with urllib.request.urlopen(server.url + path, timeout=60) as reply:
+        return json.load(reply)
+
+
+def ours(server: Any) -> list[Any]:
+    queue = asked(server, "/queue")
+    return [*queue["queue_running"], *queue["queue_pending"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--checkpoint", "none.safetensors"], "input 'ckpt_name': 'none.safetensors' is not"),
+        (["--set", "Guider.target_guidance=high"], "input 'target_guidance': 'high' is not a num"),
+        (["--set", "Method.end_of_text=magic"], "'magic' is not one of"),
+    ],
+)
+def test_what_the_server_does_not_have_is_found_before_anything_is_queued(
+    server, tmp_path, capsys, options, expected
+):
+    before = asked(server, "/history")
+    folder = own_set(tmp_path / "set", 2)
+    assert runner.main(run_argv(server, folder, tmp_path / "out", *options)) == 1
+    shown = capsys.readouterr()
+    assert expected in shown.err and f"{server.url} cannot run" in shown.err
+    assert asked(server, "/history") == before and not ours(server)
+    assert not list((tmp_path / "out").rglob("*.png"))
+
+
+def test_an_edit_that_fails_is_an_exit_code_beside_the_report_of_the_others(
+    server, tmp_path, capsys
+):
+    folder = own_set(tmp_path / "set", 2, source_prompt="a photograph of nothing")
+    code = runner.main(run_argv(server, folder, tmp_path, "--set", "Schedule.steps=2"))
+    shown = capsys.readouterr()
+    assert code == 1 and "FAILED: " in shown.out
+    assert "1 of 2 images failed or are not there; the report is of the others" in shown.err
+    report = json.loads((tmp_path / "mine.json").read_text(encoding="utf-8"))
+    assert report["methods"]["ale"]["edits"] == 1 and len(report["failed"]) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without a signal")
+def test_a_run_that_is_ended_from_outside_leaves_nothing_at_the_server(server, tmp_path):
+    folder = own_set(tmp_path / "set", 3)
+    options = run_argv(server, folder, tmp_path, "--set", "Schedule.steps=50")
+    command = [sys.executable, str(ROOT / "dev.py"), "bench", "run", *options]
+    run = subprocess.Popen(command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not ours(server) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.terminate()
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 143
+    assert told == f"bench run: {GOES_ON}\n"
+    deadline = time.monotonic() + 30
+    while ours(server):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert len(images_of(tmp_path)) < 3
+
+
+def images_of(out: Path) -> list[Path]:
+    return list(out.glob("mine/images/*/*.png"))
