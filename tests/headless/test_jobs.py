@@ -52,8 +52,7 @@ def test_a_rows_setting_goes_before_the_one_for_all(tmp_path):
 
 
 def test_the_type_of_edit_is_object_unless_told_with_masks_and_without(tmp_path):
-    for masks in ({}, {"masks": ""}):
-        (job,) = jobs_of(tmp_path, **masks)
+    for job in (*jobs_of(tmp_path), *jobs_of(tmp_path, masks="")):
         assert settings_of(job.workflow)["type"] == job.asked["settings"]["type"] == "object"
         assert "schedule" not in job.asked["settings"]  # one that is not used
     (job,) = jobs_of(tmp_path, How(settings={"type": "material"}))
