@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ def report(comfyui: Any, request: pytest.FixtureRequest, tmp_path_factory) -> Pa
     out = tmp_path_factory.mktemp("bench")
     edits = "15" if request.config.getoption("--screenshots") else "6"
     argv = ["--edits", edits, "--methods", "naive", "ale", "--server", comfyui.url]
-    assert demo_bench.main([*argv, "--out", str(out)]) == 0
+    with ThreadPoolExecutor(1) as pool:  # this thread may have the browser's event loop already
+        assert pool.submit(demo_bench.main, [*argv, "--out", str(out)]).result() == 0
     return out / "demo.html"
 
 

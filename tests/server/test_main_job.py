@@ -17,6 +17,7 @@ from ale_edit.headless import ComfyClient, ServerGone
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"source.png", "edited.png", "reconstruction.png", "regions.png", "comparison.png"}
+MASKS = {"mask_1.png", "mask_2.png"}
 pytestmark = pytest.mark.slow
 
 
@@ -44,7 +45,7 @@ def test_the_demo_command_starts_comfyui_and_writes_every_file(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     out = tmp_path / "out"
-    assert {path.name for path in out.iterdir()} == {*FILES, "scores.json"}
+    assert {path.name for path in out.iterdir()} == {*FILES, *MASKS, "scores.json"}
     check_scores(json.loads((out / "scores.json").read_text()), 2, judged=True)
     sizes = {Image.open(out / name).size for name in ("source.png", "edited.png", "regions.png")}
     assert len(sizes) == 1
