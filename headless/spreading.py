@@ -140,9 +140,8 @@ class Spread(Generic[T]):
                 self._check_patience()
                 self._submit()
                 self._collect()
-        except BaseException:
+        finally:  # also at a good end: a look at a server that hangs would hold up its executor
             self._workers.stop(self._run)
-            raise
         return self.outcome
 
     # servers
@@ -151,6 +150,8 @@ class Spread(Generic[T]):
         """At the start a server that does not fit is an error, and one that is away is told."""
         for server in self._servers:
             self._start_look(server)
+        while wait([s.look for s in self._servers if s.look is not None], WAKE_S).not_done:
+            pass
         for server in self._servers:
             assert server.look is not None
             try:
