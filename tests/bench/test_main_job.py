@@ -172,13 +172,16 @@ def test_a_jobs_own_exit_code_is_kept():
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_job_that_is_stopped_says_so_and_leaves_the_signals_as_they_were(name, capsys):
     number = getattr(signal, name, signal.SIGINT)
-    before = signal.getsignal(number)
+    outer = signal.signal(number, signal.SIG_DFL)  # ignored where the tests run under nohup
     own = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.getsignal(number)
     try:
         code = guarded("bench run", lambda: signal.raise_signal(number), main_job.GOES_ON)
+        after = signal.getsignal(number)
     finally:
         signal.signal(signal.SIGINT, own)
-    assert code == STOPPED and signal.getsignal(number) == before
+        signal.signal(number, outer)
+    assert code == STOPPED and after == before
     shown = capsys.readouterr().err
     assert shown == (
         "bench run: Stopped, and taken out of the queue. Give the same command again to go on.\n"
@@ -218,6 +221,19 @@ def test_a_job_in_the_background_of_a_script_can_be_ended(dev):
     process = start_guarded(str(dev.ROOT / "dev.py"), ignoring)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (STOPPED, "bench run: Stopped.\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_a_job_under_nohup_outlives_its_terminal(dev):
+    ignoring = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
+    process = start_guarded(str(dev.ROOT / "dev.py"), ignoring)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    assert [process.stdout.readline() for _ in range(20)] == ["more\n"] * 20
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert (process.returncode, told) == (STOPPED, "bench run: Stopped.\n")
