@@ -445,6 +445,8 @@ class _Reply:
 def without_password(url: str) -> tuple[str, str | None]:
     """An address as it may be shown, and the user and password in it, coded as HTTP wants them."""
     scheme, mark, rest = url.rstrip("/").partition("://")
+    if not mark:  # forgotten, which is told with the address
+        scheme, rest = "", scheme
     user, at, _ = rest.partition("/")[0].rpartition("@")
     if not at:
         return url.rstrip("/"), None

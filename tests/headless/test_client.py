@@ -498,6 +498,7 @@ def test_no_session_is_left_open_when_the_server_is_not_there(recwarn):
         ("http://host:8188/", "http://host:8188", None),
         ("https://me:p%40ss@host/comfy/", "https://host/comfy", b"me:p@ss"),
         ("http://host/a@b", "http://host/a@b", None),
+        ("me:secret@host:8188", "host:8188", b"me:secret"),  # refused, and shown then
     ],
 )
 def test_a_password_in_the_address_is_used_and_never_shown(url, shown, login):
