@@ -35,6 +35,7 @@ from ..headless import (
     WorkflowRejected,
 )
 from ..headless.edits import filled_workflow
+from ..headless.output import print_anything
 from ..headless.pack import pack_version
 from ..headless.pictures import upload, uploaded_as
 from ..headless.signals import ended_as_by_ctrl_c
@@ -265,6 +266,7 @@ def guarded(job: str, run: Callable[[], int | None], stopped: str = "Stopped.") 
     stopped: said after Ctrl-C, or a signal that ends processes. Where nobody reads the output any
     more (`| head`), the job ends without a word.
     """
+    print_anything()
     try:
         with ended_as_by_ctrl_c():
             return run() or 0

@@ -17,6 +17,7 @@ from .errors import ComfyError
 from .jobs import How, Job, build_jobs
 from .lock import alone_in
 from .manifest import FILE, Manifest
+from .output import print_anything
 from .pack import pack_version
 from .signals import ended_as_by_ctrl_c
 from .spreading import PATIENCE_S, Outcome
@@ -275,6 +276,7 @@ def edit(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """The exit code of a command line."""
+    print_anything()
     args = arguments(argv)
     try:
         with ended_as_by_ctrl_c():

@@ -1,5 +1,6 @@
 """The parts of the main job that need no server."""
 
+import io
 import json
 import os
 import signal
@@ -162,6 +163,13 @@ def test_an_error_of_a_disk_says_that_what_was_made_is_kept(capsys):
 
     assert guarded("bench run", full) == 1
     assert "No space left on device. What was made is kept: mend" in capsys.readouterr().err
+
+
+def test_words_that_the_output_cannot_show_stop_no_job(monkeypatch):
+    told = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(told, encoding="cp1252"))
+    assert guarded("bench run", lambda: print("жук", flush=True)) == 0
+    assert told.getvalue().strip() == b"\\u0436\\u0443\\u043a"
 
 
 def test_a_jobs_own_exit_code_is_kept():

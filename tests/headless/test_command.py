@@ -1,6 +1,7 @@
 """edit.py as people run it: from any place, under any folder's name; exit codes and messages."""
 
 import asyncio
+import io
 import os
 import shutil
 import signal
@@ -115,6 +116,16 @@ def test_an_image_and_a_folder_are_edited_without_a_table(table, tmp_path):
     }
     assert served(argv, server) == 0
     assert len(list((tmp_path / "all").glob("*.png"))) == 6
+
+
+def test_a_name_that_the_output_cannot_show_stops_nothing(tmp_path, monkeypatch):
+    rows = [{**row, "name": "жук"} for row in write_inputs(tmp_path / "in", 1)]
+    argv = [str(write_csv(tmp_path / "in" / "edits.csv", rows)), "--out", str(tmp_path / "out")]
+    told = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(told, encoding="cp1252"))
+    assert served(argv, FakeServer()) == 0
+    assert b"1/1 \\u0436\\u0443\\u043a" in told.getvalue()
+    assert (tmp_path / "out" / "жук.png").is_file()
 
 
 def test_check_edits_nothing(table, tmp_path, capsys):
