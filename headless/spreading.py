@@ -5,12 +5,15 @@ share; first of all it takes what an earlier, killed process left there. Where a
 its tasks go to the others; it is asked again from time to time, and used again when it is back.
 """
 
+import hashlib
+import os
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from .client import without_password
@@ -52,7 +55,7 @@ class Hopeless(ComfyError):
 class Task(Protocol):
     """`group`: tasks of one group in a row go to one server, as far as all have work.
 
-    tag: as Item.tag, by which what a killed process left is found.
+    tag: as Item.tag, by which what a killed process left is found (tag_of).
     item may raise TaskFailed. keep writes what was made; it may raise ServerGone where that is
     damaged. failed notes why there will be no image, and returns that as a sentence.
     """
@@ -322,6 +325,12 @@ class Spread(Generic[T]):
                 f"{self.outcome.failed[task.name]}",
                 error,
             )
+
+
+def tag_of(fingerprint: str, place: Path) -> str:
+    """A Task.tag: of what is made, and where, so that a run for another folder is not taken over:
+    its own process may be following it, and whoever stops takes the runs that it follows away."""
+    return hashlib.sha256(f"{fingerprint} {os.path.abspath(place)}".encode()).hexdigest()
 
 
 def _grouped(tasks: Iterable[T]) -> deque[deque[T]]:
