@@ -72,6 +72,7 @@ class Task(Protocol):
 
 
 T = TypeVar("T", bound=Task)
+_R = TypeVar("_R")
 
 
 @dataclass
@@ -158,7 +159,7 @@ class Spread(Generic[T]):
         for server in self._servers:
             assert server.look is not None
             try:
-                self._welcome(server, server.look.result())
+                self._welcome(server, _result(server.look))
             except (ServerGone, *self._workers.lost) as error:
                 self._away(server, str(error))
         if not any(server.is_up for server in self._servers):
@@ -203,7 +204,7 @@ class Spread(Generic[T]):
                 self._start_look(server)
             elif server.look is not None and server.look.done():
                 try:
-                    self._welcome(server, server.look.result())
+                    self._welcome(server, _result(server.look))
                     self._tell(f"ComfyUI at {server.shown} is back.")
                 except (*AWAY, *self._workers.lost) as error:
                     self._away(server, str(error))
@@ -277,7 +278,7 @@ class Spread(Generic[T]):
 
     def _end(self, server: _Server[T], task: T, future: "Future[Made]") -> None:
         try:
-            made = future.result()
+            made = _result(future)
             task.keep(made, server.shown, server.versions)
         except AWAY as error:
             self._away(server, str(error))
@@ -285,11 +286,6 @@ class Spread(Generic[T]):
         except FAILURES as error:
             self._check_disk(server, error)
             self._fail(server, task, error)
-        except CancelledError as error:
-            raise ComfyError(
-                "The dask scheduler dropped the work. Look into its log; images that were made are "
-                "kept: give the same command again."
-            ) from error
         except self._workers.lost as error:
             self._tell(f"A dask worker was lost ({error}): {task.name} goes to another.")
             self._retry(server, task, error)
@@ -325,6 +321,16 @@ class Spread(Generic[T]):
                 f"{self.outcome.failed[task.name]}",
                 error,
             )
+
+
+def _result(future: "Future[_R]") -> _R:
+    try:
+        return future.result()
+    except CancelledError as error:
+        raise ComfyError(
+            "The dask scheduler dropped the work. Look into its log; images that were made are "
+            "kept: give the same command again."
+        ) from error
 
 
 def tag_of(fingerprint: str, place: Path) -> str:

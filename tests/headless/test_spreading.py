@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Event, Lock
@@ -392,6 +392,20 @@ def test_a_full_disk_stops_the_run_at_once():
         tasks = [Full(str(k), "g", []) for k in range(50)]
         Spread(tasks, {}, "1.0", workers, lambda *_: None, pytest.fail).run()
     assert len(servers.made) <= 2 * QUEUED and len(servers.stopped) == 1
+
+
+@pytest.mark.parametrize("from_look", [1, 2, 99])
+def test_work_that_a_cluster_dropped_ends_the_run_with_a_sentence(from_look):
+    class Dropping(Servers):
+        def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
+            facts = super().look(_run, url, _needed, version)
+            if self.looks[url] >= from_look:
+                raise CancelledError
+            return facts
+
+    error = ServerGone("gone") if from_look == 2 else CancelledError()
+    with pytest.raises(ComfyError, match="The dask scheduler dropped the work. Look into its log"):
+        run(Dropping(fails=lambda _item, _url: error))
 
 
 def test_a_lost_worker_of_a_cluster_is_not_a_lost_server():
