@@ -911,8 +911,9 @@ def stop_on_signal(number: int, _frame: object) -> None:
 
 if __name__ == "__main__":
     for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop_on_signal)
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, stop_on_signal)
     try:
         sys.exit(main(sys.argv[1:]))
     except DevError as problem:

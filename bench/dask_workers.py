@@ -2,9 +2,12 @@
 
 import hashlib
 import io
+import pickle
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,14 +46,42 @@ def dask_workers(address: str, servers: Sequence[str]) -> Iterator[Workers]:
         addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
         options = {"pure": False, "allow_other_workers": True}
         executors = {
-            url: client.get_executor(workers=[addresses[k % len(addresses)]], **options)
+            url: _Packing(client.get_executor(workers=[addresses[k % len(addresses)]], **options))
             for k, url in enumerate(servers)
         }
         yield Workers(executors, partial(_stop_everywhere, client), lost=(KilledWorker,))
 
 
 def _stop_everywhere(client: Any, run: str) -> None:
-    client.run(stop, run, on_error="ignore")
+    with suppress(OSError):  # no scheduler any more: what ended the run is the error to be told
+        client.run(stop, run, on_error="ignore")
+
+
+class _Packing(Executor):
+    """Gives an executor of dask bytes alone.
+
+    dask's scheduler unpickles functions and what they are given, and need not have the pack; both
+    come into the logs of its workers where a function fails, and servers may have passwords.
+    """
+
+    def __init__(self, executor: Executor):
+        self._executor = executor
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        packed = zlib.compress(pickle.dumps(partial(fn, *args, **kwargs)), 1)
+        return self._executor.submit(_unpacking(), packed)
+
+
+def _unpacking() -> Callable[[bytes], Any]:
+    """A function made here is sent by its content: the scheduler need not have this module."""
+
+    def run_packed(packed: bytes) -> Any:
+        import pickle
+        import zlib
+
+        return pickle.loads(zlib.decompress(packed))()
+
+    return run_packed
 
 
 def _code() -> bytes:

@@ -23,7 +23,7 @@ from ..headless import ComfyClient, ComfyError, ServerGone, Workflow
 from ..headless.edits import filled_workflow
 from ..headless.pack import pack_version
 from ..headless.pictures import as_png, is_intact, undamaged, upload_name, write_whole
-from ..headless.spreading import Outcome, Spread
+from ..headless.spreading import Outcome, Spread, tag_of
 from ..headless.work import Item, Made
 from ..headless.workers import Workers
 from .dataset import Dataset, ImageEdit
@@ -60,7 +60,7 @@ class Job:
 
     @property
     def tag(self) -> str:
-        return self.fingerprint
+        return tag_of(self.fingerprint, self.path)
 
     def item(self, run: str) -> Item:
         workflow, pictures = self.prepare()

@@ -10,12 +10,10 @@ import asyncio
 import io
 import json
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isnan
 from typing import Any
@@ -37,8 +35,10 @@ from ..headless import (
     WorkflowRejected,
 )
 from ..headless.edits import filled_workflow
+from ..headless.output import print_anything
 from ..headless.pack import pack_version
 from ..headless.pictures import upload, uploaded_as
+from ..headless.signals import ended_as_by_ctrl_c
 from ..headless.spreading import Hopeless
 from ..scoring.preservation import background_mse, psnr_of
 from .options import FAILED, OUTPUT_CLOSED, SERVER_FAILED, STOPPED, demo_arguments, fail
@@ -266,8 +266,9 @@ def guarded(job: str, run: Callable[[], int | None], stopped: str = "Stopped.") 
     stopped: said after Ctrl-C, or a signal that ends processes. Where nobody reads the output any
     more (`| head`), the job ends without a word.
     """
+    print_anything()
     try:
-        with _ended_as_by_ctrl_c():
+        with ended_as_by_ctrl_c():
             return run() or 0
     except KeyboardInterrupt:
         _end_progress_line()
@@ -279,25 +280,6 @@ def guarded(job: str, run: Callable[[], int | None], stopped: str = "Stopped.") 
         _end_progress_line()
         cure = f". {KEPT}" if isinstance(error, OSError) else ""
         return fail(job, f"{error}{cure}", exit_code(error))
-
-
-@contextmanager
-def _ended_as_by_ctrl_c() -> Iterator[None]:
-    """Signals that end a process do here what Ctrl-C does, which takes work out of the queues."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a script's background job
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.raise_signal(signal.SIGINT)
-
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _end_progress_line() -> None:

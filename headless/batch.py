@@ -12,7 +12,7 @@ from .jobs import Job
 from .manifest import Manifest
 from .pack import pack_version
 from .pictures import as_png, is_intact, reencoded
-from .spreading import PATIENCE_S, RECHECK_S, Outcome, Spread, TaskFailed
+from .spreading import PATIENCE_S, RECHECK_S, Outcome, Spread, TaskFailed, tag_of
 from .table import Problems
 from .work import Item, Made
 from .workers import local_workers
@@ -37,7 +37,7 @@ class EditTask:
 
     @property
     def tag(self) -> str:
-        return "" if self.is_new else self.job.fingerprint
+        return "" if self.is_new else tag_of(self.job.fingerprint, self.manifest.out)
 
     def item(self, run: str) -> Item:
         try:

@@ -13,6 +13,7 @@ import asyncio
 import base64
 import json
 import re
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -39,7 +40,7 @@ from .schema import PACK, Info, choices_of, complaints, input_specs
 from .workflow import Workflow
 
 POLL_S = 0.3
-QUIET_S = 2  # after this long without a message, the history is asked
+QUIET_S = 2  # after this long without a message of the run, the history is asked
 REPLY_TIMEOUT_S = 60
 PAUSES_S = (0.5, 1, 2)  # before a question that failed is asked again
 RECONNECTS = 3  # of the websocket, during one run
@@ -258,6 +259,7 @@ class ComfyClient:
     async def follow(self, run: Run) -> AsyncIterator[Progress]:
         """Yield progress until the run has ended; raises NodeFailed or Interrupted if it failed."""
         ended, reconnects, ahead, looks = False, 0, 0, 0
+        heard = time.monotonic()  # of this run: messages about others come, too
         while not ended:
             if self._socket is None:
                 reconnects += 1
@@ -266,9 +268,11 @@ class ComfyClient:
                 await self._listen()
                 if self._socket is None:
                     break
-            try:
-                message = await self._socket.receive(timeout=QUIET_S)
-            except asyncio.TimeoutError:
+            message, quiet = None, heard + QUIET_S - time.monotonic()
+            if quiet > 0:
+                with suppress(asyncio.TimeoutError):
+                    message = await self._socket.receive(timeout=quiet)
+            if message is None:
                 if looks % QUEUE_EVERY == 0:
                     before, place = ahead, await self._place(run)
                     ahead = place or 0
@@ -277,10 +281,13 @@ class ComfyClient:
                     ended = place is None
                 looks += 1
                 ended = ended or await self._entry(run) is not None
+                heard = time.monotonic()
                 continue
             if message.type is aiohttp.WSMsgType.TEXT:
                 event = json.loads(message.data)
-                if event.get("data", {}).get("prompt_id") == run.prompt_id:
+                data = event.get("data")  # other packs send what they like
+                if isinstance(data, dict) and data.get("prompt_id") == run.prompt_id:
+                    heard = time.monotonic()
                     ended = event["type"] in ENDINGS
                     if progress := _progress(event, run.workflow):
                         yield progress
@@ -438,6 +445,8 @@ class _Reply:
 def without_password(url: str) -> tuple[str, str | None]:
     """An address as it may be shown, and the user and password in it, coded as HTTP wants them."""
     scheme, mark, rest = url.rstrip("/").partition("://")
+    if not mark:  # forgotten, which is told with the address
+        scheme, rest = "", scheme
     user, at, _ = rest.partition("/")[0].rpartition("@")
     if not at:
         return url.rstrip("/"), None

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -18,7 +17,9 @@ from .errors import ComfyError
 from .jobs import How, Job, build_jobs
 from .lock import alone_in
 from .manifest import FILE, Manifest
+from .output import print_anything
 from .pack import pack_version
+from .signals import ended_as_by_ctrl_c
 from .spreading import PATIENCE_S, Outcome
 from .table import Problems, Row, named, read_table, rows_of, split_edit
 from .workflow import Workflow
@@ -275,15 +276,16 @@ def edit(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """The exit code of a command line."""
+    print_anything()
     args = arguments(argv)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        rows, how = rows_asked(args), how_asked(args)
-        if len(rows) >= MANY:
-            say(f"Checking {len(rows)} rows ...")
-        jobs = build_jobs(rows, how, tell=say)
-        with nullcontext() if args.check else alone_in(args.out):
-            return edit(args, jobs)
+        with ended_as_by_ctrl_c():
+            rows, how = rows_asked(args), how_asked(args)
+            if len(rows) >= MANY:
+                say(f"Checking {len(rows)} rows ...")
+            jobs = build_jobs(rows, how, tell=say)
+            with nullcontext() if args.check else alone_in(args.out):
+                return edit(args, jobs)
     except ValueError as error:
         lines = str(error).splitlines()
         more = [f"... and {len(lines) - SHOWN} more."] if len(lines) > SHOWN else []

@@ -5,12 +5,15 @@ share; first of all it takes what an earlier, killed process left there. Where a
 its tasks go to the others; it is asked again from time to time, and used again when it is back.
 """
 
+import hashlib
+import os
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from .client import without_password
@@ -52,7 +55,7 @@ class Hopeless(ComfyError):
 class Task(Protocol):
     """`group`: tasks of one group in a row go to one server, as far as all have work.
 
-    tag: as Item.tag, by which what a killed process left is found.
+    tag: as Item.tag, by which what a killed process left is found (tag_of).
     item may raise TaskFailed. keep writes what was made; it may raise ServerGone where that is
     damaged. failed notes why there will be no image, and returns that as a sentence.
     """
@@ -69,6 +72,7 @@ class Task(Protocol):
 
 
 T = TypeVar("T", bound=Task)
+_R = TypeVar("_R")
 
 
 @dataclass
@@ -140,9 +144,8 @@ class Spread(Generic[T]):
                 self._check_patience()
                 self._submit()
                 self._collect()
-        except BaseException:
+        finally:  # also at a good end: a look at a server that hangs would hold up its executor
             self._workers.stop(self._run)
-            raise
         return self.outcome
 
     # servers
@@ -151,10 +154,12 @@ class Spread(Generic[T]):
         """At the start a server that does not fit is an error, and one that is away is told."""
         for server in self._servers:
             self._start_look(server)
+        while wait([s.look for s in self._servers if s.look is not None], WAKE_S).not_done:
+            pass
         for server in self._servers:
             assert server.look is not None
             try:
-                self._welcome(server, server.look.result())
+                self._welcome(server, _result(server.look))
             except (ServerGone, *self._workers.lost) as error:
                 self._away(server, str(error))
         if not any(server.is_up for server in self._servers):
@@ -199,7 +204,7 @@ class Spread(Generic[T]):
                 self._start_look(server)
             elif server.look is not None and server.look.done():
                 try:
-                    self._welcome(server, server.look.result())
+                    self._welcome(server, _result(server.look))
                     self._tell(f"ComfyUI at {server.shown} is back.")
                 except (*AWAY, *self._workers.lost) as error:
                     self._away(server, str(error))
@@ -273,7 +278,7 @@ class Spread(Generic[T]):
 
     def _end(self, server: _Server[T], task: T, future: "Future[Made]") -> None:
         try:
-            made = future.result()
+            made = _result(future)
             task.keep(made, server.shown, server.versions)
         except AWAY as error:
             self._away(server, str(error))
@@ -281,11 +286,6 @@ class Spread(Generic[T]):
         except FAILURES as error:
             self._check_disk(server, error)
             self._fail(server, task, error)
-        except CancelledError as error:
-            raise ComfyError(
-                "The dask scheduler dropped the work. Look into its log; images that were made are "
-                "kept: give the same command again."
-            ) from error
         except self._workers.lost as error:
             self._tell(f"A dask worker was lost ({error}): {task.name} goes to another.")
             self._retry(server, task, error)
@@ -321,6 +321,22 @@ class Spread(Generic[T]):
                 f"{self.outcome.failed[task.name]}",
                 error,
             )
+
+
+def _result(future: "Future[_R]") -> _R:
+    try:
+        return future.result()
+    except CancelledError as error:
+        raise ComfyError(
+            "The dask scheduler dropped the work. Look into its log; images that were made are "
+            "kept: give the same command again."
+        ) from error
+
+
+def tag_of(fingerprint: str, place: Path) -> str:
+    """A Task.tag: of what is made, and where, so that a run for another folder is not taken over:
+    its own process may be following it, and whoever stops takes the runs that it follows away."""
+    return hashlib.sha256(f"{fingerprint} {os.path.abspath(place)}".encode()).hexdigest()
 
 
 def _grouped(tasks: Iterable[T]) -> deque[deque[T]]:

@@ -19,7 +19,8 @@ QUEUED = 2  # workflows at a server at once, so that it never waits for us
 
 @dataclass(frozen=True)
 class Workers:
-    """`executors` by the address of the server; `stop` ends a run (work.Item.run) everywhere.
+    """`executors` by the address of the server; `stop` ends what is left of a run
+    (work.Item.run) everywhere.
 
     make, look: what they are given to do, as those of work.py.
     lost: what a future raises where the worker was lost, and not the server.

@@ -1,5 +1,6 @@
 """The parts of the main job that need no server."""
 
+import io
 import json
 import os
 import signal
@@ -164,6 +165,13 @@ def test_an_error_of_a_disk_says_that_what_was_made_is_kept(capsys):
     assert "No space left on device. What was made is kept: mend" in capsys.readouterr().err
 
 
+def test_words_that_the_output_cannot_show_stop_no_job(monkeypatch):
+    told = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(told, encoding="cp1252"))
+    assert guarded("bench run", lambda: print("жук", flush=True)) == 0
+    assert told.getvalue().strip() == b"\\u0436\\u0443\\u043a"
+
+
 def test_a_jobs_own_exit_code_is_kept():
     assert guarded("bench run", lambda: 7) == 7
     assert guarded("bench run", lambda: None) == 0
@@ -172,13 +180,16 @@ def test_a_jobs_own_exit_code_is_kept():
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_job_that_is_stopped_says_so_and_leaves_the_signals_as_they_were(name, capsys):
     number = getattr(signal, name, signal.SIGINT)
-    before = signal.getsignal(number)
+    outer = signal.signal(number, signal.SIG_DFL)  # ignored where the tests run under nohup
     own = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.getsignal(number)
     try:
         code = guarded("bench run", lambda: signal.raise_signal(number), main_job.GOES_ON)
+        after = signal.getsignal(number)
     finally:
         signal.signal(signal.SIGINT, own)
-    assert code == STOPPED and signal.getsignal(number) == before
+        signal.signal(number, outer)
+    assert code == STOPPED and after == before
     shown = capsys.readouterr().err
     assert shown == (
         "bench run: Stopped, and taken out of the queue. Give the same command again to go on.\n"
@@ -218,6 +229,19 @@ def test_a_job_in_the_background_of_a_script_can_be_ended(dev):
     process = start_guarded(str(dev.ROOT / "dev.py"), ignoring)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (STOPPED, "bench run: Stopped.\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_a_job_under_nohup_outlives_its_terminal(dev):
+    ignoring = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
+    process = start_guarded(str(dev.ROOT / "dev.py"), ignoring)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    assert [process.stdout.readline() for _ in range(20)] == ["more\n"] * 20
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert (process.returncode, told) == (STOPPED, "bench run: Stopped.\n")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from ale_edit.headless import (
 from ale_edit.headless.batch import check_servers, edit_jobs
 from ale_edit.headless.jobs import How, Job, build_jobs
 from ale_edit.headless.manifest import FILE, Manifest
-from ale_edit.headless.spreading import Hopeless, Outcome
+from ale_edit.headless.spreading import Hopeless, Outcome, tag_of
 from ale_edit.headless.table import Problems, named, read_table
 from ale_edit.tests.headless.fake_server import FakeServer, colour_of, serving
 from ale_edit.tests.headless.inputs import write_csv, write_inputs, write_mask
@@ -254,13 +255,36 @@ def test_what_a_killed_process_left_in_the_queue_is_taken_over(tmp_path):
         async with serving(server) as urls:
             async with ComfyClient(urls[0]) as client:  # as if killed after queueing two
                 for job in jobs[:2]:
-                    await client.queue(job.workflow, job.fingerprint)
+                    await client.queue(job.workflow, tag_of(job.fingerprint, bench.out))
             return await bench.run(urls, jobs)
 
     bench = Bench(tmp_path / "out")
     assert asyncio.run(whole(bench)).made == 3 and len(server.ran) == 3
     for job in jobs:
         assert (tmp_path / "out" / f"{job.name}.png").read_bytes() == colour_of(job.workflow.nodes)
+
+
+def test_a_run_for_another_folder_is_left_to_its_own_process(tmp_path):
+    """Who took it over would take it away on Ctrl-C."""
+    server, jobs = FakeServer(0.2), jobs_of(tmp_path, 2)
+
+    async def whole() -> None:
+        async with serving(server) as urls:
+            for name in ("one", "two"):
+                assert (await Bench(tmp_path / name).run(urls, jobs)).made == 2
+            os.chdir(tmp_path)
+            assert (await Bench(Path("two")).run(urls, jobs)).made == 0
+            (tmp_path / "two" / FILE).unlink()
+            for image in (tmp_path / "two").glob("*.png"):
+                image.unlink()
+            assert (await Bench(Path("two")).run(urls, jobs)).made == 2
+
+    before = Path.cwd()
+    try:
+        asyncio.run(whole())
+    finally:
+        os.chdir(before)
+    assert len(server.ran) == 4  # and not 2, nor 6: the last two were found in the history
 
 
 def test_redo_takes_nothing_over(tmp_path):

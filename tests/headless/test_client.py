@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -50,13 +51,14 @@ class FakeComfyUI:
     """Queues one run, p1; a test sets what happens to it."""
 
     def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.events: list[tuple[str, Any]] = []
         self.messages: list[tuple[str, dict[str, Any]]] = []
         self.outputs: dict[str, Any] = {}
         self.reply: tuple[int, dict[str, Any]] = (200, {"prompt_id": "p1", "node_errors": {}})
         self.with_socket = True
         self.drops_socket = False
         self.later_events: list[tuple[str, dict[str, Any]]] = []  # once a dropped one is back
+        self.pause_s = 0.0  # between these
         self.troubles = 0  # how often the history is not to be had
         self.ahead: list[str] = []
         self.logins: list[str] = []
@@ -132,6 +134,7 @@ class FakeComfyUI:
                 await asyncio.sleep(0.01)
             for kind, content in self.later_events:
                 await self._sockets[0].send_str(json.dumps({"type": kind, "data": content}))
+                await asyncio.sleep(self.pause_s)
         await asyncio.sleep(0.05)
         self._done = self.finishes
 
@@ -195,6 +198,7 @@ def fake() -> FakeComfyUI:
 def test_progress_is_followed_by_title_and_images_come_from_the_history(fake):
     fake.events = [
         ("status", {"status": {}}),
+        ("of another pack", "a text"),
         ("executing", {"node": "1", "prompt_id": "p1"}),
         ("executing", {"node": "1", "prompt_id": "another run"}),
         ("progress", {"node": "2", "prompt_id": "p1", "value": 3, "max": 15}),
@@ -275,6 +279,23 @@ def test_a_question_that_fails_for_a_moment_is_asked_again(fake, monkeypatch):
     fake.troubles = 9
     with pytest.raises(ServerGone, match="answered 502 .*disk full"):
         run(fake)
+
+
+def test_the_end_is_noticed_though_messages_about_others_never_cease(fake, monkeypatch):
+    """A run that another process queued sends us no message of its own."""
+    monkeypatch.setattr("ale_edit.headless.client.QUIET_S", 0.2)
+    fake.later_events = [("status", {"status": {}})] * 200
+    fake.pause_s, fake.finishes = 0.05, False
+    saved: list[float] = []
+
+    async def job(client: ComfyClient) -> None:
+        run, start = await client.queue(WORKFLOW), time.monotonic()
+        fake._done = True
+        await client.finish(run)
+        saved.append(time.monotonic() - start)
+
+    with_client(fake, job)
+    assert saved[0] < 5  # and not 10, when the messages end
 
 
 def test_a_run_that_waits_says_how_many_come_before_it(fake, monkeypatch):
@@ -477,6 +498,7 @@ def test_no_session_is_left_open_when_the_server_is_not_there(recwarn):
         ("http://host:8188/", "http://host:8188", None),
         ("https://me:p%40ss@host/comfy/", "https://host/comfy", b"me:p@ss"),
         ("http://host/a@b", "http://host/a@b", None),
+        ("me:secret@host:8188", "host:8188", b"me:secret"),  # refused, and shown then
     ],
 )
 def test_a_password_in_the_address_is_used_and_never_shown(url, shown, login):

@@ -1,11 +1,14 @@
 """edit.py as people run it: from any place, under any folder's name; exit codes and messages."""
 
 import asyncio
+import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,12 +71,6 @@ def served(argv: list[str], server: FakeServer) -> int:
     return asyncio.run(whole())
 
 
-@pytest.fixture(autouse=True)
-def no_signal_handlers(monkeypatch):
-    """main() is run in a thread here, where none can be set."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-
-
 @pytest.fixture
 def table(tmp_path) -> Path:
     return write_csv(tmp_path / "in" / "edits.csv", write_inputs(tmp_path / "in", 3))
@@ -89,6 +86,24 @@ def test_a_table_is_edited_and_the_second_time_nothing_is_done(table, tmp_path, 
     assert "0 made, 3 there before." in capsys.readouterr().out and len(server.ran) == 3
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without a signal")
+def test_in_the_background_of_a_script_it_can_be_ended(table, tmp_path):
+    """There Ctrl-C is ignored, which SIGTERM must not be."""
+    ignoring = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # a server that hangs
+        at = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, str(ROOT / "edit.py"), str(table), "--server", at]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=ignoring
+        )
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=20)
+        connection.close()
+    assert process.returncode == 130 and "Run it again to go on" in told
+
+
 def test_an_image_and_a_folder_are_edited_without_a_table(table, tmp_path):
     server, folder = FakeServer(), tmp_path / "in"
     argv = ["--image", str(folder / "p0.png"), "--edit", "box -> ring", "--mask"]
@@ -101,6 +116,16 @@ def test_an_image_and_a_folder_are_edited_without_a_table(table, tmp_path):
     }
     assert served(argv, server) == 0
     assert len(list((tmp_path / "all").glob("*.png"))) == 6
+
+
+def test_a_name_that_the_output_cannot_show_stops_nothing(tmp_path, monkeypatch):
+    rows = [{**row, "name": "жук"} for row in write_inputs(tmp_path / "in", 1)]
+    argv = [str(write_csv(tmp_path / "in" / "edits.csv", rows)), "--out", str(tmp_path / "out")]
+    told = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(told, encoding="cp1252"))
+    assert served(argv, FakeServer()) == 0
+    assert b"1/1 \\u0436\\u0443\\u043a" in told.getvalue()
+    assert (tmp_path / "out" / "жук.png").is_file()
 
 
 def test_check_edits_nothing(table, tmp_path, capsys):

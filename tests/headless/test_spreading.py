@@ -3,10 +3,10 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from ale_edit.headless import (
     RunLost,
     ServerGone,
     WorkflowRejected,
+    spreading,
 )
 from ale_edit.headless.spreading import ATTEMPTS, HOPELESS, Hopeless, Outcome, Spread, TaskFailed
 from ale_edit.headless.work import Facts, Item, Made
@@ -316,6 +317,51 @@ def test_what_a_hanging_server_gives_back_late_goes_to_one_that_was_through():
     assert len(kept) == 4 and outcome.by_server == {"http://a": 4, "http://b": 0}
 
 
+class Hanging(Servers):
+    """Looks at b do not come back until the run is stopped."""
+
+    def __init__(self, from_look: int):
+        super().__init__()
+        self.from_look, self.is_stopped = from_look, Event()
+
+    def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
+        facts = super().look(_run, url, _needed, version)
+        if url == "http://b" and self.looks[url] >= self.from_look:
+            assert self.is_stopped.wait(20)
+        return facts
+
+    def stop(self, _run: str) -> None:
+        self.is_stopped.set()
+
+
+def test_a_look_that_hangs_does_not_hold_up_the_end():
+    servers = Hanging(from_look=2)
+    servers.fails = lambda _item, url: ServerGone("b is gone.") if url == "http://b" else None
+    kept: list[str] = []
+    start = time.monotonic()
+    with workers_of(servers) as plain:
+        workers = replace(plain, stop=servers.stop)
+        tasks = [Task(str(k), "g", kept) for k in range(40)]
+        Spread(tasks, {}, "1.0", workers, lambda *_: None, lambda _: None, recheck_s=0.01).run()
+    assert len(kept) == 40 and servers.looks["http://b"] >= 2
+    assert time.monotonic() - start < 10
+
+
+def test_ctrl_c_is_heard_while_a_server_does_not_answer_the_first_look(monkeypatch):
+    class CtrlC(BaseException):
+        pass
+
+    def interrupted(futures: Any, timeout: float, *_: Any) -> Any:
+        assert len(futures) == 2 and timeout <= 1
+        raise CtrlC
+
+    servers = Hanging(from_look=1)
+    monkeypatch.setattr(spreading, "wait", interrupted)
+    with workers_of(servers) as plain, pytest.raises(CtrlC):
+        workers = replace(plain, stop=servers.stop)
+        Spread([Task("t", "g", [])], {}, "1.0", workers, lambda *_: None, pytest.fail).run()
+
+
 def test_a_task_at_which_servers_are_lost_again_and_again_is_left_out():
     """A task that kills every server must not kill them for ever."""
 
@@ -346,6 +392,20 @@ def test_a_full_disk_stops_the_run_at_once():
         tasks = [Full(str(k), "g", []) for k in range(50)]
         Spread(tasks, {}, "1.0", workers, lambda *_: None, pytest.fail).run()
     assert len(servers.made) <= 2 * QUEUED and len(servers.stopped) == 1
+
+
+@pytest.mark.parametrize("from_look", [1, 2, 99])
+def test_work_that_a_cluster_dropped_ends_the_run_with_a_sentence(from_look):
+    class Dropping(Servers):
+        def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
+            facts = super().look(_run, url, _needed, version)
+            if self.looks[url] >= from_look:
+                raise CancelledError
+            return facts
+
+    error = ServerGone("gone") if from_look == 2 else CancelledError()
+    with pytest.raises(ComfyError, match="The dask scheduler dropped the work. Look into its log"):
+        run(Dropping(fails=lambda _item, _url: error))
 
 
 def test_a_lost_worker_of_a_cluster_is_not_a_lost_server():

@@ -50,7 +50,7 @@ def forget(server) -> None:
 
 
 def made_at(server) -> Counter[str]:
-    """How often the server has made each image, by fingerprint."""
+    """How often the server has made each image, by the tag of its runs."""
     with urllib.request.urlopen(f"{server.url}/history", timeout=60) as reply:
         history = json.load(reply)
     return Counter(entry["prompt"][3]["ale_edit"] for entry in history.values())

@@ -20,6 +20,7 @@ from PIL import Image
 from ale_edit.bench.main_job import demo_input, filled_workflow, upload
 from ale_edit.headless import ComfyClient, NodeFailed, Progress, Workflow
 from ale_edit.headless.pack import pack_version
+from ale_edit.headless.spreading import tag_of
 from ale_edit.tests.headless.inputs import write_csv
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +97,7 @@ def test_a_killed_run_goes_on_and_nothing_is_done_twice(server, tmp_path):
         entry["prompt"][3].get("ale_edit") for entry in asked(server, "/history").values()
     )
     for line in lines(out):
-        assert tags[line["fingerprint"]] == 1
+        assert tags[tag_of(line["fingerprint"], out)] == 1
         with Image.open(out / line["output"]) as picture:
             picture.load()
             assert picture.size == (128, 128)
