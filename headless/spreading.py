@@ -36,7 +36,7 @@ RECHECK_S = 5.0  # between two looks at a server that is gone
 WAKE_S = 1.0  # at the latest, so that Ctrl-C is heard on every system
 ATTEMPTS = 3  # servers lost by one task, after which it is left out
 HOPELESS = 5  # failures without any success, after which a run gives up
-FAILURES = (NodeFailed, WorkflowRejected, Interrupted, NoImage)  # would come anywhere
+FAILURES = (NodeFailed, WorkflowRejected, Interrupted, NoImage)  # of the task, or by a person
 AWAY = (ServerGone, RunLost, PackMissing, OtherVersion)  # another server can do the task
 
 
