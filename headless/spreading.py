@@ -129,6 +129,7 @@ class Spread(Generic[T]):
         self._patience_s, self._recheck_s = patience_s, recheck_s
         self._servers = [_Server[T](url, without_password(url)[0]) for url in workers.executors]
         self._lost: dict[str, int] = {}
+        self._damaged: set[str] = set()  # tags
         self._alone_since: float | None = None
         self._inputs: Mapping[str, frozenset[str]] | None = None
         self._start = time.monotonic()
@@ -182,7 +183,7 @@ class Spread(Generic[T]):
                 f"(nodes {', '.join(differing)}). Put one version on all of them."
             )
         server.versions, server.is_up, server.why = facts.versions, True, ""
-        server.left = dict(facts.left)
+        server.left = {t: run for t, run in facts.left.items() if t not in self._damaged}
         self._alone_since = None
         if found := self._withdrawn(lambda task: bool(task.tag) and task.tag in server.left):
             self._give_back(server)
@@ -278,8 +279,7 @@ class Spread(Generic[T]):
 
     def _end(self, server: _Server[T], task: T, future: "Future[Made]") -> None:
         try:
-            made = _result(future)
-            task.keep(made, server.shown, server.versions)
+            self._keep(server, task, _result(future))
         except AWAY as error:
             self._away(server, str(error))
             self._retry(server, task, error)
@@ -295,6 +295,13 @@ class Spread(Generic[T]):
             self.outcome.by_server[server.shown] += 1
             self.outcome.seconds = time.monotonic() - self._start
             self._on_done(task, self.outcome)
+
+    def _keep(self, server: _Server[T], task: T, made: Made) -> None:
+        try:
+            task.keep(made, server.shown, server.versions)
+        except ServerGone:
+            self._damaged.add(task.tag)  # the server has it still, and it is not to be taken again
+            raise
 
     def _check_disk(self, server: _Server[T], error: ComfyError) -> None:
         if isinstance(error, NodeFailed) and error.is_full_disk:

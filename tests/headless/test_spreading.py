@@ -267,8 +267,9 @@ def test_a_run_that_its_server_forgot_is_made_again():
     assert len(kept) == 24 and not outcome.failed and "taken out of the queue" in told[0]
 
 
-def test_a_damaged_image_is_made_again():
-    damaged = iter([True])
+@pytest.mark.parametrize("left", [{}, {"http://a": {"t3": "run 3"}}])
+def test_a_damaged_image_is_made_again_and_not_taken_from_its_server_again(left):
+    servers, damaged = Servers(left=left), iter([True])
 
     class Checked(Task):
         def keep(self, made: Made, server: str, versions: Any) -> None:
@@ -277,11 +278,13 @@ def test_a_damaged_image_is_made_again():
             super().keep(made, server, versions)
 
     kept: list[str] = []
-    with workers_of(Servers()) as workers:
-        tasks = [Checked(str(k), "g", kept) for k in range(6)]
+    with workers_of(servers) as workers:
+        tasks = [Checked("3", "g", kept, "t3")]
         waiting = {"recheck_s": 0.05}
-        Spread(tasks, {}, "1.0", workers, lambda *_: None, lambda _: None, **waiting).run()
-    assert sorted(kept) == [str(k) for k in range(6)]
+        alone = replace(workers, executors={"http://a": workers.executors["http://a"]})
+        Spread(tasks, {}, "1.0", alone, lambda *_: None, lambda _: None, **waiting).run()
+    assert kept == ["3"] and [name for name, _ in servers.taken] == ["3", "3"]
+    assert servers.taken[1] == ("3", None)
 
 
 def test_what_a_killed_process_left_is_taken_first_by_the_server_that_has_it():
