@@ -22,7 +22,7 @@ from PIL import Image, PngImagePlugin
 from ..headless import ComfyClient, ComfyError, ServerGone, Workflow
 from ..headless.edits import filled_workflow
 from ..headless.pack import pack_version
-from ..headless.pictures import as_png, is_intact, undamaged, upload_name, write_whole
+from ..headless.pictures import as_png, check_sent, undamaged, upload_name, write_whole
 from ..headless.spreading import Outcome, Spread, tag_of
 from ..headless.work import Item, Made
 from ..headless.workers import Workers
@@ -68,8 +68,7 @@ class Job:
         return Item(run, self.name, workflow.nodes, files, RESULT, tag=self.tag)
 
     def keep(self, made: Made, server: str, versions: Mapping[str, str]) -> None:
-        if not is_intact(made.image):
-            raise ServerGone(f"The image that {server} sent is damaged.")
+        check_sent(made.image, server)
         write_result(self, made.image, versions)
 
     def failed(self, error: ComfyError, _server: str, _versions: Mapping[str, str]) -> str:

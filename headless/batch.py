@@ -7,11 +7,11 @@ from typing import Any
 
 from .client import ComfyClient, Progress
 from .edits import REGIONS
-from .errors import ComfyError, NodeError, NodeFailed, OtherVersion, ServerGone, WorkflowRejected
+from .errors import ComfyError, NodeError, NodeFailed, OtherVersion, WorkflowRejected
 from .jobs import Job
 from .manifest import Manifest
 from .pack import pack_version
-from .pictures import as_png, is_intact, reencoded
+from .pictures import as_png, check_sent, reencoded
 from .spreading import PATIENCE_S, RECHECK_S, Outcome, Spread, TaskFailed, tag_of
 from .table import Problems
 from .work import Item, Made
@@ -51,8 +51,7 @@ class EditTask:
         return Item(run, self.name, nodes, files, result, tuple(REGIONS), self.tag)
 
     def keep(self, made: Made, server: str, versions: Mapping[str, str]) -> None:
-        if not is_intact(made.image):
-            raise ServerGone(f"The image that {server} sent is damaged.")
+        check_sent(made.image, server)
         data = made.image if made.image.startswith(b"\x89PNG") else reencoded(made.image)
         about = {**_about(server, versions), "seconds": made.seconds}
         self.manifest.add_done(self.job, data, about, made.preview)

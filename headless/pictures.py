@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from .client import ComfyClient
+from .errors import ServerGone
 
 UPLOADS = "ale-edit"  # subfolder of the server's inputs
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")
@@ -98,6 +99,12 @@ def is_intact(data: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+def check_sent(data: bytes, server: str) -> None:
+    """ServerGone where the image that a server sent is damaged: it is made again, elsewhere."""
+    if not is_intact(data):
+        raise ServerGone(f"The image that {server} sent is damaged.")
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -40,7 +40,7 @@ def argv(server, out: Path, edits: int) -> list[str]:
 
 
 def forget(server) -> None:
-    """Clear the server's history, out of which a run would take what was made before."""
+    """Clear the server's history, so that `made_at` counts the images of one test."""
     body = json.dumps({"clear": True}).encode()
     request = urllib.request.Request(
         f"{server.url}/history", body, {"Content-Type": "application/json"}

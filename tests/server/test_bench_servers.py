@@ -173,8 +173,7 @@ def test_images_do_not_depend_on_the_way_they_were_spread(pair, tmp_path):
     dataset = demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1)
     found = []
     for name, urls in (("one", [pair[0].url]), ("two", [s.url for s in pair])):
-        # another context: else the second run would take the images of the first one's history
-        plan = Plan(dataset, dataset.edits[:2], (NAIVE, ALE), tmp_path / name, context=name)
+        plan = Plan(dataset, dataset.edits[:2], (NAIVE, ALE), tmp_path / name)
         with local_workers(urls) as workers:
             assert edit_all(plan.jobs, workers, lambda *_: None).made == 4
         found.append([np.asarray(read_result(job.path)[0], int) for job in plan.jobs])
@@ -184,7 +183,7 @@ def test_images_do_not_depend_on_the_way_they_were_spread(pair, tmp_path):
 
 def test_where_the_only_server_dies_images_stay_and_another_one_goes_on(pair, tmp_path):
     dataset = demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1)
-    plan = Plan(dataset, dataset.edits[:2], (NAIVE, ALE), tmp_path / "demo", context="dies")
+    plan = Plan(dataset, dataset.edits[:2], (NAIVE, ALE), tmp_path / "demo")
 
     def kill(_job: Job, _outcome: Outcome) -> None:
         pair[1].process.kill()
