@@ -518,6 +518,12 @@ def test_a_python_that_cannot_run_the_job_is_replaced_and_that_is_said(
     assert expected in capsys.readouterr().out
 
 
+def test_with_a_comfyui_its_python_runs_the_job(dev, started, capsys):
+    assert dev.main(["demo", "--comfyui", "mine", "--server", "http://h:1", *OWN]) == 0
+    assert started == [(Path("its"), "comfyui", "bench.main_job")]
+    assert "The job is run by its: it is that of --comfyui." in capsys.readouterr().out
+
+
 def test_pictures_are_checked_before_a_server_is_started(dev, started):
     assert dev.main(["demo", *OWN]) == 1
     assert started == [(Path("its"), None, "bench.own_input")]

@@ -22,7 +22,7 @@ from ale_edit.bench.main_job import (
     scores_of,
     table,
 )
-from ale_edit.bench.options import OUTPUT_CLOSED, SERVER_FAILED, STOPPED
+from ale_edit.bench.options import FAILED, OUTPUT_CLOSED, SERVER_FAILED, STOPPED
 from ale_edit.bench.pictures import side_by_side
 from ale_edit.headless import (
     ComfyError,
@@ -33,6 +33,7 @@ from ale_edit.headless import (
     ServerGone,
     WorkflowRejected,
 )
+from ale_edit.headless.spreading import Hopeless
 
 
 def chain(count: int) -> list[tuple[str, str, str]]:
@@ -148,6 +149,8 @@ NODE = NodeError("Edit 1", "ALEEditObject", "no words")
         (Interrupted("by somebody"), 1),
         (NodeFailed(NODE, "ValueError", ()), 1),
         (NodeFailed(NODE, "torch.OutOfMemoryError", ()), SERVER_FAILED),
+        (Hopeless("the first 5", NodeFailed(NODE, "ValueError", ())), FAILED),
+        (Hopeless("the first 5", NodeFailed(NODE, "torch.OutOfMemoryError", ())), SERVER_FAILED),
         (ServerGone("no answer"), SERVER_FAILED),
         (PackMissing("no node"), SERVER_FAILED),
         (ComfyError("nothing came"), SERVER_FAILED),
@@ -210,14 +213,16 @@ sys.exit(guarded("bench run", job))
 
 
 def start_guarded(dev_py: str, before: Callable[[], object] | None = None) -> Popen[str]:
+    """A process with a job that is at work."""
     command = [sys.executable, "-c", GUARDED.format(dev=dev_py)]
-    return Popen(command, stdout=PIPE, stderr=PIPE, text=True, preexec_fn=before)
+    process = Popen(command, stdout=PIPE, stderr=PIPE, text=True, preexec_fn=before)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
 
 
 def test_a_job_whose_output_nobody_reads_any_more_ends_without_a_word(dev):
     process = start_guarded(str(dev.ROOT / "dev.py"))
     assert process.stdout is not None and process.stderr is not None
-    assert process.stdout.readline() == "ready\n"
     process.stdout.close()  # as `| head -1` does
     assert process.wait(timeout=60) == OUTPUT_CLOSED
     assert process.stderr.read() == ""
@@ -227,8 +232,6 @@ def test_a_job_whose_output_nobody_reads_any_more_ends_without_a_word(dev):
 def test_a_job_in_the_background_of_a_script_can_be_ended(dev):
     ignoring = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
     process = start_guarded(str(dev.ROOT / "dev.py"), ignoring)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert (process.returncode, told) == (STOPPED, "bench run: Stopped.\n")
@@ -239,7 +242,6 @@ def test_a_job_under_nohup_outlives_its_terminal(dev):
     ignoring = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
     process = start_guarded(str(dev.ROOT / "dev.py"), ignoring)
     assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGHUP)
     assert [process.stdout.readline() for _ in range(20)] == ["more\n"] * 20
     process.send_signal(signal.SIGTERM)

@@ -3,7 +3,7 @@
 import pytest
 
 from ale_edit.headless import Workflow
-from ale_edit.headless.schema import choices_of, complaints
+from ale_edit.headless.schema import NOTHING, choices_of, complaints
 
 NODES = {
     "Load": {"input": {"required": {"file": [["a", "b"], {}]}}},
@@ -74,8 +74,9 @@ def test_what_it_does_not_take_is_told_with_input_and_cure(class_type, inputs, c
     assert found(class_type, **inputs) == [complaint]
 
 
-def test_a_server_without_any_such_file_is_told_apart():
-    nodes = {"Load": {"input": {"required": {"file": [[], {}]}}}}
+@pytest.mark.parametrize("choices", [[], [NOTHING]])
+def test_a_server_without_any_such_file_is_told_apart(choices):
+    nodes = {"Load": {"input": {"required": {"file": [choices, {}]}}}}
     (error,) = complaints(Workflow({"1": {"class_type": "Load", "inputs": {"file": "a"}}}), nodes)
     assert error.message == "'a' is not there, the server has none"
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ale_edit.headless import schema
 from ale_edit.host import grounding, model_files
 from ale_edit.host.model_files import DETECTOR, NOTHING, SEGMENTER
 from ale_edit.regions import sam
@@ -24,6 +25,10 @@ from ale_edit.tests.tiny_grounding import tiny_original, tiny_sam
 @pytest.fixture(autouse=True)
 def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return empty_models(tmp_path / "models", (*DETECTOR.folders, *SEGMENTER.folders), monkeypatch)
+
+
+def test_clients_know_the_entry_of_an_empty_list():
+    assert schema.NOTHING == NOTHING
 
 
 def refresh() -> None:
