@@ -1,0 +1,175 @@
+"""The attention seam: what a method reads and replaces in one attention layer.
+
+A method is a Control. The host turns ComfyUI's hooks into Layers, Steps and Calls (host/attention/),
+so a method never sees a hook. Branches are named: "source", "target", and others that an editor
+adds. Shapes: B images, L positions, N keys, C = heads * width channels; each branch has B rows.
+
+A Control acts in two ways:
+
+- `routes` says with whose queries, keys and values a branch attends. Most published controls are
+  routes (MasaCtrl, Free-Prompt-Editing, the self-attention part of Prompt-to-Prompt). They cost
+  nothing: the host exchanges rows before the layer projects them, so token merging and every
+  attention kernel still fit.
+- `outputs` computes a branch's attention output itself, from the queries, keys and values of the
+  branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
+
+from torch import Tensor
+
+Kind: TypeAlias = Literal["self", "cross", "joint"]
+Reads: TypeAlias = Mapping[str, frozenset[str]]
+"""For each branch that a control changes, the other branches that it reads."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One attention layer on the grid of a running call.
+
+    block: ComfyUI's name, ("input" | "middle" | "output", block, transformer) on a UNet.
+    ordinal: 0-based position among the `count` layers of its kind, in the order in which they run.
+    grid: (h, w) of the image cells. latent: (h, w) of the whole latent.
+    text, image: where they stand in the sequence of a joint layer.
+    """
+
+    kind: Kind
+    block: tuple[str, int, int]
+    ordinal: int
+    count: int
+    grid: tuple[int, int]
+    latent: tuple[int, int]
+    text: slice | None = None
+    image: slice | None = None
+
+    @property
+    def is_decoder(self) -> bool:
+        return self.block[0] == "output"
+
+
+@dataclass(frozen=True)
+class Step:
+    """The 0-based number of a step, how many a run has, and its noise level."""
+
+    number: int
+    count: int
+    sigma: float
+
+
+@dataclass(frozen=True)
+class Route:
+    """The branches whose queries, keys and values a branch attends with in a self-attention
+    layer."""
+
+    q: str
+    k: str
+    v: str
+
+    @property
+    def branches(self) -> frozenset[str]:
+        return frozenset((self.q, self.k, self.v))
+
+
+class Attend(Protocol):
+    """Attention with a layer's heads and precision: q (B, L, C), k and v (B, N, C) -> (B, L, C).
+
+    bias: (L, N) or (B, 1, L, N), added to the scores.
+    """
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One attention layer in one call of the model, for one chunk of rows.
+
+    is_cond: whether the rows are the conditional half of guidance. q, k, v: (B, L, C), (B, N, C)
+        and (B, N, C) by branch: those that run in this call, and those that the controls read.
+    texts: what came with the text of each branch of the chunk (an ObjectRestrictedEmbeddings), or
+        None.
+    attend: ComfyUI's chosen attention. attend_parts: the same for several small calls; equal to
+        `attend` unless that is slow to start.
+    plain: the output (B, L, C) of a branch in this call without any control.
+    project: keys and values (M, N, C) of another text (M, N, D), by the layer itself.
+    keeps_projections: whether `project` gives the same during the whole run.
+    """
+
+    layer: Layer
+    step: Step
+    is_cond: bool
+    heads: int
+    q: Mapping[str, Tensor]
+    k: Mapping[str, Tensor]
+    v: Mapping[str, Tensor]
+    texts: Mapping[str, Any]
+    attend: Attend
+    attend_parts: Attend
+    plain: Callable[[str], Tensor]
+    project: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = field(repr=False)
+    keeps_projections: bool = True
+    is_slow_to_start: bool = False
+
+    def probs(self, q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The attention map (B, heads, L, N) in 32 bits: softmax(q k^T / sqrt(width) + bias)."""
+        q, k = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2).float() for t in (q, k))
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        if bias is not None:
+            scores = scores + bias
+        return scores.softmax(-1)
+
+    def mix(self, probs: Tensor, v: Tensor) -> Tensor:
+        """The output (B, L, C) of an attention map (B, heads, L, N) over values (B, N, C)."""
+        values = v.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return (probs.to(v) @ values).transpose(1, 2).flatten(2)
+
+
+class Control:
+    """A method's attention control for one run. State of the run may live here.
+
+    reads: the branches that each changed branch reads; the host runs the branches together, or in
+        turn in an order that this allows. kinds: the kinds of layers whose `outputs` it gives.
+    """
+
+    reads: Reads = {}
+    kinds: frozenset[Kind] = frozenset()
+
+    def routes(self, layer: Layer, step: Step, is_cond: bool) -> Mapping[str, Route]:
+        """Routes of a self-attention layer by branch; a branch without one attends by itself."""
+        return {}
+
+    def acts(self, layer: Layer, step: Step, is_cond: bool) -> bool:
+        """Whether `outputs` may change a layer of one of `kinds`; if not, it is not called."""
+        return True
+
+    def outputs(self, call: Call) -> Mapping[str, Tensor]:
+        """New attention outputs (B, L, C) by branch; a branch without one stays as it is.
+
+        Only branches of `call.q` that run in this call may be given.
+        """
+        return {}
+
+
+def first_step(share: float, steps: int) -> int:
+    """The 0-based step at which a share of the steps, in [0, 1], is over: floor(share * steps)."""
+    return int(share * steps + 1e-9)
+
+
+def first_layer(share: float, layers: int) -> int:
+    """The 0-based layer at which a share of the layers, in [0, 1], is over."""
+    return int(share * layers + 1e-9)
+
+
+def running_order(branches: tuple[str, ...], reads: Reads) -> tuple[str, ...] | None:
+    """The branches in an order in which each comes after those that it reads, or None where
+    branches read each other."""
+    order: list[str] = []
+    while len(order) < len(branches):
+        ready = [b for b in branches if b not in order and reads.get(b, frozenset()) <= {*order, b}]
+        if not ready:
+            return None
+        order.append(ready[0])
+    return tuple(order)
