@@ -3,19 +3,37 @@
 Mun, Nam, Cho, Ok: Addressing Text Embedding Leakage in Diffusion-based Image Editing, ICCV 2025
 (arXiv 2412.04715). Object-Restricted Embeddings (prompts/ore.py) + RGB-CAM (attention/rgb_cam.py) +
 Background Blending (inversion/blending.py), with self-attention injection, over the virtual
-inversion of InfEdit (inversion/ddcm.py).
+inversion of InfEdit (inversion/update_rule.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from ..attention.control import Call, Control, Layer, Route, Step
+from ..attention.rgb_cam import (
+    JoinedText,
+    LayerText,
+    RegionText,
+    joined_cross_attention,
+    joined_text,
+    layer_text,
+    region_cross_attention,
+    region_text,
+)
 from ..prompts.edits import Variant
-from ..regions.grid import latent_background
+from ..prompts.ore import ObjectRestrictedEmbeddings
+from ..regions.grid import CellGroup, cell_groups, coverage, latent_background
 from ..regions.regions import Regions, fit_masks
 
+JOINED_POSITIONS = 64
+"""Where calls are slow to start, layers of at most so many cells take one masked call
+(docs/performance.md)."""
 SCHEDULES: dict[str, float] = {
     "color": 1.0,
     "material": 0.6,
@@ -79,3 +97,95 @@ def background_weights(
         return soft.unflatten(2, (width, 8)).unflatten(1, (height, 8)).mean(dim=(2, 4))[0]
     masks = fit_masks(regions.dilated, 8 * height, 8 * width)
     return latent_background(masks, height, width, variant)
+
+
+class RegionControl(Control):
+    """RGB-CAM: the target's cross-attention follows the regions (section 3.2, Algorithm 2).
+
+    masks: (K, H, W), dilated, of the pixels that the latent stands for. strength: 0 is plain
+        attention, 1 RGB-CAM. background: (N, D), a text of its own for the cells of no region, or
+        None.
+    """
+
+    kinds = frozenset({"cross"})
+    replaces_text = True
+
+    def __init__(self, masks: Tensor, strength: float = 1.0, background: Tensor | None = None):
+        self._masks = masks
+        self._strength = strength
+        self._background = background
+        self._groups: dict[tuple[int, int], tuple[CellGroup, ...]] = {}
+        self._texts: dict[Any, LayerText | JoinedText] = {}
+
+    def outputs(self, call: Call) -> Mapping[str, Tensor]:
+        ore: ObjectRestrictedEmbeddings | None = call.texts.get("target")
+        if ore is None or "target" not in call.running:
+            return {}
+        q, text = call.q["target"], self._layer_text(ore, call)
+        if isinstance(text, JoinedText):
+            out = joined_cross_attention(q, text, call.attend_parts)
+        else:
+            # a single region saves nothing, and so stays rounded as plain attention is
+            is_parted = len(text.regions) > 1
+            out = region_cross_attention(q, text, call.attend_parts if is_parted else call.attend)
+        if self._strength != 1.0:
+            out = torch.lerp(call.plain("target"), out, self._strength)
+        return {"target": out}
+
+    def _layer_text(self, ore: ObjectRestrictedEmbeddings, call: Call) -> LayerText | JoinedText:
+        """Keys and values of every group of cells of one layer, projected once a run."""
+        q, (height, width) = call.q["target"], call.layer.grid
+        cache_key = (call.layer.block, id(ore), height, width, q.device, q.dtype)
+        text = self._texts.get(cache_key)
+        if text is None:
+            keys = call.project_keys(ore.keys.to(q))  # (N, C)
+            values = call.project_values(ore.values.to(q))  # (K+1, N, C)
+            groups = self._cell_groups(ore, height, width)
+            text = layer_text(
+                [
+                    region_text(keys, values, ore.owner, g.cells, g.value, g.visible)
+                    for g in groups
+                    if g.visible or self._background is None
+                ]
+                + self._texts_outside(call, groups)
+            )
+            is_parted = len(text.regions) > 1
+            if height * width <= JOINED_POSITIONS and call.is_slow_to_start and is_parted:
+                text = joined_text(text)
+            if call.keeps_projections:
+                self._texts[cache_key] = text
+        return text
+
+    def _texts_outside(self, call: Call, groups: tuple[CellGroup, ...]) -> list[RegionText]:
+        """The cells of no region, with the keys and values of the background's own text."""
+        if self._background is None:
+            return []
+        q = call.q["target"]
+        text = self._background.to(q)[None]
+        keys, values = call.project_keys(text), call.project_values(text)  # (1, N, C)
+        return [RegionText(g.cells.to(q.device), keys, values) for g in groups if not g.visible]
+
+    def _cell_groups(
+        self, ore: ObjectRestrictedEmbeddings, height: int, width: int
+    ) -> tuple[CellGroup, ...]:
+        if (height, width) not in self._groups:
+            covered = coverage(self._masks, height, width, ore.settings.variant)
+            groups = cell_groups(covered, ore.settings.overlap == "last object")
+            self._groups[height, width] = groups
+        return self._groups[height, width]
+
+
+@dataclass(frozen=True)
+class InjectionControl(Control):
+    """Self-attention injection: during the first `schedule` share of the steps, in [0, 1], the
+    target attends with the source's queries and keys (appendix D)."""
+
+    schedule: float
+    variant: Variant = "paper"
+    reads = {"target": frozenset({"source"})}
+
+    def is_active(self, step: Step) -> bool:
+        return is_injection_step(step.number, step.count, self.schedule, self.variant)
+
+    def routes(self, layer: Layer, step: Step, is_cond: bool) -> Mapping[str, Route]:
+        return {"target": Route("source", "source", "target")} if self.is_active(step) else {}

@@ -13,12 +13,12 @@ from ..prompts.edits import Edits
 from ..regions.paste import paste_background, restore_size
 from ..regions.regions import Regions
 from .blending import apply_background_blending
+from .branch_guider import Branch, BranchGuider
 from .regions import PIXELS_PER_CELL
 from .rgb_cam import apply_rgb_cam
 from .schedule import lcm_sigmas
 from .self_injection import apply_self_injection
 from .text import embed_edits
-from .two_branch_guider import TwoBranchGuider
 from .virtual_inversion import virtual_inversion_sampler
 
 
@@ -45,12 +45,13 @@ def edit_image(
     patched = apply_rgb_cam(model, regions)
     patched = apply_self_injection(patched, settings.schedule)
     patched = apply_background_blending(patched, regions)
-    guider = TwoBranchGuider(patched)
     source, target = embed_edits(clip, edits)
     negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
-    guider.set_branches(source, target, negative)
-    guider.set_guidance(settings.source_guidance, settings.target_guidance)
-    guider.set_reuse(reuses_source)
+    branches = (
+        Branch("source", source, settings.source_guidance),
+        Branch("target", target, settings.target_guidance),
+    )
+    guider = BranchGuider(patched, branches, negative, reuses_source=reuses_source)
     sigmas = lcm_sigmas(model, settings.steps, settings.strength)
     latent = vae.encode(image[..., :3])
     samples = guider.sample(

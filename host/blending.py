@@ -3,6 +3,7 @@ background."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,7 @@ from .conditioning import run_settings
 from .patching import BLENDING_KEY, WRAPPERS, add_outermost_wrapper, with_wrapper
 from .regions import masks_of_latent
 from .rows import step_index
-from .run_checks import require_two_branch
+from .run_checks import require_branches
 from .unet import require_cross_attention
 
 NODE = "Background Blending"
@@ -30,11 +31,11 @@ def apply_background_blending(model: Any, regions: Regions, is_soft: bool = Fals
         executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
         guider = executor.class_obj
-        require_two_branch(guider, NODE)
+        require_branches(guider, ("source", "target"), NODE)
         masks_of_latent(regions, latent_image)  # refuses regions of another shape
         settings = run_settings(guider.conds)
         if settings.blending:
-            wrapper = _make_predict_noise(regions, settings.variant, is_soft)
+            wrapper = _make_predict_noise(regions, settings.variant, is_soft, guider.branch_names)
             # around wrappers that leave out model calls: the background is kept at every step
             add_outermost_wrapper(
                 guider.model_options, WRAPPERS.PREDICT_NOISE, BLENDING_KEY, wrapper
@@ -44,7 +45,9 @@ def apply_background_blending(model: Any, regions: Regions, is_soft: bool = Fals
     return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, BLENDING_KEY, outer_sample, NODE)
 
 
-def _make_predict_noise(regions: Regions, variant: Any, is_soft: bool) -> Any:
+def _make_predict_noise(
+    regions: Regions, variant: Any, is_soft: bool, branches: Sequence[str]
+) -> Any:
     """The wrapper of one run."""
 
     @cache
@@ -63,7 +66,9 @@ def _make_predict_noise(regions: Regions, variant: Any, is_soft: bool) -> Any:
         step = step_index({**options, "sigmas": timestep})
         if not is_blending_step(step, len(options["sample_sigmas"]) - 1, variant):
             return denoised
-        source, target = denoised.chunk(2)
-        return torch.cat([source, blend(source, target, weights(*x.shape[-2:], x.device))])
+        parts = dict(zip(branches, denoised.chunk(len(branches)), strict=True))
+        background = weights(*x.shape[-2:], x.device)
+        parts["target"] = blend(parts["source"], parts["target"], background)
+        return torch.cat(list(parts.values()))
 
     return predict_noise

@@ -1,7 +1,7 @@
 """Which rows of a UNet batch belong to which conditioning entry and branch.
 
 ComfyUI batches one chunk of rows per conditioning entry, in any order and possibly in several
-calls; inside a chunk of the two-branch guider the rows are [source x B, target x B].
+calls. Inside a chunk of a guider of ours each branch has B rows, in the order of the branches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from torch import Tensor
 
-from .conditioning import OREEntry
+from .conditioning import BranchEntry
 
 STEP_KEY = "ale_edit_step"
 """Entry of transformer_options with the 0-based step; set by the two-branch guider once a step."""
@@ -23,37 +23,41 @@ model is made for, before ComfyUI puts the chunks of several conditionings toget
 another pack's sampler calls the model past its guider."""
 
 
-@dataclass(frozen=True)
-class BranchRows:
-    """Rows of one chunk: equally many of the source and of the target."""
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """The rows of one conditioning entry in a batch.
 
-    source: slice
-    target: slice
+    half: ComfyUI's cond_or_uncond, 0 conditional and 1 unconditional. rows: the rows of each
+        branch.
+    """
 
+    entry: BranchEntry
+    half: int
+    rows: Mapping[str, slice]
 
-def chunk_rows(rows: int, options: Mapping[str, Any]) -> list[slice]:
-    """The rows of each chunk of a batch of `rows`, in the order of options["cond_or_uncond"]."""
-    count = len(options["cond_or_uncond"])
-    size = rows // count
-    return [slice(c * size, (c + 1) * size) for c in range(count)]
-
-
-def branch_rows(chunk: slice) -> BranchRows:
-    """Source and target rows of a two-branch chunk."""
-    middle = (chunk.start + chunk.stop) // 2
-    return BranchRows(slice(chunk.start, middle), slice(middle, chunk.stop))
+    @property
+    def is_cond(self) -> bool:
+        return self.half == 0
 
 
-def ore_rows(
-    rows: int, options: Mapping[str, Any], entries: Mapping[UUID, OREEntry]
-) -> list[tuple[slice, OREEntry]]:
-    """The rows of a batch that RGB-CAM acts on, with the embeddings of each."""
-    found = []
-    for chunk, uuid in zip(chunk_rows(rows, options), options["uuids"], strict=True):
-        entry = entries.get(uuid)
-        if entry is not None:
-            found.append((branch_rows(chunk).target if entry.is_two_branch else chunk, entry))
-    return found
+def chunks_of(
+    rows: int, options: Mapping[str, Any], entries: Mapping[UUID, BranchEntry]
+) -> list[Chunk]:
+    """The chunks of a batch of `rows` that belong to the given entries."""
+    halves, uuids = options["cond_or_uncond"], options["uuids"]
+    size = rows // len(halves)
+    return [
+        Chunk(entry, half, branch_rows(slice(c * size, (c + 1) * size), entry.branches))
+        for c, (half, uuid) in enumerate(zip(halves, uuids, strict=True))
+        if (entry := entries.get(uuid)) is not None
+    ]
+
+
+def branch_rows(chunk: slice, branches: Sequence[str]) -> dict[str, slice]:
+    """Each branch's equal share of the rows of a chunk."""
+    size = (chunk.stop - chunk.start) // len(branches)
+    starts = [chunk.start + size * i for i in range(len(branches))]
+    return {b: slice(start, start + size) for b, start in zip(branches, starts, strict=True)}
 
 
 def with_latent(model_options: Mapping[str, Any], latents: Tensor) -> dict[str, Any]:

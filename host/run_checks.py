@@ -6,6 +6,7 @@ Every error names the node whose input is wrong (`node`), the values found, and 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_sampling
@@ -26,19 +27,20 @@ OTHER_SPACES = (
 TEXT_WIDTHS = {768: "SD 1.5", 1024: "SD 2", 1280: "SDXL's refiner", 2048: "SDXL"}
 
 
-def require_two_branch(guider: Any, node: str) -> None:
-    """Raises ValueError when a run has no source branch."""
-    if not getattr(guider, "is_two_branch", False):
+def require_branches(guider: Any, names: Sequence[str], node: str) -> None:
+    """Raises ValueError when a run lacks one of these branches."""
+    missing = [name for name in names if name not in getattr(guider, "branch_names", ())]
+    if missing:
         raise ValueError(
-            f"{node} needs a source branch, but this run has none: the model went into a "
+            f"{node} needs a {missing[0]} branch, but this run has none: the model went into a "
             f"{type(guider).__name__}. Use Two-Branch Guider with SamplerCustomAdvanced, or "
             f"bypass {node}."
         )
 
 
-def require_two_branch_sampler(sampler: Any, node: str) -> None:
-    """Raises ValueError when a sampler does not run both branches."""
-    if not getattr(sampler, "is_two_branch", False):
+def require_branch_sampler(sampler: Any, node: str) -> None:
+    """Raises ValueError when a sampler does not run all branches."""
+    if not getattr(sampler, "runs_branches", False):
         function = getattr(sampler, "sampler_function", None)
         name = getattr(function, "__name__", type(sampler).__name__)
         raise ValueError(

@@ -159,7 +159,7 @@ def test_imports_go_one_way_only():
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("attention/rgb_cam.py", "from ..inversion.ddcm import step"),
+        ("attention/rgb_cam.py", "from ..inversion.update_rule import step"),
         ("attention/rgb_cam.py", "from .. import inversion"),
         ("attention/rgb_cam.py", "import comfy.model_management"),
         ("attention/rgb_cam.py", "def f():\n    import comfy.ops"),
