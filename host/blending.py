@@ -15,7 +15,7 @@ from ..regions.regions import Regions
 from .conditioning import run_settings
 from .patching import BLENDING_KEY, WRAPPERS, add_outermost_wrapper, with_wrapper
 from .regions import masks_of_latent
-from .rows import step_index
+from .rows import run_options, step_index
 from .run_checks import require_two_branch
 from .unet import require_cross_attention
 
@@ -58,9 +58,9 @@ def _make_predict_noise(regions: Regions, variant: Any, is_soft: bool) -> Any:
         model_options: dict[str, Any],
         seed: int | None = None,
     ) -> Tensor:
+        options = run_options(model_options, NODE)
         denoised = executor(x, timestep, model_options, seed)
-        options = model_options["transformer_options"]
-        step = step_index({**options, "sigmas": timestep})
+        step = step_index(options, timestep)
         if not is_blending_step(step, len(options["sample_sigmas"]) - 1, variant):
             return denoised
         source, target = denoised.chunk(2)

@@ -33,7 +33,13 @@ from ..regions.regions import Regions
 from .conditioning import OREEntry, ore_entries
 from .patching import RGB_CAM_KEY, WRAPPERS, with_wrapper
 from .regions import masks_of_latent
-from .rows import ore_rows, require_whole_batch, require_whole_latents, with_latent
+from .rows import (
+    ore_rows,
+    require_options,
+    require_whole_batch,
+    require_whole_latents,
+    with_latent,
+)
 from .run_checks import require_width
 from .unet import LayerKey, cross_attention_layers, require_cross_attention
 
@@ -172,6 +178,7 @@ class _Run:
     ) -> Tensor:  # fmt: skip
         """One UNet call. Its options are complete here, with the patches of hooks, so that our
         replacement is the outermost whatever the order of the nodes."""
+        require_options(options, ("uuids", "cond_or_uncond"), NODE)
         if any(uuid in self._entries for uuid in options["uuids"]):
             require_whole_batch(x.shape[0], options, NODE)
             require_whole_latents(x.shape[2:], options, NODE)
@@ -293,7 +300,7 @@ class _Run:
 def _remember_latent(
     executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *args: Any
 ) -> Tensor:
-    return executor(x, timestep, with_latent(model_options, x), *args)
+    return executor(x, timestep, with_latent(model_options, x, NODE), *args)
 
 
 def _remember_text(n: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]) -> Any:
@@ -303,6 +310,7 @@ def _remember_text(n: Tensor, context: Tensor, value: Tensor, options: dict[str,
 
 
 def _require_whole_queries(q: Tensor, options: Mapping[str, Any]) -> None:
+    require_options(options, ("activations_shape", "original_shape"), NODE)
     height, width = options["activations_shape"][-2:]
     expected = (options["original_shape"][0], height * width)
     if q.shape[:2] != expected:

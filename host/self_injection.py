@@ -12,13 +12,15 @@ from ..attention.self_injection import rows_with_source
 from ..editors.ale import is_injection_step
 from .conditioning import run_settings
 from .patching import SELF_INJECTION_KEY, WRAPPERS, with_wrapper
-from .rows import STEP_KEY, branch_rows, chunk_rows, require_whole_batch
+from .rows import STEP_KEY, branch_rows, chunk_rows, require_options, require_whole_batch
 from .run_checks import require_two_branch
 from .source_branch import SOURCE_KEY, OpenStep, SourceStep, attention_keys
 from .unet import require_cross_attention
 
 NODE = "Self-Attention Injection"
 ACTIVE_KEY = "ale_edit_injects"
+CALL_KEYS = ("sample_sigmas", STEP_KEY, "cond_or_uncond", "block", "block_index")
+"""What the patch reads of each call."""
 
 
 def apply_self_injection(model: Any, schedule: float) -> Any:
@@ -37,6 +39,7 @@ def apply_self_injection(model: Any, schedule: float) -> Any:
             return is_injection_step(options[STEP_KEY], steps, schedule, variant)
 
         def attn1_patch(n: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]) -> Any:
+            require_options(options, CALL_KEYS, NODE)
             if not is_active(options):
                 return n, context, value
             require_whole_batch(n.shape[0], options, NODE)

@@ -29,7 +29,7 @@ from .branch_inputs import (
 )
 from .conditioning import BRANCHES_KEY
 from .patching import WRAPPERS
-from .rows import STEP_KEY, step_index, with_latent
+from .rows import STEP_KEY, run_options, step_index, with_latent
 from .run_checks import (
     advise_size,
     require_latent,
@@ -184,7 +184,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         seed: int | None = None,
     ) -> Tensor:
         """Denoised predictions (2B, C, h, w) of latents [source x B, target x B]."""
-        model_options = with_latent(_with_step(model_options, timestep), x)
+        model_options = with_latent(_with_step(model_options, timestep), x, NODE)
         options = model_options["transformer_options"]
         batch = x.shape[0] // 2
         branch, number = self._source_branch, options[STEP_KEY]
@@ -280,7 +280,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
     def _call(
         self, conds: list[Any], x: Tensor, timestep: Tensor, model_options: dict[str, Any]
     ) -> list[Tensor]:
-        model_options = with_latent(model_options, x)
+        model_options = with_latent(model_options, x, NODE)
         if "sampler_calc_cond_batch_function" in model_options:
             args = {
                 "conds": conds,
@@ -352,8 +352,8 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
 
 def _with_step(model_options: dict[str, Any], timestep: Tensor) -> dict[str, Any]:
     """The options of one step: patches read its number instead of each asking the device."""
-    options = dict(model_options["transformer_options"])
-    options[STEP_KEY] = step_index({**options, "sigmas": timestep})
+    options = dict(run_options(model_options, NODE))
+    options[STEP_KEY] = step_index(options, timestep)
     return {**model_options, "transformer_options": options}
 
 
