@@ -26,6 +26,14 @@ OWN_KEYS = {"pooled_output", ORE_KEY}
 """Entries of a conditioning that each branch has its own of."""
 CORE_TEXTS = {"prompt_type"}
 """Entries in words that ComfyUI's models read."""
+DEFAULTS = {
+    **{"start_percent": 0.0, "end_percent": 1.0},
+    **{"clip_start_percent": 0.0, "clip_end_percent": 1.0},
+    **{"strength": 1.0, "mask_strength": 1.0, "set_area_to_bounds": False},
+    "control_apply_to_uncond": False,
+}
+"""What ComfyUI's samplers take for an entry of a conditioning that is missing."""
+UNCROPPED = {"crop_w": 0, "crop_h": 0}
 CURES = {
     "control": (
         "Connect source and target to the positive and negative inputs of one Apply ControlNet."
@@ -35,9 +43,9 @@ CURES = {
 CURE = "Apply the same node with the same values to both conditionings."
 
 
-def require_branches(source: Any, target: Any, node: str) -> None:
+def require_branches(source: Any, target: Any, model: Any, node: str) -> None:
     """Raises ValueError when the CONDITIONING of a branch has several entries or texts, or the two
-    differ in anything but their texts."""
+    differ, for this MODEL, in anything but their texts."""
     for name, cond in (("source", source), ("target", target)):
         if len(cond) != 1:
             raise ValueError(
@@ -50,8 +58,9 @@ def require_branches(source: Any, target: Any, node: str) -> None:
                 f"{node}: the {name} input holds {cond[0][0].shape[0]} texts, one is needed. "
                 "Do not batch conditionings before this node."
             )
-    first, second = source[0][1], target[0][1]
-    for key in sorted((first.keys() | second.keys()) - OWN_KEYS):
+    given = source[0][1], target[0][1]
+    first, second = (_with_defaults(options, model) for options in given)
+    for key in sorted((given[0].keys() | given[1].keys()) - OWN_KEYS):
         values = first.get(key), second.get(key)
         if key not in CORE_TEXTS and all(isinstance(value, str) for value in values):
             continue  # such as the prompt, which another node keeps beside its encoding
@@ -59,6 +68,23 @@ def require_branches(source: Any, target: Any, node: str) -> None:
             raise ValueError(
                 f"{node}: the source and target inputs differ in {key}. {CURES.get(key, CURE)}"
             )
+
+
+def _with_defaults(options: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """The entries of a conditioning, and what ComfyUI's samplers and this MODEL take for those that
+    are missing; without width and height, for which they take the latent's."""
+    meant: dict[str, Any] = dict(DEFAULTS)
+    given = {key: value for key, value in options.items() if value is not None}
+    if isinstance(model.model, comfy.model_base.SDXL):
+        meant |= UNCROPPED
+        meant |= {f"target_{side}": given[side] for side in ("width", "height") if side in given}
+    elif isinstance(model.model, comfy.model_base.SDXLRefiner):
+        is_negative = given.get("prompt_type") == "negative"
+        meant |= UNCROPPED
+        meant |= {"prompt_type": "positive", "aesthetic_score": 2.5 if is_negative else 6}
+    elif isinstance(model.model, comfy.model_base.SD21UNCLIP):
+        meant["unclip_noise_augment_merge"] = 0.05
+    return {**meant, **given}
 
 
 def require_pooled(

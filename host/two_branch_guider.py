@@ -76,7 +76,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         Raises ValueError when source or target has several entries or they differ in anything but
         their texts.
         """
-        require_branches(source, target, NODE)
+        require_branches(source, target, self.model_patcher, NODE)
         self._source = comfy.sampler_helpers.convert_cond(source)[0]
         self._target = comfy.sampler_helpers.convert_cond(target)[0]
         self._negative = comfy.sampler_helpers.convert_cond(negative)
