@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ..demo.world import unknown_words
 from ..headless.lock import alone_in
 from ..headless.pack import pack_version
 from ..headless.pictures import write_whole
@@ -34,13 +33,13 @@ from .editing import (
     pending,
     state_of,
 )
-from .judging import weights_key
 from .main_job import GOES_ON, guarded
 from .methods import Method, named_methods
 from .options import fail, run_arguments, split_settings
 from .page import page
 from .report import Results, markdown, reference_of
 from .scoring_pass import metrics_for, score
+from .worlds import own_model, warn_of_unknown_words
 
 
 def run_bench(
@@ -98,7 +97,7 @@ def _plan(
     settings: Settings | None,
 ) -> Plan:
     checkpoint = getattr(args, "checkpoint", None)
-    context = ("" if checkpoint else weights_key()) + pack_version()
+    context = ("" if checkpoint else own_model().weights_key()) + pack_version()
     return Plan(
         dataset, edits, methods, out, context=context, settings=settings, checkpoint=checkpoint
     )
@@ -153,7 +152,8 @@ def set_up(
     results: Results, command: str, facts: Mapping[str, Any], settings: Settings | None = None
 ) -> dict[str, Any]:
     """What a report says of how it was made."""
-    versions = {"ale_edit": pack_version(), "demo weights": weights_key()}
+    own = own_model()
+    versions = {"ale_edit": pack_version(), f"{own.name} weights": own.weights_key()}
     paths = [
         image_path(results.out, method, edit)
         for method, found in results.scored.items()
@@ -210,17 +210,6 @@ def write_report(
     print(f"{name}.md, .json and .html are in {out.resolve()}")
 
 
-def warn_of_unknown_words(dataset: Dataset) -> None:
-    """Say which words of a data set the demo model was never taught."""
-    texts = [f"{o.source} {o.target}" for edit in dataset.edits for o in edit.objects]
-    if words := unknown_words(" ".join(texts)):
-        shown = ", ".join(words[:10]) + (" and more" if len(words) > 10 else "")
-        print(
-            f"The demo model does not know {shown}. Give --checkpoint, or use the words of the "
-            "demo world (demo/MODEL_CARD.md)."
-        )
-
-
 def main(argv: Sequence[str]) -> int:
     def run() -> int:
         args = run_arguments(argv)
@@ -231,7 +220,8 @@ def main(argv: Sequence[str]) -> int:
             check_bench(args, dataset, methods, out, settings)
             return 0
         if args.checkpoint is None:
-            warn_of_unknown_words(dataset)
+            pairs = [(o.source, o.target) for edit in dataset.edits for o in edit.objects]
+            warn_of_unknown_words(phrase for pair in pairs for phrase in pair)
         results = run_bench(args, dataset, methods, out, settings)
         facts = {"made": dataset.about, "checkpoint": args.checkpoint or "the demo model"}
         setup = set_up(results, command_of("bench run", argv), facts, settings)

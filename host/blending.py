@@ -16,7 +16,7 @@ from ..regions.regions import Regions
 from .conditioning import run_settings
 from .patching import BLENDING_KEY, WRAPPERS, add_outermost_wrapper, with_wrapper
 from .regions import masks_of_latent
-from .rows import step_index
+from .rows import run_options, step_index
 from .run_checks import require_branches
 from .unet import require_cross_attention
 
@@ -61,9 +61,9 @@ def _make_predict_noise(
         model_options: dict[str, Any],
         seed: int | None = None,
     ) -> Tensor:
+        options = run_options(model_options, NODE)
         denoised = executor(x, timestep, model_options, seed)
-        options = model_options["transformer_options"]
-        step = step_index({**options, "sigmas": timestep})
+        step = step_index(options, timestep)
         if not is_blending_step(step, len(options["sample_sigmas"]) - 1, variant):
             return denoised
         parts = dict(zip(branches, denoised.chunk(len(branches)), strict=True))

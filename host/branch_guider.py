@@ -35,7 +35,7 @@ from .branch_inputs import (
 )
 from .guidance import call_model, guide, keeps_rows
 from .patching import WRAPPERS
-from .rows import STEP_KEY, step_index, with_latent
+from .rows import STEP_KEY, run_options, step_index, with_latent
 from .run_checks import (
     advise_size,
     require_branch_sampler,
@@ -82,7 +82,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
 
     negative: the CONDITIONING that all branches share. evaluation: "together" is faster; "in turn"
     needs less memory. reuses_source: whether to keep the source branch for the next edit of the
-    same image, and use the last run's. node: the node to name in errors.
+    same image, and use the last run's.
 
     Raises ValueError for a model without cross-attention, when a branch has several entries or
     texts, and when branches differ in anything but their texts.
@@ -96,15 +96,13 @@ class BranchGuider(comfy.samplers.CFGGuider):
         *,
         evaluation: Evaluation = "together",
         reuses_source: bool = True,
-        node: str = NODE,
     ) -> None:
-        require_cross_attention(model, node)
+        require_cross_attention(model, NODE)
         super().__init__(model)
-        require_alike({branch.name: branch.conditioning for branch in branches}, node)
+        require_alike({b.name: b.conditioning for b in branches}, self.model_patcher, NODE)
         self.branch_names: Names = tuple(branch.name for branch in branches)
         self.reuses_source = reuses_source
         self._evaluation = evaluation
-        self._node = node
         self._guidance = {branch.name: branch.guidance for branch in branches}
         convert = comfy.sampler_helpers.convert_cond
         self._branches = {b.name: convert(b.conditioning)[0] for b in branches}
@@ -122,7 +120,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         **kwargs: Any,
     ) -> Tensor:
         """Run the sampler; as CFGGuider.sample, after checking what would give a wrong image."""
-        require_branch_sampler(sampler, self._node)
+        require_branch_sampler(sampler, NODE)
         self._require_inputs(latent_image, sigmas)
         batch = latent_image.shape[0]
         self.original_conds = self._conds(self.branch_names, batch)
@@ -178,21 +176,21 @@ class BranchGuider(comfy.samplers.CFGGuider):
         return tuple(name for name in names if not math.isclose(self._guidance[name], 1.0))
 
     def _require_inputs(self, latent_image: Tensor, sigmas: Tensor) -> None:
-        node, model = self._node, self.model_patcher
-        require_noise_space(model, node)
-        require_sigmas(sigmas, node)
-        require_latent(latent_image, model, node)
-        require_whole_rows(self.model_options, node)
+        model = self.model_patcher
+        require_noise_space(model, NODE)
+        require_sigmas(sigmas, NODE)
+        require_latent(latent_image, model, NODE)
+        require_whole_rows(self.model_options, NODE)
         for name, cond in [*self._branches.items(), *(("negative", c) for c in self._negative)]:
-            require_text_width(name, cond, model, node)
-            require_control(name, cond, latent_image.shape[0], model, node)
-        advise_size(latent_image, model, node)
-        require_pooled(self._branches, model, node)
-        require_active(SOURCE, [self._branches[SOURCE]], sigmas, model, node)
+            require_text_width(name, cond, model, NODE)
+            require_control(name, cond, latent_image.shape[0], model, NODE)
+        advise_size(latent_image, model, NODE)
+        require_pooled(self._branches, model, NODE)
+        require_active(SOURCE, [self._branches[SOURCE]], sigmas, model, NODE)
         if not all(self._is_off(name, self.model_options) for name in self.branch_names):
             last = self._branches[self.branch_names[-1]]
-            require_same_hidden_part(last, self._negative, model, node)
-            require_active("negative", self._negative, sigmas, model, node)
+            require_same_hidden_part(last, self._negative, model, NODE)
+            require_active("negative", self._negative, sigmas, model, NODE)
 
     def _open_source_branch(self, inputs: dict[str, Any], batch: int) -> None:
         """Take the source branch of an earlier run with the same inputs, or begin one."""
@@ -200,7 +198,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         if self._source_branch is None:
             self._source_branch = SourceBranch(inputs)
             return
-        logger.info("%s: the source branch of the last edit is used again.", self._node)
+        logger.info("%s: the source branch of the last edit is used again.", NODE)
         self.original_conds.update(self._conds(self._other_names(), batch))
 
     def _other_names(self) -> Names:
@@ -238,7 +236,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         seed: int | None = None,
     ) -> Tensor:
         """Denoised predictions (rows, C, h, w) of the latents of all branches."""
-        model_options = with_latent(_with_step(model_options, timestep), x)
+        model_options = with_latent(_with_step(model_options, timestep), x, NODE)
         options = model_options["transformer_options"]
         store, is_kept = self._open_step(options)
         denoised: dict[str, Tensor] = {}
@@ -280,7 +278,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         order = running_order(self.branch_names, reads)
         if order is None:
             raise ValueError(
-                f"{self._node}: evaluation is in turn, but the branches of this run read each "
+                f"{NODE}: evaluation is in turn, but the branches of this run read each "
                 "other within one layer. Set evaluation to together."
             )
         return [(name,) for name in order if name in names]
@@ -343,14 +341,18 @@ class BranchGuider(comfy.samplers.CFGGuider):
         positive, negative = (self.conds[key] for key in self._keys(names))
         is_off = [self._is_off(name, model_options) for name in names]
         if all(is_off):
-            cond, _ = call_model(self.inner_model, [positive, None], x, timestep, model_options)
+            cond, _ = call_model(
+                self.inner_model, [positive, None], x, timestep, model_options, NODE
+            )
             return cond, cond
         guided = tuple(name for name, off in zip(names, is_off, strict=True) if not off)
         if is_off[0] and not self._is_one_call(guided, x, len(names), model_options):
-            cond, _ = call_model(self.inner_model, [positive, None], x, timestep, model_options)
+            cond, _ = call_model(
+                self.inner_model, [positive, None], x, timestep, model_options, NODE
+            )
             negative = self.conds[self._keys(guided)[1]]
             kept = torch.cat(_parts(x, is_off)), torch.cat(_parts(timestep, is_off))
-            _, uncond = call_model(self.inner_model, [None, negative], *kept, model_options)
+            _, uncond = call_model(self.inner_model, [None, negative], *kept, model_options, NODE)
             rest = iter(uncond.chunk(len(guided)))
         else:
             cond, uncond = call_model(
@@ -392,6 +394,6 @@ def _step_of(options: dict[str, Any]) -> Step:
 
 def _with_step(model_options: dict[str, Any], timestep: Tensor) -> dict[str, Any]:
     """The options of one step: patches read its number instead of each asking the device."""
-    options = dict(model_options["transformer_options"])
-    options[STEP_KEY] = step_index({**options, "sigmas": timestep})
+    options = dict(run_options(model_options, NODE))
+    options[STEP_KEY] = step_index(options, timestep)
     return {**model_options, "transformer_options": options}

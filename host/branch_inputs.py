@@ -25,6 +25,14 @@ OWN_KEYS = {"pooled_output", ORE_KEY}
 """Entries of a conditioning that each branch has its own of."""
 CORE_TEXTS = {"prompt_type"}
 """Entries in words that ComfyUI's models read."""
+DEFAULTS = {
+    **{"start_percent": 0.0, "end_percent": 1.0},
+    **{"clip_start_percent": 0.0, "clip_end_percent": 1.0},
+    **{"strength": 1.0, "mask_strength": 1.0, "set_area_to_bounds": False},
+    "control_apply_to_uncond": False,
+}
+"""What ComfyUI's samplers take for an entry of a conditioning that is missing."""
+UNCROPPED = {"crop_w": 0, "crop_h": 0}
 CURES = {
     "control": (
         "Connect source and target to the positive and negative inputs of one Apply ControlNet."
@@ -34,9 +42,9 @@ CURES = {
 CURE = "Apply the same node with the same values to both conditionings."
 
 
-def require_alike(branches: Mapping[str, Any], node: str) -> None:
+def require_alike(branches: Mapping[str, Any], model: Any, node: str) -> None:
     """Raises ValueError when the CONDITIONING of a branch has several entries or texts, or the
-    branches differ in anything but their texts.
+    branches differ, for this MODEL, in anything but their texts.
 
     branches: by the name of the input that each comes from.
     """
@@ -52,10 +60,12 @@ def require_alike(branches: Mapping[str, Any], node: str) -> None:
                 f"{node}: the {name} input holds {cond[0][0].shape[0]} texts, one is needed. "
                 "Do not batch conditionings before this node."
             )
-    (first_name, first), *others = ((name, cond[0][1]) for name, cond in branches.items())
+    (first_name, given), *others = ((name, cond[0][1]) for name, cond in branches.items())
+    first = _with_defaults(given, model)
     for name, options in others:
-        for key in sorted((first.keys() | options.keys()) - OWN_KEYS):
-            values = first.get(key), options.get(key)
+        second = _with_defaults(options, model)
+        for key in sorted((given.keys() | options.keys()) - OWN_KEYS):
+            values = first.get(key), second.get(key)
             if key not in CORE_TEXTS and all(isinstance(value, str) for value in values):
                 continue  # such as the prompt, which another node keeps beside its encoding
             if not is_same(*values):
@@ -63,6 +73,23 @@ def require_alike(branches: Mapping[str, Any], node: str) -> None:
                     f"{node}: the {first_name} and {name} inputs differ in {key}. "
                     f"{CURES.get(key, CURE)}"
                 )
+
+
+def _with_defaults(options: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """The entries of a conditioning, and what ComfyUI's samplers and this MODEL take for those that
+    are missing; without width and height, for which they take the latent's."""
+    meant: dict[str, Any] = dict(DEFAULTS)
+    given = {key: value for key, value in options.items() if value is not None}
+    if isinstance(model.model, comfy.model_base.SDXL):
+        meant |= UNCROPPED
+        meant |= {f"target_{side}": given[side] for side in ("width", "height") if side in given}
+    elif isinstance(model.model, comfy.model_base.SDXLRefiner):
+        is_negative = given.get("prompt_type") == "negative"
+        meant |= UNCROPPED
+        meant |= {"prompt_type": "positive", "aesthetic_score": 2.5 if is_negative else 6}
+    elif isinstance(model.model, comfy.model_base.SD21UNCLIP):
+        meant["unclip_noise_augment_merge"] = 0.05
+    return {**meant, **given}
 
 
 def require_pooled(branches: Mapping[str, Mapping[str, Any]], model: Any, node: str) -> None:

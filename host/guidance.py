@@ -14,10 +14,18 @@ from .rows import with_latent
 
 
 def call_model(
-    model: Any, conds: list[Any], x: Tensor, timestep: Tensor, model_options: Mapping[str, Any]
+    model: Any,
+    conds: list[Any],
+    x: Tensor,
+    timestep: Tensor,
+    model_options: Mapping[str, Any],
+    node: str,
 ) -> list[Tensor]:
-    """Denoised predictions (rows, C, h, w), one for each list of conditioning entries."""
-    options = with_latent(model_options, x)
+    """Denoised predictions (rows, C, h, w), one for each list of conditioning entries.
+
+    node: to name in errors.
+    """
+    options = with_latent(model_options, x, node)
     if "sampler_calc_cond_batch_function" in options:
         args = {
             "conds": conds,

@@ -60,15 +60,34 @@ def branch_rows(chunk: slice, branches: Sequence[str]) -> dict[str, slice]:
     return {b: slice(start, start + size) for b, start in zip(branches, starts, strict=True)}
 
 
-def with_latent(model_options: Mapping[str, Any], latents: Tensor) -> dict[str, Any]:
+def require_options(options: Mapping[str, Any], keys: Sequence[str], node: str) -> None:
+    """Raises ValueError when a call of the model lacks what ComfyUI's samplers and UNets write into
+    its transformer_options, as where another pack calls the model with options of its own."""
+    if missing := [key for key in keys if key not in options]:
+        raise ValueError(
+            f"{node}: another node calls the model with transformer_options of its own, without "
+            f"{', '.join(missing)}. Without them a call does not say which step and which rows it "
+            f"is for. Remove that node, or sample without {node}."
+        )
+
+
+def run_options(model_options: Mapping[str, Any], node: str) -> Mapping[str, Any]:
+    """The transformer_options of one step of a run. Raises ValueError for options of no run."""
+    options = model_options.get("transformer_options", {})
+    require_options(options, ("sample_sigmas",), node)
+    return options
+
+
+def with_latent(model_options: Mapping[str, Any], latents: Tensor, node: str) -> dict[str, Any]:
     """The options of calls of the model for `latents` (rows, C, h, w)."""
-    options = {**model_options["transformer_options"], LATENT_KEY: tuple(latents.shape)}
+    options = {**run_options(model_options, node), LATENT_KEY: tuple(latents.shape)}
     return {**model_options, "transformer_options": options}
 
 
 def require_whole_batch(found: int, options: Mapping[str, Any], node: str) -> None:
     """Raises ValueError when a UNet call holds another number of rows than the sampler asked for,
     so that chunks and branches could not be told apart."""
+    require_options(options, ("cond_or_uncond",), node)
     latents = options.get(LATENT_KEY)
     rows = latents[0] * len(options["cond_or_uncond"]) if latents else found
     if found != rows:
@@ -95,8 +114,9 @@ def _described(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
-def step_index(options: Mapping[str, Any]) -> int:
-    """The 0-based step of the running sampler, found by its sigma."""
-    sigma = options["sigmas"].flatten()[0]
+def step_index(options: Mapping[str, Any], sigmas: Tensor) -> int:
+    """The 0-based step of the running sampler, found by its sigma: `sigmas` has one for each row,
+    all alike."""
+    sigma = sigmas.flatten()[0]
     schedule = options["sample_sigmas"].to(sigma)
     return int((schedule - sigma).abs().argmin())

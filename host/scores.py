@@ -36,7 +36,7 @@ from . import model_files
 from .grounding import GroundedSAMPart, managed, with_room
 from .messages import show
 from .model_files import DINO, LPIPS, Kind
-from .similarity import similarity_or_demo
+from .similarity import chosen_similarity
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def leakage_report(
     masks = raw_masks(regions, edited, LEAKAGE)
     prompt = edits.target_prompt or base_prompt(edits.targets)
     size = (int(edited.shape[1]), int(edited.shape[2]))
-    model = similarity_or_demo(similarity, (*edits.targets, prompt), size, LEAKAGE)
+    model = chosen_similarity(similarity, (*edits.targets, prompt), size, LEAKAGE)
     sources = edited[:0] if source is None else sources_of(source, edited, LEAKAGE)
     if source is not None and len(source) == 1:
         sources = sources[:1]

@@ -38,6 +38,7 @@ from .tokens import (
     require_vectors_fit,
     rows_of,
     tokenize,
+    unknown_words,
     weights_of,
     words_of,
 )
@@ -72,17 +73,16 @@ class _Text:
 
 
 def embed_edits(clip: Any, edits: Edits) -> tuple[Conditioning, Conditioning]:
-    """Object-Restricted Embeddings of source and target (see `embed_side`). Words that the text
-    encoder says it was never taught are told; only the demo model's can say so."""
+    """Object-Restricted Embeddings of source and target (see `embed_side`), with a notice of the
+    words that the text encoder says it does not know."""
     source, target = embed_side(clip, edits, "source"), embed_side(clip, edits, "target")
-    if unknown_words := getattr(clip.tokenizer, "unknown_words", None):
-        texts = (*edits.sources, *edits.targets, edits.source_prompt, edits.target_prompt)
-        if words := unknown_words(" ".join(text for text in texts if text)):
-            tell(
-                f"{NODE}: this text encoder was never taught {', '.join(words)}; such words are "
-                "all alike to it. Write the edits in words that it knows (see the help page of "
-                "Demo Model Loader), or load another checkpoint."
-            )
+    prompts = [text for text in (edits.source_prompt, edits.target_prompt) if text is not None]
+    if words := unknown_words(clip, [*edits.sources, *edits.targets, *prompts]):
+        tell(
+            f"{NODE}: this text encoder was never taught {', '.join(words)}; such words are "
+            "all alike to it. Write the edits in words that it knows (see the help page of its "
+            "loader), or load another checkpoint."
+        )
     return source, target
 
 

@@ -1,4 +1,5 @@
-"""From phrases to the boxes of each object: detection, head-noun fallback, choice of instances."""
+"""From phrases to the boxes of each object: detection, a second query by head nouns, choice of
+instances."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from .detection import (
     left_to_right,
     match,
 )
-from .phrases import clean_phrase, fallbacks
+from .phrases import clean_phrase, head_noun
 
 NEAR = 0.5
 """Intersection over union from which a box of one detection speaks of a box of another."""
@@ -89,14 +90,13 @@ def find_objects(
         name: Found(name, name, m.instances, len(m.instances), m.best, m.claimed_by)
         for name, m in zip(unique, match(first, unique, thresholds), strict=True)
     }
-    for attempt in range(2):
-        words = {
-            name: fallbacks(name)[attempt]
-            for name, entry in found.items()
-            if not entry.instances and len(fallbacks(name)) > attempt
-        }
-        if words:
-            found.update(_by_fallback(detector, image, first, unique, thresholds, found, words))
+    nouns = {
+        name: noun
+        for name, entry in found.items()
+        if not entry.instances and (noun := head_noun(name)) != name
+    }
+    if nouns:
+        found.update(_found_by_noun(detector, image, first, unique, thresholds, found, nouns))
     wanted = {
         name: [choice for other, choice in zip(cleaned, choices, strict=True) if other == name]
         for name in unique
@@ -117,22 +117,22 @@ def _cleaned(phrase: str) -> str:
     )
 
 
-def _by_fallback(
+def _found_by_noun(
     detector: Detector,
     image: Tensor,
     first: Detections,
     unique: tuple[str, ...],
     thresholds: Thresholds,
     found: dict[str, Found],
-    words: dict[str, str],
+    nouns: dict[str, str],
 ) -> dict[str, Found]:
-    """What the fallback words of some phrases find that no other phrase has."""
-    asked = tuple(dict.fromkeys(words.values()))
+    """What the head nouns of some phrases find that no other phrase has."""
+    asked = tuple(dict.fromkeys(nouns.values()))
     taken = [(name, i) for name, entry in found.items() for i in entry.instances]
     second = match(detector.detect(image, asked), asked, thresholds, taken)
     out: dict[str, Found] = {}
-    for word, result in zip(asked, second, strict=True):
-        owners = [name for name in words if words[name] == word]
+    for noun, result in zip(asked, second, strict=True):
+        owners = [name for name in nouns if nouns[name] == noun]
         scores = {name: first.scores[:, unique.index(name)] for name in owners}
         dealt = _dealt(result, owners, first.boxes, scores)
         holder = next((name for name in owners if dealt[name]), None)
@@ -140,7 +140,7 @@ def _by_fallback(
             claimed = found[name].claimed_by or result.claimed_by or holder
             out[name] = Found(
                 name,
-                word if dealt[name] else name,
+                noun if dealt[name] else name,
                 left_to_right(dealt[name]),
                 len(dealt[name]),
                 max(found[name].best, result.best if not dealt[name] else 0.0),

@@ -20,9 +20,10 @@ COMFY = {
 # What a folder (or one file) may import of the pack, and of other packages.
 PACK: dict[str, set[str]] = {
     "__init__.py": set(),
-    "nodes": {"host", "editors", "scoring", "demo", *PURE},
-    "host": {"editors", "demo", *PURE},
-    **{f"host/{name}.py": {"scoring", "demo", *PURE} for name in ("similarity", "scores")},
+    "nodes": {"host", "editors", "scoring", *PURE},
+    "nodes/demo.py": {"host", "scoring", "demo", *PURE},
+    "host": {"editors", *PURE},
+    **{f"host/{name}.py": {"scoring", *PURE} for name in ("similarity", "scores")},
     "editors": set(PURE),
     **{folder: set() for folder in (*PURE, "scoring")},
     "regions/preview.py": set(),
@@ -30,7 +31,9 @@ PACK: dict[str, set[str]] = {
     "demo": set(),
     "demo/evaluate.py": {"host", *PURE},
     "demo/finder.py": {"regions"},
-    "bench": {"headless", "scoring", "demo"},
+    "bench": {"headless", "scoring"},
+    "bench/judging.py": {"demo", "regions", "scoring"},
+    "bench/demo_scenes.py": {"demo"},
     "bench/speed.py": {"host", "editors", "demo", *PURE},
     "bench/options.py": set(),
     "bench/own_input.py": {"headless"},
@@ -48,6 +51,7 @@ PACK: dict[str, set[str]] = {
 OTHERS: dict[str, set[str]] = {
     "__init__.py": set(),
     "nodes": {"torch", "numpy", *COMFY},
+    "nodes/demo.py": {"torch", *COMFY},
     "host": {"torch", "numpy", *COMFY},
     **{folder: {"torch", "numpy"} for folder in ("editors", *PURE, "scoring", "demo")},
     "demo/evaluate.py": {"torch", "numpy"},
@@ -58,6 +62,8 @@ OTHERS: dict[str, set[str]] = {
     "scoring/clip.py": {"torch", "numpy", "PIL"},
     "scoring/lpips_network.py": {"torch"},
     "bench": {"torch", "numpy", "PIL", "aiohttp"},
+    "bench/judging.py": {"torch"},
+    "bench/demo_scenes.py": {"torch", "numpy", "PIL"},
     "bench/lpips_network.py": {"torch"},
     "bench/clip_network.py": {"torch"},
     "bench/dino_network.py": set(),
@@ -171,6 +177,11 @@ def test_imports_go_one_way_only():
         ("host/rows.py", "from ..nodes import sockets"),
         ("host/rows.py", "from ..scoring import psnr"),
         ("host/rows.py", "from ale_edit.prompts import edits"),
+        ("host/similarity.py", "from ..demo.mini_clip import MiniClip"),
+        ("host/text.py", "def f():\n    from ..demo.captions import unknown_words"),
+        ("nodes/scores.py", "from ..demo.render import IMAGE_SIZE"),
+        ("bench/runner.py", "from ..demo.world import unknown_words"),
+        ("bench/scoring_pass.py", "def f():\n    from ..demo.judge import Judge"),
         ("demo/models.py", "import comfy.sd"),
         ("demo/models.py", "from ..prompts.edits import Edit"),
         ("bench/main_job.py", "def f():\n    from ..host import rows"),
@@ -201,7 +212,8 @@ def test_a_planted_import_against_the_plan_is_found(file: str, source: str):
         ("nodes/model.py", "from ..host.rows import rows\nfrom comfy_api.latest import io"),
         ("regions/segment.py", "def load():\n    import transformers"),
         ("demo/models.py", "def build():\n    import comfy.sd"),
-        ("bench/main_job.py", "from ..demo.world import render\nfrom .pictures import x"),
+        ("bench/demo_scenes.py", "from ..demo.world import render\nfrom .pictures import x"),
+        ("nodes/demo.py", "from ..demo.models import load_demo_model"),
         ("bench/speed.py", "from ..host.rows import rows\nimport comfy.samplers"),
         ("attention/rgb_cam.py", "import math\nimport torch\nfrom .maps import x"),
         ("__init__.py", "async def comfy_entrypoint():\n    from .nodes import ALEEditExtension"),
@@ -209,6 +221,47 @@ def test_a_planted_import_against_the_plan_is_found(file: str, source: str):
 )
 def test_imports_of_the_plan_are_allowed(file: str, source: str):
     assert not violations(source, file)
+
+
+def loads(file: str) -> set[str]:
+    """All files of the pack that are imported with a file, those inside functions left out."""
+    found, todo = set(), [file]
+    while todo:
+        file = todo.pop()
+        found.add(file)
+        for name, late in imports((ROOT / file).read_text(encoding="utf-8"), file):
+            path = name.lstrip(".").replace(".", "/")
+            if name.startswith(".") and not late:
+                places = (
+                    f"{path}.py",
+                    f"{path}/__init__.py",
+                    f"{path.rpartition('/')[0]}/__init__.py",
+                )
+                todo += [p for p in places if (ROOT / p).is_file() and p not in found]
+    return found
+
+
+DEMO_FILES = ("nodes/demo.py", "bench/judging.py", "bench/demo_scenes.py", "bench/speed.py")
+"""The files outside demo/ that know its world: they make it known to nodes and benches, draw its
+data, or measure on its model."""
+
+
+def test_the_demo_world_is_known_to_its_own_files_only():
+    """Nor is it loaded with what edits, judges or measures by real models."""
+    knowing = {
+        file
+        for file in pack_files()
+        if any(m.startswith(".demo") for m, _ in imports((ROOT / file).read_text("utf-8"), file))
+    }
+    assert {file for file in knowing if not file.startswith("demo/")} == set(DEMO_FILES)
+    of_real_models = [
+        *(f"bench/{name}.py" for name in ("runner", "scoring_pass", "editing", "main_job")),
+        *(f"bench/{name}.py" for name in ("make_dataset", "pie_bench", "ale_bench", "worlds")),
+        *(file for file in pack_files() if file.startswith(("host/", "headless/", "edit.py"))),
+    ]
+    for file in of_real_models:
+        assert not [f for f in loads(file) if f.startswith("demo/") or f in DEMO_FILES], file
+    assert "demo/captions.py" in loads("nodes/__init__.py")
 
 
 def test_no_file_stands_outside_the_plan():

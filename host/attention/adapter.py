@@ -23,6 +23,7 @@ from ..patching import WRAPPERS, with_wrapper
 from ..rows import (
     STEP_KEY,
     chunks_of,
+    require_options,
     require_whole_batch,
     require_whole_latents,
     step_index,
@@ -37,6 +38,8 @@ RUN_KEY = "ale_edit_attention"
 """Entry of transformer_options with the AttentionRun of the running sampler."""
 TEXT_KEY = "ale_edit_text"
 """Entry of a layer's own options with its text before other nodes' patches."""
+LAYER_KEYS = ("block", "block_index", "activations_shape", "original_shape")
+"""What a UNet writes into the options of each attention layer."""
 HOOKS: dict[Kind, str] = {"self": "attn1", "cross": "attn2"}
 
 
@@ -105,10 +108,15 @@ class AttentionRun:
         self._indices: RowIndices = {}
         self._schedule: list[float] = []
 
+    @property
+    def _node(self) -> str:
+        """The node to name where it may be any of ours."""
+        return self.controls[0][1]
+
     def install(self, model_options: dict[str, Any]) -> None:
         """Add this run to its own model options."""
         for kind, wrapper in (
-            (WRAPPERS.PREDICT_NOISE, _remember_latent),
+            (WRAPPERS.PREDICT_NOISE, self._remember_latent),
             (WRAPPERS.APPLY_MODEL, self._apply_model),
         ):
             comfy.patcher_extension.add_wrapper(kind, wrapper, model_options, is_model_options=True)
@@ -119,6 +127,16 @@ class AttentionRun:
         self._replacements.clear()
         self.controls.clear()
 
+    def _remember_latent(
+        self,
+        executor: Any,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any],
+        *args: Any,
+    ) -> Tensor:
+        return executor(x, timestep, with_latent(model_options, x, self._node), *args)
+
     # -- hooks of one call of the model ------------------------------------------------------------
 
     def _apply_model(
@@ -126,7 +144,8 @@ class AttentionRun:
         options: dict[str, Any], **extra: Any,
     ) -> Tensor:  # fmt: skip
         """One UNet call. Its options are complete here, with the patches of hooks."""
-        if chunks_of(x.shape[0], options, self._entries):
+        require_options(options, ("uuids", "cond_or_uncond"), self._node)
+        if any(uuid in self._entries for uuid in options["uuids"]):
             for given, node in self.controls:
                 if given.kinds:
                     require_whole_batch(x.shape[0], options, node)
@@ -229,6 +248,7 @@ class AttentionRun:
     # -- where a call is ---------------------------------------------------------------------------
 
     def _layer(self, kind: Kind, options: Mapping[str, Any]) -> Layer:
+        require_options(options, LAYER_KEYS, self._node)
         block = (*options["block"], options["block_index"])
         grid = tuple(options["activations_shape"][-2:])
         latent = tuple(options["original_shape"][-2:])
@@ -239,16 +259,13 @@ class AttentionRun:
         return self._layers[key]
 
     def _step(self, options: Mapping[str, Any]) -> Step:
+        require_options(options, ("sample_sigmas", "sigmas"), self._node)
         if not self._schedule:
             self._schedule = options["sample_sigmas"].tolist()
-        number = options[STEP_KEY] if STEP_KEY in options else step_index(options)
+        number = (
+            options[STEP_KEY] if STEP_KEY in options else step_index(options, options["sigmas"])
+        )
         return Step(number, len(self._schedule) - 1, self._schedule[number])
-
-
-def _remember_latent(
-    executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *args: Any
-) -> Tensor:
-    return executor(x, timestep, with_latent(model_options, x), *args)
 
 
 def _remember_text(n: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]) -> Any:

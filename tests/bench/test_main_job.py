@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ale_edit.bench import main_job
+from ale_edit.bench.demo_scenes import demo_input
 from ale_edit.bench.main_job import (
     Edit,
     exit_code,
@@ -24,6 +25,7 @@ from ale_edit.bench.main_job import (
 )
 from ale_edit.bench.options import FAILED, OUTPUT_CLOSED, SERVER_FAILED, STOPPED
 from ale_edit.bench.pictures import side_by_side
+from ale_edit.demo.judge import Judge
 from ale_edit.headless import (
     ComfyError,
     Interrupted,
@@ -100,8 +102,8 @@ def test_an_image_that_the_vae_cropped_is_compared_with_the_sources_centre():
 
 
 def test_the_judge_reads_what_was_asked_for():
-    image, edits = main_job.demo_input(0)
-    scores = scores_of(image, image, edits, main_job.Judge.load())
+    image, edits = demo_input(0)
+    scores = scores_of(image, image, edits, Judge.load())
     for entry, edit in zip(scores["objects"], edits, strict=True):
         assert edit.asked and entry["found"]["shape"] == edit.asked["shape"]
         assert entry["correct"] is False  # nothing was recoloured

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ale_edit.bench.main_job import demo_input
+from ale_edit.bench.demo_scenes import demo_input
 from ale_edit.tests.browser.chromium import find_chromium, flags
 from ale_edit.tests.browser.front_end import FrontEnd
 from ale_edit.tests.server.conftest import extra_models, new_server

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ale_edit.bench.main_job import demo_input, to_tensor
+from ale_edit.bench.demo_scenes import demo_input
+from ale_edit.bench.main_job import to_tensor
 from ale_edit.demo.judge import Judge
 from ale_edit.tests.browser.front_end import FrontEnd
 from ale_edit.tests.browser.test_templates import (

@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from ale_edit.host import scores as host_scores
-from ale_edit.host import similarity as host_similarity
 from ale_edit.host.grounding import managed
 from ale_edit.host.model_files import DINO, LPIPS
+from ale_edit.nodes import demo
 from ale_edit.scoring import structure
 from ale_edit.scoring.leakage import leakage
 from ale_edit.scoring.lpips import background_lpips, pie_bench_lpips
@@ -29,8 +29,8 @@ from ale_edit.scoring.lpips_network import LpipsNetwork
 from ale_edit.scoring.preservation import background_scores, pie_bench_scores
 from ale_edit.scoring.similarity import Similarity
 from ale_edit.scoring.structure import load_dino, structure_distance
-from ale_edit.tests.host.test_similarity import HAS_MINI_CLIP
 from ale_edit.tests.nodes.graph import TEXT, edits_with_masks, nodes, one, picture, run
+from ale_edit.tests.nodes.test_demo import HAS_MINI_CLIP
 from ale_edit.tests.nodes.test_help_pages import page
 from ale_edit.tests.tiny import empty_models, two_boxes
 from ale_edit.tests.tiny_scores import DINO_WIDTH, published_vit, squeezenet, transformers_vit
@@ -171,8 +171,7 @@ def test_a_demo_scene_is_scored_without_any_download() -> None:
 
 
 def test_of_a_demo_scene_the_demos_model_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    mini = Similarity(host_similarity.MINI_CLIP, mean_colors)
-    monkeypatch.setattr(host_similarity, "mini_clip", lambda: mini)
+    monkeypatch.setattr(demo, "mini_clip", lambda: SimpleNamespace(similarity=mean_colors))
     image, masks, text, _ = run("ALEDemoScene", seed=0, objects=2)
     edits = one("ALEEditList", text=text)
     made = one("ALERegions", edits=edits, masks=masks)

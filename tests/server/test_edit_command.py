@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ale_edit.bench.main_job import demo_input, filled_workflow, upload
+from ale_edit.bench.demo_scenes import demo_input
+from ale_edit.bench.main_job import filled_workflow, upload
 from ale_edit.headless import ComfyClient, NodeFailed, Progress, Workflow
 from ale_edit.headless.pack import pack_version
 from ale_edit.headless.spreading import tag_of

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ale_edit.bench.main_job import demo_input, filled_workflow, main, to_picture, upload
+from ale_edit.bench.demo_scenes import demo_input
+from ale_edit.bench.main_job import filled_workflow, main, to_picture, upload
 from ale_edit.bench.options import SERVER_FAILED
 from ale_edit.demo.world import demo_edits, make_scene, render
 from ale_edit.headless import ComfyClient, ServerGone

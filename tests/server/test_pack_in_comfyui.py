@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ale_edit.bench.main_job import demo_input, filled_workflow, upload
+from ale_edit.bench.demo_scenes import demo_input
+from ale_edit.bench.main_job import filled_workflow, upload
 from ale_edit.headless import Interrupted, NodeFailed, Workflow, WorkflowRejected
 from ale_edit.tests.workflows.graphs import (
     MINI_CLIP,
