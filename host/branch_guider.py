@@ -356,7 +356,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             rest = iter(uncond.chunk(len(guided)))
         else:
             cond, uncond = call_model(
-                self.inner_model, [positive, negative], x, timestep, model_options
+                self.inner_model, [positive, negative], x, timestep, model_options, NODE
             )
             rest = iter(_parts(uncond, is_off))
         own = zip(cond.chunk(len(names)), is_off, strict=True)

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from ale_edit.host.two_branch_guider import TwoBranchGuider
 from ale_edit.tests.families import conditioning, family_model, plain_conditioning
-from ale_edit.tests.host.runs import edit, generate, plain
+from ale_edit.tests.host.runs import edit, generate, plain, two_branch_guider
 
 pytestmark = pytest.mark.comfy
 
@@ -71,37 +70,35 @@ def test_comfyui_itself_reads_the_default_for_a_missing_key(family, key, default
 @pytest.mark.parametrize("is_source", [True, False])
 @pytest.mark.parametrize(("family", "key", "default", "other"), [*CASES, *BESIDE_OTHERS])
 def test_the_default_beside_a_missing_key_is_no_difference(family, key, default, other, is_source):
-    guider = TwoBranchGuider(family_model(family))
+    model, negative = family_model(family), plain_conditioning(40)
     missing, given = texts(key), texts(key, default)
     pair = (given, missing) if is_source else (missing, given)
-    guider.set_branches(*pair, plain_conditioning(40))
+    two_branch_guider(model, *pair, negative)
     changed = texts(key, other)
     pair = (changed, missing) if is_source else (missing, changed)
     with pytest.raises(ValueError, match=f"source and target inputs differ in {key}"):
-        guider.set_branches(*pair, plain_conditioning(40))
+        two_branch_guider(model, *pair, negative)
 
 
 def test_prompt_controls_range_of_all_steps_is_edited_as_without_it(model, clip):
     """prompt-control writes start 0 and end 1 into every conditioning that it makes."""
     source, target, negative = (plain(clip, words) for words in ("wolf", "goat", ""))
-    guider = TwoBranchGuider(model)
-    guider.set_reuse(False)
-    guider.set_guidance(1.0, 2.0)
     results = []
     for entries in ({}, {"start_percent": 0.0, "end_percent": 1.0}):
-        guider.set_branches(with_entries(source, entries), target, negative)
-        results.append(edit(guider))
+        branches = with_entries(source, entries), target, negative
+        results.append(edit(two_branch_guider(model, *branches, reuses_source=False)))
     assert torch.equal(*results)
 
 
 def test_a_size_beside_a_missing_one_is_a_difference():
     """ComfyUI takes the latent's size for a missing one, which a guider does not know yet."""
-    guider = TwoBranchGuider(family_model("SDXL"))
+    model = family_model("SDXL")
     sized = with_entries(conditioning(30), SIZE)
     with pytest.raises(ValueError, match="differ in height"):
-        guider.set_branches(conditioning(20), sized, plain_conditioning(40))
+        two_branch_guider(model, conditioning(20), sized, plain_conditioning(40))
     with pytest.raises(ValueError, match="differ in target_width"):
-        guider.set_branches(
+        two_branch_guider(
+            model,
             conditioning(20),
             with_entries(conditioning(30), {"target_width": 768}),
             plain_conditioning(40),
