@@ -15,11 +15,14 @@ from ..regions.regions import Regions
 from .blending import apply_background_blending
 from .regions import PIXELS_PER_CELL
 from .rgb_cam import apply_rgb_cam
+from .run_checks import require_width
 from .schedule import lcm_sigmas
 from .self_injection import apply_self_injection
 from .text import embed_edits
 from .two_branch_guider import TwoBranchGuider
 from .virtual_inversion import virtual_inversion_sampler
+
+NODE = "ALE Edit"
 
 
 def edit_image(
@@ -42,11 +45,13 @@ def edit_image(
     import latent_preview
 
     _require_size(image)
+    _require_same(edits, regions)
     patched = apply_rgb_cam(model, regions)
     patched = apply_self_injection(patched, settings.schedule)
     patched = apply_background_blending(patched, regions)
     guider = TwoBranchGuider(patched)
     source, target = embed_edits(clip, edits)
+    _require_one_text(target, model)
     negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
     guider.set_branches(source, target, negative)
     guider.set_guidance(settings.source_guidance, settings.target_guidance)
@@ -62,6 +67,7 @@ def edit_image(
         seed=seed,
     )
     edited = vae.decode(samples.to(comfy.model_management.intermediate_device()))
+    _require_decoded(edited, image)
     return (
         paste_background(edited, image, regions)
         if keeps_source_pixels
@@ -73,6 +79,37 @@ def _require_size(image: Tensor) -> None:
     height, width = image.shape[1:3]
     if min(height, width) < PIXELS_PER_CELL:
         raise ValueError(
-            f"ALE Edit: the image input is {height}x{width} (height x width); at least "
+            f"{NODE}: the image input is {height}x{width} (height x width); at least "
             f"{PIXELS_PER_CELL} pixels a side are needed. Connect a larger image."
+        )
+
+
+def _require_same(edits: Edits, regions: Regions) -> None:
+    if len(edits.items) != len(regions.names):
+        raise ValueError(
+            f"{NODE}: the edits input has {len(edits.items)} objects ({', '.join(edits.sources)}), "
+            f"the regions input has {len(regions.names)} ({', '.join(regions.names)}). Connect the "
+            f"same edits to {NODE} and to Regions."
+        )
+
+
+def _require_one_text(target: Any, model: Any) -> None:
+    """Refuses a text encoder that gives several texts, or those of another model."""
+    if len(target) != 1:
+        raise ValueError(
+            f"{NODE}: the clip input gives {len(target)} texts, one for each part of a schedule of "
+            "hooks, where one is needed. Connect a CLIP whose hooks stay the same in all steps."
+        )
+    width = model.model.model_config.unet_config.get("context_dim")
+    if width is not None:
+        require_width("clip", target[0][0].shape[-1], width, NODE)
+
+
+def _require_decoded(edited: Tensor, image: Tensor) -> None:
+    """Refuses a VAE whose picture is not the encoded one's."""
+    size, made = image.shape[1:3], edited.shape[1:3]
+    if not all(0 <= whole - part < PIXELS_PER_CELL for whole, part in zip(size, made, strict=True)):
+        raise ValueError(
+            f"{NODE}: the vae input makes a picture of {made[0]}x{made[1]} (height x width) of one "
+            f"of {size[0]}x{size[1]}. Connect the VAE of the same checkpoint."
         )

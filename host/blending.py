@@ -13,13 +13,14 @@ from ..editors.ale import background_weights, is_blending_step
 from ..inversion.blending import blend
 from ..regions.regions import Regions
 from .conditioning import run_settings
+from .messages import NodeName
 from .patching import BLENDING_KEY, WRAPPERS, add_outermost_wrapper, with_wrapper
 from .regions import masks_of_latent
 from .rows import step_index
 from .run_checks import require_two_branch
 from .unet import require_cross_attention
 
-NODE = "Background Blending"
+NODE = NodeName("Background Blending")
 
 
 def apply_background_blending(model: Any, regions: Regions, is_soft: bool = False) -> Any:
@@ -31,7 +32,7 @@ def apply_background_blending(model: Any, regions: Regions, is_soft: bool = Fals
     ) -> Any:
         guider = executor.class_obj
         require_two_branch(guider, NODE)
-        masks_of_latent(regions, latent_image)  # refuses regions of another shape
+        masks_of_latent(regions, latent_image, NODE)  # refuses regions of another shape
         settings = run_settings(guider.conds)
         if settings.blending:
             wrapper = _make_predict_noise(regions, settings.variant, is_soft)

@@ -11,10 +11,11 @@ from torch import Tensor
 from ..prompts.edits import ARROW, Edit, Edits, require_choice
 from ..regions.cleaning import without_specks
 from ..regions.detection import Detector, Segmenter, Thresholds
-from ..regions.objects import Found, find_objects, parse_choices
+from ..regions.objects import Found, find_objects, parse_choices, require_words
 from ..regions.phrases import clean_phrase
 from ..regions.regions import Regions
 from .grounding import NODE
+from .messages import name_node, speak_as
 from .regions import regions_from_edits
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,9 @@ logger = logging.getLogger(__name__)
 MISSING = ("stop", "leave out", "whole image")
 NOTHING_FOUND = ("stop", "without regions")
 SHOWN = 10
+CURE_OF_NO_WORD = (
+    "Name the object in its Edit Object or Edit List, such as wolf, or give that edit a mask."
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,9 @@ class MaskSettings:
     clean_up: float
 
     def __post_init__(self) -> None:
-        require_choice("missing", self.missing, MISSING, NODE)
-        require_choice("nothing_found", self.nothing_found, NOTHING_FOUND, NODE)
+        with name_node(NODE):
+            require_choice("missing", self.missing, MISSING)
+            require_choice("nothing_found", self.nothing_found, NOTHING_FOUND)
         for name in ("box_threshold", "text_threshold", "dilation", "clean_up"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
@@ -77,15 +82,19 @@ def grounded_regions(
         for edit in edits.items
     ]
     kept = replace(edits, items=tuple(edit for edit in with_masks if edit is not None))
-    return regions_from_edits(kept, None, settings.dilation, 0.0, size), kept, text
+    with speak_as(NODE):
+        return regions_from_edits(kept, None, settings.dilation, 0.0, size), kept, text
 
 
 def _found(
     detector: Detector, picture: Tensor, looked_for: list[Edit], settings: MaskSettings
 ) -> list[Found]:
-    choices = parse_choices(settings.instances, len(looked_for))
-    thresholds = Thresholds(settings.box_threshold, settings.text_threshold)
     phrases = [edit.source for edit in looked_for]
+    with name_node(NODE):
+        choices = parse_choices(settings.instances, len(looked_for))
+    with name_node(NODE, CURE_OF_NO_WORD):
+        require_words(phrases)
+    thresholds = Thresholds(settings.box_threshold, settings.text_threshold)
     return find_objects(detector, picture, phrases, thresholds, choices)
 
 
@@ -198,7 +207,8 @@ def _nothing(
         items=tuple(replace(edit, mask=torch.ones(size)) for edit in edits.items),
         settings=replace(edits.settings, rgb_cam=False, blending=False),
     )
-    return regions_from_edits(everywhere, None, 0.0, 0.0, size), everywhere
+    with speak_as(NODE):
+        return regions_from_edits(everywhere, None, 0.0, 0.0, size), everywhere
 
 
 def _stopped(missing: list[Found], settings: MaskSettings, instead: str) -> str:

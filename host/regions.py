@@ -9,11 +9,16 @@ from torch import Tensor
 
 from ..prompts.edits import ARROW, Edits
 from ..regions.regions import Regions, fit_masks, make_regions, resize_masks
+from .messages import NodeName, name_node
 
 logger = logging.getLogger(__name__)
 
-NODE = "Regions"
+NODE = NodeName("Regions")
 PIXELS_PER_CELL = 8
+CURE_OF_EMPTY = (
+    "Paint or select the object in the mask of its Edit Object or in the masks input of Regions, "
+    "or remove its edit."
+)
 
 
 def single_mask(mask: Tensor, node: str) -> Tensor:
@@ -55,28 +60,32 @@ def regions_from_edits(
     for edit, mask in zip(edits.items, chosen, strict=True):
         if tuple(mask.shape) != (height, width):
             given = tuple(mask.shape)
-            mask = resize_masks(mask[None], height, width)[0]
+            with name_node(NODE):
+                mask = resize_masks(mask[None], height, width)[0]
             logger.warning(
                 '%s: the mask of "%s" is %dx%d and was resized to %dx%d (height x width).',
-                NODE,
+                str(NODE),
                 edit.source,
                 *given,
                 height,
                 width,
             )
         fitted.append(mask)
-    regions = make_regions(fitted, edits.sources, dilation, feather)
+    with name_node(NODE, CURE_OF_EMPTY):
+        regions = make_regions(fitted, edits.sources, dilation, feather)
     _warn(regions, edits)
     return regions
 
 
-def masks_of_latent(regions: Regions, latent: Tensor) -> Tensor:
+def masks_of_latent(regions: Regions, latent: Tensor, node: str) -> Tensor:
     """The dilated masks (K, 8h, 8w) of the pixels that a latent (..., h, w) stands for.
 
-    Raises ValueError when the regions have another shape than the image behind the latent.
+    Raises ValueError when the regions of `node` have another shape than the image behind the
+    latent.
     """
     height, width = (PIXELS_PER_CELL * n for n in latent.shape[-2:])
-    return fit_masks(regions.dilated, height, width)
+    with name_node(node):
+        return fit_masks(regions.dilated, height, width)
 
 
 def _warn(regions: Regions, edits: Edits) -> None:
@@ -87,13 +96,13 @@ def _warn(regions: Regions, edits: Edits) -> None:
     if pairs:
         logger.warning(
             "%s: the dilated masks of %s overlap; the overlap goes to the %s.",
-            NODE,
+            str(NODE),
             ", ".join(pairs),
             edits.settings.overlap,
         )
     if not regions.background.any():
         logger.warning(
-            "%s: the masks cover the whole image; Background Blending keeps nothing.", NODE
+            "%s: the masks cover the whole image; Background Blending keeps nothing.", str(NODE)
         )
 
 
@@ -111,9 +120,9 @@ def _assign(edits: Edits, masks: Tensor | None) -> Sequence[Tensor]:
     if len(batch) < len(open_edits):
         edit = open_edits[len(batch)]
         raise ValueError(
-            f'{NODE}: the edit "{edit.source} {ARROW} {edit.target}" has no region. Connect a '
-            f"mask to its Edit Object or to the masks input of Regions, or remove the edit; "
-            f"{len(open_edits)} masks are needed, {len(batch)} given."
+            f'{NODE}: the edit "{edit.source} {ARROW} {edit.target}" has no region; '
+            f"{len(open_edits)} masks are needed, {len(batch)} given. Connect a mask to its Edit "
+            "Object or to the masks input of Regions, or remove the edit."
         )
     rest = iter(batch)
     return [edit.mask if edit.mask is not None else next(rest) for edit in edits.items]

@@ -31,13 +31,14 @@ from ..prompts.ore import ObjectRestrictedEmbeddings
 from ..regions.grid import CellGroup, cell_groups, coverage
 from ..regions.regions import Regions
 from .conditioning import OREEntry, ore_entries
+from .messages import NodeName
 from .patching import RGB_CAM_KEY, WRAPPERS, with_wrapper
 from .regions import masks_of_latent
 from .rows import ore_rows, require_whole_batch, require_whole_latents, with_latent
 from .run_checks import require_width
 from .unet import LayerKey, cross_attention_layers, require_cross_attention
 
-NODE = "Region Cross-Attention"
+NODE = NodeName("Region Cross-Attention")
 JOINED_POSITIONS = 64
 """On a CPU, layers of at most so many cells take one masked call (docs/performance.md)."""
 TEXT_KEY = "ale_edit_text"
@@ -71,7 +72,7 @@ def apply_rgb_cam(
     ) -> Any:
         guider = executor.class_obj
         entries = _require_entries(guider, regions)
-        masks = masks_of_latent(regions, latent_image)
+        masks = masks_of_latent(regions, latent_image, NODE)
         settings = next(iter(entries.values())).ore.settings
         if strength == 0 or not settings.rgb_cam:
             return executor(noise, latent_image, *args, **kwargs)

@@ -34,7 +34,7 @@ from ..scoring.summary import (
 )
 from . import model_files
 from .grounding import GroundedSAMPart, managed, with_room
-from .messages import show
+from .messages import name_node, show
 from .model_files import DINO, LPIPS, Kind
 from .similarity import similarity_or_demo
 
@@ -219,7 +219,8 @@ def preservation_report(
 
     Raises ValueError for inputs that do not fit together and for damaged weight files.
     """
-    require_choice("structure_input", structure_input, structure.SCALES, PRESERVATION)
+    with name_node(PRESERVATION):
+        require_choice("structure_input", structure_input, structure.SCALES)
     edited = pictures(image, PRESERVATION)
     sources = sources_of(source, edited, PRESERVATION)
     background = 1 - raw_masks(regions, edited, PRESERVATION).amax(0)

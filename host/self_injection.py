@@ -11,13 +11,14 @@ from torch import Tensor
 from ..attention.self_injection import rows_with_source
 from ..editors.ale import is_injection_step
 from .conditioning import run_settings
+from .messages import NodeName
 from .patching import SELF_INJECTION_KEY, WRAPPERS, with_wrapper
 from .rows import STEP_KEY, branch_rows, chunk_rows, require_whole_batch
 from .run_checks import require_two_branch
 from .source_branch import SOURCE_KEY, OpenStep, SourceStep, attention_keys
 from .unet import require_cross_attention
 
-NODE = "Self-Attention Injection"
+NODE = NodeName("Self-Attention Injection")
 ACTIVE_KEY = "ale_edit_injects"
 
 

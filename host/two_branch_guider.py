@@ -28,6 +28,7 @@ from .branch_inputs import (
     with_mask_of,
 )
 from .conditioning import BRANCHES_KEY
+from .messages import NodeName
 from .patching import WRAPPERS
 from .rows import STEP_KEY, step_index, with_latent
 from .run_checks import (
@@ -53,7 +54,7 @@ from .unet import require_cross_attention
 
 logger = logging.getLogger(__name__)
 
-NODE = "Two-Branch Guider"
+NODE = NodeName("Two-Branch Guider")
 LEAST_SPLIT_POSITIONS = 32 * 32
 """Latent positions of a branch below which two calls take longer than one with more rows."""
 
@@ -154,7 +155,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         if self._source_branch is None:
             self._source_branch = SourceBranch(inputs)
             return
-        logger.info("%s: the source branch of the last edit is used again.", NODE)
+        logger.info("%s: the source branch of the last edit is used again.", str(NODE))
         self.original_conds["target"] = [branches_entry((self._target,), batch)]
         # SDXL's refiner asks for the kind of prompt, by default the name of the entries
         self.original_conds["target negative"] = [

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..inversion.ddcm import ItemNoise, ddcm_step, predicted_edit, start
+from .messages import NodeName
 
-NODE = "Virtual Inversion"
+NODE = NodeName("Virtual Inversion")
 
 
 class TwoBranchSampler(comfy.samplers.KSAMPLER):

@@ -7,7 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..editors.ale import ALESettings
-from ..host.ale_edit import edit_image
+from ..host.ale_edit import NODE, edit_image
+from ..host.messages import name_node, speak_as
 from ..host.regions import regions_from_edits
 from ..prompts.edits import VARIANTS, Edits, require_choice, with_variant
 from ..regions.preview import preview_image
@@ -112,15 +113,16 @@ class ALEEdit(io.ComfyNode):
         reuse_source: bool = True,
         **numbers: Any,
     ) -> io.NodeOutput:
-        require_choice("variant", variant, (AS_IN_EDITS, *VARIANTS), "ALE Edit")
+        with name_node(NODE):
+            require_choice("variant", variant, (AS_IN_EDITS, *VARIANTS))
+            share = schedule_of(edit_type, schedule)
         edits = edits if variant == AS_IN_EDITS else with_variant(edits, variant)
-        settings = ALESettings(
-            schedule=schedule_of(edit_type, schedule, "ALE Edit"), dilation=dilation, **numbers
-        )
-        if regions is None:
-            regions = regions_from_edits(edits, None, dilation, size=tuple(image.shape[1:3]))
-        inputs = (model, clip, vae, image, edits, regions, settings)
-        edited = edit_image(*inputs, seed, paste_background, reuse_source)
+        settings = ALESettings(schedule=share, dilation=dilation, **numbers)
+        with speak_as(NODE):
+            if regions is None:
+                regions = regions_from_edits(edits, None, dilation, size=tuple(image.shape[1:3]))
+            inputs = (model, clip, vae, image, edits, regions, settings)
+            edited = edit_image(*inputs, seed, paste_background, reuse_source)
         return io.NodeOutput(edited, preview_image(image, regions))
 
 

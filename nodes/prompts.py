@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..host.messages import name_node
 from ..host.regions import single_mask
 from ..host.text import embed_edits
 from ..prompts.edits import (
@@ -77,7 +78,8 @@ class EditObject(io.ComfyNode):
     ) -> io.NodeOutput:
         single = single_mask(mask, "Edit Object") if mask is not None else None
         edits = previous if previous is not None else Edits(())
-        return io.NodeOutput(edits.added(make_edit(source, target, single)))
+        with name_node("Edit Object"):
+            return io.NodeOutput(edits.added(make_edit(source, target, single)))
 
 
 class EditList(io.ComfyNode):
@@ -108,7 +110,8 @@ class EditList(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str) -> io.NodeOutput:
-        return io.NodeOutput(Edits(parse_edits(text)))
+        with name_node("Edit List"):
+            return io.NodeOutput(Edits(parse_edits(text)))
 
 
 class FullPrompts(io.ComfyNode):
@@ -254,7 +257,8 @@ class MethodSettingsNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, edits: Edits, **settings: Any) -> io.NodeOutput:
-        return io.NodeOutput(replace(edits, settings=MethodSettings(**settings)))
+        with name_node("Method Settings"):
+            return io.NodeOutput(replace(edits, settings=MethodSettings(**settings)))
 
 
 class ObjectRestrictedEmbeddings(io.ComfyNode):

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..editors.ale import ALESettings
+from ..host.messages import name_node
 from ..host.regions import regions_from_edits
 from ..prompts.edits import Edits
 from ..regions.paste import paste_background
@@ -138,7 +139,8 @@ class PasteBackground(io.ComfyNode):
 
     @classmethod
     def execute(cls, edited: Any, source: Any, regions: Regions) -> io.NodeOutput:
-        return io.NodeOutput(paste_background(edited, source, regions))
+        with name_node("Paste Background"):
+            return io.NodeOutput(paste_background(edited, source, regions))
 
 
 NODES = [RegionsNode, PasteBackground]

@@ -21,14 +21,13 @@ def restore_size(edited: Tensor, source: Tensor) -> Tensor:
     top, left = (height - edited.shape[1]) // 2, (width - edited.shape[2]) // 2
     if not (0 <= height - edited.shape[1] < 8 and 0 <= width - edited.shape[2] < 8):
         raise ValueError(
-            f"Paste Background: the edited input is {edited.shape[1]}x{edited.shape[2]} (height x "
-            f"width), the source input {height}x{width}. Connect the image that was encoded for "
-            "this edit."
+            f"the edited image is {edited.shape[1]}x{edited.shape[2]} (height x width), the source "
+            f"{height}x{width}. Connect the image that was encoded for this edit."
         )
     if source.shape[0] not in (1, edited.shape[0]):
         raise ValueError(
-            f"Paste Background: the edited input holds {edited.shape[0]} images, the source input "
-            f"{source.shape[0]}. Connect one source image, or as many as edited ones."
+            f"there are {edited.shape[0]} edited images and {source.shape[0]} sources. Connect one "
+            "source image, or as many as edited ones."
         )
     out = source[..., :3].expand(edited.shape[0], -1, -1, -1).clone()
     out[:, top : top + edited.shape[1], left : left + edited.shape[2]] = edited

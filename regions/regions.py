@@ -76,11 +76,7 @@ def make_regions(
     raw = torch.stack([mask.cpu() >= THRESHOLD for mask in masks]).to(torch.float32)
     for name, mask in zip(names, raw, strict=True):
         if not mask.any():
-            raise ValueError(
-                f'Regions: the mask of "{name}" is empty: no pixel is 0.5 or more. Paint or '
-                "select the object in the mask of its Edit Object or in the masks input of "
-                "Regions, or remove its edit."
-            )
+            raise ValueError(f'the mask of "{name}" is empty: no pixel is 0.5 or more.')
     height = raw.shape[-2]
     dilated = dilate(raw, int(height * dilation))
     return Regions(raw, dilated, tuple(names), int(height * feather))
@@ -135,8 +131,8 @@ def resize_masks(masks: Tensor, height: int, width: int) -> Tensor:
     h, w = masks.shape[-2:]
     if abs(h * width / (w * height) - 1) > ASPECT_TOLERANCE:
         raise ValueError(
-            f"Regions: the masks are {h}x{w} (height x width), the image is {height}x{width}: "
-            "their shapes differ. Make the masks from the image that is edited, at its size."
+            f"the masks are {h}x{w} (height x width), the image is {height}x{width}: their shapes "
+            "differ. Make the masks from the image that is edited, at its size."
         )
     if h >= height and w >= width:
         return F.adaptive_max_pool2d(masks, (height, width))

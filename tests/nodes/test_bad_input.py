@@ -386,7 +386,7 @@ REGION_CASES = [
         lambda w: w.edit(edits=listed()),
         "ALEEdit",
         "has no region",
-        ("Regions", "masks input", '"wolf -> brown-colored goat"'),
+        ("ALE Edit", "masks input of Regions", '"wolf -> brown-colored goat"'),
     ),
     Case(
         "empty mask",
@@ -425,7 +425,7 @@ REGION_CASES = [
         ),
         "ALEPasteBackground",
         "or as many as edited ones",
-        ("Paste Background", "edited", "source", "2 images", "3"),
+        ("Paste Background", "2 edited images", "3 sources"),
     ),
     Case(
         "image too small",
@@ -530,6 +530,13 @@ MODEL_CASES = [
         "regions of other edits",
         lambda w: w.edit(edits=only_wolf(), regions=regions()),
         "ALEEdit",
+        "Connect the same edits to ALE Edit and to Regions",
+        ("ALE Edit", "edits input", "wolf", "yellow moon", "regions input"),
+    ),
+    Case(
+        "regions of other edits in RGB-CAM",
+        lambda w: w.generate(regional(w.model), w.ore(only_wolf())[1]),
+        "ALERegionCrossAttention",
         SAME_EDITS,
         ("Region Cross-Attention", "goat", "yellow moon", "regions input"),
     ),

@@ -29,9 +29,7 @@ def test_one_source_serves_a_batch_of_edits_and_alpha_is_dropped():
 
 
 def test_images_of_other_sizes_are_refused_with_both_sizes():
-    with pytest.raises(
-        ValueError, match="the edited input is 32x64 .* source input 64x64.*Connect"
-    ):
+    with pytest.raises(ValueError, match="the edited image is 32x64 .* source 64x64.*Connect"):
         restore_size(torch.zeros(1, 32, 64, 3), torch.zeros(1, 64, 64, 3))
 
 

@@ -41,7 +41,7 @@ def test_raw_masks_stay_undilated_and_hard():
 @pytest.mark.parametrize("mask", [torch.zeros(16, 16), torch.full((16, 16), 0.49)])
 def test_an_empty_mask_is_refused_by_the_name_of_its_object(mask: torch.Tensor):
     good = torch.ones(16, 16)
-    with pytest.raises(ValueError, match='Regions: the mask of "moon" is empty.*Paint or select'):
+    with pytest.raises(ValueError, match='^the mask of "moon" is empty: no pixel is 0.5 or more.$'):
         make_regions([good, mask], ["wolf", "moon"], 0.01)
 
 
@@ -105,7 +105,7 @@ def test_masks_of_another_size_are_resized_to_the_nearest_pixel():
 
 @pytest.mark.parametrize("fit", [fit_masks, resize_masks])
 def test_masks_of_another_shape_are_refused_with_both_sizes(fit):
-    with pytest.raises(ValueError, match="Regions: the masks are 64x128 .* image is 96x96.*Make"):
+    with pytest.raises(ValueError, match="^the masks are 64x128 .* image is 96x96.*Make"):
         fit(torch.ones(1, 64, 128), 96, 96)
 
 
