@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..prompts.edits import Variant
 from ..regions.grid import latent_background
-from ..regions.regions import Regions, fit_masks
+from ..regions.regions import Regions, fit_background, fit_masks
 
 SCHEDULES: dict[str, float] = {
     "color": 1.0,
@@ -75,7 +75,7 @@ def background_weights(
     """(height, width) on the latent grid: bool, or in [0, 1] with a soft edge; 1 is background. 8
     pixels a cell."""
     if is_soft:
-        soft = fit_masks(regions.soft_background[None], 8 * height, 8 * width)
+        soft = fit_background(regions.soft_background, 8 * height, 8 * width)[None]
         return soft.unflatten(2, (width, 8)).unflatten(1, (height, 8)).mean(dim=(2, 4))[0]
     masks = fit_masks(regions.dilated, 8 * height, 8 * width)
     return latent_background(masks, height, width, variant)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .regions import Regions, resize_masks
+from .regions import Regions, resize_background
 
 
 def restore_size(edited: Tensor, source: Tensor) -> Tensor:
@@ -38,5 +38,5 @@ def paste_background(edited: Tensor, source: Tensor, regions: Regions) -> Tensor
     """The edited pixels inside the dilated regions and the source's outside, both (B, H, W, 3),
     with the regions' edge."""
     height, width = source.shape[1:3]
-    background = resize_masks(regions.soft_background[None], height, width)[0, ..., None].to(source)
+    background = resize_background(regions.soft_background, height, width)[..., None].to(source)
     return torch.lerp(restore_size(edited, source).to(source), source[..., :3], background)

@@ -124,7 +124,7 @@ def fit_masks(masks: Tensor, height: int, width: int) -> Tensor:
 
 def resize_masks(masks: Tensor, height: int, width: int) -> Tensor:
     """Masks (K, h, w) resized to (K, height, width): the maximum of the pixels that fall together
-    when shrinking, so that no mask is lost, nearest when growing.
+    along an axis that shrinks, so that no mask is lost, nearest along one that grows.
 
     Raises ValueError when the aspect ratios differ by more than ASPECT_TOLERANCE.
     """
@@ -134,6 +134,16 @@ def resize_masks(masks: Tensor, height: int, width: int) -> Tensor:
             f"the masks are {h}x{w} (height x width), the image is {height}x{width}: their shapes "
             "differ. Make the masks from the image that is edited, at its size."
         )
-    if h >= height and w >= width:
-        return F.adaptive_max_pool2d(masks, (height, width))
-    return F.interpolate(masks[None], size=(height, width), mode="nearest")[0]
+    shrunk = F.adaptive_max_pool2d(masks, (min(h, height), min(w, width)))
+    return F.interpolate(shrunk[None], size=(height, width), mode="nearest")[0]
+
+
+def fit_background(background: Tensor, height: int, width: int) -> Tensor:
+    """A background (h, w) brought to (height, width) as fit_masks does with the masks it leaves."""
+    return -fit_masks(-background[None], height, width)[0]
+
+
+def resize_background(background: Tensor, height: int, width: int) -> Tensor:
+    """A background (h, w) resized to (height, width): the minimum of the pixels that fall together,
+    so that no object is lost."""
+    return -resize_masks(-background[None], height, width)[0]

@@ -44,6 +44,16 @@ def test_outside_the_dilated_regions_every_pixel_is_the_sources():
     assert torch.equal(out[:, inside], restore_size(edited, source)[:, inside])
 
 
+@pytest.mark.parametrize("feather", [0.0, 0.05])
+def test_an_object_of_one_pixel_stays_in_an_image_smaller_than_its_mask(feather: float):
+    """The background shrinks to what none of its pixels leaves to an object."""
+    edited, source = torch.zeros(1, 64, 64, 3), torch.ones(1, 64, 64, 3)
+    mask = box_mask(256, 256, top=101, left=33, bottom=102, right=34)
+    out = paste_background(edited, source, make_regions([mask], ["wolf"], 0.0, feather))
+    assert not out[0, 25, 8].any()
+    assert (out[0, :16] == 1).all()
+
+
 def test_a_feathered_edge_mixes_both_images():
     edited, source = torch.zeros(1, 64, 64, 3), torch.ones(1, 64, 64, 3)
     mask = box_mask(64, 64, top=20, left=20, bottom=40, right=40)

@@ -103,6 +103,26 @@ def test_masks_of_another_size_are_resized_to_the_nearest_pixel():
     assert torch.equal(fit_masks(doubled, 32, 48), masks)
 
 
+@pytest.mark.parametrize("size", [(98, 102), (102, 98), (97, 100), (100, 103), (98, 98)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_no_line_of_a_mask_is_lost_whichever_axis_shrinks(axis: int, size: tuple[int, int]):
+    """100 masks, each with one row or column set: with the other axis growing, each still has one;
+    a line that shrinks together with its neighbour has the place of both."""
+    masks = torch.eye(100)[:, :, None].expand(-1, -1, 100)
+    made = resize_masks(masks.transpose(1, 1 + axis), *size)
+    assert made.shape == (100, *size)
+    lines = made.amax(dim=2 - axis)  # (100, n): the lines of each mask
+    assert torch.equal(made.amin(dim=2 - axis), lines)  # and each is whole
+    n = size[axis]
+    for line in range(100):
+        start, stop = line * n // 100, -(-(line + 1) * n // 100)
+        if n < 100:  # the windows of torch's adaptive pooling
+            expected = [i for i in range(n) if i * 100 // n <= line < -(-(i + 1) * 100 // n)]
+        else:  # nearest
+            expected = [i for i in range(start, stop + 1) if i < n and i * 100 // n == line]
+        assert expected and lines[line].nonzero().flatten().tolist() == expected
+
+
 @pytest.mark.parametrize("fit", [fit_masks, resize_masks])
 def test_masks_of_another_shape_are_refused_with_both_sizes(fit):
     with pytest.raises(ValueError, match="^the masks are 64x128 .* image is 96x96.*Make"):
