@@ -13,10 +13,10 @@ from ..regions.cleaning import without_specks
 from ..regions.detection import Detector, Segmenter, Thresholds
 from ..regions.objects import Found, find_objects, parse_choices, require_words
 from ..regions.phrases import clean_phrase
-from ..regions.regions import Regions
+from ..regions.regions import Regions, make_regions, resize_masks
 from .grounding import NODE
 from .messages import name_node, speak_as
-from .regions import regions_from_edits
+from .regions import CURE_OF_EMPTY, mask_batch, regions_from_edits
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +78,11 @@ def grounded_regions(
         return *_nothing(edits, found, settings, size), text
     made = zip(found, _masks(picture, found, segmenter, settings.clean_up), strict=True)
     with_masks = [
-        _masked(edits, edit, *next(made), settings, size) if edit.mask is None else edit
+        _masked(edits, edit, *next(made), settings) if edit.mask is None else edit
         for edit in edits.items
     ]
-    kept = replace(edits, items=tuple(edit for edit in with_masks if edit is not None))
+    items = _rest_for_missing([edit for edit in with_masks if edit is not None], settings, size)
+    kept = replace(edits, items=tuple(items))
     with speak_as(NODE):
         return regions_from_edits(kept, None, settings.dilation, 0.0, size), kept, text
 
@@ -104,10 +105,9 @@ def _masked(
     entry: Found,
     mask: Tensor | None,
     settings: MaskSettings,
-    size: tuple[int, int],
 ) -> Edit | None:
-    """The edit with the mask of its object; what settings.missing says where there is none, None
-    when the edit is left out."""
+    """The edit with the mask of its object; where there is none, None when the edit is left out,
+    and without a mask when it gets the whole image."""
     if mask is not None:
         return replace(edit, mask=mask)
     if settings.missing == "stop":
@@ -117,8 +117,24 @@ def _masked(
         _require_no_full_prompt(edits, edit)
         logger.warning("%s: %s That edit is left out.", NODE, why)
         return None
-    logger.warning("%s: %s Its edit gets the whole image.", NODE, why)
-    return replace(edit, mask=torch.ones(size))
+    logger.warning("%s: %s Its edit gets the image outside the other objects.", NODE, why)
+    return edit
+
+
+def _rest_for_missing(
+    items: list[Edit], settings: MaskSettings, size: tuple[int, int]
+) -> list[Edit]:
+    """The edits, of which those without a mask get the image outside the others' grown masks: in an
+    overlap the others would lose their text."""
+    others = [edit for edit in items if edit.mask is not None]
+    rest = torch.ones(size)
+    if len(others) not in (0, len(items)):
+        with name_node(NODE, CURE_OF_EMPTY):
+            masks = [resize_masks(mask_batch(edit.mask), *size)[0] for edit in others]
+            names = [edit.source for edit in others]
+            background = make_regions(masks, names, settings.dilation).background
+        rest = background if background.any() else rest
+    return [replace(edit, mask=rest) if edit.mask is None else edit for edit in items]
 
 
 def single_image(image: Tensor) -> Tensor:
@@ -207,8 +223,7 @@ def _nothing(
         items=tuple(replace(edit, mask=torch.ones(size)) for edit in edits.items),
         settings=replace(edits.settings, rgb_cam=False, blending=False),
     )
-    with speak_as(NODE):
-        return regions_from_edits(everywhere, None, 0.0, 0.0, size), everywhere
+    return make_regions([torch.ones(size)] * len(edits.items), edits.sources, 0.0), everywhere
 
 
 def _stopped(missing: list[Found], settings: MaskSettings, instead: str) -> str:

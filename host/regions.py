@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..prompts.edits import ARROW, Edits
+from ..prompts.edits import ARROW, Edits, MethodSettings
+from ..regions.grid import coverage, hidden_objects
 from ..regions.regions import Regions, fit_masks, make_regions, resize_masks
-from .messages import NodeName, name_node
+from .messages import NodeName, name_node, tell
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ def regions_from_edits(
         fitted.append(mask)
     with name_node(NODE, CURE_OF_EMPTY):
         regions = make_regions(fitted, edits.sources, dilation, feather)
-    _warn(regions, edits)
+    _require_places(regions, edits.settings)
+    _advise(regions, edits.settings)
     return regions
 
 
@@ -88,21 +90,45 @@ def masks_of_latent(regions: Regions, latent: Tensor, node: str) -> Tensor:
         return fit_masks(regions.dilated, height, width)
 
 
-def _warn(regions: Regions, edits: Edits) -> None:
-    """Say once what is legal, but seldom meant."""
-    pairs = [
-        f'"{regions.names[i]}" and "{regions.names[j]}"' for i, j in regions.overlapping_pairs()
+def _advise(regions: Regions, settings: MethodSettings) -> None:
+    """Say what is legal, but seldom meant."""
+    names = [f'"{name}"' for name in regions.names]
+    overlaps = [
+        f"those of {names[i]} and {names[j]} ({_percent(of_i)} of {names[i]}, {_percent(of_j)} of "
+        f"{names[j]})"
+        for (i, j), (of_i, of_j) in regions.overlaps().items()
     ]
-    if pairs:
-        logger.warning(
-            "%s: the dilated masks of %s overlap; the overlap goes to the %s.",
-            str(NODE),
-            ", ".join(pairs),
-            edits.settings.overlap,
+    if overlaps:
+        tell(
+            f"{NODE}: some grown masks overlap: {', '.join(overlaps)}. The overlap goes to the "
+            f"{settings.overlap} (overlap of Method Settings)."
         )
     if not regions.background.any():
         logger.warning(
             "%s: the masks cover the whole image; Background Blending keeps nothing.", str(NODE)
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"
+
+
+def _require_places(regions: Regions, settings: MethodSettings) -> None:
+    """Raises ValueError when RGB-CAM would give an object's text to no cell of the latent, because
+    other objects cover all of its cells."""
+    if not settings.rgb_cam:
+        return
+    height, width = (max(side // PIXELS_PER_CELL, 1) for side in regions.dilated.shape[-2:])
+    covered = coverage(regions.dilated, height, width, settings.variant)
+    hidden = hidden_objects(covered, settings.overlap == "last object")
+    if hidden:
+        names = [f'"{name}"' for name in regions.names]
+        i, others = next(iter(hidden.items()))
+        raise ValueError(
+            f"{NODE}: {names[i]} has no place of its own: its grown mask lies within that of "
+            f"{' and '.join(names[j] for j in others)}, and an overlap goes to the "
+            f"{settings.overlap} (overlap of Method Settings). Paint the masks apart, set dilation "
+            "to a smaller number, or remove one of these edits."
         )
 
 

@@ -147,7 +147,7 @@ class GroundedSAMMasks(io.ComfyNode):
                     default=MISSING[0],
                     tooltip=(
                         "An object that is not found: stop with an error, leave its edit out, or "
-                        "give it the whole image."
+                        "give it the whole image outside the other objects."
                     ),
                 ),
                 io.Combo.Input(

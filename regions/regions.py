@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
@@ -54,12 +55,17 @@ class Regions:
         rows = F.avg_pool2d(padded, (box, 1), stride=1)
         return 1 - F.avg_pool2d(rows, (1, box), stride=1)[0, 0]
 
-    def overlapping_pairs(self) -> list[tuple[int, int]]:
-        """Indices (i, j), i < j, of objects whose dilated masks share a pixel."""
+    def overlaps(self) -> dict[tuple[int, int], tuple[float, float]]:
+        """Of objects (i, j), i < j, whose dilated masks share a pixel, the share of each mask that
+        lies in the other."""
         flat = self.dilated.flatten(1)
-        shared = flat @ flat.T
-        count = len(self.names)
-        return [(i, j) for i in range(count) for j in range(i + 1, count) if shared[i, j] > 0]
+        shared = (flat @ flat.T).tolist()
+        pairs = combinations(range(len(self.names)), 2)
+        return {
+            (i, j): (shared[i][j] / shared[i][i], shared[i][j] / shared[j][j])
+            for i, j in pairs
+            if shared[i][j] > 0
+        }
 
 
 def make_regions(

@@ -2,6 +2,7 @@ import logging
 
 import pytest
 import torch
+from torch import Tensor
 
 from ale_edit.host.regions import mask_batch, regions_from_edits, single_mask
 from ale_edit.prompts.edits import Edits
@@ -53,13 +54,87 @@ def test_without_an_image_the_first_masks_size_counts(caplog):
     assert len(caplog.records) == 1
 
 
-def test_overlapping_masks_are_legal_and_said_once(caplog):
-    mask = two_boxes()[0]
+def half_overlapping() -> list[Tensor]:
+    """Of 32 and 16 columns, 8 of them shared."""
+    return [
+        box_mask(64, 64, top=0, left=0, bottom=32, right=32),
+        box_mask(64, 64, top=0, left=24, bottom=32, right=40),
+    ]
+
+
+@pytest.mark.parametrize("overlap", ["background", "last object"])
+def test_a_partial_overlap_is_legal_and_said_once_with_the_share(caplog, overlap):
+    edits = edits_of(masks=half_overlapping(), overlap=overlap)
     with caplog.at_level(logging.WARNING):
-        regions = regions_from_edits(edits_of(masks=[mask, mask]), None, 0.0)
-    assert regions.overlapping_pairs() == [(0, 1)]
+        regions_from_edits(edits, None, 0.0)
     (record,) = caplog.records
-    assert "wolf" in record.getMessage() and "yellow moon" in record.getMessage()
+    assert record.getMessage() == (
+        'Regions: some grown masks overlap: those of "wolf" and "yellow moon" (25 % of "wolf", '
+        f'50 % of "yellow moon"). The overlap goes to the {overlap} (overlap of Method Settings).'
+    )
+
+
+def test_an_overlap_of_a_few_pixels_is_less_than_one_percent(caplog):
+    first, second = two_boxes()
+    second[32, 24] = first[32, 23] = 1  # neighbours, which dilation makes overlap
+    with caplog.at_level(logging.WARNING):
+        regions_from_edits(edits_of(masks=[first, second]), None, 0.02)
+    assert 'less than 1 % of "yellow moon"' in caplog.records[0].getMessage()
+
+
+def covered(outer: int) -> list[Tensor]:
+    """A mask and one inside it, as the first and the second or the other way round."""
+    masks = [two_boxes()[0], torch.zeros(64, 64)]
+    masks[1][:48, :48] = 1
+    return masks[::-1] if outer == 0 else masks
+
+
+@pytest.mark.parametrize(
+    ("masks", "overlap", "lost"),
+    [
+        ([two_boxes()[0]] * 2, "background", "wolf"),
+        ([two_boxes()[0]] * 2, "last object", "wolf"),
+        (covered(0), "background", "yellow moon"),
+        (covered(1), "background", "wolf"),
+        (covered(1), "last object", "wolf"),
+    ],
+)
+@pytest.mark.parametrize("variant", ["paper", "published code"])
+def test_an_object_that_another_covers_is_refused_with_both_names(masks, overlap, lost, variant):
+    other = ({"wolf", "yellow moon"} - {lost}).pop()
+    edits = edits_of(masks=masks, overlap=overlap, variant=variant)
+    words = (
+        f'Regions: "{lost}" has no place of its own: .* that of "{other}", .* goes to the {overlap}'
+    )
+    with pytest.raises(ValueError, match=words):
+        regions_from_edits(edits, None, 0.0)
+
+
+def test_a_rim_that_owns_no_cell_of_the_latent_is_no_place(caplog):
+    """The left mask is two pixels wider than the right one."""
+    left = box_mask(64, 64, top=16, left=14, bottom=48, right=48)
+    right = box_mask(64, 64, top=16, left=16, bottom=48, right=48)
+    with pytest.raises(ValueError, match="has no place of its own"):
+        regions_from_edits(edits_of(masks=[left, right]), None, 0.0)
+
+
+def test_the_last_object_may_lie_on_another(caplog):
+    regions_from_edits(edits_of(masks=covered(0), overlap="last object"), None, 0.0)
+    assert '100 % of "yellow moon"' in caplog.text
+
+
+def test_without_rgb_cam_no_object_needs_a_place():
+    mask = two_boxes()[0]
+    regions = regions_from_edits(edits_of(masks=[mask, mask], rgb_cam=False), None, 0.0)
+    assert regions.overlaps() == {(0, 1): (1.0, 1.0)}
+
+
+def test_a_small_object_that_keeps_a_cell_of_its_own_is_no_hidden_one(caplog):
+    """The paper's grid gives an object smaller than a cell that cell."""
+    dot = box_mask(64, 64, top=20, left=20, bottom=21, right=21)
+    edits = edits_of(masks=[torch.ones(64, 64), dot])
+    regions_from_edits(edits, None, 0.0)
+    assert '100 % of "yellow moon"' in caplog.text
 
 
 def test_a_mask_over_everything_is_legal_and_said_once(caplog):

@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -394,6 +394,20 @@ REGION_CASES = [
         "ALERegions",
         "is empty: no pixel is 0.5 or more",
         ("Regions", "masks input", '"yellow moon"'),
+    ),
+    Case(
+        "two masks that coincide",
+        lambda w: regions(masks=boxes()[:1].expand(2, -1, -1)),
+        "ALERegions",
+        "has no place of its own",
+        ("Regions", '"wolf"', '"yellow moon"', "overlap goes to the background"),
+    ),
+    Case(
+        "a mask within another in ALE Edit",
+        lambda w: w.edit(edits=only_wolf().added(replace(only_wolf().items[0], source="cub"))),
+        "ALEEdit",
+        "has no place of its own",
+        ("ALE Edit", '"wolf"', '"cub"'),
     ),
     Case(
         "mask of another shape",

@@ -88,6 +88,11 @@ REFUSALS: list[tuple[str, Callable[[World], Any], set[str]]] = [
     ("no edit beside regions", lambda w: w.edit(edits=Edits(()), regions=regions()), {"Regions"}),
     ("no mask", lambda w: w.edit(edits=listed()), set()),
     ("empty mask", lambda w: w.edit(edits=empty(1)), set()),
+    (
+        "masks that coincide",
+        lambda w: w.edit(edits=only_wolf().added(only_wolf().items[0])),
+        set(),
+    ),
     ("mask of another shape", lambda w: w.edit(image=picture(width=96)), set()),
     (
         "regions of another shape",

@@ -142,10 +142,33 @@ def test_a_missing_objects_edit_can_be_left_out(caplog: pytest.LogCaptureFixture
     assert edits.settings.rgb_cam and edits.settings.blending
 
 
-def test_a_missing_object_can_get_the_whole_image() -> None:
-    regions, edits, masks, *_ = find({"wolf": TABLE["wolf"]}, missing="whole image")
-    assert torch.equal(masks[1], torch.ones(64, 64)) and len(edits.items) == 2
+@pytest.mark.parametrize("dilation", [0.0, 0.05])
+def test_a_missing_object_can_get_the_whole_image_but_the_others_places(
+    dilation: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = {"wolf": TABLE["wolf"]}
+    regions, edits, masks, *_ = find(found, missing="whole image", dilation=dilation)
+    assert torch.equal(masks[1], 1 - regions.dilated[0]) and len(edits.items) == 2
     assert regions.names == ("wolf", "Yellow Moon.")
+    assert "gets the image outside the other objects" in caplog.text
+
+
+def test_a_missing_object_beside_one_that_is_everywhere_is_refused() -> None:
+    everywhere = {"wolf": {(0.0, 0.0, 64.0, 64.0): 0.9}}
+    with pytest.raises(ValueError, match='^Grounded-SAM Masks: "wolf" has no place of its own'):
+        find(everywhere, missing="whole image", segmenter=None)
+
+
+def test_two_phrases_for_one_mask_are_refused_with_both_names() -> None:
+    """Boxes of their own, in which the segmenter sees the same."""
+
+    class Same(Boxes):
+        def segment(self, image: Tensor, boxes: Tensor) -> Tensor:
+            return super().segment(image, boxes[:1]).expand(len(boxes), -1, -1)
+
+    words = '^Grounded-SAM Masks: "wolf" has no place .* within that of "Yellow Moon."'
+    with pytest.raises(ValueError, match=words):
+        find(segmenter=Same())
 
 
 def test_a_left_out_edit_may_not_stay_in_a_full_prompt() -> None:

@@ -73,13 +73,13 @@ def test_feather_softens_the_background_and_zero_is_hard() -> None:
 def test_overlapping_masks_and_masks_of_everything_are_allowed_with_one_warning_each(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    masks = torch.ones(2, 64, 64)
+    masks = torch.zeros(2, 64, 64)
+    masks[0, :40], masks[1, 24:] = 1, 1
     with caplog.at_level(logging.WARNING):
-        regions, _, background, _ = run("ALERegions", edits=listed(), masks=masks)
-    assert regions.overlapping_pairs() == [(0, 1)]
+        regions, _, background, _ = run("ALERegions", edits=listed(), masks=masks, dilation=0.0)
     assert not background.any()
     overlap, everything = (record.getMessage() for record in caplog.records)
-    assert '"wolf" and "yellow moon" overlap' in overlap
+    assert '"wolf" and "yellow moon" (40 % of "wolf", 40 % of "yellow moon")' in overlap
     assert "cover the whole image" in everything
 
 

@@ -51,7 +51,7 @@ def test_the_background_is_what_no_dilated_mask_covers():
     assert torch.equal(regions.background == 0, dilate(masks, 2).any(dim=0))
 
 
-def test_overlapping_pairs_are_those_that_share_a_pixel_after_dilation():
+def test_overlaps_are_of_masks_that_share_a_pixel_after_dilation_with_the_share_of_each():
     masks = [
         box_mask(50, 50, top=0, left=0, bottom=10, right=10),
         box_mask(50, 50, top=0, left=12, bottom=10, right=20),
@@ -59,8 +59,10 @@ def test_overlapping_pairs_are_those_that_share_a_pixel_after_dilation():
         box_mask(50, 50, top=35, left=35, bottom=45, right=45),
     ]
     names = ["a", "b", "c", "d"]
-    assert make_regions(masks, names, 0.0).overlapping_pairs() == [(2, 3)]
-    assert make_regions(masks, names, 0.04).overlapping_pairs() == [(0, 1), (2, 3)]
+    assert make_regions(masks, names, 0.0).overlaps() == {(2, 3): (0.25, 0.25)}
+    assert list(make_regions(masks, names, 0.04).overlaps()) == [(0, 1), (2, 3)]
+    whole = make_regions([masks[0], torch.ones(50, 50)], names[:2], 0.0)
+    assert whole.overlaps() == {(0, 1): (1.0, pytest.approx(100 / 2500))}
 
 
 @pytest.mark.parametrize("feather", [0.01, 0.03, 0.06, 0.1, 0.2])
