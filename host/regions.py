@@ -101,7 +101,7 @@ def _advise(regions: Regions, settings: MethodSettings) -> None:
     if overlaps:
         tell(
             f"{NODE}: some grown masks overlap: {', '.join(overlaps)}. The overlap goes to the "
-            f"{settings.overlap} (overlap of Method Settings)."
+            f"{settings.overlap}."
         )
     if not regions.background.any():
         logger.warning(
@@ -127,7 +127,7 @@ def _require_places(regions: Regions, settings: MethodSettings) -> None:
         raise ValueError(
             f"{NODE}: {names[i]} has no place of its own: its grown mask lies within that of "
             f"{' and '.join(names[j] for j in others)}, and an overlap goes to the "
-            f"{settings.overlap} (overlap of Method Settings). Paint the masks apart, set dilation "
+            f"{settings.overlap}. Paint the masks apart, set dilation "
             "to a smaller number, or remove one of these edits."
         )
 

@@ -132,7 +132,7 @@ class PasteBackground(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     display_name="image",
-                    tooltip="At the source's size, its pixels outside the regions.",
+                    tooltip="At the source's size, its pixels outside the regions, with its alpha.",
                 )
             ],
         )

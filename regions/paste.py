@@ -12,8 +12,8 @@ from .regions import Regions, resize_background
 
 
 def restore_size(edited: Tensor, source: Tensor) -> Tensor:
-    """edited (B, h, w, 3) at the exact size of source (B or 1, H, W, 3): the strip the VAE cropped
-    is the source's.
+    """edited (B, h, w, 3 or 4) at the exact size of source (B or 1, H, W, 3 or 4), without alpha:
+    the strip the VAE cropped is the source's.
 
     Raises ValueError when the sizes differ by more than that strip, or the batches do not fit.
     """
@@ -30,13 +30,15 @@ def restore_size(edited: Tensor, source: Tensor) -> Tensor:
             "source image, or as many as edited ones."
         )
     out = source[..., :3].expand(edited.shape[0], -1, -1, -1).clone()
-    out[:, top : top + edited.shape[1], left : left + edited.shape[2]] = edited
+    out[:, top : top + edited.shape[1], left : left + edited.shape[2]] = edited[..., :3]
     return out
 
 
 def paste_background(edited: Tensor, source: Tensor, regions: Regions) -> Tensor:
-    """The edited pixels inside the dilated regions and the source's outside, both (B, H, W, 3),
-    with the regions' edge."""
+    """The edited pixels inside the dilated regions and the source's outside, with the regions'
+    edge, and the source's alpha where it has one; shapes as restore_size takes them."""
     height, width = source.shape[1:3]
     background = resize_background(regions.soft_background, height, width)[..., None].to(source)
-    return torch.lerp(restore_size(edited, source).to(source), source[..., :3], background)
+    pasted = torch.lerp(restore_size(edited, source).to(source), source[..., :3], background)
+    alpha = source[..., 3:].expand(len(pasted), -1, -1, -1)
+    return torch.cat([pasted, alpha], dim=-1) if alpha.shape[-1] else pasted

@@ -70,7 +70,7 @@ def test_a_partial_overlap_is_legal_and_said_once_with_the_share(caplog, overlap
     (record,) = caplog.records
     assert record.getMessage() == (
         'Regions: some grown masks overlap: those of "wolf" and "yellow moon" (25 % of "wolf", '
-        f'50 % of "yellow moon"). The overlap goes to the {overlap} (overlap of Method Settings).'
+        f'50 % of "yellow moon"). The overlap goes to the {overlap}.'
     )
 
 

@@ -23,9 +23,22 @@ def test_the_strip_that_the_vae_cropped_comes_back_from_the_source(height: int, 
     assert torch.equal(out[:, ~inside], source[:, ~inside])
 
 
-def test_one_source_serves_a_batch_of_edits_and_alpha_is_dropped():
-    out = restore_size(torch.zeros(3, 64, 64, 3), torch.ones(1, 66, 64, 4))
+@pytest.mark.parametrize("channels", [3, 4])
+def test_one_source_serves_a_batch_of_edits_and_alpha_is_dropped(channels: int):
+    out = restore_size(torch.zeros(3, 64, 64, channels), torch.ones(1, 66, 64, 4))
     assert out.shape == (3, 66, 64, 3)
+
+
+@pytest.mark.parametrize("sources", [1, 2])
+def test_the_sources_alpha_stays_everywhere(sources: int):
+    edited, source = images(70, 66, 64, 64)
+    alpha = torch.rand(2, 70, 66, 1, generator=generator(1))
+    regions = make_regions([box_mask(70, 66, top=9, left=9, bottom=50, right=50)], ["a"], 0.0, 0.1)
+    with_alpha = torch.cat([source, alpha], dim=-1)[:sources]
+    made = paste_background(edited, with_alpha, regions)
+    assert made.shape == (2, 70, 66, 4)
+    assert torch.equal(made[..., :3], paste_background(edited, source[:sources], regions))
+    assert torch.equal(made[..., 3:], alpha[:sources].expand(2, -1, -1, -1))
 
 
 def test_images_of_other_sizes_are_refused_with_both_sizes():
