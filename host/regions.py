@@ -18,7 +18,7 @@ NODE = NodeName("Regions")
 PIXELS_PER_CELL = 8
 CURE_OF_EMPTY = (
     "Paint or select the object in the mask of its Edit Object or in the masks input of Regions, "
-    "or remove its edit."
+    "choose another channel if Load Image (as Mask) loaded it, or remove its edit."
 )
 
 
@@ -74,8 +74,9 @@ def regions_from_edits(
         fitted.append(mask)
     with name_node(NODE, CURE_OF_EMPTY):
         regions = make_regions(fitted, edits.sources, dilation, feather)
+    _advise_of_whole(regions)
     _require_places(regions, edits.settings)
-    _advise(regions, edits.settings)
+    _advise_of_overlaps(regions, edits.settings)
     return regions
 
 
@@ -90,7 +91,19 @@ def masks_of_latent(regions: Regions, latent: Tensor, node: str) -> Tensor:
         return fit_masks(regions.dilated, height, width)
 
 
-def _advise(regions: Regions, settings: MethodSettings) -> None:
+def _advise_of_whole(regions: Regions) -> None:
+    """Say which of several objects is everywhere: its mask may be another channel."""
+    whole = regions.raw.flatten(1).all(dim=1).nonzero().flatten().tolist()
+    if whole and len(regions.names) > 1:
+        names = " and ".join(f'"{regions.names[i]}"' for i in whole)
+        tell(
+            f"{NODE}: the mask of {names} covers the whole image. If Load Image (as Mask) loaded "
+            "it, its picture may be of one colour with the drawing in the alpha channel: choose "
+            "alpha in its channel, and put Invert Mask behind it where the object is opaque."
+        )
+
+
+def _advise_of_overlaps(regions: Regions, settings: MethodSettings) -> None:
     """Say what is legal, but seldom meant."""
     names = [f'"{name}"' for name in regions.names]
     overlaps = [
@@ -127,8 +140,8 @@ def _require_places(regions: Regions, settings: MethodSettings) -> None:
         raise ValueError(
             f"{NODE}: {names[i]} has no place of its own: its grown mask lies within that of "
             f"{' and '.join(names[j] for j in others)}, and an overlap goes to the "
-            f"{settings.overlap}. Paint the masks apart, set dilation "
-            "to a smaller number, or remove one of these edits."
+            f"{settings.overlap}. Paint the masks apart, set dilation to a smaller number, or "
+            "remove one of these edits."
         )
 
 

@@ -1,7 +1,11 @@
+import importlib
 import logging
+from pathlib import Path
 
+import folder_paths
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ale_edit.host.regions import mask_batch, regions_from_edits, single_mask
@@ -135,6 +139,38 @@ def test_a_small_object_that_keeps_a_cell_of_its_own_is_no_hidden_one(caplog):
     edits = edits_of(masks=[torch.ones(64, 64), dot])
     regions_from_edits(edits, None, 0.0)
     assert '100 % of "yellow moon"' in caplog.text
+
+
+def saved_by_an_editor(folder: Path) -> str:
+    """A white PNG whose drawing, the first box, is in the alpha channel: transparent there."""
+    alpha = Image.fromarray((255 * (1 - two_boxes()[0])).byte().numpy())
+    picture = Image.new("RGBA", (64, 64), "white")
+    picture.putalpha(alpha)
+    picture.save(folder / "drawn.png")
+    return "drawn.png"
+
+
+@pytest.mark.parametrize(("channel", "is_whole"), [("red", True), ("alpha", False)])
+def test_a_mask_read_by_the_wrong_channel_is_said_to_cover_everything(
+    caplog, tmp_path, monkeypatch, channel, is_whole
+):
+    monkeypatch.setattr(folder_paths, "get_annotated_filepath", lambda name: str(tmp_path / name))
+    node = importlib.import_module("nodes").LoadImageMask()
+    mask = node.load_image(saved_by_an_editor(tmp_path), channel)[0][0]
+    edits = edits_of(masks=[mask, two_boxes()[1]], overlap="last object")
+    with caplog.at_level(logging.WARNING):
+        regions = regions_from_edits(edits, None, 0.0)
+    if is_whole:
+        assert caplog.messages[0].startswith('Regions: the mask of "wolf" covers the whole image.')
+        assert "Load Image (as Mask)" in caplog.messages[0] and "alpha" in caplog.messages[0]
+    else:
+        assert torch.equal(regions.raw[0], two_boxes()[0]) and not caplog.messages
+
+
+def test_the_mask_over_everything_is_said_before_the_edits_under_it_are_refused(caplog):
+    with pytest.raises(ValueError, match='"yellow moon" has no place .* that of "wolf"'):
+        regions_from_edits(edits_of(masks=[torch.ones(64, 64), two_boxes()[1]]), None, 0.0)
+    assert 'the mask of "wolf" covers the whole image' in caplog.text
 
 
 def test_a_mask_over_everything_is_legal_and_said_once(caplog):
