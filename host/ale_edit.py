@@ -11,8 +11,9 @@ from torch import Tensor
 from ..editors.ale import ALESettings
 from ..prompts.edits import Edits
 from ..regions.paste import paste_background, restore_size
-from ..regions.regions import Regions
+from ..regions.regions import AnyRegions, each_image
 from .blending import apply_background_blending
+from .messages import name_node
 from .regions import PIXELS_PER_CELL
 from .rgb_cam import apply_rgb_cam
 from .run_checks import require_width
@@ -31,21 +32,22 @@ def edit_image(
     vae: Any,
     image: Tensor,
     edits: Edits,
-    regions: Regions,
+    regions: AnyRegions,
     settings: ALESettings,
     seed: int,
     keeps_source_pixels: bool,
     reuses_source: bool = True,
 ) -> Tensor:
-    """Edit a batch of images (B, H, W, 3) in [0, 1]: (B, H, W, 3), at exactly the same size.
+    """Edit a batch of images (B, H, W, 3 or 4) in [0, 1]: (B, H, W, 3), at exactly the same size.
 
-    keeps_source_pixels: paste the source's own pixels back outside the regions.
+    regions: those of each image, or of one for all.
+    keeps_source_pixels: paste the source's own pixels back outside the regions, and its alpha.
     reuses_source: take the source branch from the last edit where it is the same.
     """
     import latent_preview
 
     _require_size(image)
-    _require_same(edits, regions)
+    _require_same(edits, regions, image)
     patched = apply_rgb_cam(model, regions)
     patched = apply_self_injection(patched, settings.schedule)
     patched = apply_background_blending(patched, regions)
@@ -84,7 +86,9 @@ def _require_size(image: Tensor) -> None:
         )
 
 
-def _require_same(edits: Edits, regions: Regions) -> None:
+def _require_same(edits: Edits, regions: AnyRegions, image: Tensor) -> None:
+    with name_node(NODE):
+        each_image(regions, len(image))
     if len(edits.items) != len(regions.names):
         raise ValueError(
             f"{NODE}: the edits input has {len(edits.items)} objects ({', '.join(edits.sources)}), "

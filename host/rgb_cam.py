@@ -29,7 +29,7 @@ from ..attention.rgb_cam import (
 )
 from ..prompts.ore import ObjectRestrictedEmbeddings
 from ..regions.grid import CellGroup, cell_groups, coverage
-from ..regions.regions import Regions
+from ..regions.regions import AnyRegions
 from .conditioning import OREEntry, ore_entries
 from .messages import NodeName
 from .patching import RGB_CAM_KEY, WRAPPERS, with_wrapper
@@ -53,7 +53,7 @@ class LayerAttention(Protocol):
 
 
 def apply_rgb_cam(
-    model: Any, regions: Regions, strength: float = 1.0, background: Any = None
+    model: Any, regions: AnyRegions, strength: float = 1.0, background: Any = None
 ) -> Any:
     """A clone of a MODEL whose cross-attention follows the regions.
 
@@ -98,7 +98,7 @@ def _background_text(background: Any) -> Tensor:
     return texts[0][0]
 
 
-def _require_entries(guider: Any, regions: Regions) -> dict[UUID, OREEntry]:
+def _require_entries(guider: Any, regions: AnyRegions) -> dict[UUID, OREEntry]:
     """Our conditioning entries of a run, checked against the regions."""
     entries = ore_entries(guider.conds)
     if not entries:
@@ -133,7 +133,7 @@ class _Run:
     def __init__(
         self,
         entries: Mapping[UUID, OREEntry],
-        masks: Tensor,
+        masks: tuple[Tensor, ...],
         strength: float,
         patcher: Any,
         background: Tensor | None,
@@ -144,7 +144,7 @@ class _Run:
         self._patcher = patcher
         self._background = background
         self._layers = cross_attention_layers(patcher.get_model_object("diffusion_model"))
-        self._groups: dict[tuple[int, ...], tuple[CellGroup, ...]] = {}
+        self._groups: dict[tuple[int, int, int], tuple[CellGroup, ...]] = {}
         self._texts: dict[Any, LayerText | JoinedText] = {}
         self._replacements: dict[tuple[LayerKey, int], Any] = {}
         texts = [("positive", entry.ore.keys) for entry in entries.values()]
@@ -215,13 +215,13 @@ class _Run:
         def attn2_replace(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
             _require_whole_queries(q, options)
             attention = _attention(options)
-            targets = ore_rows(q.shape[0], options, self._entries)
+            targets = self._by_layout(ore_rows(q.shape[0], options, self._entries))
             if not targets:
                 return inner(q, k, v, options) if inner else attention(q, k, v)
-            rows = [rows for rows, _ in targets]
+            rows = [rows for rows, *_ in targets]
             out = _inner_output(q, k, v, rows, options, inner, attention, self._strength == 1.0)
-            for rows, entry in targets:
-                text = self._layer_text(key, module, entry.ore, q, options)
+            for rows, entry, layout in targets:
+                text = self._layer_text(key, module, entry.ore, q, options, layout)
                 regional = _regional_attention(q, text, options)
                 if isinstance(text, JoinedText):
                     ours = joined_cross_attention(q[rows], text, regional)
@@ -238,6 +238,19 @@ class _Run:
 
         return attn2_replace
 
+    def _by_layout(
+        self, targets: list[tuple[slice, OREEntry]]
+    ) -> list[tuple[slice, OREEntry, int]]:
+        """Rows that share the layout of their regions, with its number: those of a chunk together,
+        or each row alone where each image of the batch has its own."""
+        if len(self._masks) == 1:
+            return [(rows, entry, 0) for rows, entry in targets]
+        return [
+            (slice(rows.start + j, rows.start + j + 1), entry, j)
+            for rows, entry in targets
+            for j in range(len(self._masks))
+        ]
+
     def _layer_text(
         self,
         key: LayerKey,
@@ -245,21 +258,23 @@ class _Run:
         ore: ObjectRestrictedEmbeddings,
         q: Tensor,
         options: dict[str, Any],
+        layout: int,
     ) -> LayerText | JoinedText:
         """Keys and values of every group of cells of one layer, projected once a run by the layer
         itself."""
         height, width = options["activations_shape"][-2:]
-        cache_key = (key, id(ore), height, width, q.device, q.dtype)
+        cache_key = (key, id(ore), height, width, layout, q.device, q.dtype)
         text = self._texts.get(cache_key)
         if text is None:
             keys = module.to_k(ore.keys.to(q))  # (N, C)
             values = module.to_v(ore.values.to(q))  # (K+1, N, C)
             regions = [
                 region_text(keys, values, ore.owner, g.cells, g.value, g.visible)
-                for g in self._cell_groups(ore, height, width)
+                for g in self._cell_groups(ore, height, width, layout)
                 if g.visible or self._background is None
             ]
-            text = layer_text([*regions, *self._outside(module, ore, q, height, width)])
+            outside = self._outside(module, ore, q, height, width, layout)
+            text = layer_text([*regions, *outside])
             if height * width <= JOINED_POSITIONS and _is_slow_to_start(q, text):
                 text = joined_text(text)
             # weight hooks may change the projections in the middle of a run
@@ -268,7 +283,13 @@ class _Run:
         return text
 
     def _outside(
-        self, module: Any, ore: ObjectRestrictedEmbeddings, q: Tensor, height: int, width: int
+        self,
+        module: Any,
+        ore: ObjectRestrictedEmbeddings,
+        q: Tensor,
+        height: int,
+        width: int,
+        layout: int,
     ) -> list[RegionText]:
         """The cells of no region, with the keys and values of the background's own text."""
         if self._background is None:
@@ -277,18 +298,18 @@ class _Run:
         keys, values = module.to_k(text), module.to_v(text)  # (1, N, C)
         return [
             RegionText(g.cells.to(q.device), keys, values)
-            for g in self._cell_groups(ore, height, width)
+            for g in self._cell_groups(ore, height, width, layout)
             if not g.visible
         ]
 
     def _cell_groups(
-        self, ore: ObjectRestrictedEmbeddings, height: int, width: int
+        self, ore: ObjectRestrictedEmbeddings, height: int, width: int, layout: int
     ) -> tuple[CellGroup, ...]:
-        if (height, width) not in self._groups:
-            covered = coverage(self._masks, height, width, ore.settings.variant)
+        if (height, width, layout) not in self._groups:
+            covered = coverage(self._masks[layout], height, width, ore.settings.variant)
             groups = cell_groups(covered, ore.settings.overlap == "last object")
-            self._groups[height, width] = groups
-        return self._groups[height, width]
+            self._groups[height, width, layout] = groups
+        return self._groups[height, width, layout]
 
 
 def _remember_latent(

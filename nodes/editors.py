@@ -12,7 +12,7 @@ from ..host.messages import name_node, speak_as
 from ..host.regions import regions_from_edits
 from ..prompts.edits import VARIANTS, Edits, require_choice, with_variant
 from ..regions.preview import preview_image
-from ..regions.regions import Regions
+from ..regions.regions import AnyRegions
 from . import sockets
 from .model import schedule_inputs, schedule_of
 from .regions import dilation_input
@@ -43,7 +43,11 @@ class ALEEdit(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
                 io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
                 io.Image.Input(
-                    "image", tooltip="The image to edit, or a batch; item j uses seed + j."
+                    "image",
+                    tooltip=(
+                        "The image to edit, or a batch, each image with its own masks or all with "
+                        "the same; item j uses seed + j."
+                    ),
                 ),
                 sockets.Edits.Input("edits", tooltip="The edits, from Edit Object or Edit List."),
                 io.Int.Input(
@@ -109,7 +113,7 @@ class ALEEdit(io.ComfyNode):
         dilation: float,
         paste_background: bool,
         variant: Any,
-        regions: Regions | None = None,
+        regions: AnyRegions | None = None,
         reuse_source: bool = True,
         **numbers: Any,
     ) -> io.NodeOutput:
@@ -120,7 +124,8 @@ class ALEEdit(io.ComfyNode):
         settings = ALESettings(schedule=share, dilation=dilation, **numbers)
         with speak_as(NODE):
             if regions is None:
-                regions = regions_from_edits(edits, None, dilation, size=tuple(image.shape[1:3]))
+                count, *size = image.shape[:3]
+                regions = regions_from_edits(edits, None, dilation, 0.0, tuple(size), count)
             inputs = (model, clip, vae, image, edits, regions, settings)
             edited = edit_image(*inputs, seed, paste_background, reuse_source)
         return io.NodeOutput(edited, preview_image(image, regions))

@@ -12,7 +12,7 @@ from ..host.messages import name_node
 from ..host.rgb_cam import apply_rgb_cam
 from ..host.self_injection import apply_self_injection
 from ..prompts.edits import require_choice
-from ..regions.regions import Regions
+from ..regions.regions import AnyRegions
 from . import sockets
 
 CATEGORY = "ALE-Edit/model"
@@ -92,7 +92,7 @@ class RegionCrossAttention(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, regions: Regions, strength: float, background: Any = None
+        cls, model: Any, regions: AnyRegions, strength: float, background: Any = None
     ) -> io.NodeOutput:
         return io.NodeOutput(apply_rgb_cam(model, regions, strength, background))
 
@@ -160,7 +160,7 @@ class BackgroundBlending(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, regions: Regions, edge: str) -> io.NodeOutput:
+    def execute(cls, model: Any, regions: AnyRegions, edge: str) -> io.NodeOutput:
         with name_node("Background Blending"):
             require_choice("edge", edge, EDGES)
         return io.NodeOutput(apply_background_blending(model, regions, is_soft=edge == "soft"))

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..host.messages import name_node
-from ..host.regions import single_mask
+from ..host.regions import edit_mask
 from ..host.text import embed_edits
 from ..prompts.edits import (
     END_OF_TEXT,
@@ -62,8 +62,8 @@ class EditObject(io.ComfyNode):
                     "mask",
                     optional=True,
                     tooltip=(
-                        "Where the object is in the image, 1 on the object. Leave open when "
-                        "Regions gets the masks."
+                        "Where the object is in the image, 1 on the object; for a batch of images "
+                        "one for all or one each. Leave open when Regions gets the masks."
                     ),
                 ),
             ],
@@ -76,10 +76,10 @@ class EditObject(io.ComfyNode):
     def execute(
         cls, source: str, target: str, previous: Edits | None = None, mask: Any = None
     ) -> io.NodeOutput:
-        single = single_mask(mask, "Edit Object") if mask is not None else None
+        own = edit_mask(mask, "Edit Object") if mask is not None else None
         edits = previous if previous is not None else Edits(())
         with name_node("Edit Object"):
-            return io.NodeOutput(edits.added(make_edit(source, target, single)))
+            return io.NodeOutput(edits.added(make_edit(source, target, own)))
 
 
 class EditList(io.ComfyNode):

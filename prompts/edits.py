@@ -72,7 +72,8 @@ class MethodSettings:
 class Edit:
     """One object: its phrase in the source, its phrase in the target, and optionally where it is.
 
-    mask: (H, W) in [0, 1], 1 on the object in the source image, or None.
+    mask: (H, W) in [0, 1], 1 on the object in the source image, or (B, H, W) with one for each of
+        B images, or None.
     """
 
     source: str
@@ -82,7 +83,7 @@ class Edit:
 
 @dataclass(frozen=True, eq=False)
 class Edits:
-    """All edits of one image, in order, with optional full prompts and the method's settings."""
+    """All edits of an image, in order, with optional full prompts and the method's settings."""
 
     items: tuple[Edit, ...]
     source_prompt: str | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .regions import Regions, resize_background
+from .regions import AnyRegions, each_image, resize_background
 
 
 def restore_size(edited: Tensor, source: Tensor) -> Tensor:
@@ -34,11 +34,13 @@ def restore_size(edited: Tensor, source: Tensor) -> Tensor:
     return out
 
 
-def paste_background(edited: Tensor, source: Tensor, regions: Regions) -> Tensor:
+def paste_background(edited: Tensor, source: Tensor, regions: AnyRegions) -> Tensor:
     """The edited pixels inside the dilated regions and the source's outside, with the regions'
     edge, and the source's alpha where it has one; shapes as restore_size takes them."""
     height, width = source.shape[1:3]
-    background = resize_background(regions.soft_background, height, width)[..., None].to(source)
+    each_image(regions, len(edited))
+    backgrounds = [resize_background(one.soft_background, height, width) for one in regions.images]
+    background = torch.stack(backgrounds)[..., None].to(source)
     pasted = torch.lerp(restore_size(edited, source).to(source), source[..., :3], background)
     alpha = source[..., 3:].expand(len(pasted), -1, -1, -1)
     return torch.cat([pasted, alpha], dim=-1) if alpha.shape[-1] else pasted

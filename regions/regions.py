@@ -1,4 +1,5 @@
-"""The regions of one image: a mask per object, dilated, and the background that no object covers.
+"""The regions of an image: a mask per object, dilated, and the background that no object covers;
+and those of each image of a batch.
 
 ALE-Edit, section 3.2 ("a slight dilation to improve transitions along object boundaries") and
 appendix D.
@@ -10,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,11 @@ class Regions:
     dilated: Tensor
     names: tuple[str, ...]
     feather: int = 0
+
+    @property
+    def images(self) -> tuple[Regions, ...]:
+        """Those of each image: one, which serves all images of a batch."""
+        return (self,)
 
     @property
     def background(self) -> Tensor:
@@ -66,6 +73,44 @@ class Regions:
             for i, j in pairs
             if shared[i][j] > 0
         }
+
+
+@dataclass(frozen=True, eq=False)
+class RegionsBatch:
+    """Regions of the same objects in two or more images of one size, each image's own."""
+
+    images: tuple[Regions, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.images[0].names
+
+
+AnyRegions: TypeAlias = Regions | RegionsBatch
+
+
+def each_image(regions: AnyRegions, count: int) -> tuple[Regions, ...]:
+    """The regions of each of `count` images.
+
+    Raises ValueError when they are of another number of images, and not of one.
+    """
+    found = regions.images
+    if len(found) not in (1, count):
+        raise ValueError(
+            f"the regions are of {len(found)} images, but here are {count}. Make them of these "
+            "images, or of one for all."
+        )
+    return found * count if len(found) == 1 else found
+
+
+def object_masks(regions: AnyRegions) -> Tensor:
+    """(B K, H, W): the masks as given, of image 1 first."""
+    return torch.cat([one.raw for one in regions.images])
+
+
+def soft_backgrounds(regions: AnyRegions) -> Tensor:
+    """(B, H, W): the background of each image, which fades with the feather."""
+    return torch.stack([one.soft_background for one in regions.images])
 
 
 def make_regions(

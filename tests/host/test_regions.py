@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ale_edit.host.regions import mask_batch, regions_from_edits, single_mask
+from ale_edit.host.regions import edit_mask, mask_batch, masks_of_latent, regions_from_edits
 from ale_edit.prompts.edits import Edits
 from ale_edit.regions.regions import make_regions
 from ale_edit.tests.tiny import box_mask, edits_of, two_boxes
@@ -29,7 +29,7 @@ def test_masks_of_the_edits_and_of_the_batch_are_taken_in_the_order_of_the_edits
 @pytest.mark.parametrize("shape", [(64, 64), (1, 64, 64), (1, 1, 64, 64)])
 def test_a_mask_may_come_in_any_of_comfyuis_shapes(shape):
     mask = two_boxes()[0]
-    assert torch.equal(single_mask(mask.view(shape), "Edit Object"), mask)
+    assert torch.equal(edit_mask(mask.view(shape), "Edit Object"), mask)
     assert torch.equal(mask_batch(mask.view(shape))[0], mask)
 
 
@@ -203,12 +203,90 @@ def test_masks_that_do_not_fit_the_edits_are_refused(edits, masks, words):
     assert [word for word in words if word not in str(error.value)] == []
 
 
-def test_several_masks_for_one_object_are_refused():
-    with pytest.raises(ValueError, match="Edit Object: .* 2 masks.*Select one"):
-        single_mask(torch.ones(2, 64, 64), "Edit Object")
+def frames(count: int) -> list[Tensor]:
+    """The masks (count, 64, 64) of two objects, each a pixel further right in each image."""
+    boxes = two_boxes()
+    return [torch.stack([box.roll(j, dims=1) for j in range(count)]) for box in boxes]
+
+
+@pytest.mark.parametrize("own", [(True, True), (True, False), (False, False)])
+def test_each_image_of_a_batch_has_its_own_regions(own):
+    """Masks of the edits, of the batch, those of image 1 first, and one for all images."""
+    wolf, moon = frames(3)
+    masks = [wolf, moon] if all(own) else [wolf, None] if any(own) else [None, None]
+    batch = None if all(own) else moon if any(own) else torch.stack([wolf, moon], 1).flatten(0, 1)
+    regions = regions_from_edits(edits_of(masks=masks), batch, 0.02, 0.03, images=3)
+    assert len(regions.images) == 3 and regions.names == ("wolf", "yellow moon")
+    for j, one in enumerate(regions.images):
+        expected = regions_from_edits(edits_of(masks=[wolf[j], moon[j]]), None, 0.02, 0.03)
+        assert torch.equal(one.raw, expected.raw) and torch.equal(one.dilated, expected.dilated)
+        assert (one.names, one.feather) == (expected.names, expected.feather)
+
+
+def test_one_mask_an_edit_serves_all_images_or_beside_those_of_each():
+    wolf, moon = frames(3)
+    one = regions_from_edits(edits_of(masks=[wolf[0], moon[0]]), None, 0.0, images=3)
+    assert one.images == (one,)
+    mixed = regions_from_edits(edits_of(masks=[wolf[0], moon]), None, 0.0, images=3)
+    for j, image in enumerate(mixed.images):
+        assert torch.equal(image.raw, torch.stack([wolf[0], moon[j]]))
+
+
+def test_masks_of_a_batch_are_resized_together_and_that_is_said_once(caplog):
+    wolf, moon = (mask.repeat_interleave(2, 1).repeat_interleave(2, 2) for mask in frames(2))
+    with caplog.at_level(logging.WARNING):
+        regions = regions_from_edits(
+            edits_of(masks=[wolf, moon]), None, 0.0, size=(64, 64), images=2
+        )
+    assert torch.equal(regions.images[1].raw[0], frames(2)[0][1])
+    assert len(caplog.messages) == 2 and "128x128 and was resized to 64x64" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("images", [1, 2, 4])
+def test_another_number_of_masks_than_images_is_refused(images):
+    edits = edits_of(masks=[frames(3)[0], two_boxes()[1]])
+    words = 'Regions: the mask of "wolf" holds 3 masks, one object takes one'
+    words += rf" \(or one for each of the {images} images\)" if images > 1 else r"\. Select one"
+    with pytest.raises(ValueError, match=words):
+        regions_from_edits(edits, None, 0.0, images=images)
+
+
+@pytest.mark.parametrize(("count", "images"), [(4, 1), (3, 2), (5, 2), (4, 3)])
+def test_another_number_of_masks_of_a_batch_is_refused(count, images):
+    masks = torch.cat([torch.stack(frames(3)).flatten(0, 1)])[:count]
+    with pytest.raises(ValueError, match=f"Regions: the masks input holds {count} masks, but 2 of"):
+        regions_from_edits(edits_of(), masks, 0.0, images=images)
+
+
+def test_what_is_wrong_or_odd_in_an_image_of_a_batch_is_said_with_its_number(caplog):
+    wolf, moon = frames(3)
+    empty = moon.clone()
+    empty[1] = 0
+    with pytest.raises(ValueError, match='^Regions: image 2: the mask of "yellow moon" is empty'):
+        regions_from_edits(edits_of(masks=[wolf, empty]), None, 0.0, images=3)
+    hidden = moon.clone()
+    hidden[2] = wolf[2]
+    with pytest.raises(ValueError, match='^Regions: image 3: "wolf" has no place of its own'):
+        regions_from_edits(edits_of(masks=[wolf, hidden]), None, 0.0, images=3)
+    overlapping = moon.clone()
+    overlapping[1:, 8:16] = 1
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        regions_from_edits(edits_of(masks=[wolf, overlapping]), None, 0.0, images=3)
+    (said,) = caplog.messages
+    assert said.startswith("Regions: image 2: some grown masks overlap")
+    assert said.endswith("The overlap goes to the background. 1 more images are like that.")
+
+
+def test_regions_of_another_number_of_images_than_the_latents_are_refused():
+    regions = regions_from_edits(edits_of(masks=frames(3)), None, 0.0, images=3)
+    assert len(masks_of_latent(regions, torch.zeros(3, 4, 8, 8), "Region Cross-Attention")) == 3
+    words = "^Region Cross-Attention: the regions are of 3 images, but here are 2. Make them of"
+    with pytest.raises(ValueError, match=words):
+        masks_of_latent(regions, torch.zeros(2, 4, 8, 8), "Region Cross-Attention")
 
 
 def test_a_mask_without_pixels_to_look_at_is_refused():
     """Some packs give a MASK of no masks when nothing was found."""
     with pytest.raises(ValueError, match="0 masks"):
-        single_mask(torch.ones(0, 64, 64), "Edit Object")
+        edit_mask(torch.ones(0, 64, 64), "Edit Object")

@@ -150,6 +150,11 @@ def regions(**inputs: Any) -> Any:
     return one("ALERegions", **{"edits": listed(), "masks": boxes(), **inputs})
 
 
+def regions_of_two() -> Any:
+    """Regions of a batch of two images."""
+    return regions(image=picture(2), masks=torch.cat([boxes(), boxes().roll(1, dims=2)]))
+
+
 def latent(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"samples": tensor}
 
@@ -312,10 +317,54 @@ EDIT_CASES = [
     ),
     Case(
         "two masks for one object",
-        lambda w: one("ALEEditObject", mask=boxes()),
+        lambda w: w.edit(edits=one("ALEEditObject", mask=boxes())),
         "ALEEditObject",
-        "the mask input holds 2 masks, one object takes one",
-        ("Edit Object", "mask input"),
+        "holds 2 masks, one object takes one",
+        ("ALE Edit", 'the mask of "wolf"', "Edit Object"),
+    ),
+    Case(
+        "three masks for two images",
+        lambda w: w.edit(edits=one("ALEEditObject", mask=boxes()[[0, 0, 1]]), image=picture(2)),
+        "ALEEdit",
+        "one object takes one (or one for each of the",
+        ("ALE Edit", 'the mask of "wolf" holds 3 masks', "2 images"),
+    ),
+    Case(
+        "regions of another number of images",
+        lambda w: w.edit(image=picture(3), regions=regions_of_two()),
+        "ALEEdit",
+        "the regions are of",
+        ("ALE Edit", "2 images", "3"),
+    ),
+    Case(
+        "regions of another number of images in RGB-CAM",
+        lambda w: w.generate(
+            one("ALERegionCrossAttention", model=w.model, regions=regions_of_two()), w.ore()[1]
+        ),
+        "ALERegionCrossAttention",
+        "the regions are of",
+        ("Region Cross-Attention", "2 images", "1"),
+    ),
+    Case(
+        "regions of another number of images in blending",
+        lambda w: w.sample(
+            w.guide(one("ALEBackgroundBlending", model=w.model, regions=regions_of_two()))
+        ),
+        "ALEBackgroundBlending",
+        "the regions are of",
+        ("Background Blending", "2 images", "1"),
+    ),
+    Case(
+        "regions of another number of images in Paste Background",
+        lambda w: one(
+            "ALEPasteBackground",
+            edited=picture(3),
+            source=picture(3),
+            regions=regions_of_two(),
+        ),
+        "ALEPasteBackground",
+        "the regions are of",
+        ("Paste Background", "2 images", "3"),
     ),
     Case(
         "no tokens",

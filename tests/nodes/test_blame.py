@@ -32,6 +32,7 @@ from ale_edit.tests.nodes.test_bad_input import (
     merge_queries,
     only_wolf,
     regions,
+    regions_of_two,
     sd3_clip,
     sentences,
 )
@@ -87,6 +88,16 @@ REFUSALS: list[tuple[str, Callable[[World], Any], set[str]]] = [
     ("no edit", lambda w: w.edit(edits=Edits(())), set()),
     ("no edit beside regions", lambda w: w.edit(edits=Edits(()), regions=regions()), {"Regions"}),
     ("no mask", lambda w: w.edit(edits=listed()), set()),
+    (
+        "two masks for an image",
+        lambda w: w.edit(edits=one("ALEEditObject", mask=boxes())),
+        {"Edit Object"},
+    ),
+    (
+        "regions of two images",
+        lambda w: w.edit(image=picture(3), regions=regions_of_two()),
+        {"Regions"},
+    ),
     ("empty mask", lambda w: w.edit(edits=empty(1)), set()),
     (
         "masks that coincide",

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ale_edit.regions.paste import paste_background, restore_size
-from ale_edit.regions.regions import make_regions
+from ale_edit.regions.regions import RegionsBatch, make_regions
 from ale_edit.tests.tiny import box_mask, generator
 
 
@@ -65,6 +65,27 @@ def test_an_object_of_one_pixel_stays_in_an_image_smaller_than_its_mask(feather:
     out = paste_background(edited, source, make_regions([mask], ["wolf"], 0.0, feather))
     assert not out[0, 25, 8].any()
     assert (out[0, :16] == 1).all()
+
+
+@pytest.mark.parametrize("sources", [1, 2])
+def test_each_image_of_a_batch_is_pasted_with_its_own_regions(sources: int):
+    edited, source = images(66, 64, 64, 64)
+    source = source[:sources]
+    each = [
+        make_regions([box_mask(66, 64, top=t, left=9, bottom=t + 9, right=50)], ["a"], 0.02, 0.1)
+        for t in (5, 40)
+    ]
+    made = paste_background(edited, source, RegionsBatch(tuple(each)))
+    for j, own in enumerate(each):
+        alone = paste_background(edited[j : j + 1], source[j % sources :][:1], own)
+        assert torch.equal(made[j : j + 1], alone)
+
+
+def test_regions_of_another_number_of_images_are_refused():
+    edited, source = images(64, 64, 64, 64)
+    own = make_regions([torch.ones(64, 64)], ["a"], 0.0)
+    with pytest.raises(ValueError, match="^the regions are of 3 images, but here are 2. Make them"):
+        paste_background(edited, source, RegionsBatch((own,) * 3))
 
 
 def test_a_feathered_edge_mixes_both_images():
