@@ -8,7 +8,7 @@ inversion of InfEdit (inversion/update_rule.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from ..attention.rgb_cam import (
 from ..prompts.edits import Variant
 from ..prompts.ore import ObjectRestrictedEmbeddings
 from ..regions.grid import CellGroup, cell_groups, coverage, latent_background
-from ..regions.regions import Regions, fit_masks
+from ..regions.regions import Regions, fit_background, fit_masks
 
 JOINED_POSITIONS = 64
 """Where calls are slow to start, layers of at most so many cells take one masked call
@@ -93,7 +93,7 @@ def background_weights(
     """(height, width) on the latent grid: bool, or in [0, 1] with a soft edge; 1 is background. 8
     pixels a cell."""
     if is_soft:
-        soft = fit_masks(regions.soft_background[None], 8 * height, 8 * width)
+        soft = fit_background(regions.soft_background, 8 * height, 8 * width)[None]
         return soft.unflatten(2, (width, 8)).unflatten(1, (height, 8)).mean(dim=(2, 4))[0]
     masks = fit_masks(regions.dilated, 8 * height, 8 * width)
     return latent_background(masks, height, width, variant)
@@ -102,52 +102,63 @@ def background_weights(
 class RegionControl(Control):
     """RGB-CAM: the target's cross-attention follows the regions (section 3.2, Algorithm 2).
 
-    masks: (K, H, W), dilated, of the pixels that the latent stands for. strength: 0 is plain
-        attention, 1 RGB-CAM. background: (N, D), a text of its own for the cells of no region, or
-        None.
+    masks: (K, H, W), dilated, of the pixels that the latent stands for; one for all images of a
+        batch, or each image's own. strength: 0 is plain attention, 1 RGB-CAM. background: (N, D), a
+        text of its own for the cells of no region, or None.
     """
 
     kinds = frozenset({"cross"})
     replaces_text = True
 
-    def __init__(self, masks: Tensor, strength: float = 1.0, background: Tensor | None = None):
+    def __init__(
+        self, masks: Sequence[Tensor], strength: float = 1.0, background: Tensor | None = None
+    ):
         self._masks = masks
         self._strength = strength
         self._background = background
-        self._groups: dict[tuple[int, int], tuple[CellGroup, ...]] = {}
+        self._groups: dict[tuple[int, int, int], tuple[CellGroup, ...]] = {}
         self._texts: dict[Any, LayerText | JoinedText] = {}
 
     def outputs(self, call: Call) -> Mapping[str, Tensor]:
         ore: ObjectRestrictedEmbeddings | None = call.texts.get("target")
         if ore is None or "target" not in call.running:
             return {}
-        q, text = call.q["target"], self._layer_text(ore, call)
-        if isinstance(text, JoinedText):
-            out = joined_cross_attention(q, text, call.attend_parts)
+        q = call.q["target"]
+        if len(self._masks) == 1:
+            out = self._attend(q, ore, call, 0)
         else:
-            # a single region saves nothing, and so stays rounded as plain attention is
-            is_parted = len(text.regions) > 1
-            out = region_cross_attention(q, text, call.attend_parts if is_parted else call.attend)
+            each = enumerate(q.split(1))
+            out = torch.cat([self._attend(row, ore, call, image) for image, row in each])
         if self._strength != 1.0:
             out = torch.lerp(call.plain("target"), out, self._strength)
         return {"target": out}
 
-    def _layer_text(self, ore: ObjectRestrictedEmbeddings, call: Call) -> LayerText | JoinedText:
+    def _attend(self, q: Tensor, ore: ObjectRestrictedEmbeddings, call: Call, image: int) -> Tensor:
+        text = self._layer_text(q, ore, call, image)
+        if isinstance(text, JoinedText):
+            return joined_cross_attention(q, text, call.attend_parts)
+        # a single region saves nothing, and so stays rounded as plain attention is
+        is_parted = len(text.regions) > 1
+        return region_cross_attention(q, text, call.attend_parts if is_parted else call.attend)
+
+    def _layer_text(
+        self, q: Tensor, ore: ObjectRestrictedEmbeddings, call: Call, image: int
+    ) -> LayerText | JoinedText:
         """Keys and values of every group of cells of one layer, projected once a run."""
-        q, (height, width) = call.q["target"], call.layer.grid
-        cache_key = (call.layer.block, id(ore), height, width, q.device, q.dtype)
+        height, width = call.layer.grid
+        cache_key = (call.layer.block, id(ore), height, width, image, q.device, q.dtype)
         text = self._texts.get(cache_key)
         if text is None:
             keys = call.project_keys(ore.keys.to(q))  # (N, C)
             values = call.project_values(ore.values.to(q))  # (K+1, N, C)
-            groups = self._cell_groups(ore, height, width)
+            groups = self._cell_groups(ore, height, width, image)
             text = layer_text(
                 [
                     region_text(keys, values, ore.owner, g.cells, g.value, g.visible)
                     for g in groups
                     if g.visible or self._background is None
                 ]
-                + self._texts_outside(call, groups)
+                + self._texts_outside(q, call, groups)
             )
             is_parted = len(text.regions) > 1
             if height * width <= JOINED_POSITIONS and call.is_slow_to_start and is_parted:
@@ -156,23 +167,24 @@ class RegionControl(Control):
                 self._texts[cache_key] = text
         return text
 
-    def _texts_outside(self, call: Call, groups: tuple[CellGroup, ...]) -> list[RegionText]:
+    def _texts_outside(
+        self, q: Tensor, call: Call, groups: tuple[CellGroup, ...]
+    ) -> list[RegionText]:
         """The cells of no region, with the keys and values of the background's own text."""
         if self._background is None:
             return []
-        q = call.q["target"]
         text = self._background.to(q)[None]
         keys, values = call.project_keys(text), call.project_values(text)  # (1, N, C)
         return [RegionText(g.cells.to(q.device), keys, values) for g in groups if not g.visible]
 
     def _cell_groups(
-        self, ore: ObjectRestrictedEmbeddings, height: int, width: int
+        self, ore: ObjectRestrictedEmbeddings, height: int, width: int, image: int
     ) -> tuple[CellGroup, ...]:
-        if (height, width) not in self._groups:
-            covered = coverage(self._masks, height, width, ore.settings.variant)
+        if (height, width, image) not in self._groups:
+            covered = coverage(self._masks[image], height, width, ore.settings.variant)
             groups = cell_groups(covered, ore.settings.overlap == "last object")
-            self._groups[height, width] = groups
-        return self._groups[height, width]
+            self._groups[height, width, image] = groups
+        return self._groups[height, width, image]
 
 
 @dataclass(frozen=True)

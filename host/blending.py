@@ -12,18 +12,19 @@ from torch import Tensor
 
 from ..editors.ale import background_weights, is_blending_step
 from ..inversion.blending import blend
-from ..regions.regions import Regions
+from ..regions.regions import AnyRegions
 from .conditioning import run_settings
+from .messages import NodeName
 from .patching import BLENDING_KEY, WRAPPERS, add_outermost_wrapper, with_wrapper
 from .regions import masks_of_latent
 from .rows import run_options, step_index
 from .run_checks import require_branches
 from .unet import require_cross_attention
 
-NODE = "Background Blending"
+NODE = NodeName("Background Blending")
 
 
-def apply_background_blending(model: Any, regions: Regions, is_soft: bool = False) -> Any:
+def apply_background_blending(model: Any, regions: AnyRegions, is_soft: bool = False) -> Any:
     """A clone of a MODEL that keeps the source outside the regions, under a two-branch guider."""
     require_cross_attention(model, NODE)
 
@@ -32,7 +33,7 @@ def apply_background_blending(model: Any, regions: Regions, is_soft: bool = Fals
     ) -> Any:
         guider = executor.class_obj
         require_branches(guider, ("source", "target"), NODE)
-        masks_of_latent(regions, latent_image)  # refuses regions of another shape
+        masks_of_latent(regions, latent_image, NODE)  # refuses regions of other images
         settings = run_settings(guider.conds)
         if settings.blending:
             wrapper = _make_predict_noise(regions, settings.variant, is_soft, guider.branch_names)
@@ -46,13 +47,15 @@ def apply_background_blending(model: Any, regions: Regions, is_soft: bool = Fals
 
 
 def _make_predict_noise(
-    regions: Regions, variant: Any, is_soft: bool, branches: Sequence[str]
+    regions: AnyRegions, variant: Any, is_soft: bool, branches: Sequence[str]
 ) -> Any:
     """The wrapper of one run."""
 
     @cache
     def weights(height: int, width: int, device: torch.device) -> Tensor:
-        return background_weights(regions, height, width, variant, is_soft).to(device)
+        """(1 or B, 1, h, w)."""
+        each = [background_weights(one, height, width, variant, is_soft) for one in regions.images]
+        return torch.stack(each)[:, None].to(device)
 
     def predict_noise(
         executor: Any,

@@ -34,6 +34,7 @@ from .branch_inputs import (
     require_same_hidden_part,
 )
 from .guidance import call_model, guide, keeps_rows
+from .messages import NodeName
 from .patching import WRAPPERS
 from .rows import STEP_KEY, run_options, step_index, with_latent
 from .run_checks import (
@@ -58,7 +59,7 @@ from .unet import require_cross_attention
 
 logger = logging.getLogger(__name__)
 
-NODE = "Two-Branch Guider"
+NODE = NodeName("Two-Branch Guider")
 LEAST_SPLIT_POSITIONS = 32 * 32
 """Latent positions of a branch below which two calls take longer than one with more rows."""
 
@@ -198,7 +199,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         if self._source_branch is None:
             self._source_branch = SourceBranch(inputs)
             return
-        logger.info("%s: the source branch of the last edit is used again.", NODE)
+        logger.info("%s: the source branch of the last edit is used again.", str(NODE))
         self.original_conds.update(self._conds(self._other_names(), batch))
 
     def _other_names(self) -> Names:

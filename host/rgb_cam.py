@@ -12,19 +12,20 @@ from torch import Tensor
 
 from ..editors.ale import RegionControl
 from ..prompts.ore import ObjectRestrictedEmbeddings
-from ..regions.regions import Regions
+from ..regions.regions import AnyRegions
 from .attention.adapter import add_control
 from .conditioning import TARGET, BranchEntry, branch_entries
+from .messages import NodeName
 from .patching import RGB_CAM_KEY
 from .regions import masks_of_latent
 from .run_checks import require_width
 from .unet import cross_attention_layers, require_cross_attention
 
-NODE = "Region Cross-Attention"
+NODE = NodeName("Region Cross-Attention")
 
 
 def apply_rgb_cam(
-    model: Any, regions: Regions, strength: float = 1.0, background: Any = None
+    model: Any, regions: AnyRegions, strength: float = 1.0, background: Any = None
 ) -> Any:
     """A clone of a MODEL whose cross-attention follows the regions.
 
@@ -40,7 +41,7 @@ def apply_rgb_cam(
 
     def make_control(guider: Any, latent_image: Tensor) -> RegionControl | None:
         texts = _require_texts(guider, regions)
-        masks = masks_of_latent(regions, latent_image)
+        masks = masks_of_latent(regions, latent_image, NODE)
         if strength == 0 or not texts[0].settings.rgb_cam:
             return None
         _require_widths(guider.model_patcher, texts, outside)
@@ -72,7 +73,7 @@ def _background_text(background: Any) -> Tensor:
     return texts[0][0]
 
 
-def _require_texts(guider: Any, regions: Regions) -> list[ObjectRestrictedEmbeddings]:
+def _require_texts(guider: Any, regions: AnyRegions) -> list[ObjectRestrictedEmbeddings]:
     """The embeddings of a run's conditionings, checked against the regions."""
     entries = {uuid: entry for uuid, entry in branch_entries(guider.conds).items() if entry.texts}
     if not entries:

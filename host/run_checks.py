@@ -109,7 +109,7 @@ def advise_size(latent: Tensor, model: Any, node: str) -> None:
         "many times the size that these models were made for; a model call of both branches needs "
         "about %.0f GB by ComfyUI's estimate. Scale the image to 0.3 to 1 megapixel first, with "
         "Scale Image to Total Pixels.",
-        node,
+        str(node),
         height,
         width,
         height * width / 1e6,
@@ -131,7 +131,7 @@ def require_width(name: str, width: int, expected: int, node: str) -> None:
     """
     if width != expected:
         raise ValueError(
-            f"{node}: the {name} conditioning has {_width(width)} channels a token, the model "
+            f"{node}: the text of the {name} input has {_width(width)} channels a token, the model "
             f"expects {_width(expected)}; it was made with another text encoder. Connect the CLIP "
             "output of the same checkpoint."
         )

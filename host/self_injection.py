@@ -9,11 +9,12 @@ from torch import Tensor
 from ..editors.ale import InjectionControl
 from .attention.adapter import add_control
 from .conditioning import run_settings
+from .messages import NodeName
 from .patching import SELF_INJECTION_KEY
 from .run_checks import require_branches
 from .unet import require_cross_attention
 
-NODE = "Self-Attention Injection"
+NODE = NodeName("Self-Attention Injection")
 
 
 def apply_self_injection(model: Any, schedule: float) -> Any:

@@ -216,5 +216,5 @@ def _warn_of_weights(text: _Text, spans: list[Span]) -> None:
         if own != used and any(weight != 1 for weight in own):
             logger.warning(
                 "%s: the weights in %s are not used, because %s has its own. Write them there.",
-                *(NODE, text.phrase(i), text.prompt),
+                *(str(NODE), text.phrase(i), text.prompt),
             )

@@ -15,8 +15,9 @@ from typing import Any, Protocol, TypeAlias
 from torch import Tensor
 
 from ..prompts.spans import Token, Tokens
+from .messages import NodeName
 
-NODE = "Object-Restricted Embeddings"
+NODE = NodeName("Object-Restricted Embeddings")
 END_OF_TEXT = 49407
 END_OF_WORD = "</w>"
 ENCODERS = {("l",): "SD 1.5", ("h",): "SD 2", ("g", "l"): "SDXL and its refiner"}

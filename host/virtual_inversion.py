@@ -17,9 +17,10 @@ from ..inversion.update_rule import (
     predict_edit,
     pure_noise,
 )
+from .messages import NodeName
 from .noise_levels import is_flow, is_largest, level_at
 
-NODE = "Virtual Inversion"
+NODE = NodeName("Virtual Inversion")
 EDITED = "target"
 """The branch whose edit is the result."""
 

@@ -7,11 +7,12 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..editors.ale import ALESettings
-from ..host.ale_edit import edit_image
+from ..host.ale_edit import NODE, edit_image
+from ..host.messages import name_node, speak_as
 from ..host.regions import regions_from_edits
 from ..prompts.edits import VARIANTS, Edits, require_choice, with_variant
 from ..regions.preview import preview_image
-from ..regions.regions import Regions
+from ..regions.regions import AnyRegions
 from . import sockets
 from .model import schedule_inputs, schedule_of
 from .regions import dilation_input
@@ -42,7 +43,11 @@ class ALEEdit(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
                 io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
                 io.Image.Input(
-                    "image", tooltip="The image to edit, or a batch; item j uses seed + j."
+                    "image",
+                    tooltip=(
+                        "The image to edit, or a batch, each image with its own masks or all with "
+                        "the same; item j uses seed + j."
+                    ),
                 ),
                 sockets.Edits.Input("edits", tooltip="The edits, from Edit Object or Edit List."),
                 io.Int.Input(
@@ -108,19 +113,21 @@ class ALEEdit(io.ComfyNode):
         dilation: float,
         paste_background: bool,
         variant: Any,
-        regions: Regions | None = None,
+        regions: AnyRegions | None = None,
         reuse_source: bool = True,
         **numbers: Any,
     ) -> io.NodeOutput:
-        require_choice("variant", variant, (AS_IN_EDITS, *VARIANTS), "ALE Edit")
+        with name_node(NODE):
+            require_choice("variant", variant, (AS_IN_EDITS, *VARIANTS))
+            share = schedule_of(edit_type, schedule)
         edits = edits if variant == AS_IN_EDITS else with_variant(edits, variant)
-        settings = ALESettings(
-            schedule=schedule_of(edit_type, schedule, "ALE Edit"), dilation=dilation, **numbers
-        )
-        if regions is None:
-            regions = regions_from_edits(edits, None, dilation, size=tuple(image.shape[1:3]))
-        inputs = (model, clip, vae, image, edits, regions, settings)
-        edited = edit_image(*inputs, seed, paste_background, reuse_source)
+        settings = ALESettings(schedule=share, dilation=dilation, **numbers)
+        with speak_as(NODE):
+            if regions is None:
+                count, *size = image.shape[:3]
+                regions = regions_from_edits(edits, None, dilation, 0.0, tuple(size), count)
+            inputs = (model, clip, vae, image, edits, regions, settings)
+            edited = edit_image(*inputs, seed, paste_background, reuse_source)
         return io.NodeOutput(edited, preview_image(image, regions))
 
 

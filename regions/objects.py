@@ -57,15 +57,14 @@ def parse_choices(text: str, count: int) -> list[str]:
     wrong = [c for c in choices if c not in CHOICES and not re.fullmatch(r"[1-9]\d{0,3}", c)]
     if wrong:
         raise ValueError(
-            f'Grounded-SAM Masks: the instances input is "{text}"; "{wrong[0]}" is none of all, '
-            "best, or a number from 1 that counts from left to right. Write one of them, or one "
-            "for each object with commas between, such as: all, best, 2."
+            f'the instances input is "{text}"; "{wrong[0]}" is none of all, best, or a number '
+            "from 1 that counts from left to right. Write one of them, or one for each object with "
+            "commas between, such as: all, best, 2."
         )
     if len(choices) not in (1, count):
         raise ValueError(
-            f'Grounded-SAM Masks: the instances input "{text}" has {len(choices)} choices, but '
-            f"{count} objects are looked for. Write one choice for all of them, or {count} with "
-            "commas between."
+            f'the instances input "{text}" has {len(choices)} choices, but {count} objects are '
+            f"looked for. Write one choice for all of them, or {count} with commas between."
         )
     return choices * count if len(choices) == 1 else choices
 
@@ -83,7 +82,7 @@ def find_objects(
     times takes the best instances, one each, from left to right, but numbers count all of them.
     Raises ValueError for a phrase without a word.
     """
-    cleaned = [_cleaned(phrase) for phrase in phrases]
+    cleaned = require_words(phrases)
     unique = tuple(dict.fromkeys(cleaned))
     first = detector.detect(image, unique)
     found = {
@@ -108,13 +107,13 @@ def find_objects(
     ]
 
 
-def _cleaned(phrase: str) -> str:
-    if text := clean_phrase(phrase):
-        return text
-    raise ValueError(
-        f'Grounded-SAM Masks: the source phrase "{phrase}" holds no word to look for. Name the '
-        "object in its Edit Object or Edit List, such as wolf, or give that edit a mask."
-    )
+def require_words(phrases: Sequence[str]) -> list[str]:
+    """The phrases cleaned; ValueError for one without a word."""
+    cleaned = [clean_phrase(phrase) for phrase in phrases]
+    if "" in cleaned:
+        phrase = phrases[cleaned.index("")]
+        raise ValueError(f'the source phrase "{phrase}" holds no word to look for.')
+    return cleaned
 
 
 def _found_by_noun(

@@ -107,6 +107,7 @@ class AttentionRun:
         self._replacements: dict[tuple[Kind, LayerKey, int], Any] = {}
         self._indices: RowIndices = {}
         self._schedule: list[float] = []
+        self._has_acted = False  # caches of other nodes may leave out calls, but never the first
 
     @property
     def _node(self) -> str:
@@ -135,7 +136,14 @@ class AttentionRun:
         model_options: dict[str, Any],
         *args: Any,
     ) -> Tensor:
-        return executor(x, timestep, with_latent(model_options, x, self._node), *args)
+        out = executor(x, timestep, with_latent(model_options, x, self._node), *args)
+        if not self._has_acted:
+            raise ValueError(
+                f"{self._node}: another node calls the model with transformer_options of its own, "
+                f"without those of {self._node}, which so could change nothing. Remove that node, "
+                f"or sample without {self._node}."
+            )
+        return out
 
     # -- hooks of one call of the model ------------------------------------------------------------
 
@@ -144,6 +152,7 @@ class AttentionRun:
         options: dict[str, Any], **extra: Any,
     ) -> Tensor:  # fmt: skip
         """One UNet call. Its options are complete here, with the patches of hooks."""
+        self._has_acted = True
         require_options(options, ("uuids", "cond_or_uncond"), self._node)
         if any(uuid in self._entries for uuid in options["uuids"]):
             for given, node in self.controls:

@@ -304,10 +304,16 @@ def test_a_model_without_unet_cross_attention(apply, node):
 # -- regions against the latent --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("apply", [apply_rgb_cam, apply_background_blending])
-def test_regions_of_another_shape_than_the_latent(calls, clip, apply):
+@pytest.mark.parametrize(
+    ("apply", "node"),
+    [
+        (apply_rgb_cam, "Region Cross-Attention: "),
+        (apply_background_blending, "Background Blending: "),
+    ],
+)
+def test_regions_of_another_shape_than_the_latent(calls, clip, apply, node):
     chain = apply(calls, two_regions(64, 128))
-    words = ["Regions", "64x128", "64x64", "Make the masks"]
+    words = [node, "64x128", "64x64", "Make the masks"]
     refuses(words, lambda: sample(guide(chain, clip)), calls)
 
 

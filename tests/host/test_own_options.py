@@ -97,21 +97,29 @@ def test_a_sampler_that_calls_the_model_itself_gets_the_sentence(model, clip):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("key", ["sample_sigmas", "ale_edit_step", "cond_or_uncond"])
+@pytest.mark.parametrize("key", ["sample_sigmas", "cond_or_uncond"])
 def test_self_injection_says_what_a_call_of_the_model_lacks(model, clip, key):
     patched = call_with(without(key))(apply_self_injection(model, 1.0))
     with pytest.raises(ValueError, match=refusal("Self-Attention Injection", key)):
         edit(guide(patched, clip))
 
 
-def only_patches(options: Options) -> Options:
-    return {"patches": options["patches"]}
+def only_step(options: Options) -> Options:
+    return {"ale_edit_step": options["ale_edit_step"]}
 
 
-def test_self_injection_alone_with_its_patches_says_it_too(model, clip):
-    patched = call_with(only_patches)(apply_self_injection(model, 1.0))
-    missing = "sample_sigmas, ale_edit_step, cond_or_uncond"
-    with pytest.raises(ValueError, match=refusal("Self-Attention Injection", missing)):
+@pytest.mark.parametrize(
+    ("apply", "node"),
+    [
+        (lambda m: apply_self_injection(m, 1.0), "Self-Attention Injection"),
+        (lambda m: apply_rgb_cam(m, two_regions()), "Region Cross-Attention"),
+    ],
+)
+def test_options_in_which_nothing_of_ours_is_left_are_refused_after_the_first_step(
+    model, clip, apply, node
+):
+    patched = call_with(only_step)(apply(model))
+    with pytest.raises(ValueError, match=refusal(node, f"those of {node}")):
         edit(guide(patched, clip))
 
 

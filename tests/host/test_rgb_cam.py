@@ -243,7 +243,7 @@ def test_a_background_of_several_texts_is_refused(model, clip, entries, found):
 def test_a_background_of_another_text_encoder_is_refused(model, clip):
     positive, negative = target(clip), plain(clip, "")
     wide = apply_rgb_cam(model, two_regions(), background=[[torch.randn(1, 77, 2048), {}]])
-    with pytest.raises(ValueError, match="the background conditioning has 2048 .* channels"):
+    with pytest.raises(ValueError, match="the background input has 2048 .* channels"):
         generate(wide, positive, negative)
 
 

@@ -48,7 +48,8 @@ def test_words_that_the_demo_model_was_never_taught_are_named(caplog, monkeypatc
     server = SimpleNamespace(
         PromptServer=SimpleNamespace(
             instance=SimpleNamespace(
-                send_progress_text=lambda text, node: told.append((node, text))
+                send_progress_text=lambda text, node: told.append((node, text)),
+                send_sync=lambda event, data: None,
             )
         )
     )

@@ -46,6 +46,7 @@ def mean_colors(images: Tensor, texts: list[str]) -> Tensor:
     )
 
 
+HALVES = torch.stack([torch.ones(64, 64).tril(), 1 - torch.ones(64, 64).tril()])
 MODEL = Similarity("mean colours", mean_colors)
 
 
@@ -115,7 +116,7 @@ def test_one_object_has_te_and_no_ti() -> None:
 
 def test_masks_of_everything_leave_no_te() -> None:
     edits = one("ALEEditList", text=TEXT)
-    everywhere = one("ALERegions", edits=edits, masks=torch.ones(2, 64, 64))
+    everywhere = one("ALERegions", edits=edits, masks=HALVES)
     te, ti, _, _, text, _ = leak(edits=edits, regions=everywhere)
     assert isnan(te) and not isnan(ti) and "the masks leave no background" in text
 
@@ -299,10 +300,56 @@ def test_it_can_be_stopped_between_the_background_and_the_structure(
 
 def test_without_background_every_figure_of_it_is_nan() -> None:
     edits = one("ALEEditList", text=TEXT)
-    everywhere = one("ALERegions", edits=edits, masks=torch.ones(2, 64, 64))
+    everywhere = one("ALERegions", edits=edits, masks=HALVES)
     *figures, _, text, made = keep(regions=everywhere)
     assert all(isnan(value) for value in figures)
     assert "The masks leave no background" in text and "NaN" not in made
+
+
+# -- batches ---------------------------------------------------------------------------------------
+
+
+def of_batch(masks: Tensor, images: int) -> Any:
+    return one("ALERegions", edits=listed(), masks=masks, image=picture(images))
+
+
+def listed() -> Any:
+    return one("ALEEditList", text=TEXT)
+
+
+def test_each_image_of_a_batch_is_scored_with_its_own_regions() -> None:
+    boxes = torch.stack(two_boxes())
+    each = [boxes, boxes.roll(9, dims=2), boxes.flip(1)]
+    image, source = picture(3, seed=2), picture(3, seed=7)
+    together = of_batch(torch.cat(each), 3)
+    leaked = json.loads(leak(image=image, source=source, regions=together, edits=listed())[5])
+    kept = json.loads(keep(image=image, source=source, regions=together)[6])
+    for j, masks in enumerate(each):
+        one_image = {"image": image[j : j + 1], "source": source[j : j + 1]}
+        own = one("ALERegions", edits=listed(), masks=masks)
+        alone = json.loads(leak(**one_image, regions=own, edits=listed())[5])
+        assert leaked["images"][j] == alone["images"][0]
+        assert leaked["source"][j] == alone["source"][0]
+        assert kept["images"][j] == json.loads(keep(**one_image, regions=own)[6])["images"][0]
+
+
+def test_a_source_for_all_images_is_scored_with_the_regions_of_each() -> None:
+    boxes = torch.stack(two_boxes())
+    together = of_batch(torch.cat([boxes, boxes.roll(9, dims=2)]), 2)
+    made = leak(image=picture(2), source=picture(), regions=together, edits=listed())[5]
+    first, second = json.loads(made)["source"]
+    assert first != second
+
+
+@pytest.mark.parametrize("score", ["leakage", "preservation"])
+def test_regions_of_another_number_of_images_are_refused(score: str) -> None:
+    regions = of_batch(torch.stack(two_boxes()).repeat(2, 1, 1), 2)
+    name = {"leakage": "Leakage Score", "preservation": "Preservation Score"}[score]
+    with pytest.raises(ValueError, match=f"^{name}: the regions are of 2 images, but here are 3"):
+        if score == "leakage":
+            leak(image=picture(3), regions=regions, edits=listed())
+        else:
+            keep(image=picture(3), source=picture(3), regions=regions)
 
 
 # -- what the page and the history show ------------------------------------------------------------
