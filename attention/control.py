@@ -1,8 +1,8 @@
 """The attention seam: what a method reads and replaces in one attention layer.
 
-A method is a Control. The host turns ComfyUI's hooks into Layers, Steps and Calls (host/attention/),
-so a method never sees a hook. Branches are named: "source", "target", and others that an editor
-adds. Shapes: B images, L positions, N keys, C = heads * width channels; each branch has B rows.
+A method is a Control. The host turns ComfyUI's hooks into Layers, Steps and Calls
+(host/attention/), so a method never sees a hook. Branches are named: "source", "target", and others
+that an editor adds. Shapes: B images, L positions, N keys, C = heads * width channels; each branch has B rows.
 
 A Control acts in two ways:
 
@@ -87,8 +87,9 @@ class Attend(Protocol):
 class Call:
     """One attention layer in one call of the model, for one chunk of rows.
 
-    is_cond: whether the rows are the conditional half of guidance. q, k, v: (B, L, C), (B, N, C)
-        and (B, N, C) by branch: those that run in this call, and those that the controls read.
+    is_cond: whether the rows are the conditional half of guidance. running: the branches whose rows
+        run in this call; outputs are given for those only. q, k, v: (B, L, C), (B, N, C) and
+        (B, N, C) by branch: those that run in this call, and those that the controls read.
     texts: what came with the text of each branch of the chunk (an ObjectRestrictedEmbeddings), or
         None.
     attend: ComfyUI's chosen attention. attend_parts: the same for several small calls; equal to
@@ -101,6 +102,7 @@ class Call:
     layer: Layer
     step: Step
     is_cond: bool
+    running: frozenset[str]
     heads: int
     q: Mapping[str, Tensor]
     k: Mapping[str, Tensor]
@@ -148,7 +150,7 @@ class Control:
     def outputs(self, call: Call) -> Mapping[str, Tensor]:
         """New attention outputs (B, L, C) by branch; a branch without one stays as it is.
 
-        Only branches of `call.q` that run in this call may be given.
+        Only branches of `call.running` may be given.
         """
         return {}
 
