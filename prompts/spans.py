@@ -103,11 +103,12 @@ def occurrences(prompt: Tokens, phrase: Sequence[Token]) -> list[Span]:
         for c, (chunk, end) in enumerate(zip(prompt.chunks, prompt.ends, strict=True))
         for start in range(1, end - length + 1)
         if (c, start) not in prompt.inner
-        and all(map(_same_token, chunk[start : start + length], phrase))
+        and all(map(same_token, chunk[start : start + length], phrase))
     ]
 
 
-def _same_token(a: Token, b: Token) -> bool:
+def same_token(a: Token, b: Token) -> bool:
+    """Whether two tokens have one id, or as textual inversions one value."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
     return a == b

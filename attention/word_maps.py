@@ -1,0 +1,80 @@
+"""Cross-attention maps of words: carried from one prompt to another, and kept for local blends.
+
+Hertz et al.: Prompt-to-Prompt (arXiv 2208.01626); InfEdit (arXiv 2312.04965). Shapes: B images,
+L = h * w positions of a layer's grid, N tokens, W words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from .control import Layer
+
+LEAST_CELLS = 16
+"""Cells on the short side of a grid below which its maps are too coarse to show where a word is."""
+
+
+def fold_keys(probs: Tensor, tokens: int) -> Tensor:
+    """(..., tokens) of a map over a text that stands there r times, (..., r * tokens): a text is
+    repeated where another branch's is longer, which leaves attention as it is."""
+    return probs.unflatten(-1, (-1, tokens)).sum(-2)
+
+
+def refine(source: Tensor, own: Tensor, mapper: Tensor) -> Tensor:
+    """The source's map seen by the words of the target: (..., N_target).
+
+    source: (..., N_source). own: (..., N_target), the target's map, which unaligned words keep.
+    mapper: (N_target,) int64, the source row of each target row, negative where unaligned. The sum
+    over the tokens of a position is not 1 in general; the published codes leave it so.
+    """
+    return torch.where(mapper >= 0, source.index_select(-1, mapper.clamp(min=0)), own)
+
+
+class WordMaps:
+    """Maps of words, summed over heads, layers and steps of one run.
+
+    They come from the encoder's and decoder's layers on the coarsest grid with at least 16 cells on
+    its short side (SD 1.5 at 512 pixels: the five layers of 16 x 16 cells), or where a latent is
+    too small for that, on the finest grid. Which grid that is shows in the first step.
+    """
+
+    def __init__(self) -> None:
+        self._grid: tuple[int, int] | None = None
+        self._sums: dict[str, Tensor] = {}
+
+    def takes(self, layer: Layer) -> bool:
+        """Whether the maps of a layer count, as far as is known of the others."""
+        if layer.block[0] == "middle":  # one layer, which the published codes leave out
+            return False
+        return self._grid is None or fitness(layer.grid) >= fitness(self._grid)
+
+    def add(self, layer: Layer, maps: Mapping[str, Tensor]) -> None:
+        """Add the maps (B, heads, L, W) by name of a layer that counts."""
+        if layer.grid != self._grid:
+            self._grid, self._sums = layer.grid, {}
+        for name, map_of_words in maps.items():
+            summed = map_of_words.sum(1)
+            self._sums[name] = self._sums[name] + summed if name in self._sums else summed
+
+    def mask(
+        self, name: str, words: Sequence[int], size: tuple[int, int], threshold: float
+    ) -> Tensor:
+        """(B, 1, *size) bool: where a word's map, as a share of its greatest value, is above a
+        threshold. Of several words (places among W) the greatest counts; of none, nowhere."""
+        sums = self._sums[name]
+        if not words:
+            return torch.zeros(len(sums), 1, *size, dtype=torch.bool, device=sums.device)
+        grid = self._grid or size
+        greatest = sums[..., list(words)].amax(-1).unflatten(-1, grid)[:, None]
+        return interpolate(greatest / greatest.amax((-1, -2), keepdim=True), size) > threshold
+
+
+def fitness(grid: tuple[int, int]) -> tuple[bool, int]:
+    """The greater, the better the maps of a grid (h, w) show where a word is."""
+    cells = grid[0] * grid[1]
+    is_fine_enough = min(grid) >= LEAST_CELLS
+    return is_fine_enough, -cells if is_fine_enough else cells

@@ -1,0 +1,396 @@
+"""InfEdit: virtual inversion (DDCM) with unified attention control (UAC) over three branches.
+
+Xu, Huang, Pan, Ma, Chai: Inversion-Free Image Editing with Natural Language, CVPR 2024 (arXiv
+2312.04965). The branches: "source"; "target"; and "layout", which has the source prompt and the
+target's layout. Self-attention is exchanged by routes, cross-attention maps go through the word
+alignment of the two prompts (prompts/alignment.py), and the local blend keeps the edit to the words
+that it is about. The update is inversion/ddcm.py with eta 1, for the layout branch as for the
+target.
+
+The authors' two scripts differ in numbers and in one line: `script` follows either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import Tensor, where
+
+from ..attention.control import Call, Control, Layer, Reads, Route, Step, running_order
+from ..attention.word_maps import WordMaps, fold_keys, refine
+from ..prompts.alignment import (
+    Alignment,
+    EncodedPrompt,
+    Rows,
+    Word,
+    align_by_likeness,
+    find_words,
+    require_aligned,
+    token_at,
+)
+from ..prompts.edits import Variant
+from ..prompts.spans import same_token
+from .settings import setting
+
+Script = Literal["app", "pie bench"]
+SCRIPTS: tuple[str, ...] = get_args(Script)
+
+BRANCHES = ("source", "target", "layout")
+TEMPERATURE = 0.15
+"""Least threshold of the target words' mask at no noise; it grows with the noise level."""
+
+
+@dataclass(frozen=True)
+class InfEditSettings:
+    """The defaults are those of the authors' app_infedit.py; PIE_BENCH has run_pie_bench.py's."""
+
+    steps: int = setting(
+        15, "Latent consistency steps. More steps edit more strongly.", min=1, max=50, step=1
+    )
+    source_guidance: float = setting(
+        1.0,
+        "Guidance of the source and the layout branch. 1 is off and keeps the image.",
+        min=0.0,
+        max=30.0,
+        step=0.1,
+    )
+    target_guidance: float = setting(
+        2.0,
+        "Guidance of the edited branch. 2 suits LCM models, 3 to 7 models that are not distilled.",
+        min=0.0,
+        max=30.0,
+        step=0.1,
+    )
+    cross_share: float = setting(
+        0.7,
+        "Share of the steps in which words that both prompts have keep their place in the image.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+    )
+    self_share: float = setting(
+        0.3,
+        "Share of the steps in which the edit has the structure of the source. High for colours "
+        "and materials, low for new shapes, 0 for new poses and things that come or go.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+    )
+    target_blend: str = setting(
+        "",
+        "Words of the target prompt: only where they are does the image change. Empty: everywhere.",
+    )
+    source_blend: str = setting(
+        "",
+        "Words that stand in both prompts: where they are, the source is kept. A word that is in "
+        "target_blend too keeps its look and may change its pose.",
+    )
+    target_threshold: float = setting(
+        0.6,
+        "How clearly a place must belong to target_blend to change, as a share of the clearest. "
+        "Lower changes more.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+    )
+    source_threshold: float = setting(
+        0.6,
+        "How clearly a place must belong to source_blend to be kept, as a share of the clearest. "
+        "Lower keeps more.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+    )
+    strength: float = setting(
+        1.0,
+        "Share of the steps that runs, from the last. Below 1 the edit starts from the noised "
+        "source and stays closer to it.",
+        min=0.05,
+        max=1.0,
+        step=0.05,
+    )
+    script: Script = setting(
+        "app",
+        "Whose attention to the words the edit takes, as the authors' two scripts do: the source's "
+        "(app), or the layout branch's (pie bench).",
+        choices=SCRIPTS,
+    )
+
+    def __post_init__(self) -> None:
+        if self.script not in SCRIPTS:
+            raise ValueError(f'script is "{self.script}". Choose one of {", ".join(SCRIPTS)}.')
+
+    @property
+    def run_steps(self) -> int:
+        """The steps that run: a strength below 1 leaves out the first ones."""
+        return int(self.steps * self.strength)
+
+
+PIE_BENCH = InfEditSettings(
+    steps=12,
+    target_guidance=2.3,
+    cross_share=0.7,
+    self_share=0.7,
+    target_threshold=0.55,
+    script="pie bench",
+)
+
+
+@dataclass(frozen=True)
+class BlendRows:
+    """Rows of the target prompt that the local blend goes by.
+
+    edited: of the target blend. kept: of the source blend.
+    """
+
+    edited: Rows = ()
+    kept: Rows = ()
+
+    @property
+    def reshaped(self) -> Rows:
+        """Of words in both: their layout may change, their look may not."""
+        return tuple(row for row in self.edited if row in self.kept)
+
+    @property
+    def kept_alone(self) -> Rows:
+        return tuple(row for row in self.kept if row not in self.edited)
+
+
+def infedit_control(
+    settings: InfEditSettings,
+    source: EncodedPrompt,
+    target: EncodedPrompt,
+    target_words: Sequence[Word],
+    source_words: Sequence[Word],
+    variant: Variant = "paper",
+) -> InfEditControl:
+    """The control of one run. target_words, source_words: those of the settings' blends
+    (`blend_words`), each in tokens. variant: see `align_by_likeness`.
+
+    Raises ValueError when the prompts align nowhere, a blend word is not in its prompt, or the
+    local blend would be empty at every step.
+    """
+    alignment = align_by_likeness(source, target, variant)
+    if settings.cross_share > 0:
+        require_aligned(alignment, source, target)
+    rows = blend_rows(target_words, source_words, alignment, source, target)
+    require_blend(settings, rows)
+    return InfEditControl(settings, alignment, rows)
+
+
+def blend_words(blend: str) -> list[str]:
+    """The words of a blend, which blanks or commas stand between."""
+    return blend.replace(",", " ").split()
+
+
+def blend_rows(
+    target_words: Sequence[Word],
+    source_words: Sequence[Word],
+    alignment: Alignment,
+    source: EncodedPrompt,
+    target: EncodedPrompt,
+) -> BlendRows:
+    """Where the blend words stand in the target prompt.
+
+    A word of the target blend may be one of the source prompt in whose place the target has
+    another. Raises ValueError naming the word that is not in its prompt.
+    """
+    edited: set[int] = set()
+    for word, rows in zip(target_words, find_words(target.tokens, target_words), strict=True):
+        found = {*rows, *_rows_in_place_of(word, alignment, source)}
+        if not found:
+            raise ValueError(
+                f'the target blend word "{word.text}" does not stand in the target prompt '
+                f'("{target.text}"). Write it as it stands there, or leave it out.'
+            )
+        edited |= found
+
+    def is_kept(rows: Rows) -> bool:
+        """Whether the source prompt has the same tokens at the places opposite."""
+        opposite = [(row, int(alignment.mapper[row])) for row in rows]
+        return all(
+            other >= 0 and same_token(token_at(source.tokens, other), token_at(target.tokens, row))
+            for row, other in opposite
+        )
+
+    kept: set[int] = set()
+    for word, rows in zip(
+        source_words, find_words(target.tokens, source_words, is_kept), strict=True
+    ):
+        if not rows:
+            raise ValueError(
+                f'the source blend word "{word.text}" does not stand at the same place in the '
+                f'source prompt ("{source.text}") and in the target prompt ("{target.text}"). '
+                "Choose a word that both have, or leave it out."
+            )
+        kept.update(rows)
+    return BlendRows(tuple(sorted(edited)), tuple(sorted(kept)))
+
+
+def require_blend(settings: InfEditSettings, rows: BlendRows) -> None:
+    """Raises ValueError when there are blend words and yet the local blend would be empty at every
+    step."""
+    if (rows.edited or rows.kept) and settings.run_steps < 3:
+        raise ValueError(
+            f"the local blend runs between the first and the last step, and {settings.run_steps} "
+            "steps have none there. Set at least 3 steps, or leave out the blend words."
+        )
+    for side, words, threshold in (
+        ("target", rows.edited, settings.target_threshold),
+        ("source", rows.kept_alone, settings.source_threshold),
+    ):
+        if words and threshold >= 1:
+            raise ValueError(
+                f"the mask of the {side} blend is empty at {side}_threshold {threshold}, because "
+                f"no place is clearer than the clearest. Lower {side}_threshold, or leave out the "
+                f"{side} blend words."
+            )
+
+
+def edit_threshold(settings: InfEditSettings, sigma: float) -> float:
+    """Of the target words' mask after a step at noise level sigma. Above 1 the mask is empty: while
+    the noise is large the target takes the layout branch everywhere."""
+    return max(TEMPERATURE * (1 + sigma**2) ** 0.5, settings.target_threshold)
+
+
+class InfEditControl(Control):
+    """UAC and the local blend of one run."""
+
+    kinds = frozenset(("cross",))
+
+    def __init__(
+        self, settings: InfEditSettings, alignment: Alignment, rows: BlendRows | None = None
+    ) -> None:
+        self.rows = rows or BlendRows()
+        self._settings = settings
+        self._has_blend = bool(self.rows.edited or self.rows.kept)
+        self.reads = _reads(settings, self._has_blend)
+        self._mapper = alignment.mapper
+        self._source_rows = alignment.source_rows
+        self._maps = WordMaps()
+        self._last = (running_order(BRANCHES, self.reads) or BRANCHES)[-1]
+
+    # -- attention ---------------------------------------------------------------------------------
+
+    def routes(self, layer: Layer, step: Step, is_cond: bool) -> Mapping[str, Route]:
+        """UAC's self-attention part, in every layer and in both halves of guidance."""
+        if is_self_step(self._settings, step):
+            return {
+                "target": Route("source", "source", "target"),
+                "layout": Route("source", "source", "source"),
+            }
+        return {"layout": Route("target", "source", "source")}
+
+    def acts(self, layer: Layer, step: Step, is_cond: bool) -> bool:
+        return is_cond and (is_cross_step(self._settings, step) or self._takes(layer, step))
+
+    def outputs(self, call: Call) -> Mapping[str, Tensor]:
+        """UAC's cross-attention part: the target attends with another branch's map, seen by its own
+        words. Keeps the maps of the blend words on the way."""
+        replaces = is_cross_step(self._settings, call.step) and "target" in call.running
+        keeps = self._takes(call.layer, call.step) and self._last in call.running
+        if not (replaces or keeps):
+            return {}
+        q, v = call.q["target"], call.v["target"]
+        self._mapper = self._mapper.to(q.device)
+        own = fold_keys(call.probs(q, call.k["target"]), len(self._mapper))
+        giver = "source" if self._settings.script == "app" else "layout"
+        read = {giver} if replaces else set[str]()
+        refined = {
+            branch: self._refined(call, branch, own)
+            for branch in (read | {"source", "layout"} if keeps else read)
+        }
+        if keeps:
+            maps = {
+                "source": refined["source"][..., list(self.rows.kept_alone)],
+                "layout": refined["layout"][..., list(self.rows.edited)],
+            }
+            self._maps.add(call.layer, maps)
+        if not replaces:
+            return {}
+        return {"target": call.mix(refined[giver], v[:, : len(self._mapper)])}
+
+    def _refined(self, call: Call, branch: str, own: Tensor) -> Tensor:
+        probs = fold_keys(call.probs(call.q[branch], call.k[branch]), self._source_rows)
+        return refine(probs, own, self._mapper)
+
+    def _takes(self, layer: Layer, step: Step) -> bool:
+        """Whether the maps of a layer go into a local blend after this step."""
+        return self._has_blend and step.number < step.count - 1 and self._maps.takes(layer)
+
+    # -- local blend -------------------------------------------------------------------------------
+
+    def blend(self, denoised: Mapping[str, Tensor], step: Step) -> dict[str, Tensor]:
+        """The denoised predictions (B, C, h, w) by branch, the target's blended.
+
+        Outside the target words the target is the layout branch, and on the source words the
+        source; on words of both it is the layout branch in the last step but one. The published
+        code blends the next noisy latents, which with eta 1 is the same; neither the first step
+        nor the prediction that the last one returns is blended.
+        """
+        out = dict(denoised)
+        if not (self._has_blend and 0 < step.number < step.count - 1):
+            return out
+        source, target, layout = (denoised[branch] for branch in BRANCHES)
+        settings, edited = self._settings, self.rows.edited
+        size = (target.shape[-2], target.shape[-1])
+        if edited:
+            threshold = edit_threshold(settings, step.sigma)
+            is_edited = self._maps.mask("layout", range(len(edited)), size, threshold)
+            target = where(is_edited, target, layout)
+        columns = range(len(self.rows.kept_alone))
+        is_kept = self._maps.mask("source", columns, size, settings.source_threshold)
+        target = where(is_kept, source, target)
+        if step.number == step.count - 2:
+            columns = [edited.index(row) for row in self.rows.reshaped]
+            is_reshaped = self._maps.mask("layout", columns, size, settings.target_threshold)
+            target = where(is_reshaped, layout, target)
+        out["target"] = target
+        return out
+
+
+def is_self_step(settings: InfEditSettings, step: Step) -> bool:
+    """Whether a step takes the source's self-attention map: (i + 1) / n < self_share."""
+    return _place(settings, step) < settings.self_share * settings.steps - 1e-9
+
+
+def is_cross_step(settings: InfEditSettings, step: Step) -> bool:
+    """Whether a step replaces the target's cross-attention maps: (i + 1) / n <= cross_share."""
+    return _place(settings, step) <= settings.cross_share * settings.steps + 1e-9
+
+
+def _place(settings: InfEditSettings, step: Step) -> int:
+    """The 1-based number of a step among all, those that a strength below 1 leaves out too."""
+    return step.number + settings.steps - step.count + 1
+
+
+def _reads(settings: InfEditSettings, has_blend: bool) -> Reads:
+    """What each branch reads in any step; a local blend needs the maps of all three at once."""
+    steps = [Step(i, settings.steps, 0.0) for i in range(settings.steps)]
+    target: set[str] = set()
+    layout = {"source"}
+    for step in steps[settings.steps - settings.run_steps :]:
+        if is_self_step(settings, step):
+            target.add("source")
+        else:
+            layout.add("target")
+        if is_cross_step(settings, step):
+            target.add("source" if settings.script == "app" else "layout")
+    if has_blend:
+        layout.add("target")
+    return {"target": frozenset(target), "layout": frozenset(layout)}
+
+
+def _rows_in_place_of(word: Word, alignment: Alignment, source: EncodedPrompt) -> list[int]:
+    """The target rows that likeness aligned with a token of a word of the source prompt."""
+    rows = alignment.is_filled.nonzero().flatten().tolist()
+    return [
+        row
+        for row in rows
+        if any(
+            same_token(token_at(source.tokens, int(alignment.mapper[row])), token)
+            for token in word.tokens
+        )
+    ]

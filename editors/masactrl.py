@@ -1,0 +1,127 @@
+"""MasaCtrl: the target attends with its own queries over the source's keys and values, so that a
+changed pose or view keeps the look of the source.
+
+Cao, Wang, Qi, Shan, Qie, Zheng: MasaCtrl: Tuning-Free Mutual Self-Attention Control for Consistent
+Image Synthesis and Editing, ICCV 2023 (arXiv 2304.08465). It acts from a step and from a layer on,
+in both halves of guidance, and leaves cross-attention alone. The paper inverts the image by DDIM;
+here it runs on virtual inversion (inversion/ddcm.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..attention.control import Control, Layer, Reads, Route, Step, first_layer, first_step
+from .settings import setting
+
+SourcePrompt = Literal["empty", "edits"]
+SOURCE_PROMPTS: tuple[str, ...] = get_args(SourcePrompt)
+
+BRANCHES = ("source", "target")
+BY_SHARE = -1
+
+
+@dataclass(frozen=True)
+class MasaCtrlSettings:
+    """The shares are the paper's numbers for SD 1.5, layer 10 of 16 and step 4 of 50. Steps and
+    guidance are those of latent consistency models, with which ALE-Edit's paper compares; PAPER has
+    MasaCtrl's own."""
+
+    steps: int = setting(15, "Latent consistency steps.", min=1, max=50, step=1)
+    source_guidance: float = setting(
+        1.0,
+        "Guidance of the source branch. 1 is off and keeps the image.",
+        min=0.0,
+        max=30.0,
+        step=0.1,
+    )
+    target_guidance: float = setting(
+        2.0,
+        "Guidance of the edited branch. 2 suits LCM models, 3 to 7 models that are not distilled.",
+        min=0.0,
+        max=30.0,
+        step=0.1,
+    )
+    start_step_share: float = setting(
+        4 / 50,
+        "Share of the steps, from the first, in which the edit is free to find its layout. After "
+        "them it takes its look from the source.",
+        min=0.0,
+        max=1.0,
+        step=0.01,
+    )
+    start_layer_share: float = setting(
+        10 / 16,
+        "Share of the self-attention layers, from the first, that stay as they are. The others "
+        "take their look from the source.",
+        min=0.0,
+        max=1.0,
+        step=0.005,
+    )
+    start_layer: int = setting(
+        BY_SHARE,
+        "The first self-attention layer, counted from 0, that takes its look from the source. -1 "
+        "goes by start_layer_share.",
+        min=BY_SHARE,
+        max=1000,
+        step=1,
+    )
+    strength: float = setting(
+        1.0,
+        "Share of the steps that runs, from the last. Below 1 the edit starts from the noised "
+        "source and stays closer to it.",
+        min=0.05,
+        max=1.0,
+        step=0.05,
+    )
+    source_prompt: SourcePrompt = setting(
+        "empty",
+        "What the source branch is described with: nothing, as the paper does with photographs, or "
+        "the source phrases of the edits.",
+        choices=SOURCE_PROMPTS,
+    )
+
+    def __post_init__(self) -> None:
+        if self.source_prompt not in SOURCE_PROMPTS:
+            raise ValueError(
+                f'source_prompt is "{self.source_prompt}". Choose one of '
+                f"{', '.join(SOURCE_PROMPTS)}."
+            )
+
+
+PAPER = MasaCtrlSettings(steps=50, source_guidance=7.5, target_guidance=7.5)
+
+
+class MasaCtrlControl(Control):
+    """Mutual self-attention control of one run."""
+
+    reads: Reads = {"target": frozenset(("source",))}
+
+    def __init__(self, settings: MasaCtrlSettings) -> None:
+        self._settings = settings
+
+    def routes(self, layer: Layer, step: Step, is_cond: bool) -> Mapping[str, Route]:
+        settings = self._settings
+        if step.number < first_step(settings.start_step_share, step.count):
+            return {}
+        if layer.ordinal < start_layer(settings, layer.count):
+            return {}
+        return {"target": Route("target", "source", "source")}
+
+
+def start_layer(settings: MasaCtrlSettings, layers: int) -> int:
+    """The first of a model's self-attention layers that the control acts on.
+
+    Raises ValueError when a layer was typed that the model does not have.
+    """
+    if settings.start_layer == BY_SHARE:
+        return first_layer(settings.start_layer_share, layers)
+    if not 0 <= settings.start_layer < layers:
+        raise ValueError(
+            f"start_layer is {settings.start_layer}, but the model has {layers} self-attention "
+            f"layers, 0 to {layers - 1}. Type one of them, or {BY_SHARE} to go by "
+            "start_layer_share."
+        )
+    return settings.start_layer
