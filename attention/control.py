@@ -165,6 +165,15 @@ class Control:
         """
         return {}
 
+    def blend(self, denoised: Mapping[str, Tensor], step: Step) -> Mapping[str, Tensor]:
+        """The guided predictions (B, C, h, w) by branch after a step, changed where the method
+        blends branches."""
+        return denoised
+
+    def acts_on_attention(self) -> bool:
+        """Whether the control has routes or outputs at all."""
+        return bool(self.kinds) or type(self).routes is not Control.routes
+
 
 def first_step(share: float, steps: int) -> int:
     """The 0-based step at which a share of the steps, in [0, 1], is over: floor(share * steps)."""

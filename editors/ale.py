@@ -26,10 +26,11 @@ from ..attention.rgb_cam import (
     region_cross_attention,
     region_text,
 )
+from ..inversion.blending import blend
 from ..prompts.edits import Variant
 from ..prompts.ore import ObjectRestrictedEmbeddings
 from ..regions.grid import CellGroup, cell_groups, coverage, latent_background
-from ..regions.regions import Regions, fit_background, fit_masks
+from ..regions.regions import AnyRegions, Regions, fit_background, fit_masks
 
 JOINED_POSITIONS = 64
 """Where calls are slow to start, layers of at most so many cells take one masked call
@@ -185,6 +186,38 @@ class RegionControl(Control):
             groups = cell_groups(covered, ore.settings.overlap == "last object")
             self._groups[height, width, image] = groups
         return self._groups[height, width, image]
+
+
+class BlendingControl(Control):
+    """Background Blending: outside the regions the target's prediction is the source's (section
+    3.3, Eq. 4).
+
+    is_soft: mix both along the edge, over the feather of the regions.
+    """
+
+    def __init__(self, regions: AnyRegions, variant: Variant, is_soft: bool = False):
+        self._regions = regions
+        self._variant: Variant = variant
+        self._is_soft = is_soft
+        self._weights: dict[Any, Tensor] = {}
+
+    def blend(self, denoised: Mapping[str, Tensor], step: Step) -> Mapping[str, Tensor]:
+        if not is_blending_step(step.number, step.count, self._variant):
+            return denoised
+        source, target = denoised["source"], denoised["target"]
+        return {**denoised, "target": blend(source, target, self._background(target))}
+
+    def _background(self, latent: Tensor) -> Tensor:
+        """(1 or B, 1, h, w): 1 where the source stays."""
+        key = (*latent.shape[-2:], latent.device)
+        if key not in self._weights:
+            height, width = latent.shape[-2:]
+            each = [
+                background_weights(one, height, width, self._variant, self._is_soft)
+                for one in self._regions.images
+            ]
+            self._weights[key] = torch.stack(each)[:, None].to(latent.device)
+        return self._weights[key]
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from ...attention.control import Control, Kind, Layer, Step
 from ..conditioning import branch_entries
-from ..patching import WRAPPERS, with_wrapper
+from ..patching import WRAPPERS, add_outermost_wrapper, with_wrapper
 from ..rows import (
     STEP_KEY,
     chunks_of,
     require_options,
     require_whole_batch,
     require_whole_latents,
+    run_options,
     step_index,
     with_latent,
 )
@@ -85,7 +86,7 @@ def _open_run(guider: Any) -> Iterator[AttentionRun]:
         yield run
     finally:
         run.end()
-        del options[RUN_KEY]
+        guider.model_options["transformer_options"].pop(RUN_KEY, None)
 
 
 class AttentionRun:
@@ -99,6 +100,7 @@ class AttentionRun:
         self._entries = branch_entries(guider.conds)
         self._patcher = guider.model_patcher
         model = self._patcher.get_model_object("diffusion_model")
+        self._branches: tuple[str, ...] = getattr(guider, "branch_names", ())
         self._modules: dict[Kind, dict[LayerKey, Any]] = {
             "self": self_attention_layers(model),
             "cross": cross_attention_layers(model),
@@ -121,6 +123,8 @@ class AttentionRun:
             (WRAPPERS.APPLY_MODEL, self._apply_model),
         ):
             comfy.patcher_extension.add_wrapper(kind, wrapper, model_options, is_model_options=True)
+        # around wrappers that leave out model calls: predictions are blended at every step
+        add_outermost_wrapper(model_options, WRAPPERS.PREDICT_NOISE, RUN_KEY, self._blend)
 
     def end(self) -> None:
         """Drop what refers to this run: it would live, and its patcher with it, until the next
@@ -137,13 +141,38 @@ class AttentionRun:
         *args: Any,
     ) -> Tensor:
         out = executor(x, timestep, with_latent(model_options, x, self._node), *args)
-        if not self._has_acted:
+        if not self._has_acted and self._acts_on_attention():
             raise ValueError(
                 f"{self._node}: another node calls the model with transformer_options of its own, "
                 f"without those of {self._node}, which so could change nothing. Remove that node, "
                 f"or sample without {self._node}."
             )
         return out
+
+    def _acts_on_attention(self) -> bool:
+        return any(control.acts_on_attention() for control, _ in self.controls)
+
+    def _blend(
+        self,
+        executor: Any,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any],
+        *args: Any,
+    ) -> Tensor:
+        """The guided predictions of a step, blended by the controls."""
+        blending = [(c, node) for c, node in self.controls if type(c).blend is not Control.blend]
+        if not blending:
+            return executor(x, timestep, model_options, *args)
+        options = run_options(model_options, blending[0][1])
+        parts = executor(x, timestep, model_options, *args).chunk(len(self._branches))
+        denoised = dict(zip(self._branches, parts, strict=True))
+        schedule = options["sample_sigmas"]
+        number = step_index(options, timestep)
+        step = Step(number, len(schedule) - 1, float(schedule[number]))
+        for control, _ in blending:
+            denoised = dict(control.blend(denoised, step))
+        return torch.cat([denoised[name] for name in self._branches])
 
     # -- hooks of one call of the model ------------------------------------------------------------
 
@@ -153,6 +182,8 @@ class AttentionRun:
     ) -> Tensor:  # fmt: skip
         """One UNet call. Its options are complete here, with the patches of hooks."""
         self._has_acted = True
+        if not self._acts_on_attention():
+            return executor(x, t, concat, context, control, options, **extra)
         require_options(options, ("uuids", "cond_or_uncond"), self._node)
         if any(uuid in self._entries for uuid in options["uuids"]):
             for given, node in self.controls:

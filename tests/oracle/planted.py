@@ -249,20 +249,20 @@ INJECTION = [
 # -- blending ------------------------------------------------------------------------------------
 
 BLENDING = [
-    Mistake("blending left out", "host.blending:is_blending_step", lambda _: lambda *_: False),
+    Mistake("blending left out", "editors.ale:is_blending_step", lambda _: lambda *_: False),
     Mistake(
         "foreground blended",
-        "host.blending:background_weights",
+        "editors.ale:background_weights",
         lambda right: lambda *args: ~right(*args),
     ),
     Mistake(
         "the other variant's steps blended",
-        "host.blending:is_blending_step",
+        "editors.ale:is_blending_step",
         lambda right: lambda step, steps, variant: right(step, steps, OTHER[variant]),
     ),
     Mistake(
         "the published code's first step blended",
-        "host.blending:is_blending_step",
+        "editors.ale:is_blending_step",
         lambda right: lambda step, *args: step == 0 or right(step, *args),
         CODE,
     ),
