@@ -89,15 +89,17 @@ def is_blending_step(step: int, steps: int, variant: Variant) -> bool:
 
 
 def background_weights(
-    regions: Regions, height: int, width: int, variant: Variant, is_soft: bool
+    regions: Regions, height: int, width: int, variant: Variant, is_soft: bool, cell: int = 8
 ) -> Tensor:
-    """(height, width) on the latent grid: bool, or in [0, 1] with a soft edge; 1 is background. 8
-    pixels a cell."""
+    """(height, width) on the latent grid: bool, or in [0, 1] with a soft edge; 1 is background.
+
+    cell: pixels along each side of a latent cell.
+    """
+    size = cell * height, cell * width
     if is_soft:
-        soft = fit_background(regions.soft_background, 8 * height, 8 * width)[None]
-        return soft.unflatten(2, (width, 8)).unflatten(1, (height, 8)).mean(dim=(2, 4))[0]
-    masks = fit_masks(regions.dilated, 8 * height, 8 * width)
-    return latent_background(masks, height, width, variant)
+        soft = fit_background(regions.soft_background, *size)[None]
+        return soft.unflatten(2, (width, cell)).unflatten(1, (height, cell)).mean(dim=(2, 4))[0]
+    return latent_background(fit_masks(regions.dilated, *size), height, width, variant)
 
 
 class RegionControl(Control):
@@ -192,10 +194,12 @@ class BlendingControl(Control):
     """Background Blending: outside the regions the target's prediction is the source's (section
     3.3, Eq. 4).
 
-    is_soft: mix both along the edge, over the feather of the regions.
+    is_soft: mix both along the edge, over the feather of the regions. cell: pixels along each side
+    of a latent cell.
     """
 
-    def __init__(self, regions: AnyRegions, variant: Variant, is_soft: bool = False):
+    def __init__(self, regions: AnyRegions, variant: Variant, is_soft: bool = False, cell: int = 8):
+        self._cell = cell
         self._regions = regions
         self._variant: Variant = variant
         self._is_soft = is_soft
@@ -213,7 +217,7 @@ class BlendingControl(Control):
         if key not in self._weights:
             height, width = latent.shape[-2:]
             each = [
-                background_weights(one, height, width, self._variant, self._is_soft)
+                background_weights(one, height, width, self._variant, self._is_soft, self._cell)
                 for one in self._regions.images
             ]
             self._weights[key] = torch.stack(each)[:, None].to(latent.device)

@@ -4,7 +4,7 @@ Xu, Huang, Pan, Ma, Chai: Inversion-Free Image Editing with Natural Language, CV
 2312.04965). The branches: "source"; "target"; and "layout", which has the source prompt and the
 target's layout. Self-attention is exchanged by routes, cross-attention maps go through the word
 alignment of the two prompts (prompts/alignment.py), and the local blend keeps the edit to the words
-that it is about. The update is inversion/update_rule.py with eta 1, for the layout branch as for the
+that it is about. The update is DDCM (inversion/update_rule.py), for the layout branch as for the
 target.
 
 The authors' two scripts differ in numbers and in one line: `script` follows either.

@@ -10,6 +10,7 @@ from ..editors.ale import BlendingControl
 from ..regions.regions import AnyRegions
 from .attention.adapter import add_control
 from .conditioning import run_settings
+from .latents import pixels_per_cell
 from .messages import NodeName
 from .patching import BLENDING_KEY
 from .regions import masks_of_latent
@@ -25,8 +26,11 @@ def apply_background_blending(model: Any, regions: AnyRegions, is_soft: bool = F
 
     def make_control(guider: Any, latent_image: Tensor) -> BlendingControl | None:
         require_branches(guider, ("source", "target"), NODE)
-        masks_of_latent(regions, latent_image, NODE)  # refuses regions of other images
+        cell = pixels_per_cell(guider.model_patcher)
+        masks_of_latent(regions, latent_image, cell, NODE)  # refuses regions of other images
         settings = run_settings(guider.conds)
-        return BlendingControl(regions, settings.variant, is_soft) if settings.blending else None
+        if not settings.blending:
+            return None
+        return BlendingControl(regions, settings.variant, is_soft, cell)
 
     return add_control(model, BLENDING_KEY, make_control, NODE)

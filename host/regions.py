@@ -23,7 +23,8 @@ from .messages import NodeName, name_node, tell
 logger = logging.getLogger(__name__)
 
 NODE = NodeName("Regions")
-PIXELS_PER_CELL = 8
+USUAL_CELL = 8
+"""Pixels of a latent cell, where regions are made before the model is known."""
 CURE_OF_EMPTY = (
     "Paint or select the object in the mask of its Edit Object or in the masks input of Regions, "
     "choose another channel if Load Image (as Mask) loaded it, or remove its edit."
@@ -124,14 +125,16 @@ def masks_of_edits(edits: Edits, masks: Tensor | None, images: int) -> list[Tens
     )
 
 
-def masks_of_latent(regions: AnyRegions, latent: Tensor, node: str) -> tuple[Tensor, ...]:
-    """The dilated masks (K, 8h, 8w) of the pixels that latents (B, ..., h, w) stand for: one for
-    all of them, or one each.
+def masks_of_latent(
+    regions: AnyRegions, latent: Tensor, cell: int, node: str
+) -> tuple[Tensor, ...]:
+    """The dilated masks (K, H, W) of the pixels that latents (B, ..., h, w) stand for, `cell` of
+    them along each side of a latent cell: one for all latents, or one each.
 
     Raises ValueError when the regions of `node` have another shape than the images behind the
     latents, or are of another number of them.
     """
-    height, width = (PIXELS_PER_CELL * n for n in latent.shape[-2:])
+    height, width = (cell * n for n in latent.shape[-2:])
     with name_node(node):
         each_image(regions, len(latent))
         return tuple(fit_masks(one.dilated, height, width) for one in regions.images)
@@ -142,7 +145,7 @@ def _require_places(regions: Regions, settings: MethodSettings) -> None:
     other objects cover all of its cells."""
     if not settings.rgb_cam:
         return
-    height, width = (max(side // PIXELS_PER_CELL, 1) for side in regions.dilated.shape[-2:])
+    height, width = (max(side // USUAL_CELL, 1) for side in regions.dilated.shape[-2:])
     covered = coverage(regions.dilated, height, width, settings.variant)
     hidden = hidden_objects(covered, settings.overlap == "last object")
     if hidden:

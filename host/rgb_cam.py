@@ -15,6 +15,7 @@ from ..prompts.ore import ObjectRestrictedEmbeddings
 from ..regions.regions import AnyRegions
 from .attention.adapter import add_control
 from .conditioning import TARGET, BranchEntry, branch_entries
+from .latents import pixels_per_cell
 from .messages import NodeName
 from .patching import RGB_CAM_KEY
 from .regions import masks_of_latent
@@ -41,7 +42,7 @@ def apply_rgb_cam(
 
     def make_control(guider: Any, latent_image: Tensor) -> RegionControl | None:
         texts = _require_texts(guider, regions)
-        masks = masks_of_latent(regions, latent_image, NODE)
+        masks = masks_of_latent(regions, latent_image, pixels_per_cell(guider.model_patcher), NODE)
         if strength == 0 or not texts[0].settings.rgb_cam:
             return None
         _require_widths(guider.model_patcher, texts, outside)

@@ -13,6 +13,8 @@ import comfy.model_sampling
 import torch
 from torch import Tensor
 
+from .latents import pixels_per_cell
+
 logger = logging.getLogger(__name__)
 
 LARGE_PIXELS = 4_000_000
@@ -100,7 +102,8 @@ def require_latent(latent: Tensor, model: Any, node: str) -> None:
 
 def advise_size(latent: Tensor, model: Any, node: str) -> None:
     """Says once what a latent of more than LARGE_PIXELS pixels costs, and what to do instead."""
-    height, width = (8 * n for n in latent.shape[-2:])
+    cell = pixels_per_cell(model)
+    height, width = (cell * n for n in latent.shape[-2:])
     if height * width <= LARGE_PIXELS:
         return
     needed = model.model.memory_required([2 * latent.shape[0], *latent.shape[1:]])

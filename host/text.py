@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+from ..prompts.alignment import EncodedPrompt, Word
 from ..prompts.edits import JOINER, Edits, MethodSettings, base_prompt
 from ..prompts.ore import Phrase, Prompt, object_restricted_embeddings
 from ..prompts.spans import (
@@ -76,6 +77,12 @@ def embed_edits(clip: Any, edits: Edits) -> tuple[Conditioning, Conditioning]:
     """Object-Restricted Embeddings of source and target (see `embed_side`), with a notice of the
     words that the text encoder says it does not know."""
     source, target = embed_side(clip, edits, "source"), embed_side(clip, edits, "target")
+    tell_unknown_words(clip, edits)
+    return source, target
+
+
+def tell_unknown_words(clip: Any, edits: Edits) -> None:
+    """Give a notice of the words that the text encoder says it does not know."""
     prompts = [text for text in (edits.source_prompt, edits.target_prompt) if text is not None]
     if words := unknown_words(clip, [*edits.sources, *edits.targets, *prompts]):
         tell(
@@ -83,7 +90,24 @@ def embed_edits(clip: Any, edits: Edits) -> tuple[Conditioning, Conditioning]:
             "all alike to it. Write the edits in words that it knows (see the help page of its "
             "loader), or load another checkpoint."
         )
-    return source, target
+
+
+def encode_prompt(clip: Any, edits: Edits, side: Side) -> tuple[Conditioning, EncodedPrompt]:
+    """The base prompt of one side as CLIP Text Encode gives it, and its rows in tokens.
+
+    Raises ValueError as `embed_side`.
+    """
+    text = _tokenize_side(clip, edits, side, tokenize(clip, ""))
+    conditioning = _encode(clip, text.base)
+    require_rows(conditioning[0][0], text.base)
+    words = text.full_prompt or base_prompt(text.phrases)
+    tokens = next(iter(rows_of(text.base).values()))
+    return conditioning, EncodedPrompt(words, tokens, conditioning[0][0][0])
+
+
+def read_word(clip: Any, word: str) -> Word:
+    """A word in the tokens of the first text encoder."""
+    return Word(word, ids(next(iter(words_of(tokenize(clip, word)).values()))))
 
 
 def embed_side(clip: Any, edits: Edits, side: Side) -> Conditioning:
