@@ -21,7 +21,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..attention.control import Step, running_order
+from ..attention.control import running_order
 from .attention.adapter import running_controls
 from .attention.store import STORE_KEY, StepStore
 from .branch_inputs import (
@@ -36,7 +36,7 @@ from .branch_inputs import (
 from .guidance import call_model, guide, keeps_rows
 from .messages import NodeName
 from .patching import WRAPPERS
-from .rows import STEP_KEY, run_options, step_index, with_latent
+from .rows import STEP_KEY, step_of, with_latent, with_step
 from .run_checks import (
     advise_size,
     require_branch_sampler,
@@ -237,7 +237,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         seed: int | None = None,
     ) -> Tensor:
         """Denoised predictions (rows, C, h, w) of the latents of all branches."""
-        model_options = with_latent(_with_step(model_options, timestep), x, NODE)
+        model_options = with_latent(with_step(model_options, timestep, NODE), x, NODE)
         options = model_options["transformer_options"]
         store, is_kept = self._open_step(options)
         denoised: dict[str, Tensor] = {}
@@ -261,8 +261,8 @@ class BranchGuider(comfy.samplers.CFGGuider):
             others = frozenset(self._other_names())
             halves = {0} if not self._guided_names(self._other_names()) else {0, 1}
             store, controls = branch.steps[number], running_controls(options)
-            if store.serves(controls, _step_of(options), others, halves):
-                return store, True
+            if store.serves(controls, step_of(options), others, halves):
+                return store.opened_for(others), True
         if self._evaluation == "in turn":
             return StepStore(frozenset(self.branch_names)), False
         return (branch.open_step(), False) if branch is not None else (None, False)
@@ -342,8 +342,10 @@ class BranchGuider(comfy.samplers.CFGGuider):
         positive, negative = (self.conds[key] for key in self._keys(names))
         is_off = [self._is_off(name, model_options) for name in names]
         if all(is_off):
+            # in turn, the halves of branches that guided ones read must run all the same
+            other = negative if self._is_read(names, model_options) else None
             cond, _ = call_model(
-                self.inner_model, [positive, None], x, timestep, model_options, NODE
+                self.inner_model, [positive, other], x, timestep, model_options, NODE
             )
             return cond, cond
         guided = tuple(name for name, off in zip(names, is_off, strict=True) if not off)
@@ -371,30 +373,32 @@ class BranchGuider(comfy.samplers.CFGGuider):
         to the next, and where one larger call is faster (docs/performance.md)."""
         if x.device.type != "cpu" or x.shape[0] // count * x[0, 0].numel() < LEAST_SPLIT_POSITIONS:
             return True
+        others = frozenset(self.branch_names) - {*guided}
+        return self._reads(guided, others, model_options) or keeps_rows(
+            model_options, self.conds["positive"]
+        )
+
+    def _is_read(self, names: Names, model_options: dict[str, Any]) -> bool:
+        """Whether guided branches that run elsewhere read these."""
+        others = (name for name in self.branch_names if name not in names)
+        guided = [name for name in others if not self._is_off(name, model_options)]
+        return self._reads(guided, frozenset(names), model_options)
+
+    def _reads(
+        self, readers: Sequence[str], read: frozenset[str], model_options: dict[str, Any]
+    ) -> bool:
+        """Whether a control lets any of the readers read any of the others at this step."""
         options = model_options["transformer_options"]
-        step = _step_of(options)
-        reads = any(
-            control.reads.get(name, frozenset()) - {*guided}
+        step = step_of(options)
+        return any(
+            control.reads.get(name, frozenset()) & read
             for control in running_controls(options)
             if control.is_active(step)
-            for name in guided
+            for name in readers
         )
-        return reads or keeps_rows(model_options, self.conds["positive"])
 
 
 def _parts(rows: Tensor, is_off: Sequence[bool]) -> list[Tensor]:
     """The rows of each branch whose guidance is on."""
     parts = rows.chunk(len(is_off))
     return [part for part, off in zip(parts, is_off, strict=True) if not off]
-
-
-def _step_of(options: dict[str, Any]) -> Step:
-    schedule = options["sample_sigmas"]
-    return Step(options[STEP_KEY], len(schedule) - 1, float(schedule[options[STEP_KEY]]))
-
-
-def _with_step(model_options: dict[str, Any], timestep: Tensor) -> dict[str, Any]:
-    """The options of one step: patches read its number instead of each asking the device."""
-    options = dict(run_options(model_options, NODE))
-    options[STEP_KEY] = step_index(options, timestep)
-    return {**model_options, "transformer_options": options}

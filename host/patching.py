@@ -13,8 +13,8 @@ WRAPPERS = comfy.patcher_extension.WrappersMP
 RGB_CAM_KEY = "ale_edit.rgb_cam"
 SELF_INJECTION_KEY = "ale_edit.self_injection"
 BLENDING_KEY = "ale_edit.background_blending"
-OWN_KEYS = {RGB_CAM_KEY, SELF_INJECTION_KEY, BLENDING_KEY}
-"""Keys of our own wrappers. None of them changes the source branch."""
+OWN_KEY = "ale_edit."
+"""Start of the keys of our own wrappers. None of them changes the source branch."""
 
 
 def with_wrapper(model: Any, kind: str, key: str, wrapper: Callable[..., Any], node: str) -> Any:

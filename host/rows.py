@@ -13,6 +13,7 @@ from uuid import UUID
 
 from torch import Tensor
 
+from ..attention.control import Step
 from .conditioning import BranchEntry
 
 STEP_KEY = "ale_edit_step"
@@ -112,6 +113,19 @@ def require_whole_latents(size: Sequence[int], options: Mapping[str, Any], node:
 
 def _described(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
+
+
+def with_step(model_options: Mapping[str, Any], timestep: Tensor, node: str) -> dict[str, Any]:
+    """The options of one step: patches read its number instead of each asking the device."""
+    options = dict(run_options(model_options, node))
+    options[STEP_KEY] = step_index(options, timestep)
+    return {**model_options, "transformer_options": options}
+
+
+def step_of(options: Mapping[str, Any]) -> Step:
+    """The step of options made by with_step."""
+    schedule = options["sample_sigmas"]
+    return Step(options[STEP_KEY], len(schedule) - 1, float(schedule[options[STEP_KEY]]))
 
 
 def step_index(options: Mapping[str, Any], sigmas: Tensor) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor
 from .attention.store import StepStore
 from .compare import is_same
 from .conditioning import BRANCHES_KEY, ORE_KEY
-from .patching import OWN_KEYS
+from .patching import OWN_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def is_source_separable(
         return False
     if not patcher.object_patches.keys() <= KNOWN_OBJECTS or any(patcher.callbacks.values()):
         return False
-    if any(key not in OWN_KEYS for kind in patcher.wrappers.values() for key in kind):
+    if not all(str(key).startswith(OWN_KEY) for kind in patcher.wrappers.values() for key in kind):
         return False
     if len(negative) > 1:  # chunks of one call could not be told apart
         return False

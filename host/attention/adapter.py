@@ -26,9 +26,10 @@ from ..rows import (
     require_options,
     require_whole_batch,
     require_whole_latents,
-    run_options,
     step_index,
+    step_of,
     with_latent,
+    with_step,
 )
 from ..unet import LayerKey, cross_attention_layers, self_attention_layers
 from .layer_call import LayerCall
@@ -164,12 +165,9 @@ class AttentionRun:
         blending = [(c, node) for c, node in self.controls if type(c).blend is not Control.blend]
         if not blending:
             return executor(x, timestep, model_options, *args)
-        options = run_options(model_options, blending[0][1])
+        step = step_of(with_step(model_options, timestep, blending[0][1])["transformer_options"])
         parts = executor(x, timestep, model_options, *args).chunk(len(self._branches))
         denoised = dict(zip(self._branches, parts, strict=True))
-        schedule = options["sample_sigmas"]
-        number = step_index(options, timestep)
-        step = Step(number, len(schedule) - 1, float(schedule[number]))
         for control, _ in blending:
             denoised = dict(control.blend(denoised, step))
         return torch.cat([denoised[name] for name in self._branches])
