@@ -283,7 +283,7 @@ def test_what_is_wrong_or_odd_in_an_image_of_a_batch_is_said_with_its_number(cap
         regions_from_edits(edits_of(masks=[wolf, overlapping]), None, 0.0, images=3)
     (said,) = caplog.messages
     assert said.startswith("Regions: image 2: some grown masks overlap")
-    assert said.endswith("The overlap goes to the background. 1 more images are like that.")
+    assert said.endswith("The overlap goes to the background. So it is in 1 more image.")
 
 
 def test_regions_of_another_number_of_images_than_the_latents_are_refused():
