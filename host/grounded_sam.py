@@ -174,7 +174,8 @@ def _filled(
     rest = torch.ones(size)
     if 0 < len(others) < len(masks):
         with name_node(NODE, CURE_OF_EMPTY):
-            background = make_regions(*zip(*others, strict=True), settings.dilation).background
+            given, of = zip(*others, strict=True)
+            background = make_regions(given, of, settings.dilation).background
         rest = background if background.any() else rest
     return [rest if mask is None else mask for mask in masks]
 

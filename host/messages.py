@@ -71,7 +71,7 @@ def tell(text: str) -> None:
         return
     notice = {"node": context.node_id, "text": text, "prompt_id": context.prompt_id}
     server.send_sync(NOTICE_EVENT, notice)
-    show("\n\n".join(_told.add(context.prompt_id, context.node_id, text)))
+    show("\n\n".join(_notices.add(context.prompt_id, context.node_id, text)))
 
 
 def show(text: str) -> None:
@@ -86,7 +86,7 @@ def _server() -> Any:
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
-class _Told:
+class _Notices:
     """The notices of the node that runs: the page shows one text a node."""
 
     def __init__(self) -> None:
@@ -102,4 +102,4 @@ class _Told:
         return self._texts
 
 
-_told = _Told()
+_notices = _Notices()

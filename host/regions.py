@@ -182,7 +182,8 @@ def _tell_first(found: list[tuple[int, str]], count: int) -> None:
     said = [(image, text) for image, text in found if text]
     if said:
         image, text = said[0]
-        others = f" {len(said) - 1} more images are like that." if len(said) > 1 else ""
+        more = len(said) - 1
+        others = f" So it is in {more} more image{'s' * (more > 1)}." if more else ""
         tell(f"{_speaker(image, count)}: {text}{others}")
 
 

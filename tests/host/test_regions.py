@@ -1,6 +1,7 @@
 import importlib
 import logging
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import pytest
@@ -10,8 +11,15 @@ from torch import Tensor
 
 from ale_edit.host.regions import edit_mask, mask_batch, masks_of_latent, regions_from_edits
 from ale_edit.prompts.edits import Edits
-from ale_edit.regions.regions import make_regions
+from ale_edit.regions.regions import Regions, make_regions
 from ale_edit.tests.tiny import box_mask, edits_of, two_boxes
+
+
+def of_one(*args: Any, **options: Any) -> Regions:
+    """The regions of a single image."""
+    regions = regions_from_edits(*args, **options)
+    assert isinstance(regions, Regions)
+    return regions
 
 
 def test_masks_of_the_edits_and_of_the_batch_are_taken_in_the_order_of_the_edits():
@@ -19,7 +27,7 @@ def test_masks_of_the_edits_and_of_the_batch_are_taken_in_the_order_of_the_edits
     third = box_mask(64, 64, top=0, left=40, bottom=8, right=60)
     pairs = [("wolf", "goat"), ("moon", "ball"), ("sun", "lamp")]
     edits = edits_of(pairs, masks=[None, second, None])
-    regions = regions_from_edits(edits, torch.stack([first, third]), 0.02)
+    regions = of_one(edits, torch.stack([first, third]), 0.02)
     expected = make_regions([first, second, third], ["wolf", "moon", "sun"], 0.02)
     assert regions.names == expected.names
     assert torch.equal(regions.raw, expected.raw)
@@ -42,7 +50,7 @@ def test_masks_of_another_size_are_resized_to_the_image_and_that_is_said(caplog)
     large, small = two_boxes(128, 128)[0], two_boxes(64, 64)[1]
     edits = edits_of(masks=[large, small])
     with caplog.at_level(logging.WARNING):
-        regions = regions_from_edits(edits, None, 0.0, size=(128, 128))
+        regions = of_one(edits, None, 0.0, size=(128, 128))
     assert torch.equal(regions.raw, torch.stack(two_boxes(128, 128)))
     (record,) = caplog.records
     assert record.getMessage() == (
@@ -53,7 +61,7 @@ def test_masks_of_another_size_are_resized_to_the_image_and_that_is_said(caplog)
 def test_without_an_image_the_first_masks_size_counts(caplog):
     edits = edits_of(masks=[two_boxes(64, 64)[0], two_boxes(128, 128)[1]])
     with caplog.at_level(logging.WARNING):
-        regions = regions_from_edits(edits, None, 0.0)
+        regions = of_one(edits, None, 0.0)
     assert torch.equal(regions.raw, torch.stack(two_boxes(64, 64)))
     assert len(caplog.records) == 1
 
@@ -129,7 +137,7 @@ def test_the_last_object_may_lie_on_another(caplog):
 
 def test_without_rgb_cam_no_object_needs_a_place():
     mask = two_boxes()[0]
-    regions = regions_from_edits(edits_of(masks=[mask, mask], rgb_cam=False), None, 0.0)
+    regions = of_one(edits_of(masks=[mask, mask], rgb_cam=False), None, 0.0)
     assert regions.overlaps() == {(0, 1): (1.0, 1.0)}
 
 
@@ -159,7 +167,7 @@ def test_a_mask_read_by_the_wrong_channel_is_said_to_cover_everything(
     mask = node.load_image(saved_by_an_editor(tmp_path), channel)[0][0]
     edits = edits_of(masks=[mask, two_boxes()[1]], overlap="last object")
     with caplog.at_level(logging.WARNING):
-        regions = regions_from_edits(edits, None, 0.0)
+        regions = of_one(edits, None, 0.0)
     if is_whole:
         assert caplog.messages[0].startswith('Regions: the mask of "wolf" covers the whole image.')
         assert "Load Image (as Mask)" in caplog.messages[0] and "alpha" in caplog.messages[0]
@@ -176,7 +184,7 @@ def test_the_mask_over_everything_is_said_before_the_edits_under_it_are_refused(
 def test_a_mask_over_everything_is_legal_and_said_once(caplog):
     edits = edits_of([("wolf", "goat")], masks=[torch.ones(64, 64)])
     with caplog.at_level(logging.WARNING):
-        regions = regions_from_edits(edits, None, 0.0)
+        regions = of_one(edits, None, 0.0)
     assert not regions.background.any()
     assert len(caplog.records) == 1
 
@@ -218,7 +226,7 @@ def test_each_image_of_a_batch_has_its_own_regions(own):
     regions = regions_from_edits(edits_of(masks=masks), batch, 0.02, 0.03, images=3)
     assert len(regions.images) == 3 and regions.names == ("wolf", "yellow moon")
     for j, one in enumerate(regions.images):
-        expected = regions_from_edits(edits_of(masks=[wolf[j], moon[j]]), None, 0.02, 0.03)
+        expected = of_one(edits_of(masks=[wolf[j], moon[j]]), None, 0.02, 0.03)
         assert torch.equal(one.raw, expected.raw) and torch.equal(one.dilated, expected.dilated)
         assert (one.names, one.feather) == (expected.names, expected.feather)
 
@@ -275,7 +283,7 @@ def test_what_is_wrong_or_odd_in_an_image_of_a_batch_is_said_with_its_number(cap
         regions_from_edits(edits_of(masks=[wolf, overlapping]), None, 0.0, images=3)
     (said,) = caplog.messages
     assert said.startswith("Regions: image 2: some grown masks overlap")
-    assert said.endswith("The overlap goes to the background. 1 more images are like that.")
+    assert said.endswith("The overlap goes to the background. So it is in 1 more image.")
 
 
 def test_regions_of_another_number_of_images_than_the_latents_are_refused():

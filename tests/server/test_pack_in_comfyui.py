@@ -108,7 +108,8 @@ def test_a_notice_reaches_a_client_with_the_ids_of_its_node_and_prompt(server):
                 if event["type"] == "ale_edit.notice":
                     notices.append(event["data"])
                 if event["type"] in ("execution_success", "execution_error"):
-                    return prompt_id, texts, notices
+                    break
+        return prompt_id, texts, notices
 
     prompt_id, texts, notices = asyncio.run(asyncio.wait_for(whole(), 60))
     (notice,) = notices
