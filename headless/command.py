@@ -287,7 +287,7 @@ def main(argv: Sequence[str]) -> int:
             with nullcontext() if args.check else alone_in(args.out):
                 return edit(args, jobs)
     except ValueError as error:
-        lines = str(error).splitlines()
+        lines = error.sentences if isinstance(error, Problems) else [str(error)]
         more = [f"... and {len(lines) - SHOWN} more."] if len(lines) > SHOWN else []
         return fail([*lines[:SHOWN], *more, "Nothing was queued."], WRONG_INPUT)
     except ComfyError as error:
