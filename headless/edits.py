@@ -45,6 +45,7 @@ SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "variant": (("ALEMethodSettings", "variant"), ("ALEEdit", "variant")),
 }
+WHOLE = ("seed", "steps")  # settings that are whole numbers, however a workflow writes them
 
 
 @dataclass(frozen=True)
@@ -215,29 +216,38 @@ def places(workflow: Workflow, name: str) -> list[tuple[str, str]]:
 
 
 def apply_setting(workflow: Workflow, name: str, value: Any) -> None:
-    """Set a setting; text is read as what the input holds now (number, true or false, text)."""
+    """Set a setting; text is read as what the input holds now (number, true or false, text).
+
+    A number that is whole now may become a fraction: ComfyUI's front end exports 2.0 as 2. Only
+    those of WHOLE are known to be whole; of other inputs the server says it (schema.complaints).
+    """
     for node_id, input_name in places(workflow, name):
-        inputs = workflow.nodes[node_id]["inputs"]
+        node = workflow.nodes[node_id]
+        inputs = node["inputs"]
         if isinstance(inputs[input_name], list):
             raise ValueError(
                 f"{name}: {workflow.title(node_id)!r} gets its {input_name} from another node of "
                 f"{workflow.name}. Unlink it there, or leave the setting out."
             )
-        inputs[input_name] = _as_kind_of(inputs[input_name], value, name)
+        place = node["class_type"], input_name
+        is_whole = any(place in SETTINGS[setting] for setting in WHOLE)
+        inputs[input_name] = _as_kind_of(inputs[input_name], value, name, is_whole=is_whole)
 
 
-def _as_kind_of(now: Any, value: Any, name: str) -> Any:
+def _as_kind_of(now: Any, value: Any, name: str, *, is_whole: bool) -> Any:
     if isinstance(now, bool):
         known = {"true": True, "false": False}
         if isinstance(value, bool) or str(value).lower() in known:
             return known[str(value).lower()]
         raise ValueError(f"{name} is {value!r}. Write true or false.")
     if isinstance(now, int | float):
-        return _number(value, name, is_whole=isinstance(now, int))
+        number = _number(value, name, is_whole=is_whole)
+        return number if isinstance(now, int) else float(number)
     return str(value)
 
 
 def _number(value: Any, name: str, *, is_whole: bool) -> int | float:
+    """A whole number as an int, to its last digit."""
     whole = re.fullmatch(r"[+-]?\d+(\.0*)?", str(value).strip())
     try:
         if isinstance(value, bool):
@@ -249,7 +259,7 @@ def _number(value: Any, name: str, *, is_whole: bool) -> int | float:
         raise ValueError(f"{name} is {value!r}. Write a number.")
     if is_whole and not whole:
         raise ValueError(f"{name} is {value!r}. Write a whole number.")
-    return number if is_whole else float(number)
+    return number
 
 
 def settings_of(workflow: Workflow) -> dict[str, Any]:

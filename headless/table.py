@@ -203,7 +203,7 @@ def _plain(key: str, value: Any) -> Any:
 
 
 def split_edit(text: str) -> tuple[str, str]:
-    """(source, target) of "source -> target", each on one line, whatever kind of line end it held."""
+    """(source, target) of "source -> target", each as one line."""
     parts = text.partition("->")
     source, arrow, target = (" ".join(part.strip().splitlines()) for part in parts)
     if not (source and arrow and target):

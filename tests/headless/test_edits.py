@@ -141,6 +141,47 @@ def test_an_input_is_set_by_title_and_keeps_its_kind():
 
 
 @pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        *((name, name) for name in sorted({*SETTINGS} - {"type", "variant", "seed", "steps"})),
+        ("target_guidance", "Guider.target_guidance"),
+        ("dilation", "Regions.dilation"),
+        ("", "Sampler.eta"),
+        ("", "Regions.feather"),
+    ],
+)
+def test_a_number_that_the_front_end_exported_as_whole_may_become_any(name: str, place: str):
+    """JavaScript writes 2.0 as 2."""
+    workflow = masked_workflow("i.png", TWO)
+    for node in workflow.nodes.values():
+        node["inputs"] |= {k: 2 for k, v in node["inputs"].items() if isinstance(v, float)}
+    apply_setting(workflow, place, "2.5")
+    if name:
+        apply_setting(workflow, "type", "custom")
+        assert settings_of(workflow)[name] == 2.5
+    else:
+        title, _, input_name = place.partition(".")
+        assert workflow.inputs(title)[input_name] == 2.5
+
+
+@pytest.mark.parametrize("place", ["steps", "seed", "Schedule.steps", "Noise.noise_seed"])
+def test_a_setting_that_is_whole_stays_so_whatever_the_workflow_holds(place: str):
+    workflow = masked_workflow("i.png", TWO)
+    workflow.fill("Schedule", steps=15.0)
+    with pytest.raises(ValueError, match=f"{place} is '2.5'. Write a whole number"):
+        apply_setting(workflow, place, "2.5")
+
+
+def test_a_fraction_for_a_whole_input_of_another_node_is_told_by_its_server():
+    workflow = masked_workflow("i.png", TWO)
+    workflow.add("Count", "ALEDemoScene", {"seed": 1, "objects": 2})
+    apply_setting(workflow, "Count.objects", "2.5")
+    (error,) = complaints(workflow, object_info())
+    assert (error.title, error.input_name) == ("Count", "objects")
+    assert error.message == "2.5 is not a whole number"
+
+
+@pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
         ("seed", "abc", "seed is 'abc'. Write a number"),
