@@ -7,8 +7,8 @@ alone, so that a worker on another machine needs nothing else (bench/dask_worker
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from .errors import ComfyError, NoImage, OtherVersion, RunLost, ServerGone, Work
 from .schema import PACK
 from .workflow import Workflow
 
+ASK_AGAIN_S = 0.05  # for the right to send pictures
 _T = TypeVar("_T")
 
 
@@ -198,9 +199,7 @@ async def _uploaded(client: ComfyClient, pictures: Mapping[str, bytes]) -> bool:
 
     One thread at a time: a picture must not be written anew while a workflow reads it.
     """
-    with _GUARD:
-        lock = _SENDING.setdefault(client.url, threading.Lock())
-    with lock:
+    async with _alone_at(client.url):
         sent = _SENT.setdefault(client.url, set())
         fresh = [name for name in pictures if name not in sent]
         for name in fresh:
@@ -208,6 +207,22 @@ async def _uploaded(client: ComfyClient, pictures: Mapping[str, bytes]) -> bool:
             await client.upload_image(pictures[name], file, folder)
             sent.add(name)
         return len(fresh) == len(pictures)
+
+
+@asynccontextmanager
+async def _alone_at(url: str) -> AsyncIterator[None]:
+    """Be the only thread of this process that sends pictures there.
+
+    The lock is asked for again and again: a thread that sleeps in it cannot be stopped.
+    """
+    with _GUARD:
+        lock = _SENDING.setdefault(url, threading.Lock())
+    while not lock.acquire(blocking=False):
+        await asyncio.sleep(ASK_AGAIN_S)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _forget(server: str) -> None:

@@ -4,7 +4,9 @@ import asyncio
 import io
 import pickle
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -274,6 +276,50 @@ def test_what_answers_but_is_no_comfyui_is_named():
 
     with serving(Other()) as url, pytest.raises(ServerGone, match="is not ComfyUI"):
         look("r", url, NEEDED, VERSION)
+
+
+class Slow(Server):
+    """Takes no picture before a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked, self.may_take = threading.Event(), threading.Event()
+
+    async def upload(self, request: web.Request) -> web.Response:
+        self.is_asked.set()
+        await asyncio.to_thread(self.may_take.wait, 20)
+        return await super().upload(request)
+
+
+def test_a_thread_that_waits_for_another_ones_upload_can_be_stopped():
+    server = Slow()
+    with serving(server) as url, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(make, item(run="another run"), url)
+        assert server.is_asked.wait(20)
+        second = pool.submit(make, item(run="a stopped run"), url)
+        while not work._RUNNING.get("a stopped run"):
+            time.sleep(0.01)
+        time.sleep(0.3)  # it has come to the upload, and waits
+        work.stop("a stopped run")
+        try:
+            with pytest.raises(Stopped):
+                second.result(5)
+            assert not first.done()
+        finally:
+            server.may_take.set()
+        assert first.result(20).image == IMAGE
+    assert server.uploads == ["ale-edit/a.png"]
+
+
+def test_two_threads_send_a_picture_once():
+    server = Slow()
+    with serving(server) as url, ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(make, item(), url) for _ in range(2)]
+        assert server.is_asked.wait(20)
+        time.sleep(0.3)
+        server.may_take.set()
+        assert [future.result(20).image for future in both] == [IMAGE, IMAGE]
+    assert server.uploads == ["ale-edit/a.png"]
 
 
 def test_after_a_run_was_stopped_nothing_of_it_is_sent(server):
