@@ -135,10 +135,12 @@ def serving(server: Server) -> Iterator[str]:
     thread = threading.Thread(target=serve)
     thread.start()
     assert ready.wait(20)
-    yield server.url
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    try:
+        yield server.url
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @pytest.fixture
