@@ -128,13 +128,16 @@ async def run_workflow(client: ComfyClient, workflow: Workflow, label: str) -> O
 
 
 class ProgressLine:
-    """Shows progress on one line of a terminal; silent where the output is a file."""
+    """Shows progress on one line of a terminal, and what nodes say, which a file gets alone."""
 
     def __init__(self, label: str):
         self._label = label
 
     def __call__(self, progress: Progress) -> None:
-        if sys.stdout.isatty():
+        if progress.notice:
+            text = f"{self._label}: {progress.sentence}"
+            print(f"\r{text:<60}" if sys.stdout.isatty() else text, flush=True)
+        elif sys.stdout.isatty():
             steps = f" {progress.value}/{progress.maximum}" if progress.maximum else ""
             print(f"\r{f'{self._label}: {progress.title}{steps}':<60}", end="", flush=True)
 

@@ -54,6 +54,7 @@ class EditTask:
         check_sent(made.image, server)
         data = made.image if made.image.startswith(b"\x89PNG") else reencoded(made.image)
         about = {**_about(server, versions), "seconds": made.seconds}
+        about |= {"notices": list(made.notices)} if made.notices else {}
         self.manifest.add_done(self.job, data, about, made.preview)
 
     def failed(self, error: ComfyError, server: str, versions: Mapping[str, str]) -> str:

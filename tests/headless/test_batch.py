@@ -20,11 +20,12 @@ from ale_edit.headless import (
     ServerGone,
     spreading,
 )
-from ale_edit.headless.batch import check_servers, edit_jobs
+from ale_edit.headless.batch import EditTask, check_servers, edit_jobs
 from ale_edit.headless.jobs import How, Job, build_jobs
 from ale_edit.headless.manifest import FILE, Manifest
 from ale_edit.headless.spreading import Hopeless, Outcome, tag_of
 from ale_edit.headless.table import Problems, named, read_table
+from ale_edit.headless.work import Made
 from ale_edit.tests.headless.fake_server import FakeServer, colour_of, serving
 from ale_edit.tests.headless.inputs import write_csv, write_inputs, write_mask
 
@@ -141,6 +142,32 @@ def test_a_node_that_fails_is_noted_with_its_input_and_the_others_go_on(tmp_path
     assert line["error"]["input"] == "dilation" and "Lower it" in line["error"]["message"]
     server.fails = lambda _prompt: None
     assert run(Bench(tmp_path / "out"), jobs, server).made == 1
+
+
+def test_a_row_that_is_cancelled_in_comfyui_has_not_failed_and_the_next_run_makes_it(tmp_path):
+    server, bench, jobs = FakeServer(), Bench(tmp_path / "out"), jobs_of(tmp_path, 3)
+    cancelled = jobs[1].workflow.inputs("Source image")["image"]
+    server.ending = "execution_interrupted"
+    server.fails = lambda p: {} if p["2"]["inputs"]["image"] == cancelled else None
+    outcome = run(bench, jobs, server)
+    assert outcome.made == 2 and not outcome.failed and list(outcome.cancelled) == ["p1"]
+    assert [(line["name"], line["status"]) for line in bench.lines()] == [
+        ("p0", "done"),
+        ("p2", "done"),
+    ]
+    assert sorted(bench.done) == ["p0", "p1", "p2"]
+    server.fails = lambda _prompt: None
+    again = Bench(tmp_path / "out")
+    assert run(again, jobs, server).made == 1 and again.done == ["p1"] and again.told == []
+
+
+def test_what_nodes_said_stands_in_the_manifest(tmp_path):
+    bench, (one, two) = Bench(tmp_path / "out"), jobs_of(tmp_path, 2)
+    for job, notices in ((one, ("Regions: a and b overlap.",)), (two, ())):
+        made = Made(colour_of(job.workflow.nodes), notices=notices)
+        EditTask(job, bench.manifest, False).keep(made, "http://a", {})
+    first, second = bench.lines()
+    assert first["notices"] == ["Regions: a and b overlap."] and "notices" not in second
 
 
 def test_where_the_first_all_fail_the_others_are_left_out(tmp_path):

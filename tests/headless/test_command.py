@@ -149,6 +149,20 @@ def test_a_row_that_fails_makes_the_exit_code_1(table, tmp_path, capsys):
     assert "2 made, 1 failed." in told
 
 
+def test_a_row_that_is_cancelled_in_comfyui_is_told_and_left_for_the_next_run(
+    table, tmp_path, capsys
+):
+    server, argv = FakeServer(), [str(table), "--out", str(tmp_path / "out")]
+    server.ending, server.fails = "execution_interrupted", lambda _prompt: {}
+    assert served(argv, server) == 1
+    told = capsys.readouterr().out
+    assert told.count("was cancelled in ComfyUI at http://") == 3 and "failed" not in told
+    assert "0 made, 3 cancelled." in told
+    server.fails = lambda _prompt: None
+    assert served(argv, server) == 0
+    assert "3 made." in capsys.readouterr().out
+
+
 def test_all_that_is_wrong_is_told_before_anything_is_queued(table, tmp_path, capsys):
     (table.parent / "p1.png").unlink()
     (table.parent / "m2.png").unlink()
