@@ -38,8 +38,9 @@ examples:
 A table has the columns image and edits, and if wanted masks, name, source_prompt, target_prompt,
 settings (%(settings)s)
 and TITLE.INPUT for any input of a node of the workflow. Without masks the objects are found by
-their words, with GroundingDINO and Segment Anything of the server. Run the same command again to
-go on after a stop, or after a change of the table.
+their words, with GroundingDINO and Segment Anything of the server. Without --checkpoint the demo
+model edits pictures of the demo world, and its own detector finds the objects. Run the same command
+again to go on after a stop, or after a change of the table.
 
 exit codes: 0 all images are there, 1 some rows failed or were cancelled, 2 something given is wrong
 and nothing was queued, 3 the run could not go on (no server, no pack, another version, a full

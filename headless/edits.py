@@ -99,12 +99,21 @@ def masked_workflow(
 def words_workflow(
     image: str, edits: Sequence[tuple[str, str]], model: Model = Model()
 ) -> Workflow:
-    """The workflow that finds the objects by words, for an uploaded image and edits."""
+    """The workflow that finds the objects by words, for an uploaded image and edits.
+
+    Without a checkpoint the demo detector looks for them, which needs no file either.
+    """
     workflow = Workflow.load(BY_WORDS)
     fill_edits(workflow, image, edits)
     workflow.bypass("ModelSamplingDiscrete", {0: "model"})
     workflow.bypass("LCM-LoRA", {0: "model", 1: "clip"})
     use_model(workflow, "Load Checkpoint", model)
+    if model.checkpoint is None:
+        workflow.add("Demo Detector Loader", "ALEDemoDetectorLoader")
+        workflow.redirect("GroundingDINO Loader", 0, "Demo Detector Loader", 0)
+        workflow.redirect("SAM Loader", 0, "Demo Detector Loader", 1)
+        workflow.remove("GroundingDINO Loader")
+        workflow.remove("SAM Loader")
     return workflow
 
 

@@ -110,10 +110,6 @@ def test_an_image_and_a_folder_are_edited_without_a_table(table, tmp_path):
     assert served([*argv, str(folder / "m0.png"), "--out", str(tmp_path / "one")], server) == 0
     assert (tmp_path / "one" / "p0.png").is_file()
     argv = ["--image", str(folder), "--edit", "box -> ring", "--out", str(tmp_path / "all")]
-    server.nodes["ALEGroundingDINOLoader"]["input"] = {"required": {"detector_name": ["STRING"]}}
-    server.nodes["ALESAMLoader"]["input"] = {
-        "required": {"sam_name": ["STRING"], "precision": ["STRING"]}
-    }
     assert served(argv, server) == 0
     assert len(list((tmp_path / "all").glob("*.png"))) == 6
 

@@ -56,6 +56,16 @@ def test_words_stand_in_the_list_and_the_demo_model_has_its_guidance():
     assert settings_of(workflow)["target_guidance"] == 5.0
 
 
+def test_without_a_checkpoint_the_demo_detector_finds_the_objects():
+    workflow = words_workflow("i.png", WORDS)
+    assert source_of(workflow, "Grounded-SAM Masks", "detector") == ("Demo Detector Loader", 0)
+    assert source_of(workflow, "Grounded-SAM Masks", "segmenter") == ("Demo Detector Loader", 1)
+    assert not {"ALEGroundingDINOLoader", "ALESAMLoader"} & workflow.classes()
+    workflow = words_workflow("i.png", WORDS, LCM)
+    assert source_of(workflow, "Grounded-SAM Masks", "segmenter") == ("SAM Loader", 0)
+    assert "ALEDemoDetectorLoader" not in workflow.classes()
+
+
 @pytest.mark.parametrize("make", [masked_workflow, words_workflow])
 def test_a_lora_lies_between_checkpoint_and_everything_and_samples_as_an_lcm(make: Any):
     workflow = make("i.png", TWO if make is masked_workflow else WORDS, LORA)
