@@ -37,7 +37,7 @@ from ..headless import (
 from ..headless.edits import filled_workflow
 from ..headless.output import print_anything
 from ..headless.pack import pack_version
-from ..headless.pictures import upload, uploaded_as
+from ..headless.pictures import cropped, upload, uploaded_as
 from ..headless.signals import ended_as_by_ctrl_c
 from ..headless.spreading import Hopeless
 from ..scoring.preservation import background_mse, psnr_of
@@ -176,12 +176,6 @@ def background_psnr(source: Tensor, edited: Tensor, background: Tensor) -> float
     """PSNR in dB over background pixels, or None if there are none."""
     decibels = psnr_of(background_mse(source, edited, background))
     return None if isnan(decibels) else round(decibels, 2)
-
-
-def cropped(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The centre of a picture, as ComfyUI's VAE crops it to a multiple of 8."""
-    left, top = ((have - want) // 2 for have, want in zip(picture.size, size, strict=True))
-    return picture.crop((left, top, left + size[0], top + size[1]))
 
 
 def table(scores: dict[str, Any]) -> str:

@@ -223,11 +223,15 @@ def warn_of_unknown_words(dataset: Dataset) -> None:
         )
 
 
+def _silent(_text: str) -> None:
+    pass
+
+
 def main(argv: Sequence[str]) -> int:
     def run() -> int:
         args = run_arguments(argv)
         methods, settings = named_methods(args.methods), split_settings(args.set)
-        dataset = read_dataset(args.dataset)
+        dataset = read_dataset(args.dataset, _silent if args.check_only else print)
         out = args.out / dataset.name
         if args.check_only:
             check_bench(args, dataset, methods, out, settings)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..demo.judge import Judge
-from ..headless.pictures import write_whole
+from ..headless.pictures import cropped, write_whole
 from ..scoring.leakage import Cosines, leakage
 from ..scoring.lpips import background_lpips, pie_bench_lpips
 from ..scoring.preservation import background_scores, pie_bench_scores
@@ -31,7 +31,7 @@ from .dino_network import load_dino
 from .editing import image_path, read_result
 from .judging import judged, load_mini_clip, readings, weights_key
 from .lpips_network import LpipsNetwork
-from .main_job import cropped, to_tensor
+from .main_job import to_tensor
 from .weight_files import version_of
 
 SAVE_EVERY = 100

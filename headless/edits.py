@@ -142,11 +142,18 @@ def fit_edit_chain(workflow: Workflow, count: int) -> None:
         workflow.clone("Mask 1", f"Mask {number}")
         workflow.clone("Edit 1", f"Edit {number}")
     for number in range(1, count + 1):
-        workflow.connect(f"Edit {number}", "mask", f"Mask {number}")
+        output = 1 if mask_node(workflow, number)["class_type"] == "LoadImage" else 0
+        workflow.connect(f"Edit {number}", "mask", f"Mask {number}", output)
         if number > 1:
             workflow.connect(f"Edit {number}", "previous", f"Edit {number - 1}")
     for node_id, name in takers:
         workflow.nodes[node_id]["inputs"][name] = [workflow.find(f"Edit {count}"), 0]
+
+
+def mask_node(workflow: Workflow, number: int) -> dict[str, Any]:
+    """The node that loads mask `number`: its own, or the first one's, which is cloned for it."""
+    title = f"Mask {number}"
+    return workflow.nodes[workflow.find(title if title in workflow.titles() else "Mask 1")]
 
 
 def use_model(workflow: Workflow, loader: str, model: Model) -> None:
