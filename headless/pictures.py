@@ -56,7 +56,7 @@ def alpha_of(picture: Image.Image) -> Image.Image | None:
     if not has_alpha(picture):
         return None
     alpha = picture.convert("RGBA").getchannel("A")
-    return alpha if alpha.getextrema()[0] < 255 else None
+    return alpha if any(alpha.histogram()[:255]) else None
 
 
 def with_alpha(image: bytes, alpha: Image.Image) -> bytes | None:
@@ -75,7 +75,7 @@ def with_alpha(image: bytes, alpha: Image.Image) -> bytes | None:
     texts = PngImagePlugin.PngInfo()
     for name, text in picture.info.items():
         if isinstance(text, str):  # ComfyUI writes the workflow there
-            texts.add_text(name, text)
+            texts.add_text(str(name), text)
     picture = picture.convert("RGB")
     picture.putalpha(alpha)
     buffer = io.BytesIO()
