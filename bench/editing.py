@@ -276,7 +276,7 @@ class ProgressLine:
         if not outcome.made:
             return
         each = outcome.seconds / outcome.made
-        left = round(each * (self._total - outcome.made - len(outcome.failed)))
+        left = round(each * (self._total - outcome.over))
         text = (
             f"{outcome.made}/{self._total} images, {each:.2f} s each, "
             f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"

@@ -35,7 +35,7 @@ from ..headless import (
 from ..headless.edits import filled_workflow
 from ..headless.output import print_anything
 from ..headless.pack import pack_version
-from ..headless.pictures import upload, uploaded_as
+from ..headless.pictures import cropped, upload, uploaded_as
 from ..headless.signals import ended_as_by_ctrl_c
 from ..headless.spreading import Hopeless
 from ..scoring.preservation import background_mse, psnr_of
@@ -114,13 +114,16 @@ async def run_workflow(client: ComfyClient, workflow: Workflow, label: str) -> O
 
 
 class ProgressLine:
-    """Shows progress on one line of a terminal; silent where the output is a file."""
+    """Shows progress on one line of a terminal, and what nodes say, which a file gets alone."""
 
     def __init__(self, label: str):
         self._label = label
 
     def __call__(self, progress: Progress) -> None:
-        if sys.stdout.isatty():
+        if progress.notice:
+            text = f"{self._label}: {progress.sentence}"
+            print(f"\r{text:<60}" if sys.stdout.isatty() else text, flush=True)
+        elif sys.stdout.isatty():
             steps = f" {progress.value}/{progress.maximum}" if progress.maximum else ""
             print(f"\r{f'{self._label}: {progress.title}{steps}':<60}", end="", flush=True)
 
@@ -159,12 +162,6 @@ def background_psnr(source: Tensor, edited: Tensor, background: Tensor) -> float
     """PSNR in dB over background pixels, or None if there are none."""
     decibels = psnr_of(background_mse(source, edited, background))
     return None if isnan(decibels) else round(decibels, 2)
-
-
-def cropped(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The centre of a picture, as ComfyUI's VAE crops it to a multiple of 8."""
-    left, top = ((have - want) // 2 for have, want in zip(picture.size, size, strict=True))
-    return picture.crop((left, top, left + size[0], top + size[1]))
 
 
 def table(scores: dict[str, Any]) -> str:

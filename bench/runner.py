@@ -50,27 +50,27 @@ def run_bench(
     settings: Settings | None = None,
 ) -> Results:
     """Edit and score the first edits of a data set. `args` are those of options.bench_parser;
-    images and scores go below `out`."""
+    images and scores go below `out`, which the caller is alone in (lock.alone_in)."""
     edits = dataset.edits[: args.edits]
     plan = _plan(args, dataset, edits, methods, out, settings)
     # first, in case a file cannot be read
     metrics = metrics_for(dataset, args.clip, args.lpips, args.dino)
-    with alone_in(out):
-        outcome = _only_told(plan) if args.score_only else _edited(plan, args)
-        scored = {
-            m.name: score(
-                dataset,
-                [e for e in edits if f"{m.name}/{e.id}" not in outcome.failed],
-                m.name,
-                metrics,
-                out,
-                print,
-            )
-            for m in methods
-        }
+    outcome = _only_told(plan) if args.score_only else _edited(plan, args)
+    left_out = {**outcome.failed, **outcome.cancelled}
+    scored = {
+        m.name: score(
+            dataset,
+            [e for e in edits if f"{m.name}/{e.id}" not in left_out],
+            m.name,
+            metrics,
+            out,
+            print,
+        )
+        for m in methods
+    }
     if not any(scored.values()):
-        if outcome.failed:
-            raise ValueError(f"No image was made. The first: {next(iter(outcome.failed.values()))}")
+        if left_out:
+            raise ValueError(f"No image was made. The first: {next(iter(left_out.values()))}")
         raise ValueError(f"There is no image below {out} to score. Run without --score-only.")
     workflow = plan.workflow(edits[0], reference_of(methods)).nodes
     return Results(dataset, edits, tuple(methods), scored, metrics.missing, out, outcome, workflow)
@@ -134,6 +134,8 @@ def _edited(plan: Plan, args: argparse.Namespace) -> Outcome:
         print(", ".join(f"{url}: {n}" for url, n in outcome.by_server.items()))
     for name, why in outcome.failed.items():
         print(f"{name} FAILED: {why}")
+    for why in outcome.cancelled.values():
+        print(why)
     return outcome
 
 
@@ -210,11 +212,15 @@ def write_report(
     print(f"{name}.md, .json and .html are in {out.resolve()}")
 
 
+def _silent(_text: str) -> None:
+    pass
+
+
 def main(argv: Sequence[str]) -> int:
     def run() -> int:
         args = run_arguments(argv)
         methods, settings = named_methods(args.methods), split_settings(args.set)
-        dataset = read_dataset(args.dataset)
+        dataset = read_dataset(args.dataset, _silent if args.check_only else print)
         out = args.out / dataset.name
         if args.check_only:
             check_bench(args, dataset, methods, out, settings)
@@ -222,11 +228,12 @@ def main(argv: Sequence[str]) -> int:
         if args.checkpoint is None:
             pairs = [(o.source, o.target) for edit in dataset.edits for o in edit.objects]
             warn_of_unknown_words(phrase for pair in pairs for phrase in pair)
-        results = run_bench(args, dataset, methods, out, settings)
         facts = {"made": dataset.about, "checkpoint": args.checkpoint or "the demo model"}
-        setup = set_up(results, command_of("bench run", argv), facts, settings)
         title = f"ALE-Edit on {dataset.name}"
-        write_report(args.out, dataset.name, title, results, setup, args.pictures)
+        with alone_in(out):
+            results = run_bench(args, dataset, methods, out, settings)
+            setup = set_up(results, command_of("bench run", argv), facts, settings)
+            write_report(args.out, dataset.name, title, results, setup, args.pictures)
         print(markdown(results, setup), flush=True)
         return exit_code_of("bench run", [results])
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ..headless.pictures import write_whole
+from ..headless.pictures import cropped, write_whole
 from ..scoring.leakage import Cosines, leakage
 from ..scoring.lpips import background_lpips, pie_bench_lpips
 from ..scoring.preservation import background_scores, pie_bench_scores
@@ -28,7 +28,7 @@ from .dataset import Dataset, ImageEdit
 from .dino_network import load_dino
 from .editing import image_path, read_result
 from .lpips_network import LpipsNetwork
-from .main_job import cropped, to_tensor
+from .main_job import to_tensor
 from .metric import Metric, Values, Views
 from .weight_files import version_of
 from .worlds import World, world_of

@@ -67,7 +67,9 @@ def _problem(value: Any, spec: tuple[Any, dict[str, Any]]) -> str:
         return ""
     try:
         number = (int if kind == "INT" else float)(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or (kind == "INT" and isinstance(value, float) and number != value):
         return f"{value!r} is not a {'whole ' if kind == 'INT' else ''}number"
     least, most = options.get("min"), options.get("max")
     if (least is not None and number < least) or (most is not None and number > most):

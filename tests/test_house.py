@@ -43,8 +43,7 @@ PACK: dict[str, set[str]] = {
     "bench/weight_files.py": set(),
     "bench/dask_workers.py": {"headless"},
     "headless": set(),
-    "headless/jobs.py": set(),
-    "headless/pictures.py": set(),
+    **{f"headless/{name}.py": set() for name in ("batch", "jobs", "masks", "pictures")},
     "edit.py": {"headless"},
     "dev.py": set(),
 }
@@ -73,8 +72,7 @@ OTHERS: dict[str, set[str]] = {
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
     "bench/own_input.py": {"PIL"},
     "headless": {"aiohttp"},
-    "headless/jobs.py": {"PIL"},
-    "headless/pictures.py": {"PIL"},
+    **{f"headless/{name}.py": {"PIL"} for name in ("batch", "jobs", "masks", "pictures")},
     "edit.py": set(),
     "dev.py": set(),
 }

@@ -16,6 +16,7 @@ from ale_edit.bench import main_job
 from ale_edit.bench.demo_scenes import demo_input
 from ale_edit.bench.main_job import (
     Edit,
+    ProgressLine,
     exit_code,
     filled_workflow,
     guarded,
@@ -32,6 +33,7 @@ from ale_edit.headless import (
     NodeError,
     NodeFailed,
     PackMissing,
+    Progress,
     ServerGone,
     WorkflowRejected,
 )
@@ -120,6 +122,13 @@ def test_the_table_shows_both_edits_side_by_side():
     assert "box -> red-colored box" in lines[1]
     assert "red box (right)" in lines[1] and "blue box (wrong)" in lines[1]
     assert "31.3 dB" in lines[2]
+
+
+def test_what_nodes_say_is_printed_and_steps_are_not_where_the_output_is_a_file(capsys):
+    line = ProgressLine("ALE edit")
+    line(Progress("Sample", 3, 15))
+    line(Progress("Regions", notice="the masks of a and b overlap."))
+    assert capsys.readouterr().out == "ALE edit: Regions: the masks of a and b overlap.\n"
 
 
 def test_panels_are_enlarged_to_a_readable_size():

@@ -12,6 +12,7 @@ NODES = {
         "input": {
             "required": {
                 "count": ["INT", {"min": 1, "max": 50}],
+                "seed": ["INT", {"min": 0, "max": 2**64 - 1}],
                 "share": ["FLOAT", {"min": 0.0, "max": 1.0}],
                 "model": ["MODEL"],
             },
@@ -37,6 +38,8 @@ def found(class_type: str, **inputs: object) -> list[tuple[str | None, str]]:
         ("LoadImage", {"image": "ale-edit/uploaded.png"}),
         ("ALEStep", {"count": 1, "share": 1.0, "mode": "soft", "text": "x", "model": ["1", 0]}),
         ("ALEStep", {"count": "7", "share": 1}),
+        ("ALEStep", {"count": 7.0}),
+        ("ALEStep", {"seed": 2**64 - 1}),
         ("Unknown", {"x": 1}),
     ],
 )
@@ -60,13 +63,15 @@ def test_what_a_node_takes_is_no_complaint(class_type, inputs):
         ("ALEStep", {"count": 0}, ("count", "0 is not from 1 to 50")),
         ("ALEStep", {"count": 51}, ("count", "51 is not from 1 to 50")),
         ("ALEStep", {"count": "x"}, ("count", "'x' is not a whole number")),
+        ("ALEStep", {"count": 2.5}, ("count", "2.5 is not a whole number")),  # ComfyUI takes 2
+        ("ALEStep", {"count": float("inf")}, ("count", "inf is not a whole number")),
         ("ALEStep", {"share": 1.01}, ("share", "1.01 is not from 0.0 to 1.0")),
         ("ALEStep", {"share": None}, ("share", "None is not a number")),
         ("ALEStep", {"mode": "neither"}, ("mode", "'neither' is not one of hard, soft")),
         (
             "ALEStep",
             {"newer": 1},
-            ("newer", "the node has no such input. It has: count, share, model, mode, text"),
+            ("newer", "the node has no such input. It has: count, seed, share, model, mode, text"),
         ),
     ],
 )
