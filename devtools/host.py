@@ -14,6 +14,11 @@ from pathlib import Path
 class Host:
     comfyui: Path
     python: Path
+    own_models: Path | None = None  # for the servers of dev.py, in the place of ComfyUI's folder
+
+    @property
+    def models(self) -> Path:
+        return self.own_models or self.comfyui / "models"
 
     def environ(self) -> dict[str, str]:
         """The environment of every process that runs on this host."""

