@@ -83,7 +83,8 @@ def test_an_unknown_checkpoint_is_one_sentence_and_leaves_nothing_behind(tmp_pat
     assert done.returncode == 1
     (sentence,) = done.stderr.splitlines()
     assert "input 'ckpt_name': 'nope.safetensors' is not" in sentence
-    assert "put the file into ComfyUI's models folder" in sentence
+    models = (Path(os.environ["COMFYUI_PATH"]) / "models").resolve()
+    assert f"put the file into {models}, ComfyUI's models folder" in sentence
     assert "log" not in done.stdout
     assert not list(tmp_path.glob("ale-edit-*"))
 
