@@ -34,7 +34,7 @@ from .errors import (
     ServerGone,
     WorkflowRejected,
 )
-from .schema import PACK, Info, choices_of, complaints, input_specs
+from .schema import PACK, Info, choices_of, complaints, input_specs, models_folder
 from .workflow import Workflow
 
 POLL_S = 0.3
@@ -173,7 +173,9 @@ class ComfyClient:
         """Raise before anything is queued: PackMissing, or WorkflowRejected for values that the
         server's nodes would not take, such as a checkpoint that it does not have."""
         await self.check(workflow.classes())
-        if errors := complaints(workflow, await self.nodes()):
+        if complaints(workflow, nodes := await self.nodes()):
+            folder = models_folder(await self._json("GET", "/system_stats"))
+            errors = complaints(workflow, nodes, folder)
             raise WorkflowRejected("", errors, f"ComfyUI at {self.url} cannot run {workflow.name}.")
 
     async def choices(self, class_type: str, input_name: str) -> list[str]:

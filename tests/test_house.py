@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ale_edit.devtools.pins import TOOLS, TORCH, UNLISTED
+
 ROOT = Path(__file__).resolve().parent.parent
 PURE = ("prompts", "regions", "attention", "inversion")
 COMFY = {
@@ -46,6 +48,8 @@ PACK: dict[str, set[str]] = {
     **{f"headless/{name}.py": set() for name in ("batch", "jobs", "masks", "pictures")},
     "edit.py": {"headless"},
     "dev.py": set(),
+    "devtools": {"bench"},
+    "devtools/environment.py": set(),  # builds an environment, knows no job
 }
 OTHERS: dict[str, set[str]] = {
     "__init__.py": set(),
@@ -75,6 +79,8 @@ OTHERS: dict[str, set[str]] = {
     **{f"headless/{name}.py": {"PIL"} for name in ("batch", "jobs", "masks", "pictures")},
     "edit.py": set(),
     "dev.py": set(),
+    "devtools": set(),
+    "devtools/environment.py": set(),
 }
 LATE: dict[str, set[str]] = {  # only inside a function
     "__init__.py": {"nodes"},
@@ -196,6 +202,9 @@ def test_imports_go_one_way_only():
         ("edit.py", "from ale_edit.bench import main_job"),
         ("dev.py", "import torch"),
         ("dev.py", "import requests"),
+        ("devtools/jobs.py", "import torch"),
+        ("devtools/jobs.py", "from ..headless import ComfyClient"),
+        ("devtools/environment.py", "from ..bench.options import JOBS"),
         ("__init__.py", "from .nodes import ALEEditExtension"),
         ("__init__.py", "import torch"),
     ],
@@ -279,11 +288,18 @@ def test_all_files_that_name_the_version_name_the_same():
     assert told == {"name": "ale-edit", "version": version[1]}
 
 
-def test_dev_py_and_the_constraints_pin_the_same_torch(dev):
+def test_dev_py_and_the_constraints_pin_the_same_torch():
     constraints = read("dev-constraints.txt").splitlines()
-    assert set(dev.TORCH) <= set(constraints)
+    assert set(TORCH) <= set(constraints)
     pinned = {line.split("==")[0].lower() for line in constraints}
-    assert {tool.lower() for tool in (*dev.TOOLS, *dev.UNLISTED)} <= pinned
+    assert {tool.lower() for tool in (*TOOLS, *UNLISTED)} <= pinned
+
+
+def test_dev_py_is_a_door_and_no_file_behind_it_is_long():
+    assert len(read("dev.py").splitlines()) < 100
+    behind = [*ROOT.glob("devtools/*.py"), *ROOT.glob("tests/devtools/*.py")]
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in behind}
+    assert lengths and max(lengths.values()) <= 400, lengths
 
 
 def test_no_file_holds_a_path_of_one_machine():

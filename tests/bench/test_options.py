@@ -23,6 +23,7 @@ from ale_edit.bench.options import (
     scenes_parser,
     tables_parser,
 )
+from ale_edit.devtools.commands import own_options
 from ale_edit.editors.ale import SCHEDULES
 from ale_edit.headless import table
 from ale_edit.prompts import edits as prompts
@@ -135,7 +136,7 @@ def test_the_texts_commands_have_options_that_there_are(dev):
     }
     assert {job for job, _ in commands} >= set(parsers)
     for job, argv in commands:
-        own = dev.own_options(job)
+        own = own_options(job)
         if job in parsers:
             parsers[job]([own]).parse_args(shlex.split(argv.replace("--help", "")))
 

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -60,7 +59,7 @@ def screenshots(
 
 
 @pytest.fixture(scope="session")
-def comfyui(dev: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A server with previews on, the files that the workflows name, and no model in them."""
     base, models = tmp_path_factory.mktemp("comfyui"), tmp_path_factory.mktemp("models")
     for name in FILES:
@@ -82,7 +81,7 @@ def comfyui(dev: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         if "OMP_NUM_THREADS" not in os.environ:
             patch.setenv("OMP_NUM_THREADS", "2")
         options = ["--preview-method", "latent2rgb", *extra_models(models)]
-        with new_server(dev, base, *options) as server:
+        with new_server(base, *options) as server:
             yield server
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from ale_edit.headless import Workflow
-from ale_edit.headless.schema import NOTHING, choices_of, complaints
+from ale_edit.headless.schema import NOTHING, choices_of, complaints, models_folder
 
 NODES = {
     "Load": {"input": {"required": {"file": [["a", "b"], {}]}}},
@@ -95,3 +95,37 @@ def test_of_many_choices_ten_are_named():
 def test_an_input_without_choices_has_none():
     assert choices_of(("INT", {})) is None
     assert choices_of(("COMBO", {"remote": {}})) is None
+
+
+def test_the_cure_names_the_servers_folder_of_models():
+    workflow = Workflow({"1": {"class_type": "Load", "inputs": {"file": "c.ckpt"}}})
+    (error,) = complaints(workflow, NODES, "/disk/models")
+    assert "put the file into /disk/models, ComfyUI's models folder, or take" in error.message
+
+
+@pytest.mark.parametrize(
+    ("argv", "folder"),
+    [
+        (["/comfy/main.py", "--port", "8188"], "/comfy/models"),
+        (["/comfy/main.py", "--base-directory", "/disk", "--cpu"], "/disk/models"),
+        (["main.py", "--base-directory=/disk"], "/disk/models"),
+        (["/comfy/main.py", "--base-directory"], ""),
+        (["main.py"], ""),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_the_servers_folder_of_models_is_that_of_its_command_line(argv, folder):
+    assert models_folder({"system": {"argv": argv}}) == folder
+
+
+def test_a_link_to_models_is_followed_for_it_may_be_gone_at_the_end(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "models").symlink_to(tmp_path / "kept")
+    argv = ["/comfy/main.py", "--base-directory", str(tmp_path)]
+    assert models_folder({"system": {"argv": argv}}) == str((tmp_path / "kept").resolve())
+
+
+@pytest.mark.parametrize("stats", [{}, [], None, {"system": {}}])
+def test_a_server_that_does_not_tell_its_command_line_has_a_nameless_folder(stats):
+    assert models_folder(stats) == ""
