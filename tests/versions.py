@@ -7,6 +7,7 @@ Imported by tests as `ale_edit.tests.versions`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import comfyui_version
@@ -42,3 +43,60 @@ def keeps_scaled_fp8(model: Any, layer: Any) -> bool:
 
 SCALED_FP8_ROUNDS_BIASES = not IS_0_33
 """0.3.75 keeps the biases of such layers in fp8 too, 0.33 in the file's type."""
+
+
+@dataclass(frozen=True)
+class PageParts:
+    """Where a front end has what the browser tests press and read, as CSS selectors.
+
+    error_card: what says that a run failed. details_button, dismiss_button: in that card, where it
+    is no dialog with the whole message. missing_link: its words for an input without a link.
+    right_panel: the setting that is true while it is open.
+    help_picture: (left, top, right, bottom) of the help panel and its node in a screenshot.
+    """
+
+    dialog: str
+    close: str
+    search: str
+    run_button: str
+    error_card: str
+    details: str
+    details_button: str | None
+    dismiss_button: str | None
+    missing_link: str
+    right_panel: str | None
+    help_panel: str
+    help_picture: tuple[int, int, int, int]
+
+
+PAGE = (
+    PageParts(  # front end 1.49.6
+        dialog="[role=dialog][data-state=open]",
+        close="button[aria-label=Close], button:has(.pi-times), button:has(.icon-\\[lucide--x\\])",
+        search="input[type=text][placeholder^=Search]",
+        run_button="button[data-testid=queue-button]",
+        error_card="[data-testid=error-overlay]",
+        details="[data-testid=properties-panel]",
+        details_button="[data-testid=error-overlay-see-errors]",
+        dismiss_button="[data-testid=error-overlay-dismiss]",
+        missing_link="Required input slots have no connection",
+        right_panel="Comfy.RightSidePanel.IsOpen",
+        help_panel="[data-testid=properties-panel]",
+        help_picture=(1000, 0, 2000, 1000),
+    )
+    if IS_0_33
+    else PageParts(  # front end 1.32.9
+        dialog=".p-dialog",
+        close="button:has(.pi-times), .p-dialog-close-button",
+        search="input[type=text][placeholder^=Search]",
+        run_button="[data-testid=queue-button] button",
+        error_card=".p-dialog",
+        details=".p-dialog",
+        details_button=None,
+        dismiss_button=None,
+        missing_link="Required input is missing",
+        right_panel=None,
+        help_panel=".side-bar-panel, .sidebar-content-container",
+        help_picture=(0, 0, 1000, 1000),
+    )
+)

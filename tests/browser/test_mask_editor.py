@@ -58,7 +58,7 @@ def test_painted_objects_are_edited(front_end: FrontEnd, screenshots: Path) -> N
 
     run = front_end.run()  # nothing is painted yet
     assert run.error is not None
-    said = front_end.dialog().inner_text()
+    said = front_end.error_text()
     assert 'the mask of "pink-colored box" is empty' in said and "Edit Object" in said
     front_end.close_dialogs()
     front_end.errors.clear()
