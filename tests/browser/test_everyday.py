@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from ale_edit.tests.browser.front_end import FrontEnd
+from ale_edit.tests.browser.front_end import PACK, START_MS, FrontEnd
 from ale_edit.tests.browser.thumbnails import save_small
 from ale_edit.tests.nodes.test_help_pages import PAGES, SECTIONS
 from ale_edit.tests.versions import PAGE
@@ -54,6 +55,18 @@ def test_the_template_browser_shows_every_card(
     front_end.shoot(shots / "template_browser.png")
     keep(shots / "template_browser.png", screenshots)
     assert not front_end.errors
+
+
+def test_the_first_start_leads_to_the_packs_templates(browser: Any, comfyui: Any) -> None:
+    """The front end opens its template browser by itself, of which 1.49.6 says "No templates found"
+    until an entry of its left column is chosen (without the pack too); ours is the last one."""
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    page.request.post(f"{comfyui.url}/settings", data={"Comfy.TutorialCompleted": False})
+    page.goto(comfyui.url)
+    page.locator(PAGE.dialog).wait_for(timeout=START_MS)
+    page.get_by_text(PACK, exact=True).click()
+    page.get_by_test_id("template-workflow-ale_edit").wait_for()
+    page.close()
 
 
 @pytest.mark.parametrize("node_id", sorted(our_nodes()))
