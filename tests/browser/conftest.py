@@ -109,7 +109,7 @@ def page_of_all(browser: Any, comfyui: Any) -> Iterator[FrontEnd]:
 def front_end(page_of_all: FrontEnd, comfyui: Any) -> FrontEnd:
     """The front end without dialogs and panels; errors are counted from here on."""
     comfyui.check_alive("between two tests")
+    page_of_all.close_side_panels()  # first: an open one can hide the card of an error
     page_of_all.close_dialogs()
-    page_of_all.close_side_panel()
     page_of_all.errors.clear()
     return page_of_all

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
@@ -209,7 +210,7 @@ def test_short_of_memory_gives_the_same_edit(family, monkeypatch):
     """ComfyUI then runs one conditioning a call."""
     chain, latent, made = patched(family), source_latent(2), []
     expected = edit(guide(chain, (1.5, 2.0)), latent)
-    monkeypatch.setattr(comfy.samplers.model_management, "get_free_memory", no_free_memory)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", no_free_memory)
     calls = calls_of(chain, lambda m: made.append(edit(guide(m, (1.5, 2.0)), latent)))
     assert [len(call) for call in calls] == [1] * 8
     print(f"separate passes: {relative_error(made[0], expected):.1e} of the std")

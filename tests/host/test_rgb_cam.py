@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.hooks
 import comfy.model_base
+import comfy.model_management
 import comfy.patcher_extension
 import comfy.samplers
 import pytest
@@ -372,7 +373,7 @@ def test_short_of_memory_gives_the_same_image(model, clip, monkeypatch):
     args = (target(clip), plain(clip, "blurry"))
     rgb_cam = apply_rgb_cam(model, two_regions())
     expected = generate(rgb_cam, *args)
-    monkeypatch.setattr(comfy.samplers.model_management, "get_free_memory", no_free_memory)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", no_free_memory)
     made = []
     calls = calls_of(rgb_cam, lambda m: made.append(generate(m, *args)))
     assert [len(call) for call in calls] == [1] * len(calls) and len(calls) == 4
@@ -383,7 +384,7 @@ def test_short_of_memory_gives_the_same_image(model, clip, monkeypatch):
 def test_short_of_memory_gives_the_same_edit(model, clip, monkeypatch, variant):
     edits = edits_of(variant=variant)
     expected = edit(guide(patched(model), clip, edits, (1.5, 2.0)))
-    monkeypatch.setattr(comfy.samplers.model_management, "get_free_memory", no_free_memory)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", no_free_memory)
     made = []
     calls = calls_of(patched(model), lambda m: made.append(edit(guide(m, clip, edits, (1.5, 2.0)))))
     assert [len(call) for call in calls] == [1] * 8

@@ -91,7 +91,7 @@ class Failure(Exception):
     pass
 
 
-def stop_with(error: type[Exception], at: int) -> Callable[..., None]:
+def stop_with(error: type[BaseException], at: int) -> Callable[..., None]:
     def callback(step: int, *args: Any) -> None:
         if step == at:
             raise error

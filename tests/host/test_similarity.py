@@ -173,7 +173,8 @@ def test_an_image_alone_and_in_a_batch_of_many_score_the_same(loaded: Similarity
 def test_the_folders_model_is_in_comfyuis_memory_management(loaded: Similarity) -> None:
     mm.unload_all_models()
     loaded.cosines(picture()[None], TEXTS)
-    names = [type(entry.model.model).__name__ for entry in mm.current_loaded_models]
+    loaded_models = [entry.model for entry in mm.current_loaded_models if entry.model is not None]
+    names = [type(patcher.model).__name__ for patcher in loaded_models]
     assert "CLIPSimilarity" in names
     mm.unload_all_models()
     assert loaded.cosines(picture()[None], TEXTS).shape == (1, 3)

@@ -4,7 +4,6 @@ alone, and is used only where that is exact."""
 from __future__ import annotations
 
 import gc
-import importlib
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +27,7 @@ from ale_edit.tests.host.runs import (
     two_branch_guider,
     with_option,
 )
+from ale_edit.tests.host.stock_runs import core_node
 from ale_edit.tests.tiny import edits_of, source_latent, tiny_model, two_regions
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
@@ -205,15 +205,6 @@ def test_another_model_or_other_weights_compute_their_own_source(model, clip, co
     other = tiny_model(seed=1)
     made = edit(guide(patched(other), clip))
     assert torch.equal(made, alone(guide(patched(other), clip)))
-
-
-def core_node(module: str, name: str, *values: Any) -> Callable[[Any], Any]:
-    def apply(model: Any) -> Any:
-        node = getattr(importlib.import_module(f"comfy_extras.{module}"), name)
-        made = node.execute(model, *values).result if hasattr(node, "execute") else None
-        return made[0] if made else node().patch(model, *values)[0]
-
-    return apply
 
 
 def share_attention(model: Any) -> Any:
