@@ -7,8 +7,14 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..host import model_files
-from ..host.grounded_sam import MISSING, NOTHING_FOUND, MaskSettings, grounded_regions, pictures_of
-from ..host.grounding import PRECISIONS, load_detector, load_segmenter
+from ..host.segmenting.grounded_sam import (
+    MISSING,
+    NOTHING_FOUND,
+    MaskSettings,
+    grounded_regions,
+    pictures_of,
+)
+from ..host.segmenting.grounding import PRECISIONS, load_detector, load_segmenter
 from ..prompts.edits import Edits
 from ..regions.preview import previews
 from ..regions.regions import object_masks, soft_backgrounds

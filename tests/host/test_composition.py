@@ -26,11 +26,11 @@ from comfy_extras.nodes_hooks import PairConditioningSetProperties
 from torch import Tensor, nn
 
 from ale_edit.editors.ale import background_weights
-from ale_edit.host import branch_guider
-from ale_edit.host.blending import apply_background_blending
-from ale_edit.host.rgb_cam import apply_rgb_cam
-from ale_edit.host.self_injection import apply_self_injection
-from ale_edit.host.unet import cross_attention_layers
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.self_injection import apply_self_injection
+from ale_edit.host.attention.unet import cross_attention_layers
+from ale_edit.host.sampling import branch_guider
+from ale_edit.host.sampling.blending import apply_background_blending
 from ale_edit.tests.host.runs import (
     edit,
     generate,

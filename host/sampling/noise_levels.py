@@ -6,7 +6,7 @@ from typing import Any
 
 import comfy.model_sampling
 
-from ..inversion.update_rule import Level
+from ...inversion.update_rule import Level
 
 
 def is_flow(sampling: Any) -> bool:

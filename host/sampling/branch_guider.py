@@ -21,9 +21,13 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..attention.control import running_order
-from .attention.adapter import running_controls
-from .attention.store import STORE_KEY, StepStore
+from ...attention.control import running_order
+from ..attention.adapter import running_controls
+from ..attention.rows import STEP_KEY, step_of, with_latent, with_step
+from ..attention.store import STORE_KEY, StepStore
+from ..attention.unet import require_cross_attention
+from ..messages import NodeName
+from ..patching import WRAPPERS
 from .branch_inputs import (
     branches_entry,
     negative_entry,
@@ -34,9 +38,6 @@ from .branch_inputs import (
     require_same_hidden_part,
 )
 from .guidance import call_model, guide, keeps_rows
-from .messages import NodeName
-from .patching import WRAPPERS
-from .rows import STEP_KEY, step_of, with_latent, with_step
 from .run_checks import (
     advise_size,
     require_branch_sampler,
@@ -55,7 +56,6 @@ from .source_branch import (
     keep,
     run_inputs,
 )
-from .unet import require_cross_attention
 
 logger = logging.getLogger(__name__)
 
