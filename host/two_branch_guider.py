@@ -34,6 +34,7 @@ from .run_checks import (
     advise_size,
     require_latent,
     require_noise_space,
+    require_own_guidance,
     require_sigmas,
     require_text_width,
     require_two_branch_sampler,
@@ -137,6 +138,7 @@ class TwoBranchGuider(comfy.samplers.CFGGuider):
         require_sigmas(sigmas, NODE)
         require_latent(latent_image, self.model_patcher, NODE)
         require_whole_rows(self.model_options, NODE)
+        require_own_guidance(self.model_patcher, NODE)
         inputs = [("source", self._source), ("target", self._target)]
         for name, cond in [*inputs, *(("negative", cond) for cond in self._negative)]:
             require_text_width(name, cond, self.model_patcher, NODE)

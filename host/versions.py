@@ -1,0 +1,12 @@
+"""What differs between the versions of ComfyUI that the pack runs on: from 0.3.75, the oldest, to
+0.33.0, the newest that was tried. Each difference stands here alone, with its version."""
+
+MAHIRO = "Mahiro (Positive-Biased Guidance in ComfyUI 0.33)"
+MAHIRO_MODULE = "nodes_mahiro"
+"""End of the name of a core module; ComfyUI loads it by its path."""
+
+CFG_OVERRIDE_MODULE = "nodes_custom_sampler"
+"""The core module of CFG Override, which 0.33 has and 0.3.75 has not; none of its other nodes wraps
+a model's prediction."""
+
+SCALING_NODE = "ImageScaleToTotalPixels (Scale Image to Total Pixels in ComfyUI 0.33)"
