@@ -50,6 +50,10 @@ class GroundingDINOLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, detector_name: str | None = None) -> bool | str:
+        return model_files.validate(model_files.DETECTOR, detector_name)
+
+    @classmethod
     def execute(cls, detector_name: str) -> io.NodeOutput:
         return io.NodeOutput(load_detector(detector_name))
 
@@ -91,6 +95,10 @@ class SAMLoader(io.ComfyNode):
                 )
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, sam_name: str | None = None) -> bool | str:
+        return model_files.validate(model_files.SEGMENTER, sam_name)
 
     @classmethod
     def execute(cls, sam_name: str, precision: str) -> io.NodeOutput:

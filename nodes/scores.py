@@ -56,6 +56,10 @@ class CLIPSimilarityLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, clip_name: str | None = None) -> bool | str:
+        return model_files.validate(model_files.SIMILARITY, clip_name)
+
+    @classmethod
     def execute(cls, clip_name: str) -> io.NodeOutput:
         return io.NodeOutput(load_clip_folder(clip_name))
 
