@@ -137,7 +137,8 @@ class Control:
     """A method's attention control for one run. State of the run may live here.
 
     reads: the branches that the control changes, and which others each of them reads. The host runs
-        the branches together, or in turn in an order that this allows. kinds: the kinds of layers whose `outputs` it gives.
+        the branches together, or in turn in an order that this allows. kinds: the kinds of layers
+        whose `outputs` it gives.
     replaces_text: whether its outputs use another text than the layer was given, so that no other
         node may change that text inside the layer.
     """
