@@ -2,7 +2,8 @@
 
 A method is a Control. The host turns ComfyUI's hooks into Layers, Steps and Calls
 (host/attention/), so a method never sees a hook. Branches are named: "source", "target", and others
-that an editor adds. Shapes: B images, L positions, N keys, C = heads * width channels; each branch has B rows.
+that an editor adds. Shapes: B images, L positions, N keys, C = heads * width channels; each branch
+has B rows.
 
 A Control acts in two ways:
 
