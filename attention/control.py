@@ -1,9 +1,9 @@
 """The attention seam: what a method reads and replaces in one attention layer.
 
 A method is a Control. The host turns ComfyUI's hooks into Layers, Steps and Calls
-(host/attention/), so a method never sees a hook. Branches are named: "source", "target", and others
-that an editor adds. Shapes: B images, L positions, N keys, C = heads * width channels; each branch
-has B rows.
+(host/attention/), so a method never sees a hook. Branches are named: "source", "target", and
+others that an editor adds. Shapes: B images, L positions, N keys, C = heads * width channels; each
+branch has B rows.
 
 A Control acts in two ways:
 
@@ -18,7 +18,7 @@ A Control acts in two ways:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 from torch import Tensor
@@ -88,16 +88,18 @@ class Attend(Protocol):
 class Call:
     """One attention layer in one call of the model, for one chunk of rows.
 
-    is_cond: whether the rows are the conditional half of guidance. running: the branches whose rows
-        run in this call; outputs are given for those only. q, k, v: (B, L, C), (B, N, C) and
-        (B, N, C) by branch: those that run in this call, and those that the controls read.
-    texts: what came with the text of each branch of the chunk (an ObjectRestrictedEmbeddings), or
-        None.
+    is_cond: whether the rows are the conditional half of guidance.
+    running: the branches that run in this call; only their outputs can be given.
+    q, k, v: (B, L, C), (B, N, C) and (B, N, C) by branch: the running ones, and those that the
+        control reads.
+    texts: what came with the text of a branch (an ObjectRestrictedEmbeddings), where anything did.
     attend: ComfyUI's chosen attention. attend_parts: the same for several small calls; equal to
         `attend` unless that is slow to start.
     plain: the output (B, L, C) of a branch in this call without any control.
-    project: keys and values (M, N, C) of another text (M, N, D), by the layer itself.
-    keeps_projections: whether `project` gives the same during the whole run.
+    project_keys, project_values: (M, N, D) of another text -> (M, N, C), by the layer itself.
+    keeps_projections: whether they give the same during the whole run.
+    is_slow_to_start: whether several calls of `attend` on a few positions take longer than one
+        masked call of `attend_parts`.
     """
 
     layer: Layer
@@ -112,7 +114,8 @@ class Call:
     attend: Attend
     attend_parts: Attend
     plain: Callable[[str], Tensor]
-    project: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = field(repr=False)
+    project_keys: Callable[[Tensor], Tensor]
+    project_values: Callable[[Tensor], Tensor]
     keeps_projections: bool = True
     is_slow_to_start: bool = False
 
@@ -135,10 +138,17 @@ class Control:
 
     reads: the branches that each changed branch reads; the host runs the branches together, or in
         turn in an order that this allows. kinds: the kinds of layers whose `outputs` it gives.
+    replaces_text: whether its outputs use another text than the layer was given, so that no other
+        node may change that text inside the layer.
     """
 
     reads: Reads = {}
     kinds: frozenset[Kind] = frozenset()
+    replaces_text: bool = False
+
+    def is_active(self, step: Step) -> bool:
+        """Whether the control may read other branches at a step."""
+        return True
 
     def routes(self, layer: Layer, step: Step, is_cond: bool) -> Mapping[str, Route]:
         """Routes of a self-attention layer by branch; a branch without one attends by itself."""
@@ -154,6 +164,15 @@ class Control:
         Only branches of `call.running` may be given.
         """
         return {}
+
+    def blend(self, denoised: Mapping[str, Tensor], step: Step) -> Mapping[str, Tensor]:
+        """The guided predictions (B, C, h, w) by branch after a step, changed where the method
+        blends branches."""
+        return denoised
+
+    def acts_on_attention(self) -> bool:
+        """Whether the control has routes or outputs at all."""
+        return bool(self.kinds) or type(self).routes is not Control.routes
 
 
 def first_step(share: float, steps: int) -> int:

@@ -8,13 +8,14 @@ S. Mun et al., ICCV 2025 (arXiv 2412.04715), section 4: 20 images, 5 types, 1 to
 instances. The authors' images, masks and words were not published: bring your own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ..headless.pictures import check_mask, open_picture
+from ..headless.masks import read_mask
+from ..headless.pictures import open_picture
 from .construction import Vocabulary, construct
 from .dataset import ATTRIBUTES, Dataset, ImageObject, SourceImage, read_dataset, write_dataset
 from .json_files import Entry, listed, read_json
@@ -31,6 +32,7 @@ def ale_bench(
     seed: int = 0,
     counts: Sequence[int] = (1, 2, 3),
     instances: int = 10,
+    tell: Callable[[str], None] = print,
 ) -> Dataset:
     """Construct edits of all images in `source`, and write images, masks and edits to `folder`."""
     words = read_json(
@@ -63,9 +65,9 @@ def ale_bench(
         )
         image = SourceImage(f"images/{path.stem}.png", objects, group=path.stem)
         images[path.stem] = image
-        picture = files[image.file] = open_picture(path).convert("RGB")
+        picture = files[image.file] = open_picture(path, tell).convert("RGB")
         for o, mask in zip(objects, masks, strict=True):
-            files[o.mask] = _mask(mask, path, picture.size)
+            files[o.mask] = _mask(mask, path, picture.size, tell)
     _check_words(words, vocabulary, images)
     edits = construct(images, vocabulary, seed=seed, counts=counts, instances=instances)
     about: dict[str, Any] = {
@@ -76,7 +78,7 @@ def ale_bench(
         "seed": seed,
     }
     write_dataset(Dataset(folder, name, about, images, edits), files, is_new=True)
-    return read_dataset(folder)
+    return read_dataset(folder, tell)
 
 
 def image_files(source: Path) -> list[Path]:
@@ -101,14 +103,15 @@ def mask_files(source: Path, image: Path) -> list[Path]:
     return found
 
 
-def _mask(path: Path, image: Path, size: tuple[int, int]) -> Image.Image:
-    mask = open_picture(path).convert("L")
+def _mask(
+    path: Path, image: Path, size: tuple[int, int], tell: Callable[[str], None]
+) -> Image.Image:
+    mask = read_mask(path, tell)
     if mask.size != size:
         raise ValueError(
             f"{path} is {mask.width}x{mask.height}, its image {image.name} {size[0]}x{size[1]}. "
             "Give the mask the size of the image."
         )
-    check_mask(mask, path)
     return mask
 
 

@@ -49,7 +49,23 @@ def dask_workers(address: str, servers: Sequence[str]) -> Iterator[Workers]:
             url: _Packing(client.get_executor(workers=[addresses[k % len(addresses)]], **options))
             for k, url in enumerate(servers)
         }
-        yield Workers(executors, partial(_stop_everywhere, client), lost=(KilledWorker,))
+        yield Workers(
+            executors,
+            partial(_stop_everywhere, client),
+            lost=(KilledWorker,),
+            missing=partial(_missing, client, address),
+        )
+
+
+def _missing(client: Any, address: str) -> str:
+    """A sentence where the scheduler has no worker; the futures say it where it is gone itself."""
+    with suppress(OSError):
+        if not client.nthreads():
+            return (
+                f"The dask scheduler at {address} has no workers any more. Start some (dask worker "
+                f"{address})."
+            )
+    return ""
 
 
 def _stop_everywhere(client: Any, run: str) -> None:

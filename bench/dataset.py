@@ -8,19 +8,18 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from PIL import Image, ImageDraw
 
-from ..headless.pictures import as_png, check_mask, write_whole
+from ..headless.masks import WHOLE, is_whole, read_mask
+from ..headless.pictures import as_png, write_whole
 from .json_files import Entry, listed, read_json
 from .options import DATASET, EDIT_TYPES, MAKING
 
 FILE = DATASET
 FORMAT = "ale-edit dataset 1"
 ATTRIBUTES = ("object", "color", "material")  # what is known of an object, or asked for
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Dataset:
     def masks(self, image: str) -> list[Image.Image]:
         """One 8-bit mask per object of the image, white on the object."""
         objects = self.images[image].objects
-        return [Image.open(self.folder / o.mask).convert("L") for o in objects]
+        return [read_mask(self.folder / o.mask, lambda _text: None) for o in objects]
 
     def scored_masks(self, image: str) -> list[Image.Image]:
         """The masks as scores take them: with the image's frame."""
@@ -137,8 +136,11 @@ def _check_new(folder: Path, written: Mapping[str, bytes]) -> None:
             )
 
 
-def read_dataset(folder: Path) -> Dataset:
-    """Read and check a data set; ValueError with file, entry, key and cure where it is wrong."""
+def read_dataset(folder: Path, tell: Callable[[str], None] = lambda _text: None) -> Dataset:
+    """Read and check a data set; ValueError with file, entry, key and cure where it is wrong.
+
+    tell: gets a sentence for each mask that is drawn in its alpha channel, or covers everything.
+    """
     path = folder if folder.name == FILE else folder / FILE
     content = read_json(path, "data set", MAKING)
     found = content.content.get("format")
@@ -157,7 +159,7 @@ def read_dataset(folder: Path) -> Dataset:
             "has no edits" if not edits else f"has a name that no file can have: {name!r}"
         )
     _check_edits(dataset)
-    _check_files(dataset)
+    _check_files(dataset, tell)
     return dataset
 
 
@@ -234,31 +236,25 @@ def _check_edits(dataset: Dataset) -> None:
             )
 
 
-def _check_files(dataset: Dataset) -> None:
-    for image in dataset.images.values():
+def _check_files(dataset: Dataset, tell: Callable[[str], None]) -> None:
+    several = {(e.image, o.object) for e in dataset.edits if len(e.objects) > 1 for o in e.objects}
+    for name, image in dataset.images.items():
         size = _size(dataset.folder / image.file)
-        for o in image.objects:
+        for number, o in enumerate(image.objects):
             path = dataset.folder / o.mask
             if (found := _size(path)) != size:
                 raise ValueError(
                     f"{path} is {found[0]}x{found[1]}, its image {image.file} "
                     f"{size[0]}x{size[1]}. Give the mask the size of the image."
                 )
-            check_mask(_loaded(path), path)
+            if is_whole(read_mask(path, tell)) and (name, number) in several:
+                tell(f"{path} {WHOLE}.")
 
 
 def _size(path: Path) -> tuple[int, int]:
-    return _opened(path, lambda picture: picture.size)
-
-
-def _loaded(path: Path) -> Image.Image:
-    return _opened(path, lambda picture: picture.convert("L"))
-
-
-def _opened(path: Path, take: Callable[[Image.Image], _T]) -> _T:
     try:
         with Image.open(path) as picture:
-            return take(picture)
+            return picture.size
     except FileNotFoundError:
         raise ValueError(f"There is no file {path}, which {FILE} names. Restore it.") from None
     except OSError as error:

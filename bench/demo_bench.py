@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..headless.lock import alone_in
 from .dataset import Dataset
 from .demo_scenes import demo_dataset, seeds_use
 from .editing import Settings
@@ -49,11 +50,11 @@ def main(argv: Sequence[str]) -> int:
         if args.check_only:
             check_bench(args, dataset, methods, out, settings)
             return 0
-        results = run_bench(args, dataset, methods, out, settings)
-        command = command_of("bench demo", argv)
-        setup = set_up(results, command, scene_facts(results), settings)
-        title = "ALE-Edit on the demo bench"
-        write_report(args.out, dataset.name, title, results, setup, args.pictures)
+        command, title = command_of("bench demo", argv), "ALE-Edit on the demo bench"
+        with alone_in(out):
+            results = run_bench(args, dataset, methods, out, settings)
+            setup = set_up(results, command, scene_facts(results), settings)
+            write_report(args.out, dataset.name, title, results, setup, args.pictures)
         print(markdown(results, setup), flush=True)
         return exit_code_of("bench demo", [results])
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..demo.scenes import TABLE_SEEDS, TUNING_SEEDS
@@ -18,6 +19,7 @@ from ..demo.world import (
     SHAPES,
     Scene,
     SceneObject,
+    demo_edits,
     is_held_out,
     make_scene,
     object_phrase,
@@ -25,7 +27,7 @@ from ..demo.world import (
 )
 from .construction import Vocabulary, construct
 from .dataset import Dataset, ImageEdit, ImageObject, SourceImage, read_dataset, write_dataset
-from .main_job import to_picture
+from .main_job import Edit, to_picture
 
 SCENES = 20
 HELD_OUT = "held out"
@@ -34,6 +36,18 @@ VOCABULARY = Vocabulary(COLORS, MATERIALS, dict.fromkeys(SHAPES, SHAPES))
 LARGE_SIZE = 256
 _LARGE_RADIUS = {4: (0.10, 0.15), 6: (0.085, 0.12), 8: (0.075, 0.10)}  # 19 to 38 pixels of 256
 _GAP = 0.02
+
+
+def demo_input(seed: int) -> tuple[Image.Image, list[Edit]]:
+    """A scene with its colour edits, for the main job."""
+    image, masks = render(make_scene(seed))
+    edits = [
+        Edit(source, target, to_picture(mask), asked)
+        for (source, target, asked), mask in zip(
+            demo_edits(seed, name_colors=True), masks, strict=True
+        )
+    ]
+    return to_picture(image), edits
 
 
 def demo_dataset(

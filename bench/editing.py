@@ -27,8 +27,8 @@ from ..headless.spreading import Outcome, Spread, tag_of
 from ..headless.work import Item, Made
 from ..headless.workers import Workers
 from .dataset import Dataset, ImageEdit
-from .judging import weights_key
 from .methods import Method
+from .worlds import own_model
 
 FINGERPRINT = "ale-edit fingerprint"
 MADE_ON = "ale-edit made on"
@@ -113,7 +113,7 @@ class Plan:
 
     def _job(self, edit: ImageEdit, method: Method) -> Job:
         workflow, _ = self._prepared(edit, method)
-        weights = [weights_key(*method.parts)] if method.parts else []
+        weights = [own_model().weights_key(*method.parts)] if method.parts else []
         made_from = json.dumps([workflow.nodes, self._context, *weights], sort_keys=True)
         fingerprint = hashlib.sha256(made_from.encode()).hexdigest()
         path = image_path(self.out, method.name, edit.id)
@@ -276,7 +276,7 @@ class ProgressLine:
         if not outcome.made:
             return
         each = outcome.seconds / outcome.made
-        left = round(each * (self._total - outcome.made - len(outcome.failed)))
+        left = round(each * (self._total - outcome.over))
         text = (
             f"{outcome.made}/{self._total} images, {each:.2f} s each, "
             f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"

@@ -1,4 +1,5 @@
-"""What the demo world's own judges say: the judge's readings, and the mini CLIP for TE and TI."""
+"""The demo world for the bench (worlds.py): its judge's readings, the mini CLIP for TE and TI, and
+the words that its model knows."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,11 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
+from ..demo.captions import unknown_words
 from ..demo.judge import Judge
 from ..demo.mini_clip import MiniClip
 from ..demo.weights import FOLDER, read_weights
+from ..regions.phrases import clean_phrase
 from ..scoring.leakage import Cosines
-from .dataset import ImageEdit, SourceImage
+from .dataset import Dataset, ImageEdit, SourceImage
+from .demo_scenes import HELD_OUT
+from .metric import Metric, Values, Views
+from .worlds import World
 
 ATTRIBUTES = {"object": "shape", "color": "color", "material": "material"}
 """Names in a data set, and the judge's."""
@@ -81,3 +87,34 @@ def load_mini_clip(
             "or score again with --score-only"
         )
     return MiniClip.load(clip, folder).similarity, ""
+
+
+def _judge_metrics() -> list[Metric]:
+    judge = Judge.load()
+
+    def values(dataset: Dataset, edit: ImageEdit, views: Views) -> Values:
+        found = readings(judge, views.edited, views.masks)
+        hits = judged(edit, dataset.images[edit.image], found, HELD_OUT)
+        return {name: [float(hit) for hit in column] for name, column in hits.items()}
+
+    return [Metric("judge", weights_key("judge"), values)]
+
+
+def _mini_clip_cosines() -> tuple[Cosines | None, str]:
+    cosines, why = load_mini_clip()
+    return cosines, why or weights_key("clip", "text")
+
+
+def _unknown_words(prompt: str) -> list[str]:
+    """Without weights and textual inversions, which are no words."""
+    return unknown_words(clean_phrase(prompt))
+
+
+WORLD = World(
+    name="demo",
+    card="demo/MODEL_CARD.md",
+    metrics=_judge_metrics,
+    cosines=_mini_clip_cosines,
+    weights_key=weights_key,
+    unknown_words=_unknown_words,
+)

@@ -16,15 +16,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isnan
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..demo.judge import Judge
-from ..demo.world import demo_edits, make_scene, render, unknown_words
 from ..headless import (
     ComfyClient,
     ComfyError,
@@ -37,13 +35,14 @@ from ..headless import (
 from ..headless.edits import filled_workflow
 from ..headless.output import print_anything
 from ..headless.pack import pack_version
-from ..headless.pictures import upload, uploaded_as
+from ..headless.pictures import cropped, upload, uploaded_as
 from ..headless.signals import ended_as_by_ctrl_c
 from ..headless.spreading import Hopeless
 from ..scoring.preservation import background_mse, psnr_of
 from .options import FAILED, OUTPUT_CLOSED, SERVER_FAILED, STOPPED, demo_arguments, fail
 from .own_input import own_input
 from .pictures import side_by_side
+from .worlds import warn_of_unknown_words
 
 SAVED = ("edited", "reconstruction", "regions")  # titles "Save edited", ... of the workflow
 KEPT = "What was made is kept: mend that, and give the same command again."
@@ -69,18 +68,15 @@ class Outcome:
     seconds: float
 
 
+class Judge(Protocol):
+    """Reads what an object looks like."""
+
+    def read(self, image: Tensor, mask: Tensor) -> Any:
+        """The words of an object (image (H, W, 3), mask (H, W)), as attributes, with `agrees`."""
+        ...
+
+
 # -- the input -------------------------------------------------------------------------------------
-
-
-def demo_input(seed: int) -> tuple[Image.Image, list[Edit]]:
-    image, masks = render(make_scene(seed))
-    edits = [
-        Edit(source, target, to_picture(mask), asked)
-        for (source, target, asked), mask in zip(
-            demo_edits(seed, name_colors=True), masks, strict=True
-        )
-    ]
-    return to_picture(image), edits
 
 
 def own_edits(args: argparse.Namespace) -> tuple[Image.Image, list[Edit]]:
@@ -89,16 +85,6 @@ def own_edits(args: argparse.Namespace) -> tuple[Image.Image, list[Edit]]:
         Edit(source, target, mask, None)
         for (source, target), mask in zip(args.edit, masks, strict=True)
     ]
-
-
-def warn_of_unknown_words(edits: Sequence[Edit]) -> None:
-    """Say which words of the edits the demo model was never taught."""
-    words = unknown_words(" ".join(f"{edit.source} {edit.target}" for edit in edits))
-    if words:
-        print(
-            f"The demo model does not know {', '.join(words)}. Give --checkpoint, or use the words "
-            "of the demo world (demo/MODEL_CARD.md)."
-        )
 
 
 def to_picture(tensor: Tensor) -> Image.Image:
@@ -128,13 +114,16 @@ async def run_workflow(client: ComfyClient, workflow: Workflow, label: str) -> O
 
 
 class ProgressLine:
-    """Shows progress on one line of a terminal; silent where the output is a file."""
+    """Shows progress on one line of a terminal, and what nodes say, which a file gets alone."""
 
     def __init__(self, label: str):
         self._label = label
 
     def __call__(self, progress: Progress) -> None:
-        if sys.stdout.isatty():
+        if progress.notice:
+            text = f"{self._label}: {progress.sentence}"
+            print(f"\r{text:<60}" if sys.stdout.isatty() else text, flush=True)
+        elif sys.stdout.isatty():
             steps = f" {progress.value}/{progress.maximum}" if progress.maximum else ""
             print(f"\r{f'{self._label}: {progress.title}{steps}':<60}", end="", flush=True)
 
@@ -175,12 +164,6 @@ def background_psnr(source: Tensor, edited: Tensor, background: Tensor) -> float
     return None if isnan(decibels) else round(decibels, 2)
 
 
-def cropped(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The centre of a picture, as ComfyUI's VAE crops it to a multiple of 8."""
-    left, top = ((have - want) // 2 for have, want in zip(picture.size, size, strict=True))
-    return picture.crop((left, top, left + size[0], top + size[1]))
-
-
 def table(scores: dict[str, Any]) -> str:
     """The scores as a few lines of text."""
 
@@ -214,12 +197,14 @@ def table(scores: dict[str, Any]) -> str:
 async def run_job(args: argparse.Namespace) -> dict[str, Any]:
     own = args.image is not None
     if own:
-        source, edits = own_edits(args)
+        judge, (source, edits) = None, own_edits(args)
+        if args.checkpoint is None:
+            warn_of_unknown_words(phrase for edit in edits for phrase in (edit.source, edit.target))
     else:
-        source, edits = demo_input(args.seed)
-    judge = None if own else Judge.load()
-    if own and args.checkpoint is None:
-        warn_of_unknown_words(edits)
+        from .demo_scenes import demo_input
+        from .judging import Judge as DemoJudge
+
+        judge, (source, edits) = DemoJudge.load(), demo_input(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     async with ComfyClient(args.server) as client:
         triples = [(e.source, e.target, uploaded_as(e.mask)) for e in edits]

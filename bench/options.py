@@ -332,7 +332,8 @@ def bench_parser(
     options.add_argument(
         "--patience",
         **whole(PATIENCE_S, least=0, metavar="SECONDS"),
-        help=f"how long to wait where no server answers any more; default: {PATIENCE_S}",
+        help="how long to wait where no server, or no worker, answers any more; default: "
+        f"{PATIENCE_S}",
     )
     options.add_argument(
         "--clip",

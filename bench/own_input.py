@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from ..headless.pictures import fitted_mask, open_picture
+from ..headless.masks import read_mask, tell_of_whole_masks
+from ..headless.pictures import open_picture
 from .options import demo_arguments, fail
 
 
@@ -16,8 +17,10 @@ def own_input(
     args: argparse.Namespace, tell: Callable[[str], None]
 ) -> tuple[Image.Image, list[Image.Image]]:
     """The image (RGB) and its masks (L, of its size); what was changed is told."""
-    source = open_picture(args.image).convert("RGB")
-    return source, [fitted_mask(mask, source.size, tell) for mask in args.mask]
+    source = open_picture(args.image, tell).convert("RGB")
+    masks = [read_mask(path, tell, source.size) for path in args.mask]
+    tell_of_whole_masks(dict(zip(args.mask, masks, strict=True)), tell)
+    return source, masks
 
 
 def main(argv: Sequence[str]) -> int:

@@ -103,7 +103,7 @@ def pie_bench(
     about = {"mapping": "PIE-Bench (arXiv 2310.01506)", "types": list(types), "edits": len(edits)}
     dataset = Dataset(folder, name, about, sources, tuple(in_turn(edits)))
     write_dataset(dataset, files, is_new=True)
-    return read_dataset(folder)
+    return read_dataset(folder, tell)
 
 
 def in_turn(edits: Sequence[ImageEdit]) -> list[ImageEdit]:

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ..demo.world import unknown_words
 from ..headless.lock import alone_in
 from ..headless.pack import pack_version
 from ..headless.pictures import write_whole
@@ -34,13 +33,13 @@ from .editing import (
     pending,
     state_of,
 )
-from .judging import weights_key
 from .main_job import GOES_ON, guarded
 from .methods import Method, named_methods
 from .options import fail, run_arguments, split_settings
 from .page import page
 from .report import Results, markdown, reference_of
 from .scoring_pass import metrics_for, score
+from .worlds import own_model, warn_of_unknown_words
 
 
 def run_bench(
@@ -51,27 +50,27 @@ def run_bench(
     settings: Settings | None = None,
 ) -> Results:
     """Edit and score the first edits of a data set. `args` are those of options.bench_parser;
-    images and scores go below `out`."""
+    images and scores go below `out`, which the caller is alone in (lock.alone_in)."""
     edits = dataset.edits[: args.edits]
     plan = _plan(args, dataset, edits, methods, out, settings)
     # first, in case a file cannot be read
     metrics = metrics_for(dataset, args.clip, args.lpips, args.dino)
-    with alone_in(out):
-        outcome = _only_told(plan) if args.score_only else _edited(plan, args)
-        scored = {
-            m.name: score(
-                dataset,
-                [e for e in edits if f"{m.name}/{e.id}" not in outcome.failed],
-                m.name,
-                metrics,
-                out,
-                print,
-            )
-            for m in methods
-        }
+    outcome = _only_told(plan) if args.score_only else _edited(plan, args)
+    left_out = {**outcome.failed, **outcome.cancelled}
+    scored = {
+        m.name: score(
+            dataset,
+            [e for e in edits if f"{m.name}/{e.id}" not in left_out],
+            m.name,
+            metrics,
+            out,
+            print,
+        )
+        for m in methods
+    }
     if not any(scored.values()):
-        if outcome.failed:
-            raise ValueError(f"No image was made. The first: {next(iter(outcome.failed.values()))}")
+        if left_out:
+            raise ValueError(f"No image was made. The first: {next(iter(left_out.values()))}")
         raise ValueError(f"There is no image below {out} to score. Run without --score-only.")
     workflow = plan.workflow(edits[0], reference_of(methods)).nodes
     return Results(dataset, edits, tuple(methods), scored, metrics.missing, out, outcome, workflow)
@@ -98,7 +97,7 @@ def _plan(
     settings: Settings | None,
 ) -> Plan:
     checkpoint = getattr(args, "checkpoint", None)
-    context = ("" if checkpoint else weights_key()) + pack_version()
+    context = ("" if checkpoint else own_model().weights_key()) + pack_version()
     return Plan(
         dataset, edits, methods, out, context=context, settings=settings, checkpoint=checkpoint
     )
@@ -135,6 +134,8 @@ def _edited(plan: Plan, args: argparse.Namespace) -> Outcome:
         print(", ".join(f"{url}: {n}" for url, n in outcome.by_server.items()))
     for name, why in outcome.failed.items():
         print(f"{name} FAILED: {why}")
+    for why in outcome.cancelled.values():
+        print(why)
     return outcome
 
 
@@ -153,7 +154,8 @@ def set_up(
     results: Results, command: str, facts: Mapping[str, Any], settings: Settings | None = None
 ) -> dict[str, Any]:
     """What a report says of how it was made."""
-    versions = {"ale_edit": pack_version(), "demo weights": weights_key()}
+    own = own_model()
+    versions = {"ale_edit": pack_version(), f"{own.name} weights": own.weights_key()}
     paths = [
         image_path(results.out, method, edit)
         for method, found in results.scored.items()
@@ -210,33 +212,28 @@ def write_report(
     print(f"{name}.md, .json and .html are in {out.resolve()}")
 
 
-def warn_of_unknown_words(dataset: Dataset) -> None:
-    """Say which words of a data set the demo model was never taught."""
-    texts = [f"{o.source} {o.target}" for edit in dataset.edits for o in edit.objects]
-    if words := unknown_words(" ".join(texts)):
-        shown = ", ".join(words[:10]) + (" and more" if len(words) > 10 else "")
-        print(
-            f"The demo model does not know {shown}. Give --checkpoint, or use the words of the "
-            "demo world (demo/MODEL_CARD.md)."
-        )
+def _silent(_text: str) -> None:
+    pass
 
 
 def main(argv: Sequence[str]) -> int:
     def run() -> int:
         args = run_arguments(argv)
         methods, settings = named_methods(args.methods), split_settings(args.set)
-        dataset = read_dataset(args.dataset)
+        dataset = read_dataset(args.dataset, _silent if args.check_only else print)
         out = args.out / dataset.name
         if args.check_only:
             check_bench(args, dataset, methods, out, settings)
             return 0
         if args.checkpoint is None:
-            warn_of_unknown_words(dataset)
-        results = run_bench(args, dataset, methods, out, settings)
+            pairs = [(o.source, o.target) for edit in dataset.edits for o in edit.objects]
+            warn_of_unknown_words(phrase for pair in pairs for phrase in pair)
         facts = {"made": dataset.about, "checkpoint": args.checkpoint or "the demo model"}
-        setup = set_up(results, command_of("bench run", argv), facts, settings)
         title = f"ALE-Edit on {dataset.name}"
-        write_report(args.out, dataset.name, title, results, setup, args.pictures)
+        with alone_in(out):
+            results = run_bench(args, dataset, methods, out, settings)
+            setup = set_up(results, command_of("bench run", argv), facts, settings)
+            write_report(args.out, dataset.name, title, results, setup, args.pictures)
         print(markdown(results, setup), flush=True)
         return exit_code_of("bench run", [results])
 

@@ -1,9 +1,10 @@
 """The second pass: images on disk become figures. It needs no ComfyUI server.
 
-A data set of the demo world is judged by the demo world's judge and mini CLIP; any other by a CLIP
-of transformers, where a folder with one is given. Figures are kept in out/scores/METHOD.json, edit
-by edit and metric by metric, beside the hash of the image and the version of the metric: only what
-is missing or out of date is computed again, and a metric can be added later.
+A data set of a world that the bench knows (worlds.py) is judged by that world's judges and CLIP;
+any other by a CLIP of transformers, where a folder with one is given. Figures are kept in
+out/scores/METHOD.json, edit by edit and metric by metric, beside the hash of the image and the
+version of the metric: only what is missing or out of date is computed again, and a metric can be
+added later.
 """
 
 import hashlib
@@ -15,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..demo.judge import Judge
-from ..headless.pictures import write_whole
+from ..headless.pictures import cropped, write_whole
 from ..scoring.leakage import Cosines, leakage
 from ..scoring.lpips import background_lpips, pie_bench_lpips
 from ..scoring.preservation import background_scores, pie_bench_scores
@@ -26,43 +25,15 @@ from ..scoring.similarity import edit_similarity
 from ..scoring.structure import DinoKeys, Scale, structure_distance
 from .clip_network import ClipNetwork
 from .dataset import Dataset, ImageEdit
-from .demo_scenes import HELD_OUT
 from .dino_network import load_dino
 from .editing import image_path, read_result
-from .judging import judged, load_mini_clip, readings, weights_key
 from .lpips_network import LpipsNetwork
-from .main_job import cropped, to_tensor
+from .main_job import to_tensor
+from .metric import Metric, Values, Views
 from .weight_files import version_of
+from .worlds import World, world_of
 
 SAVE_EVERY = 100
-Values = dict[str, list[float]]
-"""Of one edit: values by figure; a figure of the bench is their mean over edits."""
-
-
-@dataclass(frozen=True)
-class Views:
-    """One edit's pictures as tensors: (H, W, 3), and (K, H, W) for all objects of the image."""
-
-    source: Tensor
-    edited: Tensor
-    masks: Tensor
-
-    def background(self, edit: ImageEdit) -> Tensor:
-        """1 where none of the edited objects is."""
-        return 1 - self.own(edit).amax(0)
-
-    def own(self, edit: ImageEdit) -> Tensor:
-        """Masks of the edited objects, in the edit's order."""
-        return (self.masks[[o.object for o in edit.objects]] > 0.5).float()
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A group of figures; a new `version` makes all of them anew."""
-
-    name: str
-    version: str
-    values: Callable[[Dataset, ImageEdit, Views], Values]
 
 
 @dataclass(frozen=True)
@@ -81,14 +52,10 @@ def metrics_for(
 ) -> Metrics:
     """All metrics for a data set. `clip`: a folder of a CLIP model; `lpips`, `dino`: files of the
     backbones' weights."""
-    is_demo = dataset.about.get("world") == "demo"
+    world = world_of(dataset)
     ready, missing = [Metric("background", "2", _background_values)], {}
-    if is_demo:
-        judge = Judge.load()
-        ready.append(
-            Metric("judge", weights_key("judge"), lambda *args: _judge_values(judge, *args))
-        )
-    cosines, version = _cosines(is_demo, clip)
+    ready += world.metrics() if world else []
+    cosines, version = _cosines(world, clip)
     if cosines is None:
         missing["leakage"] = version
     else:
@@ -112,24 +79,17 @@ def metrics_for(
     return Metrics(tuple(ready), missing)
 
 
-def _cosines(is_demo: bool, clip: Path | None) -> tuple[Cosines | None, str]:
+def _cosines(world: World | None, clip: Path | None) -> tuple[Cosines | None, str]:
     """The CLIP for TE and TI with its version; or None and why there is none."""
     if clip is not None:
         network = ClipNetwork.load(clip)
         return network.cosines, network.version
-    if not is_demo:
+    if world is None:
         return None, (
             "n/a: no CLIP model was given (--clip DIR, a folder as transformers saves it, such as "
             "one of openai/clip-vit-large-patch14)"
         )
-    cosines, why = load_mini_clip()
-    return cosines, why or weights_key("clip", "text")
-
-
-def _judge_values(judge: Judge, dataset: Dataset, edit: ImageEdit, views: Views) -> Values:
-    found = readings(judge, views.edited, views.masks)
-    hits = judged(edit, dataset.images[edit.image], found, HELD_OUT)
-    return {name: [float(hit) for hit in column] for name, column in hits.items()}
+    return world.cosines()
 
 
 def _background_values(_dataset: Dataset, edit: ImageEdit, views: Views) -> Values:

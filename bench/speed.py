@@ -39,13 +39,13 @@ from ..demo.world import demo_edits, make_scene, render
 from ..editors.ale import SCHEDULES, ALESettings
 from ..host.ale_edit import edit_image
 from ..host.blending import apply_background_blending
+from ..host.branch_guider import Branch, BranchGuider
 from ..host.conditioning import make_conditioning
 from ..host.rgb_cam import apply_rgb_cam
 from ..host.schedule import lcm_sigmas
 from ..host.self_injection import apply_self_injection
 from ..host.source_branch import forget
-from ..host.two_branch_guider import TwoBranchGuider
-from ..host.virtual_inversion import TwoBranchSampler, virtual_inversion_sampler
+from ..host.virtual_inversion import BranchSampler, virtual_inversion_sampler
 from ..prompts.edits import Edits, MethodSettings, make_edit
 from ..prompts.ore import BACKGROUND, ObjectRestrictedEmbeddings
 from ..regions.grid import cell_groups, coverage
@@ -178,7 +178,7 @@ def ale_model(model: Any, count: int, size: int, schedule: float = 1.0) -> Any:
     return apply_background_blending(model, regions)
 
 
-class SavingGuider(TwoBranchGuider):
+class SavingGuider(BranchGuider):
     """Leaves out the source's unconditional row on every device, at every size."""
 
     def _is_one_call(self, *_: Any) -> bool:
@@ -189,21 +189,19 @@ def guide(
     model: Any,
     count: int = 1,
     guidance: tuple[float, float] = BOTH_GUIDED,
-    guider_class: type[TwoBranchGuider] = TwoBranchGuider,
-) -> TwoBranchGuider:
+    guider_class: type[BranchGuider] = BranchGuider,
+) -> BranchGuider:
     width = model.model.model_config.unet_config["context_dim"]
     source, negative = (
         [[torch.randn(1, TOKENS, width), {"pooled_output": torch.randn(1, POOLED)}]]
         for _ in range(2)
     )
     target = make_conditioning(embeddings(count, width), torch.randn(1, POOLED))
-    guider = guider_class(model)
-    guider.set_branches(source, target, negative)
-    guider.set_guidance(*guidance)
-    return guider
+    branches = (Branch("source", source, guidance[0]), Branch("target", target, guidance[1]))
+    return guider_class(model, branches, negative)
 
 
-def sample(guider: TwoBranchGuider, size: int, sampler: Any) -> Tensor:
+def sample(guider: BranchGuider, size: int, sampler: Any) -> Tensor:
     latent = torch.randn(1, 4, size, size, generator=torch.Generator().manual_seed(0))
     sigmas = lcm_sigmas(guider.model_patcher, STEPS, 1.0)
     zeros = torch.zeros_like(latent)
@@ -217,14 +215,14 @@ Evaluation = Callable[[], Any]
 
 
 def with_evaluations(
-    guiders: Sequence[TwoBranchGuider], size: int, use: Callable[[list[Evaluation]], None]
+    guiders: Sequence[BranchGuider], size: int, use: Callable[[list[Evaluation]], None]
 ) -> None:
     """Open a sampling run of every guider, each inside the one before, and use their models."""
     opened: list[Evaluation] = []
 
     def open_next() -> None:
         if len(opened) < len(guiders):
-            sample(guiders[len(opened)], size, TwoBranchSampler(enter))
+            sample(guiders[len(opened)], size, BranchSampler(enter))
         else:
             use(opened)
 
@@ -331,7 +329,7 @@ def measure_re_edit(model: Any, shape: Shape, rounds: int) -> dict[str, Any]:
         patched = ale_model(model, 3, shape.size, SCHEDULES[name])
         guider = guide(patched, 3, GUIDANCE)
 
-        def run(guider: TwoBranchGuider = guider) -> Tensor:
+        def run(guider: BranchGuider = guider) -> Tensor:
             return sample(guider, shape.size, virtual_inversion_sampler())
 
         first, again = [], []

@@ -9,10 +9,12 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..headless.lock import alone_in
 from ..headless.pictures import write_whole
 from .dataset import Dataset
 from .demo_bench import scene_facts
@@ -35,6 +37,7 @@ from .page import page
 from .report import PIE_PRESERVATION, PRESERVATION, Results, Table
 from .runner import check_bench, exit_code_of, run_bench, set_up
 
+SMALL = "demo"  # the folder of the scenes that all tables use
 LARGE_COUNTS = (4, 6, 8)
 LARGE_INSTANCES = 3  # of each type, count and scene; 300 edits of 20 scenes for each count
 
@@ -83,7 +86,7 @@ def made(table: PaperTable, args: argparse.Namespace) -> tuple[list[Results], li
     small = _small(args)
     if table.counts:
         return _by_count(table, args, small)
-    results = run_bench(args, small, table.methods, args.out / "demo")
+    results = run_bench(args, small, table.methods, args.out / SMALL)
     tables = results.tables()
     if table.by_type:
         tables += results.split_tables(by_count=False)
@@ -91,14 +94,14 @@ def made(table: PaperTable, args: argparse.Namespace) -> tuple[list[Results], li
 
 
 def _small(args: argparse.Namespace) -> Dataset:
-    return demo_dataset(args.out / "demo" / "dataset")
+    return demo_dataset(args.out / SMALL / "dataset")
 
 
 def _by_count(
     table: PaperTable, args: argparse.Namespace, small: Dataset
 ) -> tuple[list[Results], list[Table]]:
     """One set of tables for each number of objects: rows are methods."""
-    found = [run_bench(args, small, table.methods, args.out / "demo")]
+    found = [run_bench(args, small, table.methods, args.out / SMALL)]
     for k in (k for k in table.counts if k in LARGE_COUNTS):
         large = large_dataset(args.out, k)
         found.append(run_bench(args, large, table.methods, args.out / large.name))
@@ -125,9 +128,13 @@ def _count_rows(results: Results, place: int) -> tuple[tuple[str, ...], list[tup
     return columns, rows
 
 
+def large_name(count: int) -> str:
+    return f"objects{count}"
+
+
 def large_dataset(out: Path, count: int) -> Dataset:
     """Edits of `count` objects at once on images of 256x256."""
-    name = f"objects{count}"
+    name = large_name(count)
     return demo_dataset(
         out / name / "dataset",
         name,
@@ -173,24 +180,38 @@ def main(argv: Sequence[str]) -> int:
             text = renewed(text, table.name, "") if text else text
         if args.check_only:
             small, methods = _small(args), [m for table in chosen for m in table.methods]
-            check_bench(args, small, methods, args.out / "demo")
+            check_bench(args, small, methods, args.out / SMALL)
             return 0
-        found = []
-        for table in chosen:
-            results, tables = made(table, args)
-            found += results
-            command = command_of(table, args)
-            setup = set_up(results[0], command, scene_facts(results[0]))
-            content = section(setup, results[0], tables)
-            write_table(args.out / "tables", table, results, setup, content, args.pictures)
-            if args.write:  # table by table, so that a stopped run keeps what it has
-                text = args.write.read_text(encoding="utf-8")
-                write_whole(args.write, renewed(text, table.name, content).encode("utf-8"))
-            print(f"## {table.title}\n\n{content}\n", flush=True)
+        with ExitStack() as alone:  # in all folders until the last table is written
+            for folder in folders_of(chosen, args.out):
+                alone.enter_context(alone_in(folder))
+            found = make_tables(chosen, args)
         print(f"Tables and pages are in {(args.out / 'tables').resolve()}", flush=True)
         return exit_code_of("bench tables", found)
 
     return guarded("bench tables", run, GOES_ON)
+
+
+def folders_of(chosen: Sequence[PaperTable], out: Path) -> list[Path]:
+    """Where the images of these tables go; that of the small scenes is a part of all."""
+    counts = {count for table in chosen for count in table.counts if count in LARGE_COUNTS}
+    return [out / SMALL, *(out / large_name(count) for count in sorted(counts))]
+
+
+def make_tables(chosen: Sequence[PaperTable], args: argparse.Namespace) -> list[Results]:
+    """Make, write and print each table."""
+    found = []
+    for table in chosen:
+        results, tables = made(table, args)
+        found += results
+        setup = set_up(results[0], command_of(table, args), scene_facts(results[0]))
+        content = section(setup, results[0], tables)
+        write_table(args.out / "tables", table, results, setup, content, args.pictures)
+        if args.write:  # table by table, so that a stopped run keeps what it has
+            text = args.write.read_text(encoding="utf-8")
+            write_whole(args.write, renewed(text, table.name, content).encode("utf-8"))
+        print(f"## {table.title}\n\n{content}\n", flush=True)
+    return found
 
 
 def write_table(

@@ -20,6 +20,10 @@ from .scenes import COLORS, MATERIALS, SHAPES
 from .weights import FOLDER, read_weights
 
 ATTRIBUTES = (SHAPES, COLORS, MATERIALS)
+_WORDS = {word: word for words in ATTRIBUTES for word in words} | {
+    f"{shape}es" if shape.endswith(("s", "x")) else f"{shape}s": shape for shape in SHAPES
+}
+"""The word of every spelling that describes objects: shapes may stand in the plural."""
 _WIDTHS = (16, 32, 48, 64)
 _MULTIPLE = 2 ** (len(_WIDTHS) - 1)
 _SMALLEST = 0.003  # of the image's area
@@ -141,9 +145,8 @@ class SceneFinder:
 
 
 def _named(phrase: str) -> list[str]:
-    """The words of a phrase that describe objects."""
-    described = {word for words in ATTRIBUTES for word in words}
-    return [word for word in re.findall(r"[a-z]+", phrase.lower()) if word in described]
+    """The words of a phrase that describe objects; a shape's plural counts as the shape."""
+    return [_WORDS[word] for word in re.findall(r"[a-z]+", phrase.lower()) if word in _WORDS]
 
 
 def _box(mask: Tensor) -> Tensor:

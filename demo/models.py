@@ -88,16 +88,29 @@ def build_clip(weights: dict[str, Tensor]) -> "CLIP":
     """ComfyUI's CLIP for text encoder weights; all unknown words look the same to it."""
     import comfy.sd
     import comfy.sd1_clip
+    import folder_paths
     from comfy.supported_models_base import ClipTarget
 
     weights = dict(weights)
     table = expand_table(weights.pop("token_ids"), weights.pop("table"))
     weights["text_model.embeddings.token_embedding.weight"] = table
     weights["text_projection.weight"] = torch.eye(CONTEXT_DIM)
-    known = {"unknown_words": staticmethod(unknown_words)}  # asked by host/text.py
-    tokenizer = type("DemoTokenizer", (comfy.sd1_clip.SD1Tokenizer,), known)
-    target = ClipTarget(tokenizer, comfy.sd1_clip.SD1ClipModel)
-    clip = comfy.sd.CLIP(target, model_options={"clip_l_model_config": CLIP_CONFIG})
+
+    class DemoTokenizer(comfy.sd1_clip.SD1Tokenizer):
+        """Vocabulary (host/tokens.py) of the demo world."""
+
+        clip_l: Any
+
+        def unknown_words(self, tokenized: dict[str, list[list[tuple[Any, float]]]]) -> list[str]:
+            tokens = [token for chunk in tokenized["l"] for token, _ in chunk]
+            words = [token for token in tokens if not isinstance(token, Tensor)]
+            return unknown_words(self.clip_l.tokenizer.decode(words, skip_special_tokens=True))
+
+    clip = comfy.sd.CLIP(
+        ClipTarget(DemoTokenizer, comfy.sd1_clip.SD1ClipModel),
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        model_options={"clip_l_model_config": CLIP_CONFIG},
+    )
     clip.cond_stage_model.clip_l.transformer.load_state_dict(weights)
     return clip
 

@@ -4,7 +4,7 @@ Xu, Huang, Pan, Ma, Chai: Inversion-Free Image Editing with Natural Language, CV
 2312.04965). The branches: "source"; "target"; and "layout", which has the source prompt and the
 target's layout. Self-attention is exchanged by routes, cross-attention maps go through the word
 alignment of the two prompts (prompts/alignment.py), and the local blend keeps the edit to the words
-that it is about. The update is inversion/ddcm.py with eta 1, for the layout branch as for the
+that it is about. The update is DDCM (inversion/update_rule.py), for the layout branch as for the
 target.
 
 The authors' two scripts differ in numbers and in one line: `script` follows either.
@@ -32,7 +32,7 @@ from ..prompts.alignment import (
 )
 from ..prompts.edits import Variant
 from ..prompts.spans import same_token
-from .settings import setting
+from .editor import BranchPlan, Editor, Task, setting
 
 Script = Literal["app", "pie bench"]
 SCRIPTS: tuple[str, ...] = get_args(Script)
@@ -394,3 +394,30 @@ def _rows_in_place_of(word: Word, alignment: Alignment, source: EncodedPrompt) -
             for token in word.tokens
         )
     ]
+
+
+def _make_control(settings: InfEditSettings, task: Task) -> InfEditControl:
+    words = (
+        [task.read_word(word) for word in blend_words(blend)]
+        for blend in (settings.target_blend, settings.source_blend)
+    )
+    return infedit_control(settings, task.source, task.target, *words)
+
+
+EDITOR = Editor(
+    name="infedit",
+    title="InfEdit",
+    node_id="ALEInfEdit",
+    description=(
+        "Edits an image by a source and a target prompt, without masks: words that both have keep "
+        "their place, and a third branch keeps the look of the source in the edit's layout. "
+        "InfEdit (CVPR 2024, arXiv 2312.04965)."
+    ),
+    settings=InfEditSettings,
+    branches=lambda settings: (
+        BranchPlan("source", "source", "source_guidance"),
+        BranchPlan("target", "target", "target_guidance"),
+        BranchPlan("layout", "source", "source_guidance"),
+    ),
+    make_control=_make_control,
+)

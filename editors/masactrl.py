@@ -4,7 +4,7 @@ changed pose or view keeps the look of the source.
 Cao, Wang, Qi, Shan, Qie, Zheng: MasaCtrl: Tuning-Free Mutual Self-Attention Control for Consistent
 Image Synthesis and Editing, ICCV 2023 (arXiv 2304.08465). It acts from a step and from a layer on,
 in both halves of guidance, and leaves cross-attention alone. The paper inverts the image by DDIM;
-here it runs on virtual inversion (inversion/ddcm.py).
+here it runs on virtual inversion (inversion/update_rule.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..attention.control import Control, Layer, Reads, Route, Step, first_layer, first_step
-from .settings import setting
+from .editor import BranchPlan, Editor, Task, setting
 
 SourcePrompt = Literal["empty", "edits"]
 SOURCE_PROMPTS: tuple[str, ...] = get_args(SourcePrompt)
@@ -125,3 +125,31 @@ def start_layer(settings: MasaCtrlSettings, layers: int) -> int:
             "start_layer_share."
         )
     return settings.start_layer
+
+
+def _make_control(settings: MasaCtrlSettings, task: Task) -> MasaCtrlControl:
+    start_layer(settings, task.self_layers)
+    return MasaCtrlControl(settings)
+
+
+EDITOR = Editor(
+    name="masactrl",
+    title="MasaCtrl",
+    node_id="ALEMasaCtrl",
+    description=(
+        "Changes the pose, view or action in an image and keeps its look, without masks: from a "
+        "step and a layer on, the edit reads the source's keys and values. MasaCtrl (ICCV 2023, "
+        "arXiv 2304.08465), on virtual inversion."
+    ),
+    settings=MasaCtrlSettings,
+    branches=lambda settings: (
+        BranchPlan(
+            "source",
+            "empty" if settings.source_prompt == "empty" else "source",
+            "source_guidance",
+        ),
+        BranchPlan("target", "target", "target_guidance"),
+    ),
+    make_control=_make_control,
+    paper=PAPER,
+)

@@ -1,21 +1,25 @@
 """The jobs of edit.py as tasks of the spreader, noted in the manifest as soon as they are over."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
+
+from PIL import Image
 
 from .client import ComfyClient, Progress
 from .edits import REGIONS
 from .errors import ComfyError, NodeError, NodeFailed, OtherVersion, WorkflowRejected
-from .jobs import Job
+from .jobs import Job, digest_of
 from .manifest import Manifest
 from .pack import pack_version
-from .pictures import as_png, check_sent, reencoded
+from .pictures import as_png, check_sent, reencoded, with_alpha
 from .spreading import PATIENCE_S, RECHECK_S, Outcome, Spread, TaskFailed, tag_of
 from .table import Problems
 from .work import Item, Made
 from .workers import local_workers
+
+NO_ALPHA = "The result has another shape than its source, whose alpha channel it does not get."
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class EditTask:
     job: Job
     manifest: Manifest
     is_new: bool
+    alpha: list[Image.Image] = field(default_factory=list)  # of its source, while it is made
 
     @property
     def name(self) -> str:
@@ -41,11 +46,14 @@ class EditTask:
 
     def item(self, run: str) -> Item:
         try:
-            pictures = self.job.pictures()
+            pictures, alpha = self.job.pictures(), self.job.alpha()
         except (ValueError, OSError) as error:
             raise TaskFailed(f"Since the check: {error}") from error
-        if tuple(name for name, _ in pictures) != self.job.names:
+        digest = digest_of(alpha) if alpha is not None else None
+        is_same = tuple(name for name, _ in pictures) == self.job.names
+        if not is_same or digest != self.job.asked.get("alpha"):
             raise TaskFailed("Its image or a mask was changed since the check. Run it again.")
+        self.alpha[:] = [] if alpha is None else [alpha]
         files = {name: as_png(picture) for name, picture in pictures}
         nodes, result = self.job.workflow.nodes, self.job.result
         return Item(run, self.name, nodes, files, result, tuple(REGIONS), self.tag)
@@ -54,6 +62,14 @@ class EditTask:
         check_sent(made.image, server)
         data = made.image if made.image.startswith(b"\x89PNG") else reencoded(made.image)
         about = {**_about(server, versions), "seconds": made.seconds}
+        notices = [*self.job.notices, *made.notices]
+        for alpha in self.alpha:
+            whole = with_alpha(data, alpha)
+            if whole is None:
+                notices.append(NO_ALPHA)
+                self.manifest.tell(f"{self.job.row.place} ({self.name}): {NO_ALPHA}")
+            data = whole or data
+        about |= {"notices": notices} if notices else {}
         self.manifest.add_done(self.job, data, about, made.preview)
 
     def failed(self, error: ComfyError, server: str, versions: Mapping[str, str]) -> str:

@@ -12,7 +12,6 @@ nothing is queued twice.
 import asyncio
 import base64
 import json
-import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -25,18 +24,17 @@ from urllib.parse import quote, unquote
 
 import aiohttp
 
+from .answers import Progress, failure_of, progress_of, rejection_of
 from .errors import (
     ComfyError,
     Interrupted,
-    NodeError,
-    NodeFailed,
     OtherVersion,
     PackMissing,
     RunLost,
     ServerGone,
     WorkflowRejected,
 )
-from .schema import PACK, Info, choices_of, complaints, input_specs
+from .schema import PACK, Info, choices_of, complaints, input_specs, models_folder
 from .workflow import Workflow
 
 POLL_S = 0.3
@@ -51,19 +49,6 @@ CANCEL_TIMEOUT_S = 10
 REMEMBERED = 100  # entries of the history that are looked through for runs of ours
 TAG = "ale_edit"  # of extra_data: what a run is for
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A node started (maximum 0), or is at step `value` of `maximum`.
-
-    ahead: as long as the run waits, how many runs (of anybody) come first; the title is then empty.
-    """
-
-    title: str
-    value: int = 0
-    maximum: int = 0
-    ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,6 +78,7 @@ class ComfyClient:
         self._id = uuid.uuid4().hex
         self._socket: aiohttp.ClientWebSocketResponse[bool] | None = None
         self._refusals = 0
+        self._seen_on: dict[str, aiohttp.ClientWebSocketResponse[bool] | None] = {}
         self._info: Info | None = None
 
     async def __aenter__(self) -> "ComfyClient":
@@ -187,7 +173,9 @@ class ComfyClient:
         """Raise before anything is queued: PackMissing, or WorkflowRejected for values that the
         server's nodes would not take, such as a checkpoint that it does not have."""
         await self.check(workflow.classes())
-        if errors := complaints(workflow, await self.nodes()):
+        if complaints(workflow, nodes := await self.nodes()):
+            folder = models_folder(await self._json("GET", "/system_stats"))
+            errors = complaints(workflow, nodes, folder)
             raise WorkflowRejected("", errors, f"ComfyUI at {self.url} cannot run {workflow.name}.")
 
     async def choices(self, class_type: str, input_name: str) -> list[str]:
@@ -235,12 +223,13 @@ class ComfyClient:
         async with self._request("POST", "/prompt", json=body) as reply:
             answer = await _decoded(reply)
             if reply.status == 400:
-                raise _rejection(answer, run.workflow)
+                raise rejection_of(answer, run.workflow)
             self._expect_ok(reply)
         queued = Run(answer["prompt_id"], run.workflow)
+        self._seen_on[queued.prompt_id] = self._socket
         if answer.get("node_errors"):  # some outputs are fine and were queued: all or nothing here
             await self.cancel(queued)
-            raise _rejection(answer, run.workflow)
+            raise rejection_of(answer, run.workflow)
         return queued
 
     async def tagged(self) -> dict[str, str]:
@@ -289,7 +278,7 @@ class ComfyClient:
                 if isinstance(data, dict) and data.get("prompt_id") == run.prompt_id:
                     heard = time.monotonic()
                     ended = event["type"] in ENDINGS
-                    if progress := _progress(event, run.workflow):
+                    if progress := progress_of(event, run.workflow):
                         yield progress
             elif message.type is not aiohttp.WSMsgType.BINARY:  # previews are binary
                 self._socket = None
@@ -360,17 +349,28 @@ class ComfyClient:
         looks = 0
         while (entry := await self._entry(run)) is None:
             if looks % QUEUE_EVERY == 0 and await self._is_lost(run):
-                raise RunLost(
-                    f"{run.workflow.name} was taken out of the queue, or ComfyUI at {self.url} was "
-                    "started anew."
-                )
+                raise self._loss(run)
             looks += 1
             await asyncio.sleep(POLL_S)
         for kind, content in entry.get("status", {}).get("messages", []):
             if kind == "execution_interrupted":
                 raise Interrupted(f"{run.workflow.name} was interrupted.")
             if kind == "execution_error":
-                raise _failure(content, run.workflow)
+                raise failure_of(content, run.workflow)
+
+    def _loss(self, run: Run) -> Interrupted:
+        """What became of a run that the server knows no more.
+
+        A server that is started anew drops the websocket. One that was there all the time forgets
+        no run by itself: a person took it out of the queue.
+        """
+        seen_on = self._seen_on.get(run.prompt_id)
+        if seen_on is not None and seen_on is self._socket and not seen_on.closed:
+            return Interrupted(f"{run.workflow.name} was taken out of the queue at {self.url}.")
+        return RunLost(
+            f"{run.workflow.name} was taken out of the queue, or ComfyUI at {self.url} was started "
+            "anew."
+        )
 
     async def _entry(self, run: Run) -> dict[str, Any] | None:
         return (await self._ask(f"/history/{run.prompt_id}")).get(run.prompt_id)
@@ -384,7 +384,10 @@ class ComfyClient:
         queue = await self._ask("/queue")
         waiting = sorted(queue["queue_pending"], key=lambda item: item[0])  # the next one first
         ids = [item[1] for item in [*queue["queue_running"], *waiting]]
-        return ids.index(run.prompt_id) if run.prompt_id in ids else None
+        if run.prompt_id not in ids:
+            return None
+        self._seen_on[run.prompt_id] = self._socket
+        return ids.index(run.prompt_id)
 
     async def _ask(self, path: str) -> Any:
         """A GET, asked again where the network fails for a moment."""
@@ -460,49 +463,3 @@ async def _decoded(reply: aiohttp.ClientResponse) -> Any:
         return json.loads(await reply.text())
     except ValueError:
         return {}
-
-
-def _progress(event: dict[str, Any], workflow: Workflow) -> Progress | None:
-    content = event["data"]
-    if event["type"] == "executing" and content.get("node"):
-        return Progress(workflow.title(content["node"]))
-    if event["type"] == "progress":
-        return Progress(workflow.title(content["node"]), content["value"], content["max"])
-    return None
-
-
-def _rejection(answer: dict[str, Any], workflow: Workflow) -> WorkflowRejected:
-    errors = tuple(
-        NodeError(
-            workflow.title(node_id),
-            problems["class_type"],
-            ": ".join(text for text in (error["message"], error.get("details")) if text),
-            error.get("extra_info", {}).get("input_name"),
-            node_id,
-        )
-        for node_id, problems in answer.get("node_errors", {}).items()
-        for error in problems["errors"]
-    )
-    general = answer.get("error", {})
-    message = general.get("message", "") if isinstance(general, dict) else str(general)
-    details = general.get("details", "") if isinstance(general, dict) else ""
-    return WorkflowRejected(": ".join(text for text in (message, details) if text), errors)
-
-
-def _failure(content: dict[str, Any], workflow: Workflow) -> NodeFailed:
-    message, node_id = content["exception_message"].strip(), content["node_id"]
-    given = content.get("current_inputs") or {}  # a list where a node was blocked
-    inputs = dict(given) if isinstance(given, dict) else {}
-    known = {*inputs, *workflow.nodes.get(node_id, {}).get("inputs", {})}
-    error = NodeError(
-        workflow.title(node_id), content["node_type"], message, _named(message, known), node_id
-    )
-    return NodeFailed(error, content["exception_type"], tuple(content["traceback"]), inputs)
-
-
-def _named(message: str, inputs: set[str]) -> str | None:
-    """The input that a node's sentence is about: "the NAME input ...", "input NAME ..."."""
-    for found in re.finditer(r"\b[Tt]he (\w+) input\b|\binput ['\"]?(\w+)", message):
-        if (name := found[1] or found[2]) in inputs:
-            return name
-    return None

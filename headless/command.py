@@ -38,12 +38,13 @@ examples:
 A table has the columns image and edits, and if wanted masks, name, source_prompt, target_prompt,
 settings (%(settings)s)
 and TITLE.INPUT for any input of a node of the workflow. Without masks the objects are found by
-their words, with GroundingDINO and Segment Anything of the server. Run the same command again to
-go on after a stop, or after a change of the table.
+their words, with GroundingDINO and Segment Anything of the server. Without --checkpoint the demo
+model edits pictures of the demo world, and its own detector finds the objects. Run the same command
+again to go on after a stop, or after a change of the table.
 
-exit codes: 0 all images are there, 1 some rows failed, 2 something given is wrong and nothing was
-queued, 3 the run could not go on (no server, no pack, another version, a full disk), 130 stopped.
-All about it: docs/headless.md."""
+exit codes: 0 all images are there, 1 some rows failed or were cancelled, 2 something given is wrong
+and nothing was queued, 3 the run could not go on (no server, no pack, another version, a full
+disk), 130 stopped. All about it: docs/headless.md."""
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -181,17 +182,19 @@ class Bar:
 
     def done(self, job: Job, outcome: Outcome) -> None:
         with self._lock:
-            self._over, self._made = outcome.made + len(outcome.failed), outcome.made
+            self._over, self._made = outcome.over, outcome.made
             self._at_work = "" if self._at_work == job.name else self._at_work
             if job.name in outcome.failed:
                 self.tell(f"failed: {outcome.failed[job.name]}")
+            elif job.name in outcome.cancelled:
+                self.tell(outcome.cancelled[job.name])
             elif not self._is_terminal:
                 say(f"{self._over}/{self._total} {job.name}{self._left()}")
             if self._is_terminal:
                 self._draw("")
 
     def progress(self, name: str, step: Progress) -> None:
-        if not self._is_terminal:
+        if not self._is_terminal or step.notice:  # which the spreader tells once
             return
         with self._lock:
             if step.ahead and not self._at_work:  # else it waits for one of ours
@@ -233,6 +236,7 @@ def summary(outcome: Outcome, kept: int, out: Path) -> str:
     parts = [f"{outcome.made} made"]
     parts += [f"{kept} there before"] if kept else []
     parts += [f"{len(outcome.failed)} failed"] if outcome.failed else []
+    parts += [f"{len(outcome.cancelled)} cancelled"] if outcome.cancelled else []
     return f"{', '.join(parts)}. Images and {FILE} are in {out.resolve()}"
 
 
@@ -271,7 +275,7 @@ def edit(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
     finally:
         bar.close()
     say(summary(outcome, len(jobs) - len(pending), args.out))
-    return FAILED if outcome.failed else 0
+    return FAILED if outcome.failed or outcome.cancelled else 0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -287,7 +291,7 @@ def main(argv: Sequence[str]) -> int:
             with nullcontext() if args.check else alone_in(args.out):
                 return edit(args, jobs)
     except ValueError as error:
-        lines = str(error).splitlines()
+        lines = error.sentences if isinstance(error, Problems) else [str(error)]
         more = [f"... and {len(lines) - SHOWN} more."] if len(lines) > SHOWN else []
         return fail([*lines[:SHOWN], *more, "Nothing was queued."], WRONG_INPUT)
     except ComfyError as error:

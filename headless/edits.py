@@ -45,6 +45,7 @@ SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "variant": (("ALEMethodSettings", "variant"), ("ALEEdit", "variant")),
 }
+WHOLE = ("seed", "steps")  # settings that are whole numbers, however a workflow writes them
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,21 @@ def masked_workflow(
 def words_workflow(
     image: str, edits: Sequence[tuple[str, str]], model: Model = Model()
 ) -> Workflow:
-    """The workflow that finds the objects by words, for an uploaded image and edits."""
+    """The workflow that finds the objects by words, for an uploaded image and edits.
+
+    Without a checkpoint the demo detector looks for them, which needs no file either.
+    """
     workflow = Workflow.load(BY_WORDS)
     fill_edits(workflow, image, edits)
     workflow.bypass("ModelSamplingDiscrete", {0: "model"})
     workflow.bypass("LCM-LoRA", {0: "model", 1: "clip"})
     use_model(workflow, "Load Checkpoint", model)
+    if model.checkpoint is None:
+        workflow.add("Demo Detector Loader", "ALEDemoDetectorLoader")
+        workflow.redirect("GroundingDINO Loader", 0, "Demo Detector Loader", 0)
+        workflow.redirect("SAM Loader", 0, "Demo Detector Loader", 1)
+        workflow.remove("GroundingDINO Loader")
+        workflow.remove("SAM Loader")
     return workflow
 
 
@@ -132,11 +142,18 @@ def fit_edit_chain(workflow: Workflow, count: int) -> None:
         workflow.clone("Mask 1", f"Mask {number}")
         workflow.clone("Edit 1", f"Edit {number}")
     for number in range(1, count + 1):
-        workflow.connect(f"Edit {number}", "mask", f"Mask {number}")
+        output = 1 if mask_node(workflow, number)["class_type"] == "LoadImage" else 0
+        workflow.connect(f"Edit {number}", "mask", f"Mask {number}", output)
         if number > 1:
             workflow.connect(f"Edit {number}", "previous", f"Edit {number - 1}")
     for node_id, name in takers:
         workflow.nodes[node_id]["inputs"][name] = [workflow.find(f"Edit {count}"), 0]
+
+
+def mask_node(workflow: Workflow, number: int) -> dict[str, Any]:
+    """The node that loads mask `number`: its own, or the first one's, which is cloned for it."""
+    title = f"Mask {number}"
+    return workflow.nodes[workflow.find(title if title in workflow.titles() else "Mask 1")]
 
 
 def use_model(workflow: Workflow, loader: str, model: Model) -> None:
@@ -215,29 +232,38 @@ def places(workflow: Workflow, name: str) -> list[tuple[str, str]]:
 
 
 def apply_setting(workflow: Workflow, name: str, value: Any) -> None:
-    """Set a setting; text is read as what the input holds now (number, true or false, text)."""
+    """Set a setting; text is read as what the input holds now (number, true or false, text).
+
+    A number that is whole now may become a fraction: ComfyUI's front end exports 2.0 as 2. Only
+    those of WHOLE are known to be whole; of other inputs the server says it (schema.complaints).
+    """
     for node_id, input_name in places(workflow, name):
-        inputs = workflow.nodes[node_id]["inputs"]
+        node = workflow.nodes[node_id]
+        inputs = node["inputs"]
         if isinstance(inputs[input_name], list):
             raise ValueError(
                 f"{name}: {workflow.title(node_id)!r} gets its {input_name} from another node of "
                 f"{workflow.name}. Unlink it there, or leave the setting out."
             )
-        inputs[input_name] = _as_kind_of(inputs[input_name], value, name)
+        place = node["class_type"], input_name
+        is_whole = any(place in SETTINGS[setting] for setting in WHOLE)
+        inputs[input_name] = _as_kind_of(inputs[input_name], value, name, is_whole=is_whole)
 
 
-def _as_kind_of(now: Any, value: Any, name: str) -> Any:
+def _as_kind_of(now: Any, value: Any, name: str, *, is_whole: bool) -> Any:
     if isinstance(now, bool):
         known = {"true": True, "false": False}
         if isinstance(value, bool) or str(value).lower() in known:
             return known[str(value).lower()]
         raise ValueError(f"{name} is {value!r}. Write true or false.")
     if isinstance(now, int | float):
-        return _number(value, name, is_whole=isinstance(now, int))
+        number = _number(value, name, is_whole=is_whole)
+        return number if isinstance(now, int) else float(number)
     return str(value)
 
 
 def _number(value: Any, name: str, *, is_whole: bool) -> int | float:
+    """A whole number as an int, to its last digit."""
     whole = re.fullmatch(r"[+-]?\d+(\.0*)?", str(value).strip())
     try:
         if isinstance(value, bool):
@@ -249,7 +275,7 @@ def _number(value: Any, name: str, *, is_whole: bool) -> int | float:
         raise ValueError(f"{name} is {value!r}. Write a number.")
     if is_whole and not whole:
         raise ValueError(f"{name} is {value!r}. Write a whole number.")
-    return number if is_whole else float(number)
+    return number
 
 
 def settings_of(workflow: Workflow) -> dict[str, Any]:

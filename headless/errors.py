@@ -23,11 +23,11 @@ class OtherVersion(ComfyError):
 
 
 class Interrupted(ComfyError):
-    """The run was interrupted before it ended."""
+    """A person cancelled the run before it ended: interrupted it, or took it out of the queue."""
 
 
 class RunLost(Interrupted):
-    """ComfyUI knows the run no more: taken out of its queue, or ComfyUI was started anew."""
+    """ComfyUI knows the run no more: it was started anew, or a person took it out of the queue."""
 
 
 class NoImage(ComfyError):

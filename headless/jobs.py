@@ -20,17 +20,20 @@ from .edits import (
     Model,
     apply_setting,
     fill_edits,
+    mask_node,
     masked_workflow,
     places,
     settings_of,
     use_prompts,
     words_workflow,
 )
-from .pictures import check_mask, fitted_mask, open_picture, upload_name
+from .masks import as_read_by, read_mask, tell_of_whole_masks
+from .pictures import alpha_of, open_picture, upload_name
 from .table import Problems, Row
 from .workflow import Workflow
 
 DEFAULT_TYPE = "object"  # keeps the least of a shape: a wrong guess leaves the least behind
+OWN_MASK = {"class_type": "LoadImageMask", "inputs": {"channel": "red"}}  # of ale_edit.json
 UNUSED = ("Save reconstruction", "Decode source", "Detections")
 
 
@@ -49,6 +52,8 @@ class Job:
     """One image to make. asked: what it is made from, as the manifest has it; fingerprint: of all.
 
     pictures opens what is to be uploaded; names: what the workflow calls it, in the same order.
+    alpha opens the alpha channel that the result gets; None where the image is opaque.
+    notices: what is to be known of its files.
     """
 
     row: Row
@@ -58,6 +63,8 @@ class Job:
     fingerprint: str
     names: tuple[str, ...]
     pictures: Callable[[], list[tuple[str, Image.Image]]]
+    alpha: Callable[[], Image.Image | None]
+    notices: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -69,7 +76,7 @@ def build_jobs(
 ) -> list[Job]:
     """The jobs of all rows; raises Problems with everything that is wrong with any of them.
 
-    tell: gets a sentence for each mask that had to be resized.
+    tell: gets a sentence for each picture that had to be converted or resized, or looks wrong.
     """
     jobs, problems, unused = [], [], set(how.settings)
     for row in rows:
@@ -87,7 +94,10 @@ def build_jobs(
 
 
 def _job(row: Row, how: How, unused: set[str], tell: Callable[[str], None]) -> Job:
-    names = tuple(name for name, _ in _loaded(row, lambda text: tell(f"{row.place}: {text}")))
+    notices: list[str] = []
+    names = tuple(name for name, _ in _loaded(row, how.workflow, notices.append))
+    for notice in notices:
+        tell(f"{row.place}: {notice}")
     workflow = _filled(row, how, names[0], names[1:])
     if row.prompts:
         use_prompts(workflow, row.prompts)
@@ -96,14 +106,21 @@ def _job(row: Row, how: How, unused: set[str], tell: Callable[[str], None]) -> J
     default = {"type": DEFAULT_TYPE} if how.workflow is None else {}
     for name, value in _typed({**common, **row.settings}, default).items():
         apply_setting(workflow, name, value)
+    asked, alpha = _asked(row, how, workflow), _alpha(row)
+    made_from = json.dumps(workflow.nodes, sort_keys=True)
+    if alpha is not None:
+        asked["alpha"] = digest_of(alpha)
+        made_from += asked["alpha"]
     return Job(
         row,
         workflow,
         _result(workflow, how),
-        _asked(row, how, workflow),
-        hashlib.sha256(json.dumps(workflow.nodes, sort_keys=True).encode()).hexdigest(),
+        asked,
+        hashlib.sha256(made_from.encode()).hexdigest(),
         names,
-        partial(_loaded, row, lambda _text: None),
+        partial(_loaded, row, how.workflow, _ignore),
+        partial(_alpha, row),
+        tuple(notices),
     )
 
 
@@ -120,15 +137,31 @@ def _typed(given: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, An
     return settings
 
 
-def _loaded(row: Row, tell: Callable[[str], None]) -> list[tuple[str, Image.Image]]:
-    """The row's image, then its masks, checked, each with the name that it is uploaded by."""
-    image = open_picture(row.image).convert("RGB")
+def _loaded(
+    row: Row, workflow: Workflow | None, tell: Callable[[str], None]
+) -> list[tuple[str, Image.Image]]:
+    """The row's image, then its masks as the workflow's nodes read them (None: the pack's own),
+    checked, each with the name that it is uploaded by."""
+    image = open_picture(row.image, tell).convert("RGB")
+    masks = [read_mask(path, tell, image.size) for path in row.masks]
+    tell_of_whole_masks(dict(zip(row.masks, masks, strict=True)), tell)
     pictures = [image]
-    for path in row.masks:
-        mask = fitted_mask(path, image.size, tell)
-        check_mask(mask, path)
-        pictures.append(mask.convert("RGB"))
+    for number, mask in enumerate(masks, 1):
+        node = mask_node(workflow, number) if workflow is not None else OWN_MASK
+        pictures.append(as_read_by(node, mask))
     return [(upload_name(picture), picture) for picture in pictures]
+
+
+def _alpha(row: Row) -> Image.Image | None:
+    return alpha_of(open_picture(row.image, _ignore))
+
+
+def digest_of(alpha: Image.Image) -> str:
+    return hashlib.sha256(f"{alpha.size}".encode() + alpha.tobytes()).hexdigest()
+
+
+def _ignore(_text: str) -> None:
+    """For what was told before."""
 
 
 def _filled(row: Row, how: How, image: str, masks: Sequence[str]) -> Workflow:

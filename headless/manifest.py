@@ -39,7 +39,7 @@ class Manifest:
         done: dict[str, dict[str, Any]] = {}
         if not self.path.exists():
             return done
-        for number, line in enumerate(self.path.read_bytes().splitlines(), 1):
+        for number, line in enumerate(self.path.read_bytes().split(b"\n"), 1):
             try:
                 entry = json.loads(line)
                 if entry["status"] == "done":

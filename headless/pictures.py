@@ -1,4 +1,4 @@
-"""Picture files: read with clear errors, fitted to each other, written whole or not at all."""
+"""Picture files: read with clear errors, written whole or not at all, and their alpha channels."""
 
 import hashlib
 import io
@@ -7,54 +7,86 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from .client import ComfyClient
 from .errors import ServerGone
 
 UPLOADS = "ale-edit"  # subfolder of the server's inputs
+CROP = 8  # ComfyUI's VAE drops fewer pixels than this from a side
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")
 
 
-def open_picture(path: Path) -> Image.Image:
-    """A picture, turned as its EXIF says; ValueError where there is none that can be read."""
+def open_picture(path: Path, tell: Callable[[str], None]) -> Image.Image:
+    """A picture of 8 bits a channel, turned as its EXIF says; ValueError where none can be read.
+
+    tell: gets a sentence where it had 16 bits.
+    """
     try:
         with Image.open(path) as picture:
+            is_deep = _is_deep(picture)
             turned = ImageOps.exif_transpose(picture)
     except FileNotFoundError:
         raise ValueError(f"There is no file {path}.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is no image that can be read. Give a PNG or JPEG.") from error
+    if is_deep:
+        tell(f"{path} has 16 bits a channel: converted to 8.")
+    if is_deep and turned.mode not in EIGHT_BITS:  # grey; colours are converted as they are read
+        turned = turned.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
     if turned.mode not in EIGHT_BITS:
-        raise ValueError(f"{path} has more than 8 bits a channel ({turned.mode}). Save it with 8.")
+        raise ValueError(
+            f"{path} has more than 16 bits a channel ({turned.mode}). Save it with 8 or 16."
+        )
     return turned
 
 
-def fitted_mask(path: Path, size: tuple[int, int], tell: Callable[[str], None]) -> Image.Image:
-    """A mask (L) of the image's size; one of the same shape is resized, and that is told."""
-    mask = open_picture(path).convert("L")
-    if mask.size != size:
-        if abs(mask.width * size[1] / (mask.height * size[0]) - 1) > 0.05:
-            raise ValueError(
-                f"{path} is {mask.width}x{mask.height}, the image {size[0]}x{size[1]}: their "
-                "shapes differ. Make the mask from the image that is edited, at its size."
-            )
-        tell(f"{path} is {mask.width}x{mask.height}: resized to {size[0]}x{size[1]}.")
-        mask = mask.resize(size, Image.Resampling.NEAREST)
-    return mask
+def _is_deep(picture: Image.Image) -> bool:
+    """Whether a picture, of which nothing is read yet, has 16 bits a channel."""
+    is_grey = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG")
+    return is_grey or any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
 
 
-def check_mask(mask: Image.Image, path: Path) -> None:
-    """ValueError for a mask (L) that marks nothing, or that looks like a photograph."""
-    counts = mask.histogram()
-    grey = sum(counts[32:224]) / (mask.width * mask.height)
-    if grey > 0.25:
-        raise ValueError(
-            f"{path} is no mask: {grey:.0%} of it is grey. Make it white on the object, black "
-            "elsewhere (a mask in the alpha channel must be saved as an image of its own)."
-        )
-    if not sum(counts[128:]):
-        raise ValueError(f"{path} is black all over. Paint the object white.")
+def has_alpha(picture: Image.Image) -> bool:
+    return "A" in picture.getbands() or "transparency" in picture.info
+
+
+def alpha_of(picture: Image.Image) -> Image.Image | None:
+    """The alpha channel of a picture; None where all of it is opaque."""
+    if not has_alpha(picture):
+        return None
+    alpha = picture.convert("RGBA").getchannel("A")
+    return alpha if any(alpha.histogram()[:255]) else None
+
+
+def with_alpha(image: bytes, alpha: Image.Image) -> bytes | None:
+    """The PNG of an edited image with the alpha channel of its source; None where their shapes
+    differ. An image that has its own keeps that."""
+    picture = undamaged(image)
+    if has_alpha(picture):
+        return image
+    excess = [have - want for have, want in zip(alpha.size, picture.size, strict=True)]
+    if all(0 <= pixels < CROP for pixels in excess):
+        alpha = cropped(alpha, picture.size)
+    elif abs(alpha.width * picture.height / (alpha.height * picture.width) - 1) > 0.05:
+        return None
+    else:
+        alpha = alpha.resize(picture.size, Image.Resampling.BILINEAR)
+    texts = PngImagePlugin.PngInfo()
+    for name, text in picture.info.items():
+        if isinstance(text, str):  # ComfyUI writes the workflow there
+            texts.add_text(str(name), text)
+    picture = picture.convert("RGB")
+    picture.putalpha(alpha)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=texts)
+    return buffer.getvalue()
+
+
+def cropped(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The centre of a picture, as ComfyUI's VAE crops it to a multiple of 8."""
+    left, top = ((have - want) // 2 for have, want in zip(picture.size, size, strict=True))
+    return picture.crop((left, top, left + size[0], top + size[1]))
 
 
 def as_png(picture: Image.Image) -> bytes:
@@ -128,4 +160,4 @@ def write_whole(path: Path, data: bytes) -> None:
 def reencoded(data: bytes) -> bytes:
     """The bytes of a picture as PNG."""
     with Image.open(io.BytesIO(data)) as picture:
-        return as_png(picture.convert("RGB"))
+        return as_png(picture.convert("RGBA" if has_alpha(picture) else "RGB"))

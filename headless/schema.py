@@ -3,6 +3,7 @@
 ComfyUI looks at a workflow only when it is queued, and does not check every choice of newer nodes.
 """
 
+import os
 from typing import Any
 
 from .errors import NodeError
@@ -33,10 +34,27 @@ def choices_of(spec: tuple[Any, dict[str, Any]]) -> list[Any] | None:
     return options.get("options") if kind == "COMBO" else None
 
 
-def complaints(workflow: Workflow, nodes: Info) -> tuple[NodeError, ...]:
+def models_folder(stats: Any) -> str:
+    """Where the server looks for models, by its command line in /system_stats; "" where that does
+    not say it. On this machine a link is followed: `dev.py demo` removes its own at the end."""
+    system = stats.get("system", {}) if isinstance(stats, dict) else {}
+    argv = [str(word) for word in system.get("argv") or [""]]
+    base = os.path.dirname(argv[0])
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        option, _, value = word.partition("=")
+        if option == "--base-directory":
+            base = value or following
+    if not os.path.isabs(base):
+        return ""
+    folder = os.path.join(base, "models")
+    return os.path.realpath(folder) if os.path.isdir(folder) else folder
+
+
+def complaints(workflow: Workflow, nodes: Info, models: str = "") -> tuple[NodeError, ...]:
     """What the server's nodes would not take: values, and inputs that this pack's nodes lack.
 
     Nodes that the server does not have, links, and names of uploaded files are not looked at.
+    models: the server's folder of models, for the cure.
     """
     found = []
     for node_id, node in workflow.nodes.items():
@@ -46,7 +64,7 @@ def complaints(workflow: Workflow, nodes: Info) -> tuple[NodeError, ...]:
             if class_type not in nodes or isinstance(value, list):
                 continue
             if name in specs:
-                problem = _problem(value, specs[name])
+                problem = _problem(value, specs[name], models)
             elif class_type.startswith(PACK):
                 problem = f"the node has no such input. It has: {', '.join(specs)}"
             else:
@@ -57,17 +75,21 @@ def complaints(workflow: Workflow, nodes: Info) -> tuple[NodeError, ...]:
     return tuple(found)
 
 
-def _problem(value: Any, spec: tuple[Any, dict[str, Any]]) -> str:
+def _problem(value: Any, spec: tuple[Any, dict[str, Any]], models: str) -> str:
     kind, options = spec
     choices = choices_of(spec)
     if choices is not None:
         is_upload = any(key.endswith("_upload") for key in options)
-        return "" if is_upload or value in choices else f"{value!r} is {_not_among(value, choices)}"
+        if is_upload or value in choices:
+            return ""
+        return f"{value!r} is {_not_among(value, choices, models)}"
     if kind not in ("INT", "FLOAT"):
         return ""
     try:
         number = (int if kind == "INT" else float)(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or (kind == "INT" and isinstance(value, float) and number != value):
         return f"{value!r} is not a {'whole ' if kind == 'INT' else ''}number"
     least, most = options.get("min"), options.get("max")
     if (least is not None and number < least) or (most is not None and number > most):
@@ -75,8 +97,9 @@ def _problem(value: Any, spec: tuple[Any, dict[str, Any]]) -> str:
     return ""
 
 
-def _not_among(value: Any, choices: list[Any]) -> str:
-    cure = ": put the file into ComfyUI's models folder" if str(value).endswith(WEIGHTS) else ""
+def _not_among(value: Any, choices: list[Any], models: str) -> str:
+    place = f"{models}, ComfyUI's models folder" if models else "ComfyUI's models folder"
+    cure = f": put the file into {place}" if str(value).endswith(WEIGHTS) else ""
     if not choices or choices == [NOTHING]:
         return f"not there, the server has none{cure}"
     more = f" and {len(choices) - LISTED} more" if len(choices) > LISTED else ""

@@ -35,8 +35,9 @@ PATIENCE_S = 120.0  # without any server, before a run gives up
 RECHECK_S = 5.0  # between two looks at a server that is gone
 WAKE_S = 1.0  # at the latest, so that Ctrl-C is heard on every system
 ATTEMPTS = 3  # servers lost by one task, after which it is left out
+KEPT = "Images that were made are kept: give the same command again."
 HOPELESS = 5  # failures without any success, after which a run gives up
-FAILURES = (NodeFailed, WorkflowRejected, Interrupted, NoImage)  # of the task, or by a person
+FAILURES = (NodeFailed, WorkflowRejected, NoImage)  # of the task
 AWAY = (ServerGone, RunLost, PackMissing, OtherVersion)  # another server can do the task
 
 
@@ -78,12 +79,21 @@ _R = TypeVar("_R")
 @dataclass
 class Outcome:
     """What came of a run: images made, seconds it took, failed tasks with the reason; images by
-    server."""
+    server.
+
+    cancelled: tasks that a person cancelled at a server, with a sentence; the next run does them.
+    """
 
     made: int = 0
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
     by_server: dict[str, int] = field(default_factory=dict)
+    cancelled: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def over(self) -> int:
+        """How many tasks are done with, one way or the other."""
+        return self.made + len(self.failed) + len(self.cancelled)
 
 
 @dataclass
@@ -105,8 +115,10 @@ class Spread(Generic[T]):
 
     needed: classes of the workflows' nodes, with the inputs that they are given, or None where a
     class must be there and no more. version: of the pack, that the servers must have or not tell.
-    on_done: told of each task that was made or failed. tell: gets sentences for the person.
-    patience_s: how long to wait where no server is left. recheck_s: between two looks at one.
+    on_done: told of each task that was made, failed or was cancelled. tell: gets sentences for the
+    person, also what nodes say of a task, once for each group.
+    patience_s: how long to wait where no server or no worker is left. recheck_s: between two looks
+    at a server.
     """
 
     def __init__(
@@ -130,6 +142,7 @@ class Spread(Generic[T]):
         self._servers = [_Server[T](url, without_password(url)[0]) for url in workers.executors]
         self._lost: dict[str, int] = {}
         self._damaged: set[str] = set()  # tags
+        self._said: set[tuple[str, str]] = set()  # notices by group
         self._alone_since: float | None = None
         self._inputs: Mapping[str, frozenset[str]] | None = None
         self._start = time.monotonic()
@@ -156,7 +169,9 @@ class Spread(Generic[T]):
         for server in self._servers:
             self._start_look(server)
         while wait([s.look for s in self._servers if s.look is not None], WAKE_S).not_done:
-            pass
+            if self._check_workers():
+                for server in self._servers:
+                    self._start_look(server)
         for server in self._servers:
             assert server.look is not None
             try:
@@ -204,9 +219,11 @@ class Spread(Generic[T]):
             if server.look is None and time.monotonic() >= server.again_at:
                 self._start_look(server)
             elif server.look is not None and server.look.done():
+                was_away = bool(server.why)
                 try:
                     self._welcome(server, _result(server.look))
-                    self._tell(f"ComfyUI at {server.shown} is back.")
+                    if was_away:
+                        self._tell(f"ComfyUI at {server.shown} is back.")
                 except (*AWAY, *self._workers.lost) as error:
                     self._away(server, str(error))
 
@@ -229,9 +246,39 @@ class Spread(Generic[T]):
         now = time.monotonic()
         self._alone_since = self._alone_since if self._alone_since is not None else now
         if now - self._alone_since >= self._patience_s:
-            raise ServerGone(
-                f"{self._all_away()} Images that were made are kept: give the same command again."
-            )
+            raise ServerGone(f"{self._all_away()} {KEPT}")
+
+    def _check_workers(self) -> bool:
+        """Where nobody is left to do the work, say so, wait, and give up after the same patience.
+
+        True: there are workers again, who know nothing of what was given to those before them.
+        """
+        missing, start, is_told = self._workers.missing(), time.monotonic(), False
+        if not missing:
+            return False
+        while missing:
+            waited = time.monotonic() - start
+            if waited >= self._patience_s:
+                raise ComfyError(f"{missing} {KEPT}")
+            if waited >= self._recheck_s and not is_told:
+                self._tell(f"{missing} The run waits for them, {self._patience_s:.0f} s in all.")
+                is_told = True
+            time.sleep(WAKE_S)
+            missing = self._workers.missing()
+        if is_told:
+            self._tell("There are workers again.")
+        self._take_back()
+        return True
+
+    def _take_back(self) -> None:
+        """Forget what was given to workers. The servers are looked at again: they may have it."""
+        for server in self._servers:
+            for future in (*server.busy, *([server.look] if server.look else [])):
+                future.cancel()
+            server.tasks.extendleft(reversed(server.busy.values()))
+            server.busy, server.look = {}, None
+            server.is_up, server.again_at = False, 0.0
+            self._give_back(server)
 
     def _all_away(self) -> str:
         return " ".join(dict.fromkeys(server.why for server in self._servers))
@@ -273,6 +320,8 @@ class Spread(Generic[T]):
             time.sleep(until if self._left else 0)
             return
         done, _ = wait(futures, until, FIRST_COMPLETED)
+        if not done:
+            self._check_workers()
         for server in self._servers:
             for future in [f for f in server.busy if f in done]:
                 self._end(server, server.busy.pop(future), future)
@@ -283,6 +332,8 @@ class Spread(Generic[T]):
         except AWAY as error:
             self._away(server, str(error))
             self._retry(server, task, error)
+        except Interrupted as error:
+            self._leave(server, task, error)
         except FAILURES as error:
             self._check_disk(server, error)
             self._fail(server, task, error)
@@ -302,6 +353,10 @@ class Spread(Generic[T]):
         except ServerGone:
             self._damaged.add(task.tag)  # the server has it still, and it is not to be taken again
             raise
+        for notice in made.notices:
+            if (task.group, notice) not in self._said:
+                self._said.add((task.group, notice))
+                self._tell(f"{task.name}: {notice}")
 
     def _check_disk(self, server: _Server[T], error: ComfyError) -> None:
         if isinstance(error, NodeFailed) and error.is_full_disk:
@@ -317,6 +372,15 @@ class Spread(Generic[T]):
             return
         why = f"{ATTEMPTS} times a server was lost at it; at last: {error}"
         self._fail(server, task, ServerGone(why))
+
+    def _leave(self, server: _Server[T], task: T, error: Interrupted) -> None:
+        """A person cancelled it at the server: it has not failed, and is nobody's now."""
+        self._left -= 1
+        self.outcome.cancelled[task.name] = (
+            f"{task.name} was cancelled in ComfyUI at {server.shown} ({error}). It is left for the "
+            "next run: give the same command again."
+        )
+        self._on_done(task, self.outcome)
 
     def _fail(self, server: _Server[T], task: T, error: ComfyError) -> None:
         self._left -= 1

@@ -15,6 +15,7 @@ from typing import Any
 
 from .edits import PROMPTS, SETTINGS
 
+DELIMITERS = ",;\t"
 COLUMNS = ("image", "edits", "masks", "name", *PROMPTS)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 BAD_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f]|^\.|[. ]$|^$')
@@ -77,8 +78,8 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _csv(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
+    header = next((line for line in text.split("\n") if line.strip(f'{DELIMITERS}" ')), "")
+    delimiter = max(DELIMITERS, key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: list[str] | None = None
     while True:
@@ -97,7 +98,7 @@ def _csv(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         elif len(cells) != len(columns):
             raise Problems(
                 [
-                    f"{place}: {len(cells)} cells, and the first line has {len(columns)} columns. "
+                    f"{place}: {len(cells)} cells, and the header has {len(columns)} columns. "
                     f"Put cells that hold {delimiter!r} into quotes."
                 ]
             )
@@ -132,7 +133,7 @@ def _unknown(column: str) -> str:
 
 
 def _json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # not at U+2028, which JSON may hold
         place = f"{path}, line {number}"
         if not line.strip():
             continue
@@ -202,8 +203,9 @@ def _plain(key: str, value: Any) -> Any:
 
 
 def split_edit(text: str) -> tuple[str, str]:
-    """(source, target) of "source -> target"."""
-    source, arrow, target = (part.strip() for part in text.partition("->"))
+    """(source, target) of "source -> target", each as one line."""
+    parts = text.partition("->")
+    source, arrow, target = (" ".join(part.strip().splitlines()) for part in parts)
     if not (source and arrow and target):
         raise ValueError(
             f"the edit {text!r} is not of the form 'source -> target', such as "

@@ -7,16 +7,25 @@ alone, so that a worker on another machine needs nothing else (bench/dask_worker
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .client import ComfyClient, Progress, Run, SavedImage, without_password
-from .errors import ComfyError, NoImage, OtherVersion, RunLost, ServerGone, WorkflowRejected
+from .errors import (
+    ComfyError,
+    Interrupted,
+    NoImage,
+    OtherVersion,
+    RunLost,
+    ServerGone,
+    WorkflowRejected,
+)
 from .schema import PACK
 from .workflow import Workflow
 
+ASK_AGAIN_S = 0.05  # for the right to send pictures
 _T = TypeVar("_T")
 
 
@@ -41,11 +50,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Made:
-    """Image files that came of an item, and the seconds that the server was at work on it."""
+    """Image files that came of an item, and the seconds that the server was at work on it.
+
+    notices: what nodes of the pack said to the person meanwhile.
+    """
 
     image: bytes
     preview: bytes | None = None
     seconds: float = 0.0
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,14 +109,18 @@ async def _made(
     left: str | None,
     on_progress: Callable[[str, Progress], None] | None,
 ) -> Made:
-    watch = _Stopwatch(item.name, on_progress)
+    watch = _Watch(item.name, on_progress)
     workflow = Workflow(item.nodes, item.name)
     try:
         async with ComfyClient(server) as client:
             if left is not None:
-                with suppress(ComfyError):  # not to be had any more: it is made anew
+                try:
                     saved = await client.finish(Run(left, workflow), watch)
                     return await _fetched(client, item, saved, watch)
+                except ComfyError as error:
+                    if type(error) is Interrupted:  # by a person, who does not want it now
+                        raise
+                    # else it is not to be had any more, and is made
             were_all_sent = await _uploaded(client, item.pictures)
             try:
                 saved = await client.run(workflow, watch, item.tag)
@@ -120,7 +137,7 @@ async def _made(
 
 
 async def _fetched(
-    client: ComfyClient, item: Item, saved: Sequence[SavedImage], watch: "_Stopwatch"
+    client: ComfyClient, item: Item, saved: Sequence[SavedImage], watch: "_Watch"
 ) -> Made:
     seconds = watch.seconds()
     results = [image for image in saved if image.title == item.result]
@@ -131,19 +148,24 @@ async def _fetched(
         await client.fetch(results[0]),
         await client.fetch(previews[0]) if previews else None,
         seconds,
+        tuple(dict.fromkeys(watch.notices)),
     )
 
 
-class _Stopwatch:
-    """Seconds since a run began to be worked on, else since it was queued."""
+class _Watch:
+    """What a run says while it is at work, and seconds since its first node began, or since it
+    was queued."""
 
     def __init__(self, name: str, on_progress: Callable[[str, Progress], None] | None):
         self._name, self._on_progress = name, on_progress
         self._start, self._began = time.monotonic(), False
+        self.notices: list[str] = []
 
     def __call__(self, step: Progress) -> None:
         if step.title and not self._began:
             self._start, self._began = time.monotonic(), True
+        if step.notice:
+            self.notices.append(step.sentence)
         if self._on_progress is not None:
             self._on_progress(self._name, step)
 
@@ -198,9 +220,7 @@ async def _uploaded(client: ComfyClient, pictures: Mapping[str, bytes]) -> bool:
 
     One thread at a time: a picture must not be written anew while a workflow reads it.
     """
-    with _GUARD:
-        lock = _SENDING.setdefault(client.url, threading.Lock())
-    with lock:
+    async with _alone_at(client.url):
         sent = _SENT.setdefault(client.url, set())
         fresh = [name for name in pictures if name not in sent]
         for name in fresh:
@@ -208,6 +228,22 @@ async def _uploaded(client: ComfyClient, pictures: Mapping[str, bytes]) -> bool:
             await client.upload_image(pictures[name], file, folder)
             sent.add(name)
         return len(fresh) == len(pictures)
+
+
+@asynccontextmanager
+async def _alone_at(url: str) -> AsyncIterator[None]:
+    """Be the only thread of this process that sends pictures there.
+
+    The lock is asked for again and again: a thread that sleeps in it cannot be stopped.
+    """
+    with _GUARD:
+        lock = _SENDING.setdefault(url, threading.Lock())
+    while not lock.acquire(blocking=False):
+        await asyncio.sleep(ASK_AGAIN_S)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _forget(server: str) -> None:

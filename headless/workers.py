@@ -24,6 +24,7 @@ class Workers:
 
     make, look: what they are given to do, as those of work.py.
     lost: what a future raises where the worker was lost, and not the server.
+    missing: a sentence where there is no worker at all; empty where there is one.
     """
 
     executors: Mapping[str, Executor]
@@ -31,6 +32,7 @@ class Workers:
     make: Callable[..., Made] = work.make
     look: Callable[..., Facts] = work.look
     lost: tuple[type[Exception], ...] = ()
+    missing: Callable[[], str] = str
 
 
 @contextmanager

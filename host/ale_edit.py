@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.model_management
-import torch
 from torch import Tensor
 
 from ..editors.ale import ALESettings
 from ..prompts.edits import Edits
 from ..regions.paste import paste_background, restore_size
-from ..regions.regions import Regions
+from ..regions.regions import AnyRegions, each_image
 from .blending import apply_background_blending
-from .regions import PIXELS_PER_CELL
+from .branch_guider import Branch, BranchGuider
+from .editing import require_decoded, require_one_text, require_size, sample_edit
+from .messages import name_node
 from .rgb_cam import apply_rgb_cam
-from .schedule import lcm_sigmas
 from .self_injection import apply_self_injection
 from .text import embed_edits
-from .two_branch_guider import TwoBranchGuider
-from .virtual_inversion import virtual_inversion_sampler
+
+NODE = "ALE Edit"
 
 
 def edit_image(
@@ -28,40 +27,36 @@ def edit_image(
     vae: Any,
     image: Tensor,
     edits: Edits,
-    regions: Regions,
+    regions: AnyRegions,
     settings: ALESettings,
     seed: int,
     keeps_source_pixels: bool,
     reuses_source: bool = True,
+    negative: Any = None,
 ) -> Tensor:
-    """Edit a batch of images (B, H, W, 3) in [0, 1]: (B, H, W, 3), at exactly the same size.
+    """Edit a batch of images (B, H, W, 3 or 4) in [0, 1]: (B, H, W, 3), at exactly the same size.
 
-    keeps_source_pixels: paste the source's own pixels back outside the regions.
+    regions: those of each image, or of one for all.
+    keeps_source_pixels: paste the source's own pixels back outside the regions, and its alpha.
     reuses_source: take the source branch from the last edit where it is the same.
+    negative: CONDITIONING that both branches share; the empty prompt if None.
     """
-    import latent_preview
-
-    _require_size(image)
+    require_size(image, model, NODE)
+    _require_same(edits, regions, image)
     patched = apply_rgb_cam(model, regions)
     patched = apply_self_injection(patched, settings.schedule)
     patched = apply_background_blending(patched, regions)
-    guider = TwoBranchGuider(patched)
     source, target = embed_edits(clip, edits)
-    negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
-    guider.set_branches(source, target, negative)
-    guider.set_guidance(settings.source_guidance, settings.target_guidance)
-    guider.set_reuse(reuses_source)
-    sigmas = lcm_sigmas(model, settings.steps, settings.strength)
-    latent = vae.encode(image[..., :3])
-    samples = guider.sample(
-        torch.zeros_like(latent),  # the sampler draws its own noise
-        latent,
-        virtual_inversion_sampler(settings.eta),
-        sigmas,
-        callback=latent_preview.prepare_callback(patched, len(sigmas) - 1),
-        seed=seed,
+    require_one_text(target, model, NODE)
+    if negative is None:
+        negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    branches = (
+        Branch("source", source, settings.source_guidance),
+        Branch("target", target, settings.target_guidance),
     )
-    edited = vae.decode(samples.to(comfy.model_management.intermediate_device()))
+    guider = BranchGuider(patched, branches, negative, reuses_source=reuses_source)
+    edited = sample_edit(guider, vae, image, settings, seed)
+    require_decoded(edited, image, model, NODE)
     return (
         paste_background(edited, image, regions)
         if keeps_source_pixels
@@ -69,10 +64,12 @@ def edit_image(
     )
 
 
-def _require_size(image: Tensor) -> None:
-    height, width = image.shape[1:3]
-    if min(height, width) < PIXELS_PER_CELL:
+def _require_same(edits: Edits, regions: AnyRegions, image: Tensor) -> None:
+    with name_node(NODE):
+        each_image(regions, len(image))
+    if len(edits.items) != len(regions.names):
         raise ValueError(
-            f"ALE Edit: the image input is {height}x{width} (height x width); at least "
-            f"{PIXELS_PER_CELL} pixels a side are needed. Connect a larger image."
+            f"{NODE}: the edits input has {len(edits.items)} objects ({', '.join(edits.sources)}), "
+            f"the regions input has {len(regions.names)} ({', '.join(regions.names)}). Connect the "
+            f"same edits to {NODE} and to Regions."
         )

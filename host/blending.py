@@ -1,69 +1,36 @@
-"""Background Blending in a ComfyUI run: the target's denoised prediction is the source's on the
-background."""
+"""Background Blending in a ComfyUI run."""
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..editors.ale import background_weights, is_blending_step
-from ..inversion.blending import blend
-from ..regions.regions import Regions
+from ..editors.ale import BlendingControl
+from ..regions.regions import AnyRegions
+from .attention.adapter import add_control
 from .conditioning import run_settings
-from .patching import BLENDING_KEY, WRAPPERS, add_outermost_wrapper, with_wrapper
+from .latents import pixels_per_cell
+from .messages import NodeName
+from .patching import BLENDING_KEY
 from .regions import masks_of_latent
-from .rows import step_index
-from .run_checks import require_two_branch
+from .run_checks import require_branches
 from .unet import require_cross_attention
 
-NODE = "Background Blending"
+NODE = NodeName("Background Blending")
 
 
-def apply_background_blending(model: Any, regions: Regions, is_soft: bool = False) -> Any:
-    """A clone of a MODEL that keeps the source outside the regions, under a two-branch guider."""
+def apply_background_blending(model: Any, regions: AnyRegions, is_soft: bool = False) -> Any:
+    """A clone of a MODEL that keeps the source outside the regions, under a guider of branches."""
     require_cross_attention(model, NODE)
 
-    def outer_sample(
-        executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any
-    ) -> Any:
-        guider = executor.class_obj
-        require_two_branch(guider, NODE)
-        masks_of_latent(regions, latent_image)  # refuses regions of another shape
+    def make_control(guider: Any, latent_image: Tensor) -> BlendingControl | None:
+        require_branches(guider, ("source", "target"), NODE)
+        cell = pixels_per_cell(guider.model_patcher)
+        masks_of_latent(regions, latent_image, cell, NODE)  # refuses regions of other images
         settings = run_settings(guider.conds)
-        if settings.blending:
-            wrapper = _make_predict_noise(regions, settings.variant, is_soft)
-            # around wrappers that leave out model calls: the background is kept at every step
-            add_outermost_wrapper(
-                guider.model_options, WRAPPERS.PREDICT_NOISE, BLENDING_KEY, wrapper
-            )
-        return executor(noise, latent_image, *args, **kwargs)
+        if not settings.blending:
+            return None
+        return BlendingControl(regions, settings.variant, is_soft, cell)
 
-    return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, BLENDING_KEY, outer_sample, NODE)
-
-
-def _make_predict_noise(regions: Regions, variant: Any, is_soft: bool) -> Any:
-    """The wrapper of one run."""
-
-    @cache
-    def weights(height: int, width: int, device: torch.device) -> Tensor:
-        return background_weights(regions, height, width, variant, is_soft).to(device)
-
-    def predict_noise(
-        executor: Any,
-        x: Tensor,
-        timestep: Tensor,
-        model_options: dict[str, Any],
-        seed: int | None = None,
-    ) -> Tensor:
-        denoised = executor(x, timestep, model_options, seed)
-        options = model_options["transformer_options"]
-        step = step_index({**options, "sigmas": timestep})
-        if not is_blending_step(step, len(options["sample_sigmas"]) - 1, variant):
-            return denoised
-        source, target = denoised.chunk(2)
-        return torch.cat([source, blend(source, target, weights(*x.shape[-2:], x.device))])
-
-    return predict_noise
+    return add_control(model, BLENDING_KEY, make_control, NODE)

@@ -1,8 +1,7 @@
-"""What the source and the target branch are given: checked, and put into one conditioning entry.
+"""What the branches are given: checked, and put into one conditioning entry.
 
-Both branches of an image are rows of one entry, which ComfyUI samples with one area, mask, control
-and so on: what the inputs say of these must be the same, and must fit rows [source x B, target x
-B].
+The branches of an image are rows of one entry, which ComfyUI samples with one area, mask, control
+and so on. What the inputs say of these must be the same, and must fit the rows, B of each branch.
 """
 
 from __future__ import annotations
@@ -19,13 +18,21 @@ import torch
 from torch import Tensor
 
 from .compare import is_same
-from .conditioning import BRANCHES_KEY, ORE_KEY
+from .conditioning import BRANCHES_KEY, ORE_KEY, TARGET, BranchEntry
 from .unet import cross_attention_layers
 
 OWN_KEYS = {"pooled_output", ORE_KEY}
 """Entries of a conditioning that each branch has its own of."""
 CORE_TEXTS = {"prompt_type"}
 """Entries in words that ComfyUI's models read."""
+DEFAULTS = {
+    **{"start_percent": 0.0, "end_percent": 1.0},
+    **{"clip_start_percent": 0.0, "clip_end_percent": 1.0},
+    **{"strength": 1.0, "mask_strength": 1.0, "set_area_to_bounds": False},
+    "control_apply_to_uncond": False,
+}
+"""What ComfyUI's samplers take for an entry of a conditioning that is missing."""
+UNCROPPED = {"crop_w": 0, "crop_h": 0}
 CURES = {
     "control": (
         "Connect source and target to the positive and negative inputs of one Apply ControlNet."
@@ -35,10 +42,13 @@ CURES = {
 CURE = "Apply the same node with the same values to both conditionings."
 
 
-def require_branches(source: Any, target: Any, node: str) -> None:
-    """Raises ValueError when the CONDITIONING of a branch has several entries or texts, or the two
-    differ in anything but their texts."""
-    for name, cond in (("source", source), ("target", target)):
+def require_alike(branches: Mapping[str, Any], model: Any, node: str) -> None:
+    """Raises ValueError when the CONDITIONING of a branch has several entries or texts, or the
+    branches differ, for this MODEL, in anything but their texts.
+
+    branches: by the name of the input that each comes from.
+    """
+    for name, cond in branches.items():
         if len(cond) != 1:
             raise ValueError(
                 f"{node}: the {name} input has {len(cond)} conditioning entries, it needs "
@@ -50,30 +60,45 @@ def require_branches(source: Any, target: Any, node: str) -> None:
                 f"{node}: the {name} input holds {cond[0][0].shape[0]} texts, one is needed. "
                 "Do not batch conditionings before this node."
             )
-    first, second = source[0][1], target[0][1]
-    for key in sorted((first.keys() | second.keys()) - OWN_KEYS):
-        values = first.get(key), second.get(key)
-        if key not in CORE_TEXTS and all(isinstance(value, str) for value in values):
-            continue  # such as the prompt, which another node keeps beside its encoding
-        if not is_same(*values):
-            raise ValueError(
-                f"{node}: the source and target inputs differ in {key}. {CURES.get(key, CURE)}"
-            )
+    (first_name, given), *others = ((name, cond[0][1]) for name, cond in branches.items())
+    first = _with_defaults(given, model)
+    for name, options in others:
+        second = _with_defaults(options, model)
+        for key in sorted((given.keys() | options.keys()) - OWN_KEYS):
+            values = first.get(key), second.get(key)
+            if key not in CORE_TEXTS and all(isinstance(value, str) for value in values):
+                continue  # such as the prompt, which another node keeps beside its encoding
+            if not is_same(*values):
+                raise ValueError(
+                    f"{node}: the {first_name} and {name} inputs differ in {key}. "
+                    f"{CURES.get(key, CURE)}"
+                )
 
 
-def require_pooled(
-    source: Mapping[str, Any], target: Mapping[str, Any], model: Any, node: str
-) -> None:
-    """Raises ValueError when a model that reads pooled outputs (SDXL) is given one for one branch
-    alone."""
+def _with_defaults(options: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """The entries of a conditioning, and what ComfyUI's samplers and this MODEL take for those that
+    are missing; without width and height, for which they take the latent's."""
+    meant: dict[str, Any] = dict(DEFAULTS)
+    given = {key: value for key, value in options.items() if value is not None}
+    if isinstance(model.model, comfy.model_base.SDXL):
+        meant |= UNCROPPED
+        meant |= {f"target_{side}": given[side] for side in ("width", "height") if side in given}
+    elif isinstance(model.model, comfy.model_base.SDXLRefiner):
+        is_negative = given.get("prompt_type") == "negative"
+        meant |= UNCROPPED
+        meant |= {"prompt_type": "positive", "aesthetic_score": 2.5 if is_negative else 6}
+    elif isinstance(model.model, comfy.model_base.SD21UNCLIP):
+        meant["unclip_noise_augment_merge"] = 0.05
+    return {**meant, **given}
+
+
+def require_pooled(branches: Mapping[str, Mapping[str, Any]], model: Any, node: str) -> None:
+    """Raises ValueError when a model that reads pooled outputs (SDXL) is given them for some
+    branches alone."""
     if model.model.model_config.unet_config.get("adm_in_channels") is None:
         return
-    missing = [
-        name
-        for name, cond in (("source", source), ("target", target))
-        if cond.get("pooled_output") is None
-    ]
-    if len(missing) == 1:
+    missing = [name for name, cond in branches.items() if cond.get("pooled_output") is None]
+    if 0 < len(missing) < len(branches):
         raise ValueError(
             f"{node}: the {missing[0]} input has no pooled output, the other one has. Connect "
             "both outputs of the same Object-Restricted Embeddings or of the same kind of node."
@@ -158,24 +183,39 @@ def _is_adapter_of_another(control: Any, model: Any) -> bool:
     return is_for_sdxl is not None and is_for_sdxl != isinstance(model.model, comfy.model_base.SDXL)
 
 
-def branches_entry(branches: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any]:
-    """One conditioning entry of the last branch's options whose tensors are each branch's, `batch`
-    rows of it."""
-    tokens = math.lcm(*(cond["cross_attn"].shape[1] for cond in branches))
-    entry = with_mask_of({**branches[-1], "uuid": uuid4()}, batch, len(branches))
+def branches_entry(branches: Mapping[str, Mapping[str, Any]], batch: int) -> dict[str, Any]:
+    """One conditioning entry of the named branches: the last one's options, and each one's text,
+    `batch` rows of it."""
+    conds = list(branches.values())
+    tokens = math.lcm(*(cond["cross_attn"].shape[1] for cond in conds))
+    entry = with_mask_of({**conds[-1], "uuid": uuid4()}, batch, len(conds))
     entry["cross_attn"] = torch.cat(
         [
             cond["cross_attn"].repeat(
                 batch, tokens // cond["cross_attn"].shape[1], 1
             )  # repeats do not change attention
-            for cond in branches
+            for cond in conds
         ]
     )
-    pooled = [p for cond in branches if (p := cond.get("pooled_output")) is not None]
-    if len(pooled) == len(branches):
+    pooled = [p for cond in conds if (p := cond.get("pooled_output")) is not None]
+    if len(pooled) == len(conds):
         entry["pooled_output"] = torch.cat([p.repeat(batch, 1) for p in pooled])
-    entry[BRANCHES_KEY] = len(branches) == 2
+    entry.pop(ORE_KEY, None)
+    if ORE_KEY in branches.get(TARGET, {}):
+        entry[ORE_KEY] = branches[TARGET][ORE_KEY]
+    counts = {name: cond["cross_attn"].shape[1] for name, cond in branches.items()}
+    entry[BRANCHES_KEY] = BranchEntry(tuple(branches), tokens=counts)
     return entry
+
+
+def negative_entry(cond: Mapping[str, Any], branches: Sequence[str], batch: int) -> dict[str, Any]:
+    """A negative entry for rows of the named branches.
+
+    SDXL's refiner asks for the kind of prompt, by default the name of the entries.
+    """
+    own = BranchEntry(tuple(branches), tokens={b: cond["cross_attn"].shape[1] for b in branches})
+    entry = with_mask_of(cond, batch, len(branches))
+    return {"prompt_type": "negative", **entry, BRANCHES_KEY: own, "uuid": uuid4()}
 
 
 def with_mask_of(cond: Mapping[str, Any], batch: int, branches: int) -> dict[str, Any]:

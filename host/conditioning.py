@@ -8,7 +8,7 @@ survive until sampling, where each entry also has a uuid that attention patches 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -20,18 +20,28 @@ from ..prompts.ore import ObjectRestrictedEmbeddings
 
 ORE_KEY = "ale_edit_ore"
 BRANCHES_KEY = "ale_edit_branches"
+"""Key of a guider's own entries with the BranchEntry that says what their rows are."""
+TARGET = "target"
+"""The branch that the rows of any other sampler are."""
 
 
 @dataclass(frozen=True, eq=False)
-class OREEntry:
-    """One conditioning entry of a run that carries our embeddings.
+class BranchEntry:
+    """What the rows of a conditioning entry are.
 
-    is_two_branch: its rows are [source x B, target x B] and only the target's are ours; otherwise
-        all its rows are.
+    branches: names; each has an equal share of the entry's rows, in this order. texts: the
+        Object-Restricted Embeddings that came with a branch's text. tokens: how many tokens a
+        branch's text has, where ComfyUI may repeat it to the length of another.
     """
 
-    ore: ObjectRestrictedEmbeddings
-    is_two_branch: bool
+    branches: tuple[str, ...]
+    texts: Mapping[str, ObjectRestrictedEmbeddings] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
+
+    def cut_text(self, branch: str, text: Tensor) -> Tensor:
+        """(B, N, C) of a text whose repetitions are left out; they do not change attention."""
+        count = self.tokens.get(branch, text.shape[1])
+        return text if text.shape[1] % count else text[:, :count]
 
 
 def make_conditioning(
@@ -47,18 +57,29 @@ def make_conditioning(
     return [[ore.base[None], {**options, "pooled_output": pooled, ORE_KEY: ore}]]
 
 
-def ore_entries(conds: dict[str, list[dict[str, Any]]]) -> dict[UUID, OREEntry]:
-    """Every entry of a guider's conds that carries our embeddings, by uuid."""
-    return {
-        cond["uuid"]: OREEntry(cond[ORE_KEY], cond.get(BRANCHES_KEY, False))
-        for entries in conds.values()
-        for cond in entries
-        if ORE_KEY in cond and bool(cond["cross_attn"].any())  # Conditioning Zero Out is plain
-    }
+def branch_entries(conds: dict[str, list[dict[str, Any]]]) -> dict[UUID, BranchEntry]:
+    """Every entry of a guider's conds whose rows a control may act on, by uuid: those of a guider
+    of ours, and those that carry our embeddings."""
+    found: dict[UUID, BranchEntry] = {}
+    for entries in conds.values():
+        for cond in entries:
+            texts = {TARGET: cond[ORE_KEY]} if carries_embeddings(cond) else {}
+            given: BranchEntry | None = cond.get(BRANCHES_KEY)
+            if given is not None:
+                kept = {branch: text for branch, text in texts.items() if branch in given.branches}
+                found[cond["uuid"]] = replace(given, texts=kept)
+            elif texts:
+                found[cond["uuid"]] = BranchEntry((TARGET,), texts)
+    return found
+
+
+def carries_embeddings(cond: Mapping[str, Any]) -> bool:
+    """Whether an entry carries our embeddings; Conditioning Zero Out makes it plain."""
+    return ORE_KEY in cond and bool(cond["cross_attn"].any())
 
 
 def run_settings(conds: dict[str, list[dict[str, Any]]]) -> MethodSettings:
     """The method's settings of a run: those that its conditioning was made with, else the
     defaults."""
-    entries = list(ore_entries(conds).values())
-    return entries[0].ore.settings if entries else MethodSettings()
+    texts = (text for entry in branch_entries(conds).values() for text in entry.texts.values())
+    return next((text.settings for text in texts), MethodSettings())

@@ -11,17 +11,21 @@ from torch import Tensor
 from ..prompts.edits import ARROW, Edit, Edits, require_choice
 from ..regions.cleaning import without_specks
 from ..regions.detection import Detector, Segmenter, Thresholds
-from ..regions.objects import Found, find_objects, parse_choices
+from ..regions.objects import Found, find_objects, parse_choices, require_words
 from ..regions.phrases import clean_phrase
-from ..regions.regions import Regions
+from ..regions.regions import AnyRegions, Regions, make_regions, resize_masks
 from .grounding import NODE
-from .regions import regions_from_edits
+from .messages import name_node, speak_as, tell
+from .regions import CURE_OF_EMPTY, mask_batch, regions_from_edits
 
 logger = logging.getLogger(__name__)
 
 MISSING = ("stop", "leave out", "whole image")
 NOTHING_FOUND = ("stop", "without regions")
 SHOWN = 10
+CURE_OF_NO_WORD = (
+    "Name the object in its Edit Object or Edit List, such as wolf, or give that edit a mask."
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,9 @@ class MaskSettings:
     clean_up: float
 
     def __post_init__(self) -> None:
-        require_choice("missing", self.missing, MISSING, NODE)
-        require_choice("nothing_found", self.nothing_found, NOTHING_FOUND, NODE)
+        with name_node(NODE):
+            require_choice("missing", self.missing, MISSING)
+            require_choice("nothing_found", self.nothing_found, NOTHING_FOUND)
         for name in ("box_threshold", "text_threshold", "dilation", "clean_up"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
@@ -53,67 +58,130 @@ def grounded_regions(
     detector: Detector,
     segmenter: Segmenter | None,
     settings: MaskSettings,
-) -> tuple[Regions, Edits, str]:
+) -> tuple[AnyRegions, Edits, str]:
     """The regions of all edits, the edits that remain, and what was found, as text.
 
-    image: (B, H, W, 3 or 4) in [0, 1], of which the first is looked at. Edits with a mask keep it.
-    Without a segmenter the boxes are the masks. Raises ValueError for an object that is not found,
-    where settings.missing is "stop".
+    image: (B, H, W, 1, 3 or 4) in [0, 1]; each image has its own regions. Edits with a mask keep
+    it. Without a segmenter the boxes are the masks. Raises ValueError for an object that is not
+    found, where settings.missing is "stop".
     """
-    picture = single_image(image)
-    if len(image) > 1:
-        logger.warning("%s: the first of %d images is looked at.", NODE, len(image))
+    pictures = pictures_of(image)
     if not edits.items:
         raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
     looked_for = [edit for edit in edits.items if edit.mask is None]
-    found = _found(detector, picture, looked_for, settings) if looked_for else []
-    text = "\n".join(described(entry) for entry in found)
-    size = (picture.shape[0], picture.shape[1])
-    if len(looked_for) == len(edits.items) and not any(entry.instances for entry in found):
-        return *_nothing(edits, found, settings, size), text
-    made = zip(found, _masks(picture, found, segmenter, settings.clean_up), strict=True)
-    with_masks = [
-        _masked(edits, edit, *next(made), settings, size) if edit.mask is None else edit
-        for edit in edits.items
+    found = [_found(detector, picture, looked_for, settings) for picture in pictures]
+    text = _described(found)
+    size = (pictures.shape[1], pictures.shape[2])
+    is_nothing = [not any(entry.instances for entry in entries) for entries in found]
+    if len(looked_for) == len(edits.items) and any(is_nothing):
+        return *_nothing(edits, found, is_nothing, settings, size), text
+    masks = [
+        _masks(picture, entries, segmenter, settings.clean_up)
+        for picture, entries in zip(pictures, found, strict=True)
     ]
-    kept = replace(edits, items=tuple(edit for edit in with_masks if edit is not None))
-    return regions_from_edits(kept, None, settings.dilation, 0.0, size), kept, text
+    kept = _with_masks(edits, found, masks, settings, size)
+    with speak_as(NODE):
+        regions = regions_from_edits(kept, None, settings.dilation, 0.0, size, len(pictures))
+    return regions, kept, text
 
 
 def _found(
     detector: Detector, picture: Tensor, looked_for: list[Edit], settings: MaskSettings
 ) -> list[Found]:
-    choices = parse_choices(settings.instances, len(looked_for))
-    thresholds = Thresholds(settings.box_threshold, settings.text_threshold)
+    if not looked_for:
+        return []
     phrases = [edit.source for edit in looked_for]
+    with name_node(NODE):
+        choices = parse_choices(settings.instances, len(looked_for))
+    with name_node(NODE, CURE_OF_NO_WORD):
+        require_words(phrases)
+    thresholds = Thresholds(settings.box_threshold, settings.text_threshold)
     return find_objects(detector, picture, phrases, thresholds, choices)
 
 
-def _masked(
+def _with_masks(
     edits: Edits,
-    edit: Edit,
-    entry: Found,
-    mask: Tensor | None,
+    found: list[list[Found]],
+    masks: list[list[Tensor | None]],
     settings: MaskSettings,
     size: tuple[int, int],
-) -> Edit | None:
-    """The edit with the mask of its object; what settings.missing says where there is none, None
-    when the edit is left out."""
-    if mask is not None:
-        return replace(edit, mask=mask)
+) -> Edits:
+    """The edits with the masks of their objects in each image, without those left out.
+
+    found, masks: for each image, those of the edits without a mask.
+    """
+    looked_for = iter(range(len(found[0])))
+    kept: list[tuple[Edit, list[Tensor | None]]] = []
+    for edit in edits.items:
+        if edit.mask is not None:
+            kept.append((edit, _own_masks(edit.mask, len(found), size)))
+            continue
+        i = next(looked_for)
+        if not _is_left_out(edits, edit, [entries[i] for entries in found], settings):
+            kept.append((edit, [own[i] for own in masks]))
+    each = [
+        _filled([masks[j] for _, masks in kept], [edit.source for edit, _ in kept], settings, size)
+        for j in range(len(found))
+    ]
+    items = [
+        replace(edit, mask=_stacked([own[i] for own in each])) if edit.mask is None else edit
+        for i, (edit, _) in enumerate(kept)
+    ]
+    return replace(edits, items=tuple(items))
+
+
+def _own_masks(mask: Tensor, images: int, size: tuple[int, int]) -> list[Tensor | None]:
+    """The mask of an edit in each image, at its size."""
+    with name_node(NODE):
+        own = list(resize_masks(mask_batch(mask), *size))
+    return [own[j % len(own)] for j in range(images)]
+
+
+def _stacked(masks: list[Tensor]) -> Tensor:
+    return masks[0] if len(masks) == 1 else torch.stack(masks)
+
+
+def _is_left_out(edits: Edits, edit: Edit, entries: list[Found], settings: MaskSettings) -> bool:
+    """What settings.missing says of an edit whose object was not found in an image."""
+    missing = [j for j, entry in enumerate(entries) if not entry.instances]
+    if not missing:
+        return False
+    where = _of_image(missing[0], len(entries))
+    first = entries[missing[0]]
     if settings.missing == "stop":
-        raise ValueError(_stopped([entry], settings, "choose in missing what happens to its edit"))
-    why = why_missing(entry, settings)
+        instead = "choose in missing what happens to its edit"
+        raise ValueError(_stopped([first], settings, instead, where))
+    why = f"{where}{why_missing(first, settings)}"
     if settings.missing == "leave out":
         _require_no_full_prompt(edits, edit)
-        logger.warning("%s: %s That edit is left out.", NODE, why)
-        return None
-    logger.warning("%s: %s Its edit gets the whole image.", NODE, why)
-    return replace(edit, mask=torch.ones(size))
+        if len(missing) < len(entries):
+            raise ValueError(
+                f"{NODE}: {why} It was found in another image, and an edit cannot be left out of a "
+                "part of a batch. Choose whole image in missing, or edit those images alone."
+            )
+        tell(f"{NODE}: {why} That edit is left out.")
+        return True
+    tell(f"{NODE}: {why} Its edit gets the image outside the other objects.")
+    return False
 
 
-def single_image(image: Tensor) -> Tensor:
-    """The first image (H, W, 3) of an IMAGE, without its alpha channel.
+def _filled(
+    masks: list[Tensor | None], names: list[str], settings: MaskSettings, size: tuple[int, int]
+) -> list[Tensor]:
+    """The masks of an image, where an object without one gets what the others' grown masks leave:
+    in an overlap the others would lose their text."""
+    others = [(mask, name) for mask, name in zip(masks, names, strict=True) if mask is not None]
+    rest = torch.ones(size)
+    if 0 < len(others) < len(masks):
+        with name_node(NODE, CURE_OF_EMPTY):
+            given, of = zip(*others, strict=True)
+            background = make_regions(given, of, settings.dilation).background
+        rest = background if background.any() else rest
+    return [rest if mask is None else mask for mask in masks]
+
+
+def pictures_of(image: Tensor) -> Tensor:
+    """The images (B, H, W, 3) of an IMAGE, without its alpha channel.
 
     Raises ValueError for something that is no picture.
     """
@@ -122,14 +190,15 @@ def single_image(image: Tensor) -> Tensor:
             f"{NODE}: the image input has the shape {tuple(image.shape)}, not (images, height, "
             "width, channels) with 1, 3 or 4 channels. Connect the IMAGE of Load Image."
         )
-    picture = image[0].cpu().float()
-    picture = picture.expand(-1, -1, 3) if picture.shape[-1] == 1 else picture[..., :3]
-    if not picture.isfinite().all():
+    pictures = image.cpu().float()
+    is_grey = pictures.shape[-1] == 1
+    pictures = pictures.expand(-1, -1, -1, 3) if is_grey else pictures[..., :3]
+    if not pictures.isfinite().all():
         raise ValueError(
             f"{NODE}: the image input holds numbers that are not finite. A node before this one, "
             "such as a VAE in fp16, made them; connect the picture itself."
         )
-    return picture.clamp(0, 1).contiguous()
+    return pictures.clamp(0, 1).contiguous()
 
 
 def _masks(
@@ -180,33 +249,48 @@ def box_mask(box: Tensor, height: int, width: int) -> Tensor:
 
 
 def _nothing(
-    edits: Edits, found: list[Found], settings: MaskSettings, size: tuple[int, int]
+    edits: Edits,
+    found: list[list[Found]],
+    is_nothing: list[bool],
+    settings: MaskSettings,
+    size: tuple[int, int],
 ) -> tuple[Regions, Edits]:
-    """Regions over everything, and the edits without regions' effects, for an image in which no
+    """Regions over everything, and the edits without regions' effects, for images in which no
     object was found: what the paper does. ValueError where the user wants to stop."""
+    first = is_nothing.index(True)
+    where, missing = _of_image(first, len(found)), found[first]
     if settings.nothing_found == "stop":
         instead = "choose without regions in nothing_found"
-        raise ValueError(_stopped(found, settings, instead))
-    logger.warning(
-        "%s: %s The whole image is edited, without RGB-CAM and Background Blending, as in the "
-        "paper.",
-        NODE,
-        _why_all(found, settings),
+        raise ValueError(_stopped(missing, settings, instead, where))
+    if not all(is_nothing):
+        raise ValueError(
+            f"{NODE}: {where}{_why_all(missing, settings)} Something was found in another image, "
+            "and the regions cannot be left out of a part of a batch. Edit those images alone."
+        )
+    tell(
+        f"{NODE}: {where}{_why_all(missing, settings)} The whole image is edited, without RGB-CAM "
+        "and Background Blending, as in the paper."
     )
     everywhere = replace(
         edits,
         items=tuple(replace(edit, mask=torch.ones(size)) for edit in edits.items),
         settings=replace(edits.settings, rgb_cam=False, blending=False),
     )
-    return regions_from_edits(everywhere, None, 0.0, 0.0, size), everywhere
+    return make_regions([torch.ones(size)] * len(edits.items), edits.sources, 0.0), everywhere
 
 
-def _stopped(missing: list[Found], settings: MaskSettings, instead: str) -> str:
-    """Why it stops, and the cures. instead: the last one, the choice that decides what happens."""
+def _of_image(image: int, count: int) -> str:
+    return f"image {image + 1}: " if count > 1 else ""
+
+
+def _stopped(missing: list[Found], settings: MaskSettings, instead: str, where: str) -> str:
+    """Why it stops, and the cures. instead: the last one, the choice that decides what happens.
+    where: the image of a batch."""
     cures = ", ".join(dict.fromkeys(_cure(entry, settings) for entry in missing[:SHOWN]))
     return (
-        f"{NODE}: {_why_all(missing, settings)} {cures[0].upper()}{cures[1:]}, name the object in "
-        f"other words in its Edit Object or Edit List, give that edit a mask, or {instead}."
+        f"{NODE}: {where}{_why_all(missing, settings)} {cures[0].upper()}{cures[1:]}, name the "
+        f"object in other words in its Edit Object or Edit List, give that edit a mask, or "
+        f"{instead}."
     )
 
 
@@ -247,6 +331,14 @@ def why_missing(entry: Found, settings: MaskSettings) -> str:
     if entry.best >= settings.box_threshold:
         threshold += f", text_threshold {settings.text_threshold:g} for its noun"
     return f'"{entry.phrase}" was not found: its best score is {entry.best:.2f} ({threshold}).'
+
+
+def _described(found: list[list[Found]]) -> str:
+    """What was found in each image."""
+    texts = ["\n".join(described(entry) for entry in entries) for entries in found]
+    if len(texts) == 1:
+        return texts[0]
+    return "\n".join(f"image {j}:\n{text}" for j, text in enumerate(texts, start=1) if text)
 
 
 def described(entry: Found) -> str:

@@ -20,11 +20,12 @@ from ..regions import grounding_dino, sam
 from ..regions.checkpoints import UnfitFile
 from ..regions.detection import Detections, concatenated
 from . import model_files
+from .messages import NodeName, name_node
 from .model_files import DETECTOR, SEGMENTER
 
 logger = logging.getLogger(__name__)
 
-NODE = "Grounded-SAM Masks"
+NODE = NodeName("Grounded-SAM Masks")
 PRECISIONS = ("auto", "fp32", "fp16")
 KEPT = 4
 DETECTION_BYTES = 2600  # of working memory, for each pixel that the model sees
@@ -102,7 +103,8 @@ class GroundingDinoDetector:
 
     def _detect(self, image: Tensor, phrases: tuple[str, ...]) -> Detections:
         pixels = grounding_dino.prepared(image)
-        chunks = grounding_dino.in_chunks(self._tokenizer, phrases, self._limit)
+        with name_node(NODE):
+            chunks = grounding_dino.in_chunks(self._tokenizer, phrases, self._limit)
         return concatenated([self._pass(image, pixels, chunk) for chunk in chunks])
 
     def _pass(self, image: Tensor, pixels: Tensor, phrases: tuple[str, ...]) -> Detections:
@@ -285,7 +287,8 @@ def load_segmenter(name: str, precision: str) -> SamSegmenter:
 
 def dtype_of(precision: str) -> torch.dtype:
     """The type of a precision; "auto" is fp16 where ComfyUI would use it for a model."""
-    require_choice("precision", precision, PRECISIONS, SEGMENTER.node)
+    with name_node(SEGMENTER.node):
+        require_choice("precision", precision, PRECISIONS)
     if precision == "auto":
         half = mm.should_use_fp16(mm.get_torch_device(), prioritize_performance=True)
         return torch.float16 if half else torch.float32

@@ -7,10 +7,14 @@ from typing import Any
 
 import comfy.patcher_extension
 
+from .messages import own_name
+
 WRAPPERS = comfy.patcher_extension.WrappersMP
 RGB_CAM_KEY = "ale_edit.rgb_cam"
 SELF_INJECTION_KEY = "ale_edit.self_injection"
 BLENDING_KEY = "ale_edit.background_blending"
+OWN_KEY = "ale_edit."
+"""Start of the keys of our own wrappers. None of them changes the source branch."""
 
 
 def with_wrapper(model: Any, kind: str, key: str, wrapper: Callable[..., Any], node: str) -> Any:
@@ -20,8 +24,10 @@ def with_wrapper(model: Any, kind: str, key: str, wrapper: Callable[..., Any], n
         each other.
     """
     if model.wrappers.get(kind, {}).get(key):
+        same = own_name(node)
+        cure = "one of the two" if same == f"{node}" else f"that node, {node} does the same"
         raise ValueError(
-            f"{node}: the model input already went through a {node} node. Remove one of the two."
+            f"{node}: the model input already went through a {same} node. Remove {cure}."
         )
     clone = model.clone()
     clone.parent = _first(model)

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from ..prompts.edits import ARROW, Edits
-from ..regions.regions import Regions, fit_masks, make_regions, resize_masks
+from ..prompts.edits import ARROW, Edit, Edits, MethodSettings
+from ..regions.grid import coverage, hidden_objects
+from ..regions.regions import (
+    AnyRegions,
+    Regions,
+    RegionsBatch,
+    each_image,
+    fit_masks,
+    make_regions,
+    resize_masks,
+)
+from .messages import NodeName, name_node, tell
 
 logger = logging.getLogger(__name__)
 
-NODE = "Regions"
-PIXELS_PER_CELL = 8
+NODE = NodeName("Regions")
+USUAL_CELL = 8
+"""Pixels of a latent cell, where regions are made before the model is known."""
+CURE_OF_EMPTY = (
+    "Paint or select the object in the mask of its Edit Object or in the masks input of Regions, "
+    "choose another channel if Load Image (as Mask) loaded it, or remove its edit."
+)
 
 
-def single_mask(mask: Tensor, node: str) -> Tensor:
-    """(H, W) of a MASK input, which may come as (H, W), (1, H, W) or (1, 1, H, W).
+def edit_mask(mask: Tensor, node: str) -> Tensor:
+    """What an edit keeps of a MASK input of any of ComfyUI's shapes: (H, W) of one mask, or (B, H,
+    W) with one for each image of a batch.
 
-    Raises ValueError when it holds several masks.
+    Raises ValueError when it holds none.
     """
     masks = mask_batch(mask)
-    if len(masks) != 1:
+    if not len(masks):
         raise ValueError(
-            f"{node}: the mask input holds {len(masks)} masks, one object takes one. Select one "
-            "of them, or connect the whole batch to the masks input of Regions."
+            f"{node}: the mask input holds 0 masks, one object takes one. Connect the mask of the "
+            "object."
         )
-    return masks[0]
+    return masks[0] if len(masks) == 1 else masks
 
 
 def mask_batch(mask: Tensor) -> Tensor:
@@ -41,79 +57,164 @@ def regions_from_edits(
     dilation: float,
     feather: float = 0.0,
     size: tuple[int, int] | None = None,
-) -> Regions:
+    images: int = 1,
+) -> AnyRegions:
     """Regions of all edits: each edit's own mask, and for those without one the masks of a batch,
-    in order.
+    in order, those of image 1 first. With `images` masks for an edit each image has its own
+    regions.
 
-    size: (height, width) of the image, when it is known; masks of another size but the same shape
-    are resized, which is logged. Raises ValueError when masks are missing or left over, or their
-    shapes differ.
+    size: (height, width) of the images, when it is known; masks of another size but the same shape
+    are resized, which is logged. Raises ValueError when masks are missing or left over, their
+    shapes differ, one is empty, or one leaves another no place.
     """
-    chosen = _assign(edits, masks)
+    chosen = masks_of_edits(edits, masks, images)
     height, width = size or (chosen[0].shape[-2], chosen[0].shape[-1])
-    fitted = []
-    for edit, mask in zip(edits.items, chosen, strict=True):
-        if tuple(mask.shape) != (height, width):
-            given = tuple(mask.shape)
-            mask = resize_masks(mask[None], height, width)[0]
-            logger.warning(
-                '%s: the mask of "%s" is %dx%d and was resized to %dx%d (height x width).',
-                NODE,
-                edit.source,
-                *given,
-                height,
-                width,
-            )
-        fitted.append(mask)
-    regions = make_regions(fitted, edits.sources, dilation, feather)
-    _warn(regions, edits)
-    return regions
-
-
-def masks_of_latent(regions: Regions, latent: Tensor) -> Tensor:
-    """The dilated masks (K, 8h, 8w) of the pixels that a latent (..., h, w) stands for.
-
-    Raises ValueError when the regions have another shape than the image behind the latent.
-    """
-    height, width = (PIXELS_PER_CELL * n for n in latent.shape[-2:])
-    return fit_masks(regions.dilated, height, width)
-
-
-def _warn(regions: Regions, edits: Edits) -> None:
-    """Say once what is legal, but seldom meant."""
-    pairs = [
-        f'"{regions.names[i]}" and "{regions.names[j]}"' for i, j in regions.overlapping_pairs()
+    fitted = [
+        _fitted(edit, mask, height, width) for edit, mask in zip(edits.items, chosen, strict=True)
     ]
-    if pairs:
+    count = max(map(len, fitted))
+    made = []
+    for j in range(count):
+        own = [mask[j if len(mask) > 1 else 0] for mask in fitted]
+        with name_node(_speaker(j, count), CURE_OF_EMPTY):
+            made.append(make_regions(own, edits.sources, dilation, feather))
+    _tell_first([(j, _whole(one)) for j, one in enumerate(made)], count)
+    for j, one in enumerate(made):
+        with name_node(_speaker(j, count)):
+            _require_places(one, edits.settings)
+    _tell_first([(j, _overlap(one, edits.settings)) for j, one in enumerate(made)], count)
+    if not all(one.background.any() for one in made):
         logger.warning(
-            "%s: the dilated masks of %s overlap; the overlap goes to the %s.",
-            NODE,
-            ", ".join(pairs),
-            edits.settings.overlap,
+            "%s: the masks cover the whole image; Background Blending keeps nothing.", str(NODE)
         )
-    if not regions.background.any():
-        logger.warning(
-            "%s: the masks cover the whole image; Background Blending keeps nothing.", NODE
-        )
+    return made[0] if count == 1 else RegionsBatch(tuple(made))
 
 
-def _assign(edits: Edits, masks: Tensor | None) -> Sequence[Tensor]:
+def masks_of_edits(edits: Edits, masks: Tensor | None, images: int) -> list[Tensor]:
+    """The masks (1 or images, H, W) of each edit: its own, or else those of a batch in order."""
     if not edits.items:
         raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
+    own = [None if edit.mask is None else mask_batch(edit.mask) for edit in edits.items]
+    for edit, mask in zip(edits.items, own, strict=True):
+        if mask is not None and len(mask) not in (1, images):
+            of_batch = f" (or one for each of the {images} images)" if images > 1 else ""
+            raise ValueError(
+                f'{NODE}: the mask of "{edit.source}" holds {len(mask)} masks, one object '
+                f"takes one{of_batch}. Select one of them in its Edit Object, connect the image "
+                "batch that they belong to, or connect the whole batch to the masks input of "
+                "Regions."
+            )
     open_edits = [edit for edit in edits.items if edit.mask is None]
-    batch = list(mask_batch(masks)) if masks is not None else []
-    if len(batch) > len(open_edits):
+    batch = torch.empty(0) if masks is None else mask_batch(masks)
+    needed = len(open_edits)
+    if len(batch) in (needed, needed * images):
+        rest = iter(range(needed))
+        return [batch[next(rest) :: needed] if mask is None else mask for mask in own]
+    if len(batch) > needed:
+        of_batch = f", or {needed * images} for the {images} images" if images > 1 else ""
         raise ValueError(
-            f"{NODE}: the masks input holds {len(batch)} masks, but {len(open_edits)} of "
-            f"{len(edits.items)} edits need one. Add an edit for each mask, in the order of the "
-            "masks, or connect only the masks of objects that are edited."
+            f"{NODE}: the masks input holds {len(batch)} masks, but {needed} of "
+            f"{len(edits.items)} edits need one{of_batch}. Add an edit for each mask, in the order "
+            "of the masks, or connect only the masks of objects that are edited."
         )
-    if len(batch) < len(open_edits):
-        edit = open_edits[len(batch)]
+    edit = open_edits[len(batch)]
+    raise ValueError(
+        f'{NODE}: the edit "{edit.source} {ARROW} {edit.target}" has no region; {needed} masks are '
+        f"needed, {len(batch)} given. Connect a mask to its Edit Object or to the masks input of "
+        "Regions, or remove the edit."
+    )
+
+
+def masks_of_latent(
+    regions: AnyRegions, latent: Tensor, cell: int, node: str
+) -> tuple[Tensor, ...]:
+    """The dilated masks (K, H, W) of the pixels that latents (B, ..., h, w) stand for, `cell` of
+    them along each side of a latent cell: one for all latents, or one each.
+
+    Raises ValueError when the regions of `node` have another shape than the images behind the
+    latents, or are of another number of them.
+    """
+    height, width = (cell * n for n in latent.shape[-2:])
+    with name_node(node):
+        each_image(regions, len(latent))
+        return tuple(fit_masks(one.dilated, height, width) for one in regions.images)
+
+
+def _require_places(regions: Regions, settings: MethodSettings) -> None:
+    """Raises ValueError when RGB-CAM would give an object's text to no cell of the latent, because
+    other objects cover all of its cells."""
+    if not settings.rgb_cam:
+        return
+    height, width = (max(side // USUAL_CELL, 1) for side in regions.dilated.shape[-2:])
+    covered = coverage(regions.dilated, height, width, settings.variant)
+    hidden = hidden_objects(covered, settings.overlap == "last object")
+    if hidden:
+        names = [f'"{name}"' for name in regions.names]
+        i, others = next(iter(hidden.items()))
         raise ValueError(
-            f'{NODE}: the edit "{edit.source} {ARROW} {edit.target}" has no region. Connect a '
-            f"mask to its Edit Object or to the masks input of Regions, or remove the edit; "
-            f"{len(open_edits)} masks are needed, {len(batch)} given."
+            f"{names[i]} has no place of its own: its grown mask lies within that of "
+            f"{' and '.join(names[j] for j in others)}, and an overlap goes to the "
+            f"{settings.overlap}. Paint the masks apart, set dilation to a smaller number, or "
+            "remove one of these edits."
         )
-    rest = iter(batch)
-    return [edit.mask if edit.mask is not None else next(rest) for edit in edits.items]
+
+
+def _fitted(edit: Edit, masks: Tensor, height: int, width: int) -> Tensor:
+    """Masks (n, h, w) of an edit at the size of the image."""
+    if tuple(masks.shape[1:]) == (height, width):
+        return masks
+    with name_node(NODE):
+        fitted = resize_masks(masks, height, width)
+    logger.warning(
+        '%s: the mask of "%s" is %dx%d and was resized to %dx%d (height x width).',
+        *(str(NODE), edit.source, *masks.shape[1:], height, width),
+    )
+    return fitted
+
+
+def _speaker(image: int, count: int) -> str:
+    """The node, and which image of a batch it speaks of."""
+    return f"{NODE}: image {image + 1}" if count > 1 else f"{NODE}"
+
+
+def _tell_first(found: list[tuple[int, str]], count: int) -> None:
+    """One notice of what there is to say of the images of a batch."""
+    said = [(image, text) for image, text in found if text]
+    if said:
+        image, text = said[0]
+        more = len(said) - 1
+        others = f" So it is in {more} more image{'s' * (more > 1)}." if more else ""
+        tell(f"{_speaker(image, count)}: {text}{others}")
+
+
+def _whole(regions: Regions) -> str:
+    """Which of several objects is everywhere, and why that may be."""
+    whole = regions.raw.flatten(1).all(dim=1).nonzero().flatten().tolist()
+    if not whole or len(regions.names) == 1:
+        return ""
+    names = " and ".join(f'"{regions.names[i]}"' for i in whole)
+    return (
+        f"the mask of {names} covers the whole image. If Load Image (as Mask) loaded it, its "
+        "picture may be of one colour with the drawing in the alpha channel: choose alpha in its "
+        "channel, and put Invert Mask behind it where the object is opaque."
+    )
+
+
+def _overlap(regions: Regions, settings: MethodSettings) -> str:
+    """Which masks overlap, with the share of each."""
+    names = [f'"{name}"' for name in regions.names]
+    overlaps = [
+        f"those of {names[i]} and {names[j]} ({_percent(of_i)} of {names[i]}, {_percent(of_j)} of "
+        f"{names[j]})"
+        for (i, j), (of_i, of_j) in regions.overlaps().items()
+    ]
+    if not overlaps:
+        return ""
+    return (
+        f"some grown masks overlap: {', '.join(overlaps)}. The overlap goes to the "
+        f"{settings.overlap}."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"

@@ -1,7 +1,7 @@
 """Which rows of a UNet batch belong to which conditioning entry and branch.
 
 ComfyUI batches one chunk of rows per conditioning entry, in any order and possibly in several
-calls; inside a chunk of the two-branch guider the rows are [source x B, target x B].
+calls. Inside a chunk of a guider of ours each branch has B rows, in the order of the branches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from uuid import UUID
 
 from torch import Tensor
 
-from .conditioning import OREEntry
+from ..attention.control import Step
+from .conditioning import BranchEntry
 
 STEP_KEY = "ale_edit_step"
 """Entry of transformer_options with the 0-based step; set by the two-branch guider once a step."""
@@ -23,48 +24,71 @@ model is made for, before ComfyUI puts the chunks of several conditionings toget
 another pack's sampler calls the model past its guider."""
 
 
-@dataclass(frozen=True)
-class BranchRows:
-    """Rows of one chunk: equally many of the source and of the target."""
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """The rows of one conditioning entry in a batch.
 
-    source: slice
-    target: slice
+    half: ComfyUI's cond_or_uncond, 0 conditional and 1 unconditional. rows: the rows of each
+        branch.
+    """
 
+    entry: BranchEntry
+    half: int
+    rows: Mapping[str, slice]
 
-def chunk_rows(rows: int, options: Mapping[str, Any]) -> list[slice]:
-    """The rows of each chunk of a batch of `rows`, in the order of options["cond_or_uncond"]."""
-    count = len(options["cond_or_uncond"])
-    size = rows // count
-    return [slice(c * size, (c + 1) * size) for c in range(count)]
-
-
-def branch_rows(chunk: slice) -> BranchRows:
-    """Source and target rows of a two-branch chunk."""
-    middle = (chunk.start + chunk.stop) // 2
-    return BranchRows(slice(chunk.start, middle), slice(middle, chunk.stop))
+    @property
+    def is_cond(self) -> bool:
+        return self.half == 0
 
 
-def ore_rows(
-    rows: int, options: Mapping[str, Any], entries: Mapping[UUID, OREEntry]
-) -> list[tuple[slice, OREEntry]]:
-    """The rows of a batch that RGB-CAM acts on, with the embeddings of each."""
-    found = []
-    for chunk, uuid in zip(chunk_rows(rows, options), options["uuids"], strict=True):
-        entry = entries.get(uuid)
-        if entry is not None:
-            found.append((branch_rows(chunk).target if entry.is_two_branch else chunk, entry))
-    return found
+def chunks_of(
+    rows: int, options: Mapping[str, Any], entries: Mapping[UUID, BranchEntry]
+) -> list[Chunk]:
+    """The chunks of a batch of `rows` that belong to the given entries."""
+    halves, uuids = options["cond_or_uncond"], options["uuids"]
+    size = rows // len(halves)
+    return [
+        Chunk(entry, half, branch_rows(slice(c * size, (c + 1) * size), entry.branches))
+        for c, (half, uuid) in enumerate(zip(halves, uuids, strict=True))
+        if (entry := entries.get(uuid)) is not None
+    ]
 
 
-def with_latent(model_options: Mapping[str, Any], latents: Tensor) -> dict[str, Any]:
+def branch_rows(chunk: slice, branches: Sequence[str]) -> dict[str, slice]:
+    """Each branch's equal share of the rows of a chunk."""
+    size = (chunk.stop - chunk.start) // len(branches)
+    starts = [chunk.start + size * i for i in range(len(branches))]
+    return {b: slice(start, start + size) for b, start in zip(branches, starts, strict=True)}
+
+
+def require_options(options: Mapping[str, Any], keys: Sequence[str], node: str) -> None:
+    """Raises ValueError when a call of the model lacks what ComfyUI's samplers and UNets write into
+    its transformer_options, as where another pack calls the model with options of its own."""
+    if missing := [key for key in keys if key not in options]:
+        raise ValueError(
+            f"{node}: another node calls the model with transformer_options of its own, without "
+            f"{', '.join(missing)}. Without them a call does not say which step and which rows it "
+            f"is for. Remove that node, or sample without {node}."
+        )
+
+
+def run_options(model_options: Mapping[str, Any], node: str) -> Mapping[str, Any]:
+    """The transformer_options of one step of a run. Raises ValueError for options of no run."""
+    options = model_options.get("transformer_options", {})
+    require_options(options, ("sample_sigmas",), node)
+    return options
+
+
+def with_latent(model_options: Mapping[str, Any], latents: Tensor, node: str) -> dict[str, Any]:
     """The options of calls of the model for `latents` (rows, C, h, w)."""
-    options = {**model_options["transformer_options"], LATENT_KEY: tuple(latents.shape)}
+    options = {**run_options(model_options, node), LATENT_KEY: tuple(latents.shape)}
     return {**model_options, "transformer_options": options}
 
 
 def require_whole_batch(found: int, options: Mapping[str, Any], node: str) -> None:
     """Raises ValueError when a UNet call holds another number of rows than the sampler asked for,
     so that chunks and branches could not be told apart."""
+    require_options(options, ("cond_or_uncond",), node)
     latents = options.get(LATENT_KEY)
     rows = latents[0] * len(options["cond_or_uncond"]) if latents else found
     if found != rows:
@@ -91,8 +115,22 @@ def _described(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
-def step_index(options: Mapping[str, Any]) -> int:
-    """The 0-based step of the running sampler, found by its sigma."""
-    sigma = options["sigmas"].flatten()[0]
+def with_step(model_options: Mapping[str, Any], timestep: Tensor, node: str) -> dict[str, Any]:
+    """The options of one step: patches read its number instead of each asking the device."""
+    options = dict(run_options(model_options, node))
+    options[STEP_KEY] = step_index(options, timestep)
+    return {**model_options, "transformer_options": options}
+
+
+def step_of(options: Mapping[str, Any]) -> Step:
+    """The step of options made by with_step."""
+    schedule = options["sample_sigmas"]
+    return Step(options[STEP_KEY], len(schedule) - 1, float(schedule[options[STEP_KEY]]))
+
+
+def step_index(options: Mapping[str, Any], sigmas: Tensor) -> int:
+    """The 0-based step of the running sampler, found by its sigma: `sigmas` has one for each row,
+    all alike."""
+    sigma = sigmas.flatten()[0]
     schedule = options["sample_sigmas"].to(sigma)
     return int((schedule - sigma).abs().argmin())

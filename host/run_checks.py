@@ -6,11 +6,14 @@ Every error names the node whose input is wrong (`node`), the values found, and 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_sampling
 import torch
 from torch import Tensor
+
+from .latents import pixels_per_cell
 
 logger = logging.getLogger(__name__)
 
@@ -26,19 +29,20 @@ OTHER_SPACES = (
 TEXT_WIDTHS = {768: "SD 1.5", 1024: "SD 2", 1280: "SDXL's refiner", 2048: "SDXL"}
 
 
-def require_two_branch(guider: Any, node: str) -> None:
-    """Raises ValueError when a run has no source branch."""
-    if not getattr(guider, "is_two_branch", False):
+def require_branches(guider: Any, names: Sequence[str], node: str) -> None:
+    """Raises ValueError when a run lacks one of these branches."""
+    missing = [name for name in names if name not in getattr(guider, "branch_names", ())]
+    if missing:
         raise ValueError(
-            f"{node} needs a source branch, but this run has none: the model went into a "
+            f"{node} needs a {missing[0]} branch, but this run has none: the model went into a "
             f"{type(guider).__name__}. Use Two-Branch Guider with SamplerCustomAdvanced, or "
             f"bypass {node}."
         )
 
 
-def require_two_branch_sampler(sampler: Any, node: str) -> None:
-    """Raises ValueError when a sampler does not run both branches."""
-    if not getattr(sampler, "is_two_branch", False):
+def require_branch_sampler(sampler: Any, node: str) -> None:
+    """Raises ValueError when a sampler does not run all branches."""
+    if not getattr(sampler, "runs_branches", False):
         function = getattr(sampler, "sampler_function", None)
         name = getattr(function, "__name__", type(sampler).__name__)
         raise ValueError(
@@ -98,7 +102,8 @@ def require_latent(latent: Tensor, model: Any, node: str) -> None:
 
 def advise_size(latent: Tensor, model: Any, node: str) -> None:
     """Says once what a latent of more than LARGE_PIXELS pixels costs, and what to do instead."""
-    height, width = (8 * n for n in latent.shape[-2:])
+    cell = pixels_per_cell(model)
+    height, width = (cell * n for n in latent.shape[-2:])
     if height * width <= LARGE_PIXELS:
         return
     needed = model.model.memory_required([2 * latent.shape[0], *latent.shape[1:]])
@@ -107,7 +112,7 @@ def advise_size(latent: Tensor, model: Any, node: str) -> None:
         "many times the size that these models were made for; a model call of both branches needs "
         "about %.0f GB by ComfyUI's estimate. Scale the image to 0.3 to 1 megapixel first, with "
         "Scale Image to Total Pixels.",
-        node,
+        str(node),
         height,
         width,
         height * width / 1e6,
@@ -129,7 +134,7 @@ def require_width(name: str, width: int, expected: int, node: str) -> None:
     """
     if width != expected:
         raise ValueError(
-            f"{node}: the {name} conditioning has {_width(width)} channels a token, the model "
+            f"{node}: the text of the {name} input has {_width(width)} channels a token, the model "
             f"expects {_width(expected)}; it was made with another text encoder. Connect the CLIP "
             "output of the same checkpoint."
         )

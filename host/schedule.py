@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ..inversion.lcm_schedule import TRAIN_STEPS, lcm_timesteps
+from .messages import NodeName, name_node
 from .run_checks import require_noise_space
 from .unet import require_cross_attention
 
-NODE = "LCM Schedule"
+NODE = NodeName("LCM Schedule")
 
 
 def lcm_sigmas(model: Any, steps: int, strength: float) -> Tensor:
@@ -22,13 +23,15 @@ def lcm_sigmas(model: Any, steps: int, strength: float) -> Tensor:
     require_cross_attention(model, NODE)
     require_noise_space(model, NODE)
     sampling = model.get_model_object("model_sampling")
-    timesteps = torch.tensor(lcm_timesteps(steps, strength), dtype=torch.float32)
+    with name_node(NODE):
+        timesteps = torch.tensor(lcm_timesteps(steps, strength), dtype=torch.float32)
     sigmas = torch.tensor([float(sampling.sigma(timestep)) for timestep in timesteps])
     if not torch.equal(sampling.timestep(sigmas).to(timesteps), timesteps):
         raise ValueError(
             f"{NODE}: the model input has no table of {TRAIN_STEPS} noise levels to take time "
-            f"steps from (its sampling is {_name(sampling)}). Connect the sigmas of a Karras "
-            "Scheduler or Basic Scheduler to SamplerCustomAdvanced instead."
+            f"steps from (its sampling is {_name(sampling)}). Remove the node that gave it another "
+            "sampling, or, in a graph of single nodes, connect the sigmas of a Karras Scheduler or "
+            "Basic Scheduler to SamplerCustomAdvanced."
         )
     return torch.cat([sigmas, torch.zeros(1)])
 

@@ -14,7 +14,7 @@ import comfy.model_management as mm
 from torch import Tensor, nn
 
 from ..prompts.edits import Edits, base_prompt, require_choice
-from ..regions.regions import Regions, fit_masks
+from ..regions.regions import AnyRegions, each_image, fit_masks
 from ..scoring import comparison, structure
 from ..scoring.comparison import Entry
 from ..scoring.leakage import leakage
@@ -34,9 +34,9 @@ from ..scoring.summary import (
 )
 from . import model_files
 from .grounding import GroundedSAMPart, managed, with_room
-from .messages import show
+from .messages import name_node, show
 from .model_files import DINO, LPIPS, Kind
-from .similarity import similarity_or_demo
+from .similarity import chosen_similarity
 
 logger = logging.getLogger(__name__)
 
@@ -93,16 +93,18 @@ def sources_of(source: Any, edited: Tensor, node: str) -> Tensor:
     return source[:, top : top + height, left : left + width].expand(count, -1, -1, -1)
 
 
-def raw_masks(regions: Regions, edited: Tensor, node: str) -> Tensor:
-    """The undilated masks (K, H, W) at the size of the edited images.
+def raw_masks(regions: AnyRegions, edited: Tensor, node: str) -> list[Tensor]:
+    """The undilated masks (K, H, W) of each edited image, at its size.
 
     Masks of another size but the same shape are resized, which is logged. Raises ValueError when
-    the shapes differ.
+    the shapes differ, or the regions are of another number of images.
     """
     height, width = edited.shape[1:3]
-    size = tuple(regions.raw.shape[1:])
+    with name_node(node):
+        each = each_image(regions, len(edited))
+    size = tuple(each[0].raw.shape[1:])
     try:
-        masks = fit_masks(regions.raw, height, width)
+        masks = [fit_masks(one.raw, height, width) for one in regions.images]
     except ValueError as error:
         raise ValueError(
             f"{node}: the masks of the regions input are {size[0]}x{size[1]} (height x width), the "
@@ -114,7 +116,7 @@ def raw_masks(regions: Regions, edited: Tensor, node: str) -> Tensor:
             "%s: the masks are %dx%d and were resized to %dx%d (height x width).",
             *(node, *size, height, width),
         )
-    return masks
+    return masks * len(each) if len(masks) == 1 else masks
 
 
 # -- Leakage Score ---------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ class LeakageReport:
 
 def leakage_report(
     image: Any,
-    regions: Regions,
+    regions: AnyRegions,
     edits: Edits,
     source: Any = None,
     similarity: Similarity | None = None,
@@ -147,12 +149,15 @@ def leakage_report(
     masks = raw_masks(regions, edited, LEAKAGE)
     prompt = edits.target_prompt or base_prompt(edits.targets)
     size = (int(edited.shape[1]), int(edited.shape[2]))
-    model = similarity_or_demo(similarity, (*edits.targets, prompt), size, LEAKAGE)
+    model = chosen_similarity(similarity, (*edits.targets, prompt), size, LEAKAGE)
     sources = edited[:0] if source is None else sources_of(source, edited, LEAKAGE)
-    if source is not None and len(source) == 1:
+    if source is not None and len(source) == len(regions.images) == 1:
         sources = sources[:1]
     found, before = (
-        [_edit_scores(model, picture, masks, edits.targets, prompt) for picture in images]
+        [
+            _edit_scores(model, picture, own, edits.targets, prompt)
+            for picture, own in zip(images, masks, strict=False)
+        ]
         for images in (edited, sources)
     )
     notes = _leakage_notes(model, masks)
@@ -175,16 +180,16 @@ def _edit_scores(
     return EditScores(found, edit_similarity(model.cosines, image, masks, prompt, found))
 
 
-def _leakage_notes(model: Similarity, masks: Tensor) -> list[str]:
+def _leakage_notes(model: Similarity, masks: Sequence[Tensor]) -> list[str]:
     notes = [model.note] if model.note else []
-    if len(masks) < 2:
+    if len(masks[0]) < 2:
         notes.append("TI is n/a: one object has no other to leak onto.")
-    if bool((masks > 0.5).any(0).all()):
+    if any(bool((own > 0.5).any(0).all()) for own in masks):
         notes.append("TE is n/a: the masks leave no background.")
     return notes
 
 
-def _require_same(regions: Regions, edits: Edits) -> None:
+def _require_same(regions: AnyRegions, edits: Edits) -> None:
     if regions.names != edits.sources:
         raise ValueError(
             f"{LEAKAGE}: the regions input is of {_listed(regions.names)}, the edits input of "
@@ -213,21 +218,25 @@ class PreservationReport:
 
 
 def preservation_report(
-    image: Any, source: Any, regions: Regions, structure_input: str
+    image: Any, source: Any, regions: AnyRegions, structure_input: str
 ) -> PreservationReport:
     """How well edited images keep their source outside the undilated masks.
 
     Raises ValueError for inputs that do not fit together and for damaged weight files.
     """
-    require_choice("structure_input", structure_input, structure.SCALES, PRESERVATION)
+    with name_node(PRESERVATION):
+        require_choice("structure_input", structure_input, structure.SCALES)
     edited = pictures(image, PRESERVATION)
     sources = sources_of(source, edited, PRESERVATION)
-    background = 1 - raw_masks(regions, edited, PRESERVATION).amax(0)
+    backgrounds = [1 - masks.amax(0) for masks in raw_masks(regions, edited, PRESERVATION)]
     lpips, dino = installed(LPIPS), installed(DINO)
     pairs = list(zip(sources, edited, strict=True))
-    found = [_background_figures(lpips, a, b, background) for a, b in pairs]
+    found = [
+        _background_figures(lpips, *pair, background)
+        for pair, background in zip(pairs, backgrounds, strict=True)
+    ]
     distances = [_structure(dino, a, b, structure_input) for a, b in pairs]
-    notes = _preservation_notes(background, lpips, dino, structure_input)
+    notes = _preservation_notes(backgrounds, lpips, dino, structure_input)
     summary = preservation_summary(found, distances, notes)
     show(summary.text)
     psnr, mse, ssim, perceptual = (
@@ -269,10 +278,10 @@ def _structure(dino: nn.Module | None, source: Tensor, edited: Tensor, scale: An
 
 
 def _preservation_notes(
-    background: Tensor, lpips: nn.Module | None, dino: nn.Module | None, scale: str
+    backgrounds: Sequence[Tensor], lpips: nn.Module | None, dino: nn.Module | None, scale: str
 ) -> list[str]:
     notes = []
-    if not bool((background > 0.5).any()):
+    if not all(bool((background > 0.5).any()) for background in backgrounds):
         notes.append("The masks leave no background: its scores are n/a.")
     missing = [(k, name) for k, net, name in _networks(lpips, dino) if net is None]
     notes += [

@@ -1,20 +1,15 @@
-"""Similarity models: a folder of CLIP, ComfyUI's own CLIP and CLIP_VISION, the demo's mini CLIP."""
+"""Similarity models: a folder of CLIP, ComfyUI's own CLIP and CLIP_VISION, and models that are
+offered where none is connected."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import comfy.sd1_clip
 import torch
 from torch import Tensor, nn
 
-from ..demo.captions import unknown_words
-from ..demo.mini_clip import MiniClip
-from ..demo.models import build_clip
-from ..demo.render import IMAGE_SIZE
-from ..demo.weights import read_weights
 from ..scoring import clip as clip_model
 from ..scoring.similarity import Similarity
 from . import model_files
@@ -27,7 +22,6 @@ BYTES_AN_IMAGE = 40 * 2**20
 LONGEST = 77
 SOCKETS_NODE = "CLIP Similarity from CLIP Vision"
 CURE_OF_MEMORY = "Take a smaller CLIP (clip-vit-base-patch32), or start ComfyUI with --cpu."
-MINI_CLIP = "the demo world's mini CLIP"
 
 
 class CLIPSimilarity(GroundedSAMPart):
@@ -216,37 +210,34 @@ def _doubt(cosines: Callable[[Tensor, list[str]], Tensor]) -> str:
     )
 
 
-# -- of the demo -----------------------------------------------------------------------------------
+# -- which one -------------------------------------------------------------------------------------
+
+_offered: dict[str, Similarity] = {}
 
 
-@lru_cache(maxsize=1)
-def mini_clip() -> Similarity:
-    """The demo world's own. Raises ValueError where its weights are missing or damaged."""
-    clip = build_clip(read_weights("text"))
-    return Similarity(MINI_CLIP, MiniClip.load(clip).similarity)
+def offer_similarity(model: Similarity) -> None:
+    """Let Leakage Score take a model that needs no loader, where none is connected and this one
+    does not refuse."""
+    _offered[model.name] = model
 
 
-def similarity_or_demo(
-    similarity: Similarity | None, texts: Sequence[str], size: tuple[int, int], node: str
+def chosen_similarity(
+    connected: Similarity | None, texts: Sequence[str], size: tuple[int, int], node: str
 ) -> Similarity:
-    """The connected model; with none, the demo's for words and pictures of the demo world.
+    """The connected model, or else one that is offered and knows these texts and pictures.
 
-    size: (height, width) of the pictures. Raises ValueError that names what is missing, the files
-    and their folders.
+    size: (height, width) of the pictures. Raises ValueError that says why a model refuses, and
+    which files are missing where.
     """
-    if similarity is not None:
-        return similarity
-    foreign = list(dict.fromkeys(w for t in texts for w in unknown_words(plain_words(t))))
-    if not foreign and size == (IMAGE_SIZE, IMAGE_SIZE):
-        return mini_clip()
-    why = (
-        f'"{foreign[0]}" is not a word of the demo world'
-        if foreign
-        else f"the picture is {size[0]}x{size[1]}, a scene of the demo world "
-        f"{IMAGE_SIZE}x{IMAGE_SIZE}"
-    )
+    refused = []
+    for model in _offered.values() if connected is None else (connected,):
+        why = model.refusal(texts, size)
+        if not why:
+            return model
+        refused.append(f"{model.name} does not serve, because {why}")
+    found = "not connected" if connected is None else "connected, but not to a model for this"
     raise ValueError(
-        f"{node}: the similarity input is not connected, and {why}, the only one that the pack "
-        f"has a CLIP for. Connect {SIMILARITY.node}, with {SIMILARITY.published} in "
+        f"{node}: the similarity input is {found}{''.join(f'; {why}' for why in refused)}. Connect "
+        f"{SIMILARITY.node}, with {SIMILARITY.published} in "
         f"{' or '.join(model_files.places(SIMILARITY))}, or {SOCKETS_NODE}."
     )

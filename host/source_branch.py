@@ -2,85 +2,38 @@
 
 Under virtual inversion with eta 1 the source branch knows nothing of the edit: it depends on the
 image, the source prompt, the negative prompt, the seed, the schedule, its guidance and the model.
-Where all of these are the same again, only the target's rows run, and take from here what they need
-of the source: its denoised prediction of each step, and the inputs of its self-attention layers
-where they are injected.
+Where all of these are the same again, only the other branches run. They take from here what they
+read of the source: its denoised prediction of each step, and its attention inputs.
 
-One source branch is kept, in main memory, until another one is, or until its model is freed.
+A model keeps one source branch, in main memory, until another takes its place or the model is
+freed.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import comfy.model_management
 import torch
 from torch import Tensor
 
+from .attention.store import StepStore
 from .compare import is_same
 from .conditioning import BRANCHES_KEY, ORE_KEY
-from .patching import BLENDING_KEY, RGB_CAM_KEY, SELF_INJECTION_KEY
-from .unet import LayerKey
+from .patching import OWN_KEY
 
+logger = logging.getLogger(__name__)
+
+SOURCE = "source"
+KEPT = "ale_edit_source_branch"
+"""Attribute of a BaseModel, which all clones of a MODEL share, with its SourceBranch."""
 LIMIT_BYTES = 2 * 1024**3
 """Most memory for one source branch; also at most a quarter of what is free. Steps beyond it are
 computed again."""
-SOURCE_KEY = "ale_edit_source"
-"""Entry of transformer_options with the OpenStep that attention patches fill, or the SourceStep
-that they read."""
-OWN_WRAPPERS = {RGB_CAM_KEY, SELF_INJECTION_KEY, BLENDING_KEY}
-"""Wrappers that change nothing in the source branch."""
 KNOWN_OBJECTS = {"model_sampling"}
 COUPLING_KEYS = ("control", "hooks", "gligen", "area", "mask", "start_percent", "end_percent")
-
-AttentionKey: TypeAlias = tuple[LayerKey, int]
-"""A layer, and which chunk of rows: 0 conditional, 1 unconditional."""
-
-
-def attention_keys(options: Mapping[str, Any]) -> list[AttentionKey]:
-    """The keys of the running self-attention layer, one for each chunk of rows."""
-    layer = (*options["block"], options["block_index"])
-    return [(layer, chunk) for chunk in options["cond_or_uncond"]]
-
-
-class OpenStep:
-    """A step that runs with both branches: attention patches leave the source's inputs here.
-
-    bytes_left: memory for them; with more, none of the step is kept.
-    """
-
-    def __init__(self, bytes_left: int) -> None:
-        self._bytes_left = bytes_left
-        self.attention: dict[AttentionKey, Tensor] = {}
-
-    def put(self, key: AttentionKey, rows: Tensor) -> None:
-        """Copy a layer's rows (B, L, C) to main memory; from a GPU without waiting for it."""
-        if rows.nbytes > self._bytes_left:
-            self._bytes_left, self.attention = -1, {}
-            return
-        self._bytes_left -= rows.nbytes
-        self.attention[key] = rows.to("cpu", copy=True, non_blocking=rows.is_cuda)
-
-
-@dataclass(frozen=True, eq=False)
-class SourceStep:
-    """The source branch at one step that has run.
-
-    denoised: (B, C, h, w), the guided prediction. attention: (B, L, C) inputs of self-attention.
-    """
-
-    denoised: Tensor
-    attention: Mapping[AttentionKey, Tensor]
-
-    def chunks(self) -> set[int]:
-        """The chunks whose attention inputs are here."""
-        return {chunk for _, chunk in self.attention}
-
-    def bytes(self) -> int:
-        return self.denoised.nbytes + sum(tensor.nbytes for tensor in self.attention.values())
 
 
 class SourceBranch:
@@ -88,50 +41,59 @@ class SourceBranch:
 
     def __init__(self, inputs: Mapping[str, Any]) -> None:
         self.inputs = _copied(inputs)
-        self.steps: dict[int, SourceStep] = {}
+        self.steps: dict[int, StepStore] = {}
         free: Any = comfy.model_management.get_free_memory(torch.device("cpu"))
         self._bytes_left = min(LIMIT_BYTES, int(free) // 4)
 
-    def open(self) -> OpenStep:
-        """A step that is about to run with both branches."""
-        return OpenStep(self._bytes_left)
+    def open_step(self) -> StepStore:
+        """A step that is about to run with all branches together."""
+        return StepStore(frozenset({SOURCE}), keeps_on_cpu=True, bytes_left=self._bytes_left)
 
-    def add(self, number: int, step: OpenStep, denoised: Tensor) -> None:
-        """Keep a step that has run, in place of an earlier one."""
+    def add(self, number: int, step: StepStore, denoised: Tensor) -> None:
+        """Keep the source's part of a step that has run, in place of an earlier one."""
         if number in self.steps:
             self._bytes_left += self.steps[number].bytes()
-        done = SourceStep(denoised.to("cpu", copy=True), step.attention)
+        done = StepStore(frozenset(), layers=step.layers)
+        done.denoised[SOURCE] = denoised.to("cpu", copy=True)
+        inputs = {
+            place: tuple(tensor.to("cpu") for tensor in tensors)
+            for place, tensors in step.inputs.items()
+            if place.branch == SOURCE
+        }
+        if sum(t.nbytes for tensors in inputs.values() for t in tensors) <= self._bytes_left:
+            done.inputs = inputs
         self.steps[number] = done
         self._bytes_left -= done.bytes()
 
-    def step(self, number: int, injected_chunks: set[int]) -> SourceStep | None:
-        """A step that serves a run which injects self-attention into the given chunks of rows."""
-        found = self.steps.get(number)
-        return found if found is not None and injected_chunks <= found.chunks() else None
-
-
-_kept: WeakKeyDictionary[Any, SourceBranch] = WeakKeyDictionary()
+    def bytes(self) -> int:
+        return sum(step.bytes() for step in self.steps.values())
 
 
 def keep(model: Any, branch: SourceBranch) -> None:
     """Keep the source branch of a finished run of a BaseModel, in place of any other."""
-    _kept.clear()
-    _kept[model] = branch
+    if getattr(model, KEPT, None) is not branch:
+        logger.info(
+            "The source branch of this edit is kept for the next one of the same image: %.0f MB of "
+            "main memory (reuse_source).",
+            branch.bytes() / 1e6,
+        )
+    setattr(model, KEPT, branch)
 
 
 def find(model: Any, inputs: Mapping[str, Any]) -> SourceBranch | None:
     """The kept source branch of a BaseModel that was computed from the same inputs; one of other
     inputs is freed."""
-    branch = _kept.get(model)
+    branch = getattr(model, KEPT, None)
     if branch is not None and is_same(branch.inputs, inputs):
         return branch
-    forget()
+    forget(model)
     return None
 
 
-def forget() -> None:
-    """Free the kept source branch."""
-    _kept.clear()
+def forget(model: Any) -> None:
+    """Free the kept source branch of a BaseModel."""
+    if hasattr(model, KEPT):
+        delattr(model, KEPT)
 
 
 def is_source_separable(
@@ -154,7 +116,7 @@ def is_source_separable(
         return False
     if not patcher.object_patches.keys() <= KNOWN_OBJECTS or any(patcher.callbacks.values()):
         return False
-    if any(key not in OWN_WRAPPERS for kind in patcher.wrappers.values() for key in kind):
+    if not all(str(key).startswith(OWN_KEY) for kind in patcher.wrappers.values() for key in kind):
         return False
     if len(negative) > 1:  # chunks of one call could not be told apart
         return False

@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+from ..prompts.alignment import EncodedPrompt, Word
 from ..prompts.edits import JOINER, Edits, MethodSettings, base_prompt
 from ..prompts.ore import Phrase, Prompt, object_restricted_embeddings
 from ..prompts.spans import (
@@ -38,6 +39,7 @@ from .tokens import (
     require_vectors_fit,
     rows_of,
     tokenize,
+    unknown_words,
     weights_of,
     words_of,
 )
@@ -72,18 +74,40 @@ class _Text:
 
 
 def embed_edits(clip: Any, edits: Edits) -> tuple[Conditioning, Conditioning]:
-    """Object-Restricted Embeddings of source and target (see `embed_side`). Words that the text
-    encoder says it was never taught are told; only the demo model's can say so."""
+    """Object-Restricted Embeddings of source and target (see `embed_side`), with a notice of the
+    words that the text encoder says it does not know."""
     source, target = embed_side(clip, edits, "source"), embed_side(clip, edits, "target")
-    if unknown_words := getattr(clip.tokenizer, "unknown_words", None):
-        texts = (*edits.sources, *edits.targets, edits.source_prompt, edits.target_prompt)
-        if words := unknown_words(" ".join(text for text in texts if text)):
-            tell(
-                f"{NODE}: this text encoder was never taught {', '.join(words)}; such words are "
-                "all alike to it. Write the edits in words that it knows (see the help page of "
-                "Demo Model Loader), or load another checkpoint."
-            )
+    tell_unknown_words(clip, edits)
     return source, target
+
+
+def tell_unknown_words(clip: Any, edits: Edits) -> None:
+    """Give a notice of the words that the text encoder says it does not know."""
+    prompts = [text for text in (edits.source_prompt, edits.target_prompt) if text is not None]
+    if words := unknown_words(clip, [*edits.sources, *edits.targets, *prompts]):
+        tell(
+            f"{NODE}: this text encoder was never taught {', '.join(words)}; such words are "
+            "all alike to it. Write the edits in words that it knows (see the help page of its "
+            "loader), or load another checkpoint."
+        )
+
+
+def encode_prompt(clip: Any, edits: Edits, side: Side) -> tuple[Conditioning, EncodedPrompt]:
+    """The base prompt of one side as CLIP Text Encode gives it, and its rows in tokens.
+
+    Raises ValueError as `embed_side`.
+    """
+    text = _tokenize_side(clip, edits, side, tokenize(clip, ""))
+    conditioning = _encode(clip, text.base)
+    require_rows(conditioning[0][0], text.base)
+    words = text.full_prompt or base_prompt(text.phrases)
+    tokens = next(iter(rows_of(text.base).values()))
+    return conditioning, EncodedPrompt(words, tokens, conditioning[0][0][0])
+
+
+def read_word(clip: Any, word: str) -> Word:
+    """A word in the tokens of the first text encoder."""
+    return Word(word, ids(next(iter(words_of(tokenize(clip, word)).values()))))
 
 
 def embed_side(clip: Any, edits: Edits, side: Side) -> Conditioning:
@@ -216,5 +240,5 @@ def _warn_of_weights(text: _Text, spans: list[Span]) -> None:
         if own != used and any(weight != 1 for weight in own):
             logger.warning(
                 "%s: the weights in %s are not used, because %s has its own. Write them there.",
-                *(NODE, text.phrase(i), text.prompt),
+                *(str(NODE), text.phrase(i), text.prompt),
             )

@@ -8,15 +8,16 @@ its first end-of-text token on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
 from ..prompts.spans import Token, Tokens
+from .messages import NodeName
 
-NODE = "Object-Restricted Embeddings"
+NODE = NodeName("Object-Restricted Embeddings")
 END_OF_TEXT = 49407
 END_OF_WORD = "</w>"
 ENCODERS = {("l",): "SD 1.5", ("h",): "SD 2", ("g", "l"): "SDXL and its refiner"}
@@ -56,6 +57,25 @@ def tokenize(clip: Any, text: str) -> Tokenized:
                 "<|endoftext|> from it."
             )
     return tokenized
+
+
+class Vocabulary(Protocol):
+    """A tokenizer of ComfyUI (`clip.tokenizer`) of a text encoder that knows some words only."""
+
+    def unknown_words(self, tokenized: Tokenized) -> Sequence[str]:
+        """The words of a text that its encoder was never taught. tokenized: what the tokenizer
+        itself made of the text, so that weights and textual inversions are no words."""
+        ...
+
+
+def unknown_words(clip: Any, texts: Iterable[str]) -> list[str]:
+    """The words of some texts that the encoder of a CLIP says it was never taught, each once; none
+    where it says nothing of its words."""
+    if not hasattr(clip.tokenizer, "unknown_words"):
+        return []
+    vocabulary: Vocabulary = clip.tokenizer
+    found = (word for text in texts for word in vocabulary.unknown_words(clip.tokenize(text)))
+    return list(dict.fromkeys(found))
 
 
 def words_of(tokenized: Tokenized) -> Words:

@@ -1,4 +1,4 @@
-"""The cross-attention layers of ComfyUI's UNet, by the block keys that its patches use."""
+"""The attention layers of ComfyUI's UNet, by the block keys that its patches use."""
 
 from __future__ import annotations
 
@@ -12,11 +12,21 @@ LayerKey: TypeAlias = tuple[str, int, int]
 
 
 def cross_attention_layers(diffusion_model: Module) -> dict[LayerKey, Any]:
-    """Every attn2 module of a UNet; empty for other architectures (Flux, SD3, ...)."""
+    """Every attn2 module of a UNet, in the order in which they run; empty for other architectures
+    (Flux, SD3, ...)."""
+    return _modules(diffusion_model, "attn2")
+
+
+def self_attention_layers(diffusion_model: Module) -> dict[LayerKey, Any]:
+    """Every attn1 module of a UNet, in the order in which they run."""
+    return _modules(diffusion_model, "attn1")
+
+
+def _modules(diffusion_model: Module, name: str) -> dict[LayerKey, Any]:
     return {
-        key: transformer.attn2
+        key: getattr(transformer, name)
         for key, transformer in _transformers(diffusion_model)
-        if getattr(transformer, "attn2", None) is not None
+        if getattr(transformer, name, None) is not None
     }
 
 
@@ -28,12 +38,13 @@ def _transformers(diffusion_model: Module) -> Iterator[tuple[LayerKey, Any]]:
 
 
 def _blocks(diffusion_model: Module) -> Iterator[tuple[str, int, Module]]:
-    for name, attribute in (("input", "input_blocks"), ("output", "output_blocks")):
-        for number, block in enumerate(getattr(diffusion_model, attribute, ())):
-            yield name, number, block
+    for number, block in enumerate(getattr(diffusion_model, "input_blocks", ())):
+        yield "input", number, block
     middle = getattr(diffusion_model, "middle_block", None)
     if isinstance(middle, Module):
         yield "middle", 0, middle
+    for number, block in enumerate(getattr(diffusion_model, "output_blocks", ())):
+        yield "output", number, block
 
 
 def require_cross_attention(model: Any, node: str) -> None:

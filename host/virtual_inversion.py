@@ -1,5 +1,5 @@
-"""Virtual inversion as a ComfyUI SAMPLER: InfEdit's DDCM loop (inversion/ddcm.py) over the
-two-branch guider."""
+"""Virtual inversion as a ComfyUI SAMPLER: the update rule (inversion/update_rule.py) over the
+branches of a guider."""
 
 from __future__ import annotations
 
@@ -9,25 +9,38 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..inversion.ddcm import ItemNoise, ddcm_step, predicted_edit, start
+from ..inversion.update_rule import (
+    SOURCE,
+    ItemNoise,
+    UpdateRule,
+    noise_image,
+    predict_edit,
+    pure_noise,
+)
+from .messages import NodeName
+from .noise_levels import is_flow, is_largest, level_at
 
-NODE = "Virtual Inversion"
+NODE = NodeName("Virtual Inversion")
+EDITED = "target"
+"""The branch whose edit is the result."""
 
 
-class TwoBranchSampler(comfy.samplers.KSAMPLER):
-    """A SAMPLER that runs latents [source x B, target x B]; Two-Branch Guider accepts no other."""
+class BranchSampler(comfy.samplers.KSAMPLER):
+    """A SAMPLER that runs the latents of all branches; guiders of branches accept no other."""
 
-    is_two_branch = True
+    runs_branches = True
 
     @property
     def keeps_source_apart(self) -> bool:
-        """Whether the source branch is the same whatever the target is."""
-        return self.sampler_function is sample_virtual_inversion and self.extra_options["eta"] == 1
+        """Whether the source branch is the same whatever the others are."""
+        rule = self.extra_options.get("rule")
+        return isinstance(rule, UpdateRule) and rule.is_source_free
 
 
-def virtual_inversion_sampler(eta: float = 1.0) -> Any:
-    """A SAMPLER. eta in [0, 1] is the share of fresh noise in each step's variance."""
-    return TwoBranchSampler(sample_virtual_inversion, {"eta": eta})
+def virtual_inversion_sampler(eta: float = 1.0, kappa: float = 0.0) -> Any:
+    """A SAMPLER. eta in [0, 1] is the share of fresh noise in each step's variance; kappa in [0, 1]
+    goes from DDCM to FlowEdit."""
+    return BranchSampler(sample_virtual_inversion, {"rule": UpdateRule(kappa=kappa, eta=eta)})
 
 
 def sample_virtual_inversion(
@@ -37,56 +50,61 @@ def sample_virtual_inversion(
     extra_args: dict[str, Any] | None = None,
     callback: Any = None,
     disable: bool | None = None,
-    eta: float = 1.0,
+    rule: UpdateRule | None = None,
 ) -> Tensor:
-    """DDCM, Algorithm 2 of InfEdit: the edited latents (B, C, h, w).
+    """The edited latents (B, C, h, w); DDCM unless another rule is given.
 
     Reads the source image from model.latent_image and draws its noise on the CPU, so that item j of
     a batch at a seed is the single run at seed + j; the noisy latents that ComfyUI passes in x are
     not used. A noise mask of the latent keeps the source where it is 0.
     """
-    guider = model.inner_model
-    if not getattr(guider, "is_two_branch", False):
+    guider, rule = model.inner_model, rule or UpdateRule()
+    names: tuple[str, ...] = getattr(guider, "branch_names", ())
+    if not {SOURCE, EDITED} <= set(names):
         raise ValueError(
             f"{NODE} needs a source and a target branch, but the guider of this run is a "
             f"{type(guider).__name__}. Connect Two-Branch Guider to SamplerCustomAdvanced."
         )
     extra_args = dict(extra_args or {})
     edit_mask = extra_args.pop("denoise_mask", None)
+    sampling = guider.inner_model.model_sampling
     x0 = model.latent_image.to(x)
     noise = ItemNoise(extra_args.get("seed") or 0, x0.shape)
     schedule = [float(sigma) for sigma in sigmas]
-    branches = start(x0, noise.draw(x0), schedule[0], _is_pure_noise(guider, schedule[0]))
-    ones = x.new_ones(2 * x0.shape[0])
-    edit = x0
-    for step, (sigma, sigma_next) in enumerate(zip(schedule, schedule[1:], strict=False)):
-        latents = torch.cat([branches.source, branches.target])
-        denoised = model(latents, sigmas[step] * ones, denoise_mask=None, **extra_args)
-        source_denoised, target_denoised = denoised.chunk(2)
-        edit = predicted_edit(x0, source_denoised, target_denoised)
+    levels = [level_at(sampling, sigma) for sigma in schedule]
+    latents = dict.fromkeys(names, _first_latent(x0, noise.draw(x0), sampling, schedule[0]))
+    ones = x.new_ones(len(names) * x0.shape[0])
+    edits = {EDITED: x0}
+    for step, after in enumerate(levels[1:]):
+        batch = torch.cat([latents[name] for name in names])
+        denoised = model(batch, sigmas[step] * ones, denoise_mask=None, **extra_args)
+        predicted = dict(zip(names, denoised.chunk(len(names)), strict=True))
+        source = predicted.pop(SOURCE)
+        edits = {name: predict_edit(x0, source, own) for name, own in predicted.items()}
         if edit_mask is not None:
             mask = _step_mask(edit_mask, guider, sigmas, step, extra_args)
-            edit = torch.lerp(x0, edit, mask)
+            edits = {name: torch.lerp(x0, edit, mask) for name, edit in edits.items()}
         if callback is not None:
             callback(
                 {
-                    "x": branches.target,
+                    "x": latents[EDITED],
                     "i": step,
-                    "sigma": sigma,
-                    "sigma_hat": sigma,
-                    "denoised": edit,
+                    "sigma": schedule[step],
+                    "sigma_hat": schedule[step],
+                    "denoised": edits[EDITED],
                 }
             )
-        if sigma_next > 0:
-            branches = ddcm_step(branches, x0, edit, sigma, sigma_next, noise.draw(x0), eta)
-    return edit
+        if schedule[step + 1] > 0:
+            latents = rule.advance(latents, x0, edits, levels[step], after, noise.draw(x0))
+    return rule.finish(x0, edits[EDITED])
 
 
-def _is_pure_noise(guider: Any, sigma: float) -> bool:
-    """Whether a schedule starts at the model's largest sigma, where InfEdit starts from noise that
-    holds no image."""
-    sigma_max = float(guider.inner_model.model_sampling.sigma_max)
-    return sigma >= sigma_max * (1 - 1e-4)
+def _first_latent(x0: Tensor, noise: Tensor, sampling: Any, sigma: float) -> Tensor:
+    """Every branch's latent at the first sigma. From the model's largest sigma on, InfEdit starts
+    from noise that holds no image."""
+    if not is_flow(sampling) and is_largest(sampling, sigma):
+        return pure_noise(noise, sigma)
+    return noise_image(x0, noise, level_at(sampling, sigma))
 
 
 def _step_mask(

@@ -22,13 +22,12 @@ def lcm_timesteps(steps: int, strength: float = 1.0) -> list[int]:
     """
     if not 1 <= steps <= ORIGINAL_STEPS:
         raise ValueError(
-            f"LCM Schedule: steps is {steps}; a latent consistency schedule has 1 to "
-            f"{ORIGINAL_STEPS} steps. Set steps between 1 and {ORIGINAL_STEPS}."
+            f"steps is {steps}; a latent consistency schedule has 1 to {ORIGINAL_STEPS} steps. Set "
+            f"steps between 1 and {ORIGINAL_STEPS}."
         )
     if not 0 < strength <= 1:
         raise ValueError(
-            f"LCM Schedule: strength is {strength}, which is no share of the steps. Set it above 0 "
-            "and at most 1."
+            f"strength is {strength}, which is no share of the steps. Set it above 0 and at most 1."
         )
     spacing = TRAIN_STEPS // ORIGINAL_STEPS
     origin = [spacing * (i + 1) - 1 for i in range(ORIGINAL_STEPS)][::-1]
@@ -36,7 +35,7 @@ def lcm_timesteps(steps: int, strength: float = 1.0) -> list[int]:
     kept = timesteps[steps - int(steps * strength) :]
     if not kept:
         raise ValueError(
-            f"LCM Schedule: {steps} steps at strength {strength} leave no step to sample. Raise "
-            "the steps or the strength."
+            f"{steps} steps at strength {strength} leave no step to sample. Raise the steps or the "
+            "strength."
         )
     return kept

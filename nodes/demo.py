@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
+from typing import Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..demo.captions import demo_edits
 from ..demo.finder import SceneFinder
-from ..demo.models import load_demo_model
-from ..demo.render import render
+from ..demo.mini_clip import MiniClip
+from ..demo.models import build_clip, load_demo_model
+from ..demo.render import IMAGE_SIZE, render
 from ..demo.scenes import MAX_OBJECTS, make_scene
+from ..demo.weights import read_weights
+from ..host.similarity import offer_similarity
+from ..host.tokens import unknown_words
 from ..prompts.edits import ARROW
+from ..scoring.similarity import Similarity
 from . import sockets
 
 CATEGORY = "ALE-Edit/demo"
+MINI_CLIP = "the demo world's mini CLIP"
 
 
 class DemoModelLoader(io.ComfyNode):
@@ -142,5 +152,36 @@ class DemoScene(io.ComfyNode):
         text = "  \n".join(lines)  # Preview as Text shows Markdown: two spaces keep the line break
         return io.NodeOutput(image[None], masks, text, json.dumps(asdict(scene)))
 
+
+# -- the similarity model --------------------------------------------------------------------------
+
+
+@cache
+def text_encoder() -> Any:
+    """The demo model's CLIP. Raises ValueError where its weights are missing or damaged."""
+    return build_clip(read_weights("text"))
+
+
+@cache
+def mini_clip() -> MiniClip:
+    return MiniClip.load(text_encoder())
+
+
+def mini_cosines(images: Tensor, texts: list[str]) -> Tensor:
+    return mini_clip().similarity(images, texts)
+
+
+def mini_refusal(texts: Sequence[str], size: tuple[int, int]) -> str:
+    """It knows the scenes and the words of the demo world."""
+    if size != (IMAGE_SIZE, IMAGE_SIZE):
+        return (
+            f"the picture is {size[0]}x{size[1]}, a scene of the demo world "
+            f"{IMAGE_SIZE}x{IMAGE_SIZE}"
+        )
+    foreign = unknown_words(text_encoder(), texts)
+    return f'"{foreign[0]}" is not a word of the demo world' if foreign else ""
+
+
+offer_similarity(Similarity(MINI_CLIP, mini_cosines, refusal=mini_refusal))
 
 NODES = [DemoModelLoader, DemoDetectorLoader, DemoScene]

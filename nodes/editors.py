@@ -2,22 +2,125 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 from comfy_api.latest import io
 
+from ..editors import EDITORS
 from ..editors.ale import ALESettings
-from ..host.ale_edit import edit_image
+from ..editors.editor import Editor
+from ..host.ale_edit import NODE, edit_image
+from ..host.editing import edit_image as edit_image_by
+from ..host.messages import name_node, speak_as
 from ..host.regions import regions_from_edits
 from ..prompts.edits import VARIANTS, Edits, require_choice, with_variant
 from ..regions.preview import preview_image
-from ..regions.regions import Regions
+from ..regions.regions import AnyRegions
 from . import sockets
 from .model import schedule_inputs, schedule_of
 from .regions import dilation_input
 from .sampling import guidance_inputs, reuse_input, steps_input, strength_input
 
+CATEGORY = "ALE-Edit/editors"
 AS_IN_EDITS = "as in the edits"
+
+
+def task_inputs(image: str) -> list[Any]:
+    """What every editor is given: model, image, edits and seed. image: the input's tooltip."""
+    return [
+        io.Model.Input(
+            "model",
+            tooltip="A checkpoint of SD 1.5, SD 2 or SDXL; best an LCM, or with an LCM LoRA.",
+        ),
+        io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
+        io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
+        io.Image.Input("image", tooltip=image),
+        sockets.Edits.Input("edits", tooltip="The edits, from Edit Object or Edit List."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="Seed of the noise.",
+        ),
+    ]
+
+
+def negative_input() -> Any:
+    """A negative prompt of the person's own."""
+    return io.Conditioning.Input(
+        "negative",
+        optional=True,
+        tooltip="Shared by all branches; without it the empty prompt, as in the paper.",
+    )
+
+
+def image_output() -> Any:
+    return io.Image.Output(
+        display_name="image", tooltip="The edited image, at the size of the source."
+    )
+
+
+def setting_input(setting: dataclasses.Field[Any]) -> Any:
+    """The widget of one field of an editor's settings."""
+    shown = dict(setting.metadata)
+    common = {"default": setting.default, "tooltip": shown.pop("tooltip")}
+    if "choices" in shown:
+        return io.Combo.Input(setting.name, options=list(shown["choices"]), **common)
+    if isinstance(setting.default, str):
+        return io.String.Input(setting.name, **common)
+    if isinstance(setting.default, bool):
+        return io.Boolean.Input(setting.name, **common)
+    if isinstance(setting.default, int):
+        return io.Int.Input(setting.name, **common, **shown)
+    return io.Float.Input(setting.name, **common, **shown, round=shown["step"] / 10)
+
+
+def make_node(editor: Editor) -> type[io.ComfyNode]:
+    """The node of an editor, from its settings."""
+
+    class EditorNode(io.ComfyNode):
+        EDITOR: ClassVar[Editor] = editor
+
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            image = "The image to edit, or a batch; item j uses seed + j."
+            settings = [setting_input(field) for field in dataclasses.fields(editor.settings)]
+            return io.Schema(
+                node_id=editor.node_id,
+                display_name=editor.title,
+                category=CATEGORY,
+                description=editor.description,
+                inputs=[*task_inputs(image), *settings, reuse_input(), negative_input()],
+                outputs=[image_output()],
+            )
+
+        @classmethod
+        def execute(
+            cls,
+            model: Any,
+            clip: Any,
+            vae: Any,
+            image: Any,
+            edits: Edits,
+            seed: int,
+            reuse_source: bool = True,
+            negative: Any = None,
+            **values: Any,
+        ) -> io.NodeOutput:
+            with name_node(editor.title):
+                settings = editor.settings(**values)
+            with speak_as(editor.title):
+                edited = edit_image_by(
+                    editor, settings, model, clip, vae, image, edits, seed,
+                    negative=negative, reuses_source=reuse_source,
+                )  # fmt: skip
+            return io.NodeOutput(edited)
+
+    EditorNode.__name__ = EditorNode.__qualname__ = editor.node_id
+    return EditorNode
 
 
 class ALEEdit(io.ComfyNode):
@@ -26,32 +129,16 @@ class ALEEdit(io.ComfyNode):
         return io.Schema(
             node_id="ALEEdit",
             display_name="ALE Edit",
-            category="ALE-Edit/editors",
+            category=CATEGORY,
             description=(
                 "Edits several objects of an image at once, each with its own attributes, and "
                 "keeps the background: embeddings, region attention, injection, blending and "
                 "sampling in one node, with the paper's defaults. ALE-Edit (arXiv 2412.04715)."
             ),
             inputs=[
-                io.Model.Input(
-                    "model",
-                    tooltip=(
-                        "A checkpoint of SD 1.5, SD 2 or SDXL; best an LCM, or with an LCM LoRA."
-                    ),
-                ),
-                io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
-                io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
-                io.Image.Input(
-                    "image", tooltip="The image to edit, or a batch; item j uses seed + j."
-                ),
-                sockets.Edits.Input("edits", tooltip="The edits, from Edit Object or Edit List."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Seed of the noise.",
+                *task_inputs(
+                    "The image to edit, or a batch, each image with its own masks or all with the "
+                    "same; item j uses seed + j."
                 ),
                 steps_input(),
                 *guidance_inputs(),
@@ -82,11 +169,10 @@ class ALEEdit(io.ComfyNode):
                     + " Without it, the edits' own masks are taken.",
                 ),
                 reuse_input(),
+                negative_input(),
             ],
             outputs=[
-                io.Image.Output(
-                    display_name="image", tooltip="The edited image, at the size of the source."
-                ),
+                image_output(),
                 io.Image.Output(
                     display_name="regions preview",
                     tooltip="The source with one colour and label per object.",
@@ -108,20 +194,23 @@ class ALEEdit(io.ComfyNode):
         dilation: float,
         paste_background: bool,
         variant: Any,
-        regions: Regions | None = None,
+        regions: AnyRegions | None = None,
         reuse_source: bool = True,
+        negative: Any = None,
         **numbers: Any,
     ) -> io.NodeOutput:
-        require_choice("variant", variant, (AS_IN_EDITS, *VARIANTS), "ALE Edit")
+        with name_node(NODE):
+            require_choice("variant", variant, (AS_IN_EDITS, *VARIANTS))
+            share = schedule_of(edit_type, schedule)
         edits = edits if variant == AS_IN_EDITS else with_variant(edits, variant)
-        settings = ALESettings(
-            schedule=schedule_of(edit_type, schedule, "ALE Edit"), dilation=dilation, **numbers
-        )
-        if regions is None:
-            regions = regions_from_edits(edits, None, dilation, size=tuple(image.shape[1:3]))
-        inputs = (model, clip, vae, image, edits, regions, settings)
-        edited = edit_image(*inputs, seed, paste_background, reuse_source)
+        settings = ALESettings(schedule=share, dilation=dilation, **numbers)
+        with speak_as(NODE):
+            if regions is None:
+                count, *size = image.shape[:3]
+                regions = regions_from_edits(edits, None, dilation, 0.0, tuple(size), count)
+            inputs = (model, clip, vae, image, edits, regions, settings)
+            edited = edit_image(*inputs, seed, paste_background, reuse_source, negative)
         return io.NodeOutput(edited, preview_image(image, regions))
 
 
-NODES = [ALEEdit]
+NODES = [ALEEdit, *(make_node(editor) for editor in EDITORS)]

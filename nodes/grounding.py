@@ -7,10 +7,11 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..host import model_files
-from ..host.grounded_sam import MISSING, NOTHING_FOUND, MaskSettings, grounded_regions, single_image
+from ..host.grounded_sam import MISSING, NOTHING_FOUND, MaskSettings, grounded_regions, pictures_of
 from ..host.grounding import PRECISIONS, load_detector, load_segmenter
 from ..prompts.edits import Edits
 from ..regions.preview import previews
+from ..regions.regions import object_masks, soft_backgrounds
 from . import sockets
 from .regions import CATEGORY, dilation_input
 
@@ -103,7 +104,9 @@ class GroundedSAMMasks(io.ComfyNode):
                 "2401.14159), as in ALE-Edit, appendix D."
             ),
             inputs=[
-                io.Image.Input("image", tooltip="The source image."),
+                io.Image.Input(
+                    "image", tooltip="The source image, or a batch; every image is looked at."
+                ),
                 sockets.Edits.Input(
                     "edits", tooltip="The edits, whose source phrases are looked for."
                 ),
@@ -147,7 +150,7 @@ class GroundedSAMMasks(io.ComfyNode):
                     default=MISSING[0],
                     tooltip=(
                         "An object that is not found: stop with an error, leave its edit out, or "
-                        "give it the whole image."
+                        "give it the whole image outside the other objects."
                     ),
                 ),
                 io.Combo.Input(
@@ -187,7 +190,8 @@ class GroundedSAMMasks(io.ComfyNode):
                     ),
                 ),
                 io.Mask.Output(
-                    display_name="object masks", tooltip="One mask per object (undilated)."
+                    display_name="object masks",
+                    tooltip="One mask per object (undilated); of a batch those of image 1 first.",
                 ),
                 io.Mask.Output(
                     display_name="background mask", tooltip="1 where no dilated mask is."
@@ -209,12 +213,12 @@ class GroundedSAMMasks(io.ComfyNode):
     ) -> io.NodeOutput:
         settings = MaskSettings(**widgets)
         regions, kept, text = grounded_regions(image, edits, detector, segmenter, settings)
-        preview, shown = previews(single_image(image)[None], regions)
+        preview, shown = previews(pictures_of(image), regions)
         return io.NodeOutput(
             regions,
             kept,
-            regions.raw,
-            regions.background[None],
+            object_masks(regions),
+            soft_backgrounds(regions),
             text,
             preview,
             ui=ui.PreviewImage(shown, cls=cls),

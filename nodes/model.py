@@ -8,15 +8,15 @@ from comfy_api.latest import io
 
 from ..editors.ale import SCHEDULES
 from ..host.blending import apply_background_blending
+from ..host.messages import name_node
 from ..host.rgb_cam import apply_rgb_cam
 from ..host.self_injection import apply_self_injection
 from ..prompts.edits import require_choice
-from ..regions.regions import Regions
+from ..regions.regions import AnyRegions
 from . import sockets
 
 CATEGORY = "ALE-Edit/model"
 CUSTOM = "custom"
-INJECTION = "Self-Attention Injection"
 EDGES = ("hard", "soft")
 PRESET_TOOLTIP = (
     "The kind of edit: color keeps the structure in all steps, material in 0.6 of them, "
@@ -29,9 +29,9 @@ SCHEDULE_TOOLTIP = (
 )
 
 
-def schedule_of(preset: str, schedule: float, node: str = INJECTION) -> float:
+def schedule_of(preset: str, schedule: float) -> float:
     """The share of steps that a preset stands for, or the given one for "custom"."""
-    require_choice("edit_type", preset, (*SCHEDULES, CUSTOM), node)
+    require_choice("edit_type", preset, (*SCHEDULES, CUSTOM))
     return schedule if preset == CUSTOM else SCHEDULES[preset]
 
 
@@ -92,7 +92,7 @@ class RegionCrossAttention(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, regions: Regions, strength: float, background: Any = None
+        cls, model: Any, regions: AnyRegions, strength: float, background: Any = None
     ) -> io.NodeOutput:
         return io.NodeOutput(apply_rgb_cam(model, regions, strength, background))
 
@@ -122,7 +122,9 @@ class SelfAttentionInjection(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, edit_type: str, schedule: float) -> io.NodeOutput:
-        return io.NodeOutput(apply_self_injection(model, schedule_of(edit_type, schedule)))
+        with name_node("Self-Attention Injection"):
+            share = schedule_of(edit_type, schedule)
+        return io.NodeOutput(apply_self_injection(model, share))
 
 
 class BackgroundBlending(io.ComfyNode):
@@ -158,8 +160,9 @@ class BackgroundBlending(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, regions: Regions, edge: str) -> io.NodeOutput:
-        require_choice("edge", edge, EDGES, "Background Blending")
+    def execute(cls, model: Any, regions: AnyRegions, edge: str) -> io.NodeOutput:
+        with name_node("Background Blending"):
+            require_choice("edge", edge, EDGES)
         return io.NodeOutput(apply_background_blending(model, regions, is_soft=edge == "soft"))
 
 

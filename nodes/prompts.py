@@ -7,7 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.regions import single_mask
+from ..host.messages import name_node
+from ..host.regions import edit_mask
 from ..host.text import embed_edits
 from ..prompts.edits import (
     END_OF_TEXT,
@@ -61,8 +62,8 @@ class EditObject(io.ComfyNode):
                     "mask",
                     optional=True,
                     tooltip=(
-                        "Where the object is in the image, 1 on the object. Leave open when "
-                        "Regions gets the masks."
+                        "Where the object is in the image, 1 on the object; for a batch of images "
+                        "one for all or one each. Leave open when Regions gets the masks."
                     ),
                 ),
             ],
@@ -75,9 +76,10 @@ class EditObject(io.ComfyNode):
     def execute(
         cls, source: str, target: str, previous: Edits | None = None, mask: Any = None
     ) -> io.NodeOutput:
-        single = single_mask(mask, "Edit Object") if mask is not None else None
+        own = edit_mask(mask, "Edit Object") if mask is not None else None
         edits = previous if previous is not None else Edits(())
-        return io.NodeOutput(edits.added(make_edit(source, target, single)))
+        with name_node("Edit Object"):
+            return io.NodeOutput(edits.added(make_edit(source, target, own)))
 
 
 class EditList(io.ComfyNode):
@@ -108,7 +110,8 @@ class EditList(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: str) -> io.NodeOutput:
-        return io.NodeOutput(Edits(parse_edits(text)))
+        with name_node("Edit List"):
+            return io.NodeOutput(Edits(parse_edits(text)))
 
 
 class FullPrompts(io.ComfyNode):
@@ -254,7 +257,8 @@ class MethodSettingsNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, edits: Edits, **settings: Any) -> io.NodeOutput:
-        return io.NodeOutput(replace(edits, settings=MethodSettings(**settings)))
+        with name_node("Method Settings"):
+            return io.NodeOutput(replace(edits, settings=MethodSettings(**settings)))
 
 
 class ObjectRestrictedEmbeddings(io.ComfyNode):

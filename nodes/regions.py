@@ -7,11 +7,12 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..editors.ale import ALESettings
+from ..host.messages import name_node
 from ..host.regions import regions_from_edits
 from ..prompts.edits import Edits
 from ..regions.paste import paste_background
 from ..regions.preview import previews
-from ..regions.regions import Regions
+from ..regions.regions import AnyRegions, object_masks, soft_backgrounds
 from . import sockets
 
 CATEGORY = "ALE-Edit/regions"
@@ -67,20 +68,26 @@ class RegionsNode(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "A batch with one mask for each edit that has no mask of its own, in the "
-                        "order of the edits."
+                        "order of the edits; or as many for each image, those of image 1 first."
                     ),
                 ),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The source image: fixes the size and is shown under the preview.",
+                    tooltip=(
+                        "The source image, or a batch: fixes the size and the number of images, "
+                        "and is shown under the preview."
+                    ),
                 ),
             ],
             outputs=[
                 sockets.Regions.Output(display_name="regions", tooltip=sockets.REGIONS_TOOLTIP),
                 io.Mask.Output(
                     display_name="object masks",
-                    tooltip="The masks as given, one per object (undilated).",
+                    tooltip=(
+                        "The masks as given, one per object (undilated); where each image has its "
+                        "own, those of image 1 first."
+                    ),
                 ),
                 io.Mask.Output(
                     display_name="background mask",
@@ -97,13 +104,14 @@ class RegionsNode(io.ComfyNode):
     def execute(
         cls, edits: Edits, dilation: float, feather: float, masks: Any = None, image: Any = None
     ) -> io.NodeOutput:
-        size = tuple(image.shape[1:3]) if image is not None else None
-        regions = regions_from_edits(edits, masks, dilation, feather, size)
+        shape = image.shape[:3] if image is not None else (1,)
+        size = tuple(shape[1:]) or None
+        regions = regions_from_edits(edits, masks, dilation, feather, size, shape[0])
         preview, shown = previews(image, regions)
         return io.NodeOutput(
             regions,
-            regions.raw,
-            regions.soft_background[None],
+            object_masks(regions),
+            soft_backgrounds(regions),
             preview,
             ui=ui.PreviewImage(shown, cls=cls),
         )
@@ -131,14 +139,15 @@ class PasteBackground(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     display_name="image",
-                    tooltip="At the source's size, its pixels outside the regions.",
+                    tooltip="At the source's size, its pixels outside the regions, with its alpha.",
                 )
             ],
         )
 
     @classmethod
-    def execute(cls, edited: Any, source: Any, regions: Regions) -> io.NodeOutput:
-        return io.NodeOutput(paste_background(edited, source, regions))
+    def execute(cls, edited: Any, source: Any, regions: AnyRegions) -> io.NodeOutput:
+        with name_node("Paste Background"):
+            return io.NodeOutput(paste_background(edited, source, regions))
 
 
 NODES = [RegionsNode, PasteBackground]

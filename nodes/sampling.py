@@ -7,8 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..editors.ale import ALESettings
+from ..host.branch_guider import Branch, BranchGuider
 from ..host.schedule import lcm_sigmas
-from ..host.two_branch_guider import TwoBranchGuider
 from ..host.virtual_inversion import virtual_inversion_sampler
 
 CATEGORY = "ALE-Edit/sampling"
@@ -116,10 +116,11 @@ class TwoBranchGuiderNode(io.ComfyNode):
         target_guidance: float,
         reuse_source: bool = True,
     ) -> io.NodeOutput:
-        guider = TwoBranchGuider(model)
-        guider.set_branches(source, target, negative)
-        guider.set_guidance(source_guidance, target_guidance)
-        guider.set_reuse(reuse_source)
+        branches = (
+            Branch("source", source, source_guidance),
+            Branch("target", target, target_guidance),
+        )
+        guider = BranchGuider(model, branches, negative, reuses_source=reuse_source)
         return io.NodeOutput(guider)
 
 

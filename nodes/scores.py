@@ -17,7 +17,7 @@ from ..host.scores import (
 )
 from ..host.similarity import load_clip_folder, similarity_of_sockets
 from ..prompts.edits import Edits
-from ..regions.regions import Regions
+from ..regions.regions import AnyRegions
 from ..scoring.structure import SCALES
 from . import sockets
 
@@ -156,7 +156,12 @@ class LeakageScore(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Any, regions: Regions, edits: Edits, source: Any = None, similarity: Any = None
+        cls,
+        image: Any,
+        regions: AnyRegions,
+        edits: Edits,
+        source: Any = None,
+        similarity: Any = None,
     ) -> io.NodeOutput:
         report = leakage_report(image, regions, edits, source, similarity)
         summary = report.summary
@@ -230,7 +235,7 @@ class PreservationScore(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Any, source: Any, regions: Regions, structure_input: str
+        cls, image: Any, source: Any, regions: AnyRegions, structure_input: str
     ) -> io.NodeOutput:
         report = preservation_report(image, source, regions, structure_input)
         summary = report.summary

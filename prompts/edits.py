@@ -15,7 +15,6 @@ from torch import Tensor
 
 ARROW = "->"
 JOINER = " and "
-NODE = "Method Settings"
 
 Variant = Literal["paper", "published code"]
 EndOfText = Literal["ours", "naive", "zeros", "bos", "empty string"]
@@ -28,15 +27,13 @@ OVERLAPS: tuple[str, ...] = get_args(Overlap)
 POOLED: tuple[str, ...] = get_args(Pooled)
 
 
-def require_choice(name: str, value: str, choices: Iterable[str], node: str = NODE) -> None:
-    """Raises ValueError when input `name` of `node` is none of its choices.
+def require_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raises ValueError when input `name` is none of its choices.
 
     ComfyUI checks a combo of a saved workflow in newer versions only.
     """
     if value not in choices:
-        raise ValueError(
-            f'{node}: the {name} input is "{value}". Choose one of {", ".join(choices)}.'
-        )
+        raise ValueError(f'the {name} input is "{value}". Choose one of {", ".join(choices)}.')
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,8 @@ class MethodSettings:
 class Edit:
     """One object: its phrase in the source, its phrase in the target, and optionally where it is.
 
-    mask: (H, W) in [0, 1], 1 on the object in the source image, or None.
+    mask: (H, W) in [0, 1], 1 on the object in the source image, or (B, H, W) with one for each of
+        B images, or None.
     """
 
     source: str
@@ -85,7 +83,7 @@ class Edit:
 
 @dataclass(frozen=True, eq=False)
 class Edits:
-    """All edits of one image, in order, with optional full prompts and the method's settings."""
+    """All edits of an image, in order, with optional full prompts and the method's settings."""
 
     items: tuple[Edit, ...]
     source_prompt: str | None = None
@@ -111,7 +109,7 @@ def make_edit(source: str, target: str, mask: Tensor | None = None) -> Edit:
     """
     source, target = source.strip(), target.strip()
     if side := _empty_side(source, target):
-        raise ValueError(f"Edit Object: {_empty_side_sentence(side, source, target)}")
+        raise ValueError(_empty_side_sentence(side, source, target))
     return Edit(source, target, mask)
 
 
@@ -131,17 +129,17 @@ def parse_edits(text: str) -> tuple[Edit, ...]:
         if len(sides) != 2:
             found = f"{len(sides) - 1} arrows instead of one" if len(sides) > 1 else f'no "{ARROW}"'
             raise ValueError(
-                f'Edit List: line {number} of the text, "{line}", has {found}. Write each edit on '
-                f'a line of its own as "wolf {ARROW} brown-colored goat".'
+                f'line {number} of the text, "{line}", has {found}. Write each edit on a line of '
+                f'its own as "wolf {ARROW} brown-colored goat".'
             )
         source, target = sides
         if side := _empty_side(source, target):
             sentence = _empty_side_sentence(side, source, target)
-            raise ValueError(f"Edit List: line {number} of the text: {sentence}")
+            raise ValueError(f"line {number} of the text: {sentence}")
         edits.append(Edit(source, target))
     if not edits:
         raise ValueError(
-            "Edit List: the text holds no edit. Write at least one line such as "
+            "the text holds no edit. Write at least one line such as "
             f'"wolf {ARROW} brown-colored goat".'
         )
     return tuple(edits)

@@ -88,6 +88,18 @@ def cell_groups(covered: Tensor, last_object_wins: bool) -> tuple[CellGroup, ...
     return tuple(groups)
 
 
+def hidden_objects(covered: Tensor, last_object_wins: bool) -> dict[int, tuple[int, ...]]:
+    """The objects that cover cells of a grid (K, h, w) of which none takes their value, each with
+    the objects that share its cells."""
+    groups = cell_groups(covered, last_object_wins)
+    owners = {group.value for group in groups}
+    shared = {
+        i: {j for group in groups if i in group.visible for j in group.visible}
+        for i in range(len(covered))
+    }
+    return {i: tuple(sorted(js - {i})) for i, js in shared.items() if js and i not in owners}
+
+
 def latent_background(masks: Tensor, height: int, width: int, variant: str) -> Tensor:
     """(height, width) bool on the latent grid: where Background Blending keeps the source. Eq. 4 of
     ALE-Edit.

@@ -320,8 +320,8 @@ def in_chunks(tokenizer: Any, phrases: tuple[str, ...], limit: int) -> list[tupl
         length = len(tokenizer.encode(f"{phrase}.").ids) - 2
         if length > limit - 2:
             raise ValueError(
-                f'Grounded-SAM Masks: the source phrase "{phrase[:60]}..." has {length} tokens, a '
-                f"detector reads {limit - 2}. Name the object in fewer words."
+                f'the source phrase "{phrase[:60]}..." has {length} tokens, a detector reads '
+                f"{limit - 2}. Name the object in fewer words."
             )
         if length > room:
             chunks.append([])

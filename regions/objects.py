@@ -1,4 +1,5 @@
-"""From phrases to the boxes of each object: detection, head-noun fallback, choice of instances."""
+"""From phrases to the boxes of each object: detection, a second query by head nouns, choice of
+instances."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from .detection import (
     left_to_right,
     match,
 )
-from .phrases import clean_phrase, fallbacks
+from .phrases import clean_phrase, head_noun
 
 NEAR = 0.5
 """Intersection over union from which a box of one detection speaks of a box of another."""
@@ -56,15 +57,14 @@ def parse_choices(text: str, count: int) -> list[str]:
     wrong = [c for c in choices if c not in CHOICES and not re.fullmatch(r"[1-9]\d{0,3}", c)]
     if wrong:
         raise ValueError(
-            f'Grounded-SAM Masks: the instances input is "{text}"; "{wrong[0]}" is none of all, '
-            "best, or a number from 1 that counts from left to right. Write one of them, or one "
-            "for each object with commas between, such as: all, best, 2."
+            f'the instances input is "{text}"; "{wrong[0]}" is none of all, best, or a number '
+            "from 1 that counts from left to right. Write one of them, or one for each object with "
+            "commas between, such as: all, best, 2."
         )
     if len(choices) not in (1, count):
         raise ValueError(
-            f'Grounded-SAM Masks: the instances input "{text}" has {len(choices)} choices, but '
-            f"{count} objects are looked for. Write one choice for all of them, or {count} with "
-            "commas between."
+            f'the instances input "{text}" has {len(choices)} choices, but {count} objects are '
+            f"looked for. Write one choice for all of them, or {count} with commas between."
         )
     return choices * count if len(choices) == 1 else choices
 
@@ -82,21 +82,20 @@ def find_objects(
     times takes the best instances, one each, from left to right, but numbers count all of them.
     Raises ValueError for a phrase without a word.
     """
-    cleaned = [_cleaned(phrase) for phrase in phrases]
+    cleaned = require_words(phrases)
     unique = tuple(dict.fromkeys(cleaned))
     first = detector.detect(image, unique)
     found = {
         name: Found(name, name, m.instances, len(m.instances), m.best, m.claimed_by)
         for name, m in zip(unique, match(first, unique, thresholds), strict=True)
     }
-    for attempt in range(2):
-        words = {
-            name: fallbacks(name)[attempt]
-            for name, entry in found.items()
-            if not entry.instances and len(fallbacks(name)) > attempt
-        }
-        if words:
-            found.update(_by_fallback(detector, image, first, unique, thresholds, found, words))
+    nouns = {
+        name: noun
+        for name, entry in found.items()
+        if not entry.instances and (noun := head_noun(name)) != name
+    }
+    if nouns:
+        found.update(_found_by_noun(detector, image, first, unique, thresholds, found, nouns))
     wanted = {
         name: [choice for other, choice in zip(cleaned, choices, strict=True) if other == name]
         for name in unique
@@ -108,31 +107,31 @@ def find_objects(
     ]
 
 
-def _cleaned(phrase: str) -> str:
-    if text := clean_phrase(phrase):
-        return text
-    raise ValueError(
-        f'Grounded-SAM Masks: the source phrase "{phrase}" holds no word to look for. Name the '
-        "object in its Edit Object or Edit List, such as wolf, or give that edit a mask."
-    )
+def require_words(phrases: Sequence[str]) -> list[str]:
+    """The phrases cleaned; ValueError for one without a word."""
+    cleaned = [clean_phrase(phrase) for phrase in phrases]
+    if "" in cleaned:
+        phrase = phrases[cleaned.index("")]
+        raise ValueError(f'the source phrase "{phrase}" holds no word to look for.')
+    return cleaned
 
 
-def _by_fallback(
+def _found_by_noun(
     detector: Detector,
     image: Tensor,
     first: Detections,
     unique: tuple[str, ...],
     thresholds: Thresholds,
     found: dict[str, Found],
-    words: dict[str, str],
+    nouns: dict[str, str],
 ) -> dict[str, Found]:
-    """What the fallback words of some phrases find that no other phrase has."""
-    asked = tuple(dict.fromkeys(words.values()))
+    """What the head nouns of some phrases find that no other phrase has."""
+    asked = tuple(dict.fromkeys(nouns.values()))
     taken = [(name, i) for name, entry in found.items() for i in entry.instances]
     second = match(detector.detect(image, asked), asked, thresholds, taken)
     out: dict[str, Found] = {}
-    for word, result in zip(asked, second, strict=True):
-        owners = [name for name in words if words[name] == word]
+    for noun, result in zip(asked, second, strict=True):
+        owners = [name for name in nouns if nouns[name] == noun]
         scores = {name: first.scores[:, unique.index(name)] for name in owners}
         dealt = _dealt(result, owners, first.boxes, scores)
         holder = next((name for name in owners if dealt[name]), None)
@@ -140,7 +139,7 @@ def _by_fallback(
             claimed = found[name].claimed_by or result.claimed_by or holder
             out[name] = Found(
                 name,
-                word if dealt[name] else name,
+                noun if dealt[name] else name,
                 left_to_right(dealt[name]),
                 len(dealt[name]),
                 max(found[name].best, result.best if not dealt[name] else 0.0),

@@ -15,24 +15,6 @@ HEAD_ENDS = (  # words after which a phrase no longer names its object
     *("whose", "wearing", "holding", "standing", "sitting", "lying", "running", "flying"),
     *("walking", "looking", "howling", "swimming", "playing", "facing", "and", "or", "as", "is"),
 )
-NOT_PLURAL = ("ss", "us", "is")
-PLURALS = {
-    "men": "man",
-    "women": "woman",
-    "children": "child",
-    "people": "person",
-    "mice": "mouse",
-    "geese": "goose",
-    "feet": "foot",
-    "teeth": "tooth",
-    "leaves": "leaf",
-    "wolves": "wolf",
-    "knives": "knife",
-    "shelves": "shelf",
-    "loaves": "loaf",
-    "calves": "calf",
-    "oxen": "ox",
-}
 
 
 def clean_phrase(phrase: str) -> str:
@@ -58,27 +40,6 @@ def head_span(phrase: str) -> tuple[int, int]:
     words = [word for word in re.finditer(r"\S+", phrase) if re.search(r"\w", word[0])]
     count = next((i for i, word in enumerate(words) if i and word[0] in HEAD_ENDS), len(words))
     return words[count - 1].span()
-
-
-def singular(word: str) -> str:
-    """An English noun without its plural ending; the word itself where it has none."""
-    if word in PLURALS:
-        return PLURALS[word]
-    if len(word) < 4 or not word.endswith("s") or word.endswith(NOT_PLURAL):
-        return word
-    if word.endswith("ies") and len(word) > 4:
-        return f"{word[:-3]}y"
-    if word.endswith(("ches", "shes", "sses", "xes", "zes")):
-        return word[:-2]
-    return word[:-1]
-
-
-def fallbacks(phrase: str) -> tuple[str, ...]:
-    """What to look for instead when a cleaned phrase is not found: its head noun, then that noun's
-    singular; empty when neither differs from the phrase."""
-    head = head_noun(phrase)
-    words = (head, singular(head))
-    return tuple(word for word in dict.fromkeys(words) if word != phrase)
 
 
 def caption(phrases: tuple[str, ...]) -> tuple[str, tuple[tuple[int, int], ...]]:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .regions import Regions, resize_masks
+from .regions import AnyRegions, Regions, resize_masks
 
 FILL = 0.45
 GREY = 0.35
@@ -51,13 +51,19 @@ def text_color(background: tuple[float, float, float]) -> tuple[int, int, int]:
     return (0, 0, 0) if is_light else (255, 255, 255)
 
 
-def preview_image(image: Tensor | None, regions: Regions, magnified: int = 1) -> Tensor:
-    """preview_regions of the first of a batch of images (B, H, W, 3 or 4), or of plain grey: (1, n
-    H, n W, 3), n times as large as the image."""
-    if image is None:
+def preview_image(image: Tensor | None, regions: AnyRegions, magnified: int = 1) -> Tensor:
+    """preview_regions of a batch of images (B, H, W, 3 or 4), or of plain grey, n times as large as
+    the image: (B, n H, n W, 3), or of the first image where one set of regions serves all."""
+    shown = [
+        _preview(None if image is None else image[j, ..., :3].cpu().float(), one, magnified)
+        for j, one in enumerate(regions.images)
+    ]
+    return torch.stack(shown)
+
+
+def _preview(canvas: Tensor | None, regions: Regions, magnified: int) -> Tensor:
+    if canvas is None:
         canvas = torch.full((*regions.raw.shape[-2:], 3), GREY)
-    else:
-        canvas = image[0, ..., :3].cpu().float()
     if magnified > 1:
         canvas = canvas.repeat_interleave(magnified, 0).repeat_interleave(magnified, 1)
     if canvas.shape[:2] != regions.raw.shape[-2:]:
@@ -67,10 +73,10 @@ def preview_image(image: Tensor | None, regions: Regions, magnified: int = 1) ->
             raw=resize_masks(regions.raw, *size),
             dilated=resize_masks(regions.dilated, *size),
         )
-    return preview_regions(canvas, regions)[None]
+    return preview_regions(canvas, regions)
 
 
-def previews(image: Tensor | None, regions: Regions) -> tuple[Tensor, Tensor]:
+def previews(image: Tensor | None, regions: AnyRegions) -> tuple[Tensor, Tensor]:
     """preview_image at the size of the image, and the same for the screen: a small image is
     magnified there by a whole number, so that its labels can be read."""
     preview = preview_image(image, regions)

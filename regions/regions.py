@@ -1,4 +1,5 @@
-"""The regions of one image: a mask per object, dilated, and the background that no object covers.
+"""The regions of an image: a mask per object, dilated, and the background that no object covers;
+and those of each image of a batch.
 
 ALE-Edit, section 3.2 ("a slight dilation to improve transitions along object boundaries") and
 appendix D.
@@ -9,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +38,11 @@ class Regions:
     feather: int = 0
 
     @property
+    def images(self) -> tuple[Regions, ...]:
+        """Those of each image: one, which serves all images of a batch."""
+        return (self,)
+
+    @property
     def background(self) -> Tensor:
         """(H, W) in {0, 1}: pixels that no dilated mask covers."""
         return (self.dilated.amax(dim=0) < THRESHOLD).to(self.dilated.dtype)
@@ -54,12 +62,55 @@ class Regions:
         rows = F.avg_pool2d(padded, (box, 1), stride=1)
         return 1 - F.avg_pool2d(rows, (1, box), stride=1)[0, 0]
 
-    def overlapping_pairs(self) -> list[tuple[int, int]]:
-        """Indices (i, j), i < j, of objects whose dilated masks share a pixel."""
+    def overlaps(self) -> dict[tuple[int, int], tuple[float, float]]:
+        """Of objects (i, j), i < j, whose dilated masks share a pixel, the share of each mask that
+        lies in the other."""
         flat = self.dilated.flatten(1)
-        shared = flat @ flat.T
-        count = len(self.names)
-        return [(i, j) for i in range(count) for j in range(i + 1, count) if shared[i, j] > 0]
+        shared = (flat @ flat.T).tolist()
+        pairs = combinations(range(len(self.names)), 2)
+        return {
+            (i, j): (shared[i][j] / shared[i][i], shared[i][j] / shared[j][j])
+            for i, j in pairs
+            if shared[i][j] > 0
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class RegionsBatch:
+    """Regions of the same objects in two or more images of one size, each image's own."""
+
+    images: tuple[Regions, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.images[0].names
+
+
+AnyRegions: TypeAlias = Regions | RegionsBatch
+
+
+def each_image(regions: AnyRegions, count: int) -> tuple[Regions, ...]:
+    """The regions of each of `count` images.
+
+    Raises ValueError when they are of another number of images, and not of one.
+    """
+    found = regions.images
+    if len(found) not in (1, count):
+        raise ValueError(
+            f"the regions are of {len(found)} images, but here are {count}. Make them of these "
+            "images, or of one for all."
+        )
+    return found * count if len(found) == 1 else found
+
+
+def object_masks(regions: AnyRegions) -> Tensor:
+    """(B K, H, W): the masks as given, of image 1 first."""
+    return torch.cat([one.raw for one in regions.images])
+
+
+def soft_backgrounds(regions: AnyRegions) -> Tensor:
+    """(B, H, W): the background of each image, which fades with the feather."""
+    return torch.stack([one.soft_background for one in regions.images])
 
 
 def make_regions(
@@ -76,11 +127,7 @@ def make_regions(
     raw = torch.stack([mask.cpu() >= THRESHOLD for mask in masks]).to(torch.float32)
     for name, mask in zip(names, raw, strict=True):
         if not mask.any():
-            raise ValueError(
-                f'Regions: the mask of "{name}" is empty: no pixel is 0.5 or more. Paint or '
-                "select the object in the mask of its Edit Object or in the masks input of "
-                "Regions, or remove its edit."
-            )
+            raise ValueError(f'the mask of "{name}" is empty: no pixel is 0.5 or more.')
     height = raw.shape[-2]
     dilated = dilate(raw, int(height * dilation))
     return Regions(raw, dilated, tuple(names), int(height * feather))
@@ -128,16 +175,26 @@ def fit_masks(masks: Tensor, height: int, width: int) -> Tensor:
 
 def resize_masks(masks: Tensor, height: int, width: int) -> Tensor:
     """Masks (K, h, w) resized to (K, height, width): the maximum of the pixels that fall together
-    when shrinking, so that no mask is lost, nearest when growing.
+    along an axis that shrinks, so that no mask is lost, nearest along one that grows.
 
     Raises ValueError when the aspect ratios differ by more than ASPECT_TOLERANCE.
     """
     h, w = masks.shape[-2:]
     if abs(h * width / (w * height) - 1) > ASPECT_TOLERANCE:
         raise ValueError(
-            f"Regions: the masks are {h}x{w} (height x width), the image is {height}x{width}: "
-            "their shapes differ. Make the masks from the image that is edited, at its size."
+            f"the masks are {h}x{w} (height x width), the image is {height}x{width}: their shapes "
+            "differ. Make the masks from the image that is edited, at its size."
         )
-    if h >= height and w >= width:
-        return F.adaptive_max_pool2d(masks, (height, width))
-    return F.interpolate(masks[None], size=(height, width), mode="nearest")[0]
+    shrunk = F.adaptive_max_pool2d(masks, (min(h, height), min(w, width)))
+    return F.interpolate(shrunk[None], size=(height, width), mode="nearest")[0]
+
+
+def fit_background(background: Tensor, height: int, width: int) -> Tensor:
+    """A background (h, w) brought to (height, width) as fit_masks does with the masks it leaves."""
+    return -fit_masks(-background[None], height, width)[0]
+
+
+def resize_background(background: Tensor, height: int, width: int) -> Tensor:
+    """A background (h, w) resized to (height, width): the minimum of the pixels that fall together,
+    so that no object is lost."""
+    return -resize_masks(-background[None], height, width)[0]

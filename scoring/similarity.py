@@ -4,25 +4,35 @@ CLIPScore (J. Hessel et al., 2021, arXiv 2104.08718), as in PIE-Bench (X. Ju et 
 2310.01506): max(100 cos, 0); a region alone is the picture, black outside it and not cropped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from .leakage import Cosines, Leakage, cut_outs
 
+Refusal: TypeAlias = Callable[[Sequence[str], tuple[int, int]], str]
+"""Of texts and the (height, width) of pictures: why they cannot be compared; "" where they can."""
+
+
+def refuses_nothing(_texts: Sequence[str], _size: tuple[int, int]) -> str:
+    return ""
+
 
 @dataclass(frozen=True)
 class Similarity:
     """A text encoder and an image encoder into one space.
 
-    name: what a report says of it. note: a doubt that every report repeats.
+    name: what a report says of it. note: a doubt that every report repeats. refusal: of a model
+    that knows some words or pictures only.
     """
 
     name: str
     cosines: Cosines
     note: str = ""
+    refusal: Refusal = refuses_nothing
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ NEED_COMFYUI = (
 
 
 def load_dev() -> ModuleType:
-    """dev.py as a module, whatever sys.path says; it owns the one bootstrap of the pack."""
+    """dev.py as a module, whatever sys.path says; it owns the developers' bootstrap of the pack."""
     if "ale_edit_dev" not in sys.modules:
         spec = importlib.util.spec_from_file_location("ale_edit_dev", ROOT / "dev.py")
         assert spec is not None and spec.loader is not None

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ale_edit.devtools.pins import TOOLS, TORCH, UNLISTED
+
 ROOT = Path(__file__).resolve().parent.parent
 PURE = ("prompts", "regions", "attention", "inversion")
 COMFY = {
@@ -20,9 +22,10 @@ COMFY = {
 # What a folder (or one file) may import of the pack, and of other packages.
 PACK: dict[str, set[str]] = {
     "__init__.py": set(),
-    "nodes": {"host", "editors", "scoring", "demo", *PURE},
-    "host": {"editors", "demo", *PURE},
-    **{f"host/{name}.py": {"scoring", "demo", *PURE} for name in ("similarity", "scores")},
+    "nodes": {"host", "editors", "scoring", *PURE},
+    "nodes/demo.py": {"host", "scoring", "demo", *PURE},
+    "host": {"editors", *PURE},
+    **{f"host/{name}.py": {"scoring", *PURE} for name in ("similarity", "scores")},
     "editors": set(PURE),
     **{folder: set() for folder in (*PURE, "scoring")},
     "regions/preview.py": set(),
@@ -30,7 +33,9 @@ PACK: dict[str, set[str]] = {
     "demo": set(),
     "demo/evaluate.py": {"host", *PURE},
     "demo/finder.py": {"regions"},
-    "bench": {"headless", "scoring", "demo"},
+    "bench": {"headless", "scoring"},
+    "bench/judging.py": {"demo", "regions", "scoring"},
+    "bench/demo_scenes.py": {"demo"},
     "bench/speed.py": {"host", "editors", "demo", *PURE},
     "bench/options.py": set(),
     "bench/own_input.py": {"headless"},
@@ -40,14 +45,16 @@ PACK: dict[str, set[str]] = {
     "bench/weight_files.py": set(),
     "bench/dask_workers.py": {"headless"},
     "headless": set(),
-    "headless/jobs.py": set(),
-    "headless/pictures.py": set(),
+    **{f"headless/{name}.py": set() for name in ("batch", "jobs", "masks", "pictures")},
     "edit.py": {"headless"},
     "dev.py": set(),
+    "devtools": {"bench"},
+    "devtools/environment.py": set(),  # builds an environment, knows no job
 }
 OTHERS: dict[str, set[str]] = {
     "__init__.py": set(),
     "nodes": {"torch", "numpy", *COMFY},
+    "nodes/demo.py": {"torch", *COMFY},
     "host": {"torch", "numpy", *COMFY},
     **{folder: {"torch", "numpy"} for folder in ("editors", *PURE, "scoring", "demo")},
     "demo/evaluate.py": {"torch", "numpy"},
@@ -58,6 +65,8 @@ OTHERS: dict[str, set[str]] = {
     "scoring/clip.py": {"torch", "numpy", "PIL"},
     "scoring/lpips_network.py": {"torch"},
     "bench": {"torch", "numpy", "PIL", "aiohttp"},
+    "bench/judging.py": {"torch"},
+    "bench/demo_scenes.py": {"torch", "numpy", "PIL"},
     "bench/lpips_network.py": {"torch"},
     "bench/clip_network.py": {"torch"},
     "bench/dino_network.py": set(),
@@ -67,10 +76,11 @@ OTHERS: dict[str, set[str]] = {
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
     "bench/own_input.py": {"PIL"},
     "headless": {"aiohttp"},
-    "headless/jobs.py": {"PIL"},
-    "headless/pictures.py": {"PIL"},
+    **{f"headless/{name}.py": {"PIL"} for name in ("batch", "jobs", "masks", "pictures")},
     "edit.py": set(),
     "dev.py": set(),
+    "devtools": set(),
+    "devtools/environment.py": set(),
 }
 LATE: dict[str, set[str]] = {  # only inside a function
     "__init__.py": {"nodes"},
@@ -159,7 +169,7 @@ def test_imports_go_one_way_only():
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("attention/rgb_cam.py", "from ..inversion.ddcm import step"),
+        ("attention/rgb_cam.py", "from ..inversion.update_rule import step"),
         ("attention/rgb_cam.py", "from .. import inversion"),
         ("attention/rgb_cam.py", "import comfy.model_management"),
         ("attention/rgb_cam.py", "def f():\n    import comfy.ops"),
@@ -171,6 +181,11 @@ def test_imports_go_one_way_only():
         ("host/rows.py", "from ..nodes import sockets"),
         ("host/rows.py", "from ..scoring import psnr"),
         ("host/rows.py", "from ale_edit.prompts import edits"),
+        ("host/similarity.py", "from ..demo.mini_clip import MiniClip"),
+        ("host/text.py", "def f():\n    from ..demo.captions import unknown_words"),
+        ("nodes/scores.py", "from ..demo.render import IMAGE_SIZE"),
+        ("bench/runner.py", "from ..demo.world import unknown_words"),
+        ("bench/scoring_pass.py", "def f():\n    from ..demo.judge import Judge"),
         ("demo/models.py", "import comfy.sd"),
         ("demo/models.py", "from ..prompts.edits import Edit"),
         ("bench/main_job.py", "def f():\n    from ..host import rows"),
@@ -187,6 +202,9 @@ def test_imports_go_one_way_only():
         ("edit.py", "from ale_edit.bench import main_job"),
         ("dev.py", "import torch"),
         ("dev.py", "import requests"),
+        ("devtools/jobs.py", "import torch"),
+        ("devtools/jobs.py", "from ..headless import ComfyClient"),
+        ("devtools/environment.py", "from ..bench.options import JOBS"),
         ("__init__.py", "from .nodes import ALEEditExtension"),
         ("__init__.py", "import torch"),
     ],
@@ -201,7 +219,8 @@ def test_a_planted_import_against_the_plan_is_found(file: str, source: str):
         ("nodes/model.py", "from ..host.rows import rows\nfrom comfy_api.latest import io"),
         ("regions/segment.py", "def load():\n    import transformers"),
         ("demo/models.py", "def build():\n    import comfy.sd"),
-        ("bench/main_job.py", "from ..demo.world import render\nfrom .pictures import x"),
+        ("bench/demo_scenes.py", "from ..demo.world import render\nfrom .pictures import x"),
+        ("nodes/demo.py", "from ..demo.models import load_demo_model"),
         ("bench/speed.py", "from ..host.rows import rows\nimport comfy.samplers"),
         ("attention/rgb_cam.py", "import math\nimport torch\nfrom .maps import x"),
         ("__init__.py", "async def comfy_entrypoint():\n    from .nodes import ALEEditExtension"),
@@ -209,6 +228,47 @@ def test_a_planted_import_against_the_plan_is_found(file: str, source: str):
 )
 def test_imports_of_the_plan_are_allowed(file: str, source: str):
     assert not violations(source, file)
+
+
+def loads(file: str) -> set[str]:
+    """All files of the pack that are imported with a file, those inside functions left out."""
+    found, todo = set(), [file]
+    while todo:
+        file = todo.pop()
+        found.add(file)
+        for name, late in imports((ROOT / file).read_text(encoding="utf-8"), file):
+            path = name.lstrip(".").replace(".", "/")
+            if name.startswith(".") and not late:
+                places = (
+                    f"{path}.py",
+                    f"{path}/__init__.py",
+                    f"{path.rpartition('/')[0]}/__init__.py",
+                )
+                todo += [p for p in places if (ROOT / p).is_file() and p not in found]
+    return found
+
+
+DEMO_FILES = ("nodes/demo.py", "bench/judging.py", "bench/demo_scenes.py", "bench/speed.py")
+"""The files outside demo/ that know its world: they make it known to nodes and benches, draw its
+data, or measure on its model."""
+
+
+def test_the_demo_world_is_known_to_its_own_files_only():
+    """Nor is it loaded with what edits, judges or measures by real models."""
+    knowing = {
+        file
+        for file in pack_files()
+        if any(m.startswith(".demo") for m, _ in imports((ROOT / file).read_text("utf-8"), file))
+    }
+    assert {file for file in knowing if not file.startswith("demo/")} == set(DEMO_FILES)
+    of_real_models = [
+        *(f"bench/{name}.py" for name in ("runner", "scoring_pass", "editing", "main_job")),
+        *(f"bench/{name}.py" for name in ("make_dataset", "pie_bench", "ale_bench", "worlds")),
+        *(file for file in pack_files() if file.startswith(("host/", "headless/", "edit.py"))),
+    ]
+    for file in of_real_models:
+        assert not [f for f in loads(file) if f.startswith("demo/") or f in DEMO_FILES], file
+    assert "demo/captions.py" in loads("nodes/__init__.py")
 
 
 def test_no_file_stands_outside_the_plan():
@@ -228,11 +288,18 @@ def test_all_files_that_name_the_version_name_the_same():
     assert told == {"name": "ale-edit", "version": version[1]}
 
 
-def test_dev_py_and_the_constraints_pin_the_same_torch(dev):
+def test_dev_py_and_the_constraints_pin_the_same_torch():
     constraints = read("dev-constraints.txt").splitlines()
-    assert set(dev.TORCH) <= set(constraints)
+    assert set(TORCH) <= set(constraints)
     pinned = {line.split("==")[0].lower() for line in constraints}
-    assert {tool.lower() for tool in (*dev.TOOLS, *dev.UNLISTED)} <= pinned
+    assert {tool.lower() for tool in (*TOOLS, *UNLISTED)} <= pinned
+
+
+def test_dev_py_is_a_door_and_no_file_behind_it_is_long():
+    assert len(read("dev.py").splitlines()) < 100
+    behind = [*ROOT.glob("devtools/*.py"), *ROOT.glob("tests/devtools/*.py")]
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in behind}
+    assert lengths and max(lengths.values()) <= 400, lengths
 
 
 def test_no_file_holds_a_path_of_one_machine():

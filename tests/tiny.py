@@ -87,6 +87,8 @@ def tiny_flux() -> Any:
     import comfy.model_patcher
     import comfy.supported_models
 
+    from ale_edit.tests.versions import FLUX_CONFIG
+
     config = comfy.supported_models.Flux(
         {
             "image_model": "flux",
@@ -105,6 +107,7 @@ def tiny_flux() -> Any:
             "qkv_bias": True,
             "guidance_embed": False,
             "dtype": torch.float32,
+            **FLUX_CONFIG,
         }
     )
     config.set_inference_dtype(torch.float32, None)

@@ -127,7 +127,7 @@ def test_files_that_are_missing_are_named(folder, tmp_path):
     mask = next((folder / "masks" / "photo0").glob("*.png"))
     mask.unlink()
     assert "Image 'photo0' has 2 objects, and edits of 3 were asked for" in error()
-    Image.new("L", (5, 5)).save(mask)
+    Image.new("L", (5, 5), 255).save(mask)
     assert f"{mask} is 5x5, its image photo0.png 128x128. Give the mask" in error()
     assert not (tmp_path / "out").exists()
     for other in (folder / "masks" / "photo0").glob("*.png"):

@@ -23,8 +23,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from ale_edit.bench.clip_network import ClipNetwork
 from ale_edit.bench.dataset import Dataset, ImageEdit, ImageObject, ObjectEdit, SourceImage
+from ale_edit.bench.metric import Views
 from ale_edit.bench.options import run_arguments
-from ale_edit.bench.scoring_pass import Views, metrics_for
+from ale_edit.bench.scoring_pass import metrics_for
 
 pytestmark = pytest.mark.comfy  # it has CLIP's words
 SHAPE: dict[str, Any] = {

@@ -3,9 +3,10 @@
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import aiohttp
 import pytest
 
 from ale_edit.bench.dask_workers import _code, _Packing, dask_workers
-from ale_edit.headless import ServerGone
+from ale_edit.headless import ComfyError, ServerGone
+from ale_edit.headless.spreading import Spread
+from ale_edit.headless.work import Item, Made
+from ale_edit.tests.headless.test_work import IMAGE, Slow, item, serving
 
 TRIED = """
 import sys
@@ -74,29 +78,42 @@ def test_dask_is_given_bytes_alone_that_show_no_password():
     assert isinstance(packed, bytes) and b"secret" not in packed
 
 
-@pytest.fixture
-def cluster(tmp_path) -> Iterator[str]:
+class Cluster:
     """A scheduler and a worker, processes of their own that do not have the pack."""
+
+    def __init__(self, folder: Path, stack: ExitStack):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        self._folder, self._stack = folder, stack
+        self.address = f"tcp://127.0.0.1:{port}"
+        at = ["--host", "127.0.0.1", "--port", port]
+        self.scheduler = self._start("dask_scheduler", *at, "--no-dashboard")
+        self.worker = self.start_worker()
+
+    def start_worker(self) -> "subprocess.Popen[bytes]":
+        return self._start(
+            "dask_worker", self.address, "--nthreads", "3", "--no-nanny", "--no-dashboard"
+        )
+
+    def _start(self, name: str, *options: str) -> "subprocess.Popen[bytes]":
+        log = self._stack.enter_context((self._folder / name).open("a"))
+        command = [sys.executable, "-m", f"distributed.cli.{name}", *options]
+        process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log)
+        self._stack.callback(process.wait)
+        self._stack.callback(process.kill)
+        return process
+
+
+@pytest.fixture
+def cluster(tmp_path) -> Iterator[Cluster]:
     pytest.importorskip("distributed")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    at = f"tcp://127.0.0.1:{port}"
-    scheduler = ["dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
-    worker = ["dask_worker", at, "--nthreads", "3", "--no-nanny", "--no-dashboard"]
     with ExitStack() as stack:
-        for name, *options in (scheduler, worker):
-            log = stack.enter_context((tmp_path / name).open("w"))
-            command = [sys.executable, "-m", f"distributed.cli.{name}", *options]
-            process = stack.enter_context(
-                subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
-            )
-            stack.callback(process.kill)
-        yield at
+        yield Cluster(tmp_path, stack)
 
 
 def test_neither_scheduler_nor_worker_needs_the_pack_or_logs_a_password(cluster, tmp_path):
     server = "http://me:secret@127.0.0.1:1"
-    with dask_workers(cluster, [server]) as workers:
+    with dask_workers(cluster.address, [server]) as workers:
         given = "run", server, {}, None
         look = workers.executors[server].submit(workers.look, *given)
         with pytest.raises(ServerGone, match="No ComfyUI answers at http://127.0.0.1:1"):
@@ -104,3 +121,59 @@ def test_neither_scheduler_nor_worker_needs_the_pack_or_logs_a_password(cluster,
         workers.stop("run")
     log = (tmp_path / "dask_worker").read_text()
     assert "ServerGone" in log and "secret" not in log
+
+
+@dataclass
+class Task:
+    name: str
+    kept: list[str]
+    group: str = "g"
+    tag: str = ""
+
+    def item(self, run: str) -> Item:
+        return item(run=run, name=self.name)
+
+    def keep(self, made: Made, _server: str, _versions: Any) -> None:
+        assert made.image == IMAGE
+        self.kept.append(self.name)
+
+    def failed(self, error: ComfyError, _server: str, _versions: Any) -> str:
+        raise error
+
+
+def spread(cluster: Cluster, url: str, tell: Callable[[str], None], patience_s: float) -> list[str]:
+    kept: list[str] = []
+    with dask_workers(cluster.address, [url]) as workers:
+        tasks = [Task(str(k), kept) for k in range(3)]
+        waiting = {"patience_s": patience_s, "recheck_s": 0.5}
+        Spread(tasks, {}, None, workers, lambda *_: None, tell, **waiting).run()
+    return kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("are_back", [False, True])
+def test_where_all_workers_are_gone_the_run_waits_and_says_so(cluster, are_back):
+    """And ends in a sentence, or does the work when one is back."""
+    server, told = Slow(), list[str]()
+
+    def tell(text: str) -> None:
+        told.append(text)
+        if are_back and len(told) == 1:
+            server.may_take.set()
+            cluster.start_worker()
+
+    with serving(server) as url, ThreadPoolExecutor(1) as pool:
+        future = pool.submit(spread, cluster, url, tell, 60 if are_back else 3)
+        assert server.is_asked.wait(60)
+        cluster.worker.kill()
+        try:
+            if are_back:
+                assert sorted(future.result(90)) == ["0", "1", "2"]
+            else:
+                with pytest.raises(ComfyError, match="no workers any more.*Images that were made"):
+                    future.result(60)
+        finally:
+            server.may_take.set()
+    gone = f"The dask scheduler at {cluster.address} has no workers any more. Start some (dask "
+    assert told[0].startswith(f"{gone}worker {cluster.address}). The run waits for them")
+    assert told[1:] == (["There are workers again."] if are_back else [])

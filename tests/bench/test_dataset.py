@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,24 @@ def test_a_mask_that_marks_nothing_is_named(dataset):
     Image.new("L", (8, 6)).save(dataset.folder / "masks" / "moon.png")
     with pytest.raises(ValueError, match="moon.png is black all over. Paint the object white."):
         read_dataset(dataset.folder)
+
+
+def test_a_mask_in_an_alpha_channel_is_read_and_one_that_covers_everything_is_told(dataset):
+    """The one that covers everything where others are edited with it."""
+    drawn = Image.new("L", (8, 6))
+    drawn.paste(255, (2, 1, 5, 4))
+    white = Image.new("RGB", (8, 6), "white")
+    white.putalpha(drawn)
+    white.save(dataset.folder / "masks" / "moon.png")
+    told: list[str] = []
+    again = read_dataset(dataset.folder, told.append)
+    assert again.masks("a")[1].tobytes() == drawn.tobytes()
+    assert len(told) == 1 and "moon.png has one colour, and is drawn in its alpha" in told[0]
+    wolf, moon = (edit.objects[0] for edit in dataset.edits)
+    write_dataset(replace(dataset, edits=(replace(dataset.edits[0], objects=(wolf, moon)),)), {})
+    told.clear()
+    read_dataset(dataset.folder, told.append)
+    assert len(told) == 2 and "wolf.png marks the whole picture, and others are edited" in told[0]
 
 
 def test_a_mask_that_was_cut_off_is_named(dataset):

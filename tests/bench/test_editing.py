@@ -4,6 +4,7 @@ tests/server/test_bench.py."""
 import io
 import pickle
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -170,7 +171,8 @@ def test_settings_are_part_of_the_fingerprint_and_of_the_workflow(dataset, job):
 def test_an_image_depends_on_the_weights_of_its_method_alone(dataset, tmp_path, monkeypatch):
     methods = (ALE, all_methods()["lcm-8"])
     before = [job.fingerprint for job in Plan(dataset, dataset.edits[:1], methods, tmp_path).jobs]
-    monkeypatch.setattr("ale_edit.bench.editing.weights_key", lambda part: f"other {part}")
+    other = SimpleNamespace(weights_key=lambda part: f"other {part}")
+    monkeypatch.setattr("ale_edit.bench.editing.own_model", lambda: other)
     after = [job.fingerprint for job in Plan(dataset, dataset.edits[:1], methods, tmp_path).jobs]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False]
 

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 
 from ale_edit.bench import main_job
+from ale_edit.bench.demo_scenes import demo_input
 from ale_edit.bench.main_job import (
     Edit,
+    ProgressLine,
     exit_code,
     filled_workflow,
     guarded,
@@ -24,12 +26,14 @@ from ale_edit.bench.main_job import (
 )
 from ale_edit.bench.options import FAILED, OUTPUT_CLOSED, SERVER_FAILED, STOPPED
 from ale_edit.bench.pictures import side_by_side
+from ale_edit.demo.judge import Judge
 from ale_edit.headless import (
     ComfyError,
     Interrupted,
     NodeError,
     NodeFailed,
     PackMissing,
+    Progress,
     ServerGone,
     WorkflowRejected,
 )
@@ -100,8 +104,8 @@ def test_an_image_that_the_vae_cropped_is_compared_with_the_sources_centre():
 
 
 def test_the_judge_reads_what_was_asked_for():
-    image, edits = main_job.demo_input(0)
-    scores = scores_of(image, image, edits, main_job.Judge.load())
+    image, edits = demo_input(0)
+    scores = scores_of(image, image, edits, Judge.load())
     for entry, edit in zip(scores["objects"], edits, strict=True):
         assert edit.asked and entry["found"]["shape"] == edit.asked["shape"]
         assert entry["correct"] is False  # nothing was recoloured
@@ -118,6 +122,13 @@ def test_the_table_shows_both_edits_side_by_side():
     assert "box -> red-colored box" in lines[1]
     assert "red box (right)" in lines[1] and "blue box (wrong)" in lines[1]
     assert "31.3 dB" in lines[2]
+
+
+def test_what_nodes_say_is_printed_and_steps_are_not_where_the_output_is_a_file(capsys):
+    line = ProgressLine("ALE edit")
+    line(Progress("Sample", 3, 15))
+    line(Progress("Regions", notice="the masks of a and b overlap."))
+    assert capsys.readouterr().out == "ALE edit: Regions: the masks of a and b overlap.\n"
 
 
 def test_panels_are_enlarged_to_a_readable_size():

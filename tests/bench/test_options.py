@@ -23,6 +23,7 @@ from ale_edit.bench.options import (
     scenes_parser,
     tables_parser,
 )
+from ale_edit.devtools.commands import own_options
 from ale_edit.editors.ale import SCHEDULES
 from ale_edit.headless import table
 from ale_edit.prompts import edits as prompts
@@ -32,9 +33,15 @@ from ale_edit.prompts import edits as prompts
 def files(tmp_path: Path) -> dict[str, Path]:
     """Pictures under the names that argument lists of a test give them."""
     sizes = {"image": (40, 20), "mask": (40, 20), "half": (20, 10), "tall": (20, 40)}
-    found = {name: tmp_path / f"{name}.png" for name in (*sizes, "text", "cut", "none")}
+    found = {
+        name: tmp_path / f"{name}.png" for name in (*sizes, "all", "black", "text", "cut", "none")
+    }
     for name, size in sizes.items():
-        Image.new("L", size, 200).save(found[name])
+        picture = Image.new("L", size, 200 if name == "image" else 255)
+        picture.paste(0 if name != "image" else 200, (0, 0, 3, 3))
+        picture.save(found[name])
+    for name, value in (("all", 255), ("black", 0)):
+        Image.new("L", (40, 20), value).save(found[name])
     found["text"].write_text("no image")
     found["cut"].write_bytes(found["image"].read_bytes()[:50])
     return {**found, "folder": tmp_path}
@@ -129,7 +136,7 @@ def test_the_texts_commands_have_options_that_there_are(dev):
     }
     assert {job for job, _ in commands} >= set(parsers)
     for job, argv in commands:
-        own = dev.own_options(job)
+        own = own_options(job)
         if job in parsers:
             parsers[job]([own]).parse_args(shlex.split(argv.replace("--help", "")))
 
@@ -154,11 +161,23 @@ def test_a_mask_of_another_size_is_resized_and_that_is_told(files):
     assert "half.png is 20x10: resized to 40x20" in told
 
 
+def test_a_mask_of_one_of_several_objects_that_covers_everything_is_told(files):
+    assert read(files, "image", "all") == (0, "")
+    argv = ["--image", str(files["image"])]
+    for name in ("all", "mask"):
+        argv += ["--edit", "a -> b", "--mask", str(files[name])]
+    told: list[str] = []
+    own_input.own_input(demo_arguments(argv), told.append)
+    assert len(told) == 1 and "all.png marks the whole picture, and others are edited" in told[0]
+
+
 @pytest.mark.parametrize(
     ("image", "mask", "expected"),
     [
         ("image", "tall", "tall.png is 20x40, the image 40x20: their shapes differ"),
         ("image", "text", "text.png is no image that can be read"),
+        ("image", "image", "image.png is no mask: 100% of it is grey"),
+        ("image", "black", "black.png is black all over"),
         ("cut", "mask", "cut.png is no image that can be read"),
         ("none", "mask", "There is no file"),
     ],

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,7 +14,8 @@ from ale_edit.bench.editing import Plan, image_path, write_result
 from ale_edit.bench.judging import weights_key
 from ale_edit.bench.methods import ALE, NAIVE
 from ale_edit.bench.options import SERVER_FAILED
-from ale_edit.bench.runner import command_of, main
+from ale_edit.bench.runner import command_of, main, write_report
+from ale_edit.headless.lock import Taken, alone_in
 from ale_edit.headless.pack import pack_version
 from ale_edit.headless.pictures import as_png
 
@@ -70,6 +72,24 @@ def test_images_that_are_not_there_are_an_exit_code_beside_the_report(dataset, t
     assert "2 of 8 images failed or are not there; the report is of the" in capsys.readouterr().err
     report = json.loads((tmp_path / "out" / "mine.json").read_text())
     assert [report["methods"][name]["edits"] for name in ("naive", "ale")] == [3, 3]
+
+
+def test_nobody_else_writes_to_the_folder_before_the_report_is_written(
+    dataset, tmp_path, monkeypatch, capsys
+):
+    unedited(dataset, tmp_path / "out")
+    tried = []
+
+    def trying(*given: Any) -> None:
+        with pytest.raises(Taken), alone_in(tmp_path / "out" / "mine"):
+            pass
+        tried.append(write_report(*given))
+
+    monkeypatch.setattr("ale_edit.bench.runner.write_report", trying)
+    assert main(argv(dataset, tmp_path, "--score-only")) == 0 and tried
+    with alone_in(tmp_path / "out" / "mine"):
+        assert main(argv(dataset, tmp_path, "--score-only")) == 1
+    assert "Another process is writing to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.models import squeezenet1_1
 
-from ale_edit.bench import scoring_pass
+from ale_edit.bench import judging, scoring_pass
 from ale_edit.bench.dataset import Dataset, ImageEdit
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import image_path, read_result
 from ale_edit.bench.judging import judged, load_mini_clip
 from ale_edit.bench.main_job import to_picture, to_tensor
-from ale_edit.bench.scoring_pass import Metric, Metrics, Values, metrics_for
+from ale_edit.bench.metric import Metric, Values
+from ale_edit.bench.scoring_pass import Metrics, metrics_for
 from ale_edit.demo.mini_clip import MiniClipNet
 from ale_edit.demo.weights import read_weights, write_weights
 from ale_edit.demo.world import make_scene, render
@@ -218,8 +219,8 @@ def test_with_weights_te_and_ti_are_the_mini_clips(dataset, tmp_path, monkeypatc
         net = MiniClipNet().eval()
     write_weights("text", read_weights("text"), tmp_path)
     write_weights("clip", net.state_dict(), tmp_path)
-    monkeypatch.setattr(scoring_pass, "load_mini_clip", partial(load_mini_clip, tmp_path))
-    monkeypatch.setattr(scoring_pass, "weights_key", lambda *_: "random")
+    monkeypatch.setattr(judging, "load_mini_clip", partial(load_mini_clip, tmp_path))
+    monkeypatch.setattr(judging, "weights_key", lambda *_: "random")
     edits = [e for e in dataset.edits if len(e.objects) < 3][:6]
     metrics = metrics_for(dataset)
     assert "leakage" not in metrics.missing

@@ -1,15 +1,22 @@
 """The paper's tables: what each compares, and where it is written."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from ale_edit.bench import demo_bench, tables
 from ale_edit.bench.demo_bench import demo_settings
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import Plan, write_result
 from ale_edit.bench.methods import ALE
 from ale_edit.bench.options import bench_demo_arguments, tables_arguments
+from ale_edit.bench.report import Results
 from ale_edit.bench.runner import run_bench
 from ale_edit.bench.tables import TABLES, command_of, main, named_tables, renewed
+from ale_edit.headless.lock import Taken, alone_in
 from ale_edit.headless.pictures import as_png
+from ale_edit.headless.spreading import Outcome
 
 MARKED = "Before.\n<!-- table variants -->\nold\n<!-- end variants -->\nAfter.\n"
 
@@ -95,6 +102,38 @@ def test_images_of_other_settings_are_told_where_they_are_only_scored(tmp_path, 
     results = run_bench(args, dataset, (ALE,), tmp_path / "demo")
     assert "demo: 2 of 2 images made from something else (other prompts," in capsys.readouterr().out
     assert len(results.scored["ale"]) == 2
+
+
+def demo_bench_main(out: Path) -> int:
+    return demo_bench.main(["--score-only", "--out", str(out)])
+
+
+def test_nobody_else_writes_to_the_folders_of_tables_before_the_last_one_is_written(
+    tmp_path, monkeypatch, capsys
+):
+    """Not between two tables, not while one is written, nor into the folder of another table."""
+    tried = []
+    found = Results(
+        demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1),
+        *((), (ALE,), {"ale": {}}, {}, tmp_path / "demo", Outcome(), {}),
+    )
+
+    def trying(*_: Any) -> Any:
+        for folder in ("demo", "objects4", "objects6", "objects8"):
+            with pytest.raises(Taken), alone_in(tmp_path / folder):
+                pass
+        assert demo_bench_main(tmp_path) == 1
+        assert "Another process is writing to" in capsys.readouterr().err
+        tried.append(None)
+        return [found], []
+
+    monkeypatch.setattr(tables, "made", trying)
+    monkeypatch.setattr(tables, "write_table", trying)
+    assert main(["--only", "variants", "objects", "--score-only", "--out", str(tmp_path)]) == 0
+    assert len(tried) == 4
+    for folder in ("demo", "objects4"):
+        with alone_in(tmp_path / folder):
+            pass
 
 
 def test_without_any_image_there_is_nothing_to_score(tmp_path):

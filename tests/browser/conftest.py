@@ -6,12 +6,11 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from ale_edit.bench.main_job import demo_input
+from ale_edit.bench.demo_scenes import demo_input
 from ale_edit.tests.browser.chromium import find_chromium, flags
 from ale_edit.tests.browser.front_end import FrontEnd
 from ale_edit.tests.server.conftest import extra_models, new_server
@@ -60,7 +59,7 @@ def screenshots(
 
 
 @pytest.fixture(scope="session")
-def comfyui(dev: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A server with previews on, the files that the workflows name, and no model in them."""
     base, models = tmp_path_factory.mktemp("comfyui"), tmp_path_factory.mktemp("models")
     for name in FILES:
@@ -82,7 +81,7 @@ def comfyui(dev: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         if "OMP_NUM_THREADS" not in os.environ:
             patch.setenv("OMP_NUM_THREADS", "2")
         options = ["--preview-method", "latent2rgb", *extra_models(models)]
-        with new_server(dev, base, *options) as server:
+        with new_server(base, *options) as server:
             yield server
 
 
@@ -110,7 +109,7 @@ def page_of_all(browser: Any, comfyui: Any) -> Iterator[FrontEnd]:
 def front_end(page_of_all: FrontEnd, comfyui: Any) -> FrontEnd:
     """The front end without dialogs and panels; errors are counted from here on."""
     comfyui.check_alive("between two tests")
+    page_of_all.close_side_panels()  # first: an open one can hide the card of an error
     page_of_all.close_dialogs()
-    page_of_all.close_side_panel()
     page_of_all.errors.clear()
     return page_of_all

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from ale_edit.tests.versions import PAGE
+
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, Locator, Page
 
@@ -26,6 +28,8 @@ CLICKS, CLICK_MS = 6, 10_000
 IS_READY = """() => window.app?.graph && window.LiteGraph
     && 'ALEEdit' in LiteGraph.registered_node_types && app.extensionManager?.workflow"""
 ACTIVE = "() => app.extensionManager.workflow.activeWorkflow?.filename"
+MARK_OLD = "() => app.graph._nodes.forEach(node => { node.wasBefore = true })"
+IS_NEW = "() => app.graph._nodes.length && !app.graph._nodes.some(node => node.wasBefore)"
 NODES = """() => app.graph._nodes.map(node => ({
     id: String(node.id), title: node.title, type: node.type,
     pos: [...node.pos], size: [...node.size],
@@ -44,8 +48,8 @@ EVENTS = """() => {
     window.listening ??= kinds.map(kind => app.api.addEventListener(kind, event =>
         window.heard.push([kind, event.detail instanceof Blob ? event.detail.size : event.detail])))
 }"""
-HAS_ENDED = """() => window.heard.some(([kind]) => /^execution_/.test(kind))
-    || document.querySelector('.p-dialog')"""
+HAS_ENDED = """card => window.heard.some(([kind]) => /^execution_/.test(kind))
+    || document.querySelector(card)"""
 ARE_SHOWN = """ids => ids.every(id => {
     const pictures = app.graph.getNodeById(id).imgs ?? []
     return pictures.length && pictures.every(picture => picture.naturalWidth)
@@ -79,6 +83,7 @@ CLOSE_SIDE_PANEL = """() => {
     const {sidebarTab} = app.extensionManager
     if (sidebarTab.activeSidebarTab) sidebarTab.toggleSidebarTab(sidebarTab.activeSidebarTab.id)
 }"""
+CLEAR_SETTING = "name => app.extensionManager.setting.set(name, false)"
 SET_WIDGET = """([title, name, value]) => {
     const node = app.graph._nodes.find(node => node.title === title)
     const widget = node.widgets.find(widget => widget.name === name)
@@ -147,10 +152,10 @@ class FrontEnd:
         self.close_dialogs()
         self.browse_templates()
         # cards far down the list are not there until it is scrolled
-        self.dialog().last.get_by_placeholder("Search...").fill(name)
-        before = self.page.evaluate(ACTIVE)
+        self.dialog().last.locator(PAGE.search).fill(name)
+        self.page.evaluate(MARK_OLD)
         self._choose(self.page.get_by_test_id(f"template-workflow-{name}"))
-        self.page.wait_for_function(f"before => ({ACTIVE})() !== before", arg=before)
+        self.page.wait_for_function(IS_NEW)  # the name can be that of the one before
         self.settle()
         active = self.page.evaluate(ACTIVE)  # a second time, " (2)" follows the name
         assert active.split(" (")[0] == name, active
@@ -174,19 +179,23 @@ class FrontEnd:
 
     def close_dialogs(self) -> None:
         while self.dialog().count():
-            cross = self.dialog().last.locator("button:has(.pi-times), .p-dialog-close-button")
+            cross = self.dialog().last.locator(PAGE.close)
             if cross.count():
                 cross.last.click()
             else:
                 self.page.keyboard.press("Escape")
             self.settle(400)
+        if PAGE.dismiss_button and self.has_error_card():
+            self.page.locator(PAGE.dismiss_button).click()
 
-    def close_side_panel(self) -> None:
+    def close_side_panels(self) -> None:
         self.page.evaluate(CLOSE_SIDE_PANEL)
+        if PAGE.right_panel:
+            self.page.evaluate(CLEAR_SETTING, PAGE.right_panel)
         self.settle(200)
 
     def dialog(self) -> Locator:
-        return self.page.locator(".p-dialog")
+        return self.page.locator(PAGE.dialog)
 
     def nodes(self) -> list[Json]:
         return self.page.evaluate(NODES)
@@ -216,15 +225,29 @@ class FrontEnd:
         self.fit()  # what is out of sight is not drawn, nor are its pictures loaded
         self.page.evaluate(EVENTS)
         self.press_run()
-        self.page.wait_for_function(HAS_ENDED, timeout=RUN_MS)
+        self.page.wait_for_function(HAS_ENDED, arg=PAGE.error_card, timeout=RUN_MS)
         heard = self.heard()
-        if heard.error is None and not self.dialog().count():
+        if heard.error is None and not self.has_error_card():
             self.page.wait_for_function(ARE_SHOWN, arg=heard.with_pictures)
         self.settle()
         return heard
 
     def press_run(self) -> None:
-        self.page.get_by_test_id("queue-button").get_by_role("button").first.click()
+        self.page.locator(PAGE.run_button).first.click()
+
+    def has_error_card(self) -> bool:
+        """Whether the page says that something is wrong with the graph or its run."""
+        return self.page.locator(PAGE.error_card).count() > 0
+
+    def error_text(self) -> str:
+        """All that the page says about it, as it stands behind its button for details."""
+        self.page.locator(PAGE.error_card).wait_for()
+        if PAGE.details_button:
+            self.page.locator(PAGE.details_button).click()
+        details = self.page.locator(PAGE.details)
+        details.wait_for()
+        self.settle()
+        return details.inner_text()
 
     def heard(self) -> Run:
         heard = self.page.evaluate("window.heard")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ale_edit.bench.main_job import demo_input, to_tensor
+from ale_edit.bench.demo_scenes import demo_input
+from ale_edit.bench.main_job import to_tensor
 from ale_edit.demo.judge import Judge
 from ale_edit.tests.browser.front_end import FrontEnd
 from ale_edit.tests.browser.test_templates import (
@@ -21,6 +23,7 @@ from ale_edit.tests.browser.thumbnails import save_small
 
 PAINTED = ("Image, object 1 painted", "Same image, object 2 painted")
 CANVAS = "#maskEditorCanvasContainer canvas"
+SAVE = re.compile(r"^\W*Save$")  # a front end may count its icon as a letter of the name
 
 
 def paint(front_end: FrontEnd, title: str, mask: np.ndarray, shot: Path | None = None) -> None:
@@ -45,7 +48,7 @@ def paint(front_end: FrontEnd, title: str, mask: np.ndarray, shot: Path | None =
     front_end.settle(500)
     if shot is not None:
         front_end.shoot(shot)
-    page.get_by_role("button", name="Save", exact=True).click()
+    front_end.dialog().get_by_role("button", name=SAVE).click()
     front_end.dialog().wait_for(state="detached")
     front_end.settle(1500)
 
@@ -58,7 +61,7 @@ def test_painted_objects_are_edited(front_end: FrontEnd, screenshots: Path) -> N
 
     run = front_end.run()  # nothing is painted yet
     assert run.error is not None
-    said = front_end.dialog().inner_text()
+    said = front_end.error_text()
     assert 'the mask of "pink-colored box" is empty' in said and "Edit Object" in said
     front_end.close_dialogs()
     front_end.errors.clear()

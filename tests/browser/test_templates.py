@@ -49,7 +49,7 @@ def check_opened_whole(front_end: FrontEnd, name: str) -> None:
         node["inputs"] = {key: value for key, value in node["inputs"].items() if key in known}
     assert prompt == read_api(name)
     check_places(front_end)
-    assert not front_end.dialog().count()
+    assert not front_end.dialog().count() and not front_end.has_error_card()
     assert not front_end.errors
 
 
@@ -69,7 +69,7 @@ def check_places(front_end: FrontEnd) -> None:
 def check_run(front_end: FrontEnd, run: Run) -> None:
     """Progress and previews came, and every node that shows something shows a real picture."""
     assert run.error is None, run.error["exception_message"]
-    assert not front_end.dialog().count()
+    assert not front_end.dialog().count() and not front_end.has_error_card()
     nodes = front_end.nodes()
     if any(node["type"] in SAMPLING for node in nodes):
         values = [value for value, maximum in run.steps if maximum > 1]

@@ -20,6 +20,7 @@ from ale_edit.demo.train_finder import (
 )
 from ale_edit.demo.train_judge import object_labels
 from ale_edit.regions.detection import Thresholds, iou, match
+from ale_edit.regions.objects import find_objects
 
 
 class Exact(FinderNet):
@@ -152,3 +153,28 @@ def test_its_masks_are_those_of_scenes_that_it_never_saw():
     overlaps = found_overlaps(SceneFinder.load(), images, masks, scenes)
     assert len(overlaps) == 1250
     assert sum(overlaps) / len(overlaps) >= 0.85
+
+
+def plural(shape: str) -> str:
+    return {"box": "boxes", "cross": "crosses"}.get(shape, f"{shape}s")
+
+
+@pytest.mark.parametrize("kind", ["shape and color", "shape", "plural and color"])
+def test_its_words_find_every_object_of_scenes_that_it_never_saw(kind):
+    """As many as before the detectors' second query lost its step by the noun's singular."""
+    phrase_of = {
+        "shape and color": lambda o: object_phrase(o.shape, o.color),
+        "shape": lambda o: o.shape,
+        "plural and color": lambda o: object_phrase(plural(o.shape), o.color),
+    }[kind]
+    finder = SceneFinder.load()
+    scenes = [make_scene(CHECK_SEEDS[i], 1 + i % 4, triples="all") for i in range(500)]
+    found = []
+    for image, scene in zip(render_batch(scenes)[0], scenes, strict=True):
+        phrases = [phrase_of(o) for o in scene.objects]
+        answers = find_objects(
+            finder, image, phrases, Thresholds(0.35, 0.25), ["all"] * len(phrases)
+        )
+        found += [bool(answer.instances) for answer in answers]
+    print(f"Demo finder, by {kind}: {sum(found)} of {len(found)} objects found")  # pytest -rP
+    assert (sum(found), len(found)) == (1250, 1250)

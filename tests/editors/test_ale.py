@@ -77,6 +77,14 @@ def test_soft_weights_are_the_mean_of_each_cells_64_pixels():
             torch.testing.assert_close(weights[y, x], cell.mean())
 
 
+def test_soft_weights_keep_an_object_of_one_pixel_of_a_larger_image():
+    mask = box_mask(512, 512, top=203, left=67, bottom=204, right=68)
+    weights = background_weights(
+        make_regions([mask], ["a"], 0.0, feather=0.01), 8, 8, "paper", is_soft=True
+    )
+    assert weights[3, 1] < 1 and (weights < 1).sum() <= 4
+
+
 def test_weights_stand_for_the_pixels_that_the_vae_keeps():
     mask = box_mask(71, 70, top=3, left=3, bottom=67, right=35)
     regions = make_regions([mask], ["a"], 0.0)

@@ -47,6 +47,7 @@ class FakeServer:
         self.nodes = object_info()
         self.version: str | None = pack_version()
         self.fails: Callable[[dict[str, Any]], Failure] = lambda _prompt: None
+        self.ending = "execution_error"  # of a run that fails
         self.uploads: list[str] = []
         self.ran: list[dict[str, Any]] = []  # the workflows, in their order
         self.pending: list[list[Any]] = []
@@ -100,15 +101,16 @@ class FakeServer:
             prompt = item[2]
             self.ran.append(prompt)
             failure = self.fails(prompt)
-            messages = [("execution_error", failure)] if failure else []
-            status = {"status_str": "error" if failure else "success", "messages": messages}
+            failed = failure is not None
+            messages = [(self.ending, failure)] if failed else []
+            status = {"status_str": "error" if failed else "success", "messages": messages}
             outputs = {
                 node_id: {"images": [{"filename": item[1], "subfolder": "", "type": "temp"}]}
                 for node_id, node in prompt.items()
                 if node["class_type"] in ("PreviewImage", "SaveImage")
             }
             self.running = []
-            entry = {"prompt": item, "status": status, "outputs": {} if failure else outputs}
+            entry = {"prompt": item, "status": status, "outputs": {} if failed else outputs}
             self.history[item[1]] = entry
 
     async def _stats(self, _request: web.Request) -> web.Response:

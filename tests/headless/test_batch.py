@@ -1,6 +1,7 @@
 """Batches over one and two servers that come and go: nothing is lost, nothing is made twice."""
 
 import asyncio
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from ale_edit.headless import (
     ComfyClient,
@@ -20,11 +22,13 @@ from ale_edit.headless import (
     ServerGone,
     spreading,
 )
-from ale_edit.headless.batch import check_servers, edit_jobs
+from ale_edit.headless.batch import EditTask, check_servers, edit_jobs
 from ale_edit.headless.jobs import How, Job, build_jobs
 from ale_edit.headless.manifest import FILE, Manifest
+from ale_edit.headless.pictures import as_png
 from ale_edit.headless.spreading import Hopeless, Outcome, tag_of
 from ale_edit.headless.table import Problems, named, read_table
+from ale_edit.headless.work import Made
 from ale_edit.tests.headless.fake_server import FakeServer, colour_of, serving
 from ale_edit.tests.headless.inputs import write_csv, write_inputs, write_mask
 
@@ -141,6 +145,74 @@ def test_a_node_that_fails_is_noted_with_its_input_and_the_others_go_on(tmp_path
     assert line["error"]["input"] == "dilation" and "Lower it" in line["error"]["message"]
     server.fails = lambda _prompt: None
     assert run(Bench(tmp_path / "out"), jobs, server).made == 1
+
+
+def test_a_row_that_is_cancelled_in_comfyui_has_not_failed_and_the_next_run_makes_it(tmp_path):
+    server, bench, jobs = FakeServer(), Bench(tmp_path / "out"), jobs_of(tmp_path, 3)
+    cancelled = jobs[1].workflow.inputs("Source image")["image"]
+    server.ending = "execution_interrupted"
+    server.fails = lambda p: {} if p["2"]["inputs"]["image"] == cancelled else None
+    outcome = run(bench, jobs, server)
+    assert outcome.made == 2 and not outcome.failed and list(outcome.cancelled) == ["p1"]
+    assert [(line["name"], line["status"]) for line in bench.lines()] == [
+        ("p0", "done"),
+        ("p2", "done"),
+    ]
+    assert sorted(bench.done) == ["p0", "p1", "p2"]
+    server.fails = lambda _prompt: None
+    again = Bench(tmp_path / "out")
+    assert run(again, jobs, server).made == 1 and again.done == ["p1"] and again.told == []
+
+
+def test_what_nodes_said_stands_in_the_manifest(tmp_path):
+    bench, (one, two) = Bench(tmp_path / "out"), jobs_of(tmp_path, 2)
+    for job, notices in ((one, ("Regions: a and b overlap.",)), (two, ())):
+        made = Made(colour_of(job.workflow.nodes), notices=notices)
+        EditTask(job, bench.manifest, False).keep(made, "http://a", {})
+    first, second = bench.lines()
+    assert first["notices"] == ["Regions: a and b overlap."] and "notices" not in second
+
+
+def test_the_alpha_channel_of_a_source_is_in_its_result(tmp_path):
+    """Of the row that has one; the pixels are the server's."""
+    server, bench = FakeServer(), Bench(tmp_path / "out")
+    rows = write_inputs(tmp_path / "in", 2)
+    source = Image.open(tmp_path / "in" / "p1.png").convert("RGBA")
+    source.putalpha(Image.linear_gradient("L").resize(source.size))
+    source.save(tmp_path / "in" / "p1.png")
+    jobs = build_jobs(named(read_table(write_csv(tmp_path / "in" / "edits.csv", rows))), How())
+    assert run(bench, jobs, server).made == 2
+    plain, clear = (Image.open(tmp_path / "out" / f"p{k}.png") for k in range(2))
+    made = [Image.open(io.BytesIO(colour_of(job.workflow.nodes))) for job in jobs]
+    assert plain.mode == "RGB" and plain.tobytes() == made[0].tobytes()
+    assert clear.mode == "RGBA" and clear.convert("RGB").tobytes() == made[1].tobytes()
+    assert clear.getchannel("A").tobytes() == source.getchannel("A").tobytes()
+    assert [set(line) & {"alpha"} for line in bench.lines()] == [set(), {"alpha"}]
+    again = Bench(tmp_path / "out")
+    assert run(again, jobs, server).made == 0 and again.told == []
+
+
+def test_an_alpha_channel_that_changes_after_the_check_fails_its_row(tmp_path):
+    server, bench = FakeServer(), Bench(tmp_path / "out")
+    (job,) = jobs_of(tmp_path, 1)
+    source = Image.open(tmp_path / "in" / "p0.png").convert("RGBA")
+    source.putpixel((0, 0), (0, 60, 90, 9))
+    source.save(tmp_path / "in" / "p0.png")
+    assert "was changed since the check" in run(bench, [job], server).failed["p0"]
+
+
+def test_a_result_of_another_shape_has_no_alpha_channel_and_that_is_told(tmp_path):
+    bench = Bench(tmp_path / "out")
+    write_inputs(tmp_path / "in", 1)
+    Image.new("RGBA", (24, 16), (1, 2, 3, 9)).save(tmp_path / "in" / "p0.png")
+    rows = [{"image": "p0.png", "edits": "box -> ring", "masks": "m0.png"}]
+    (job,) = build_jobs(named(read_table(write_csv(tmp_path / "in" / "edits.csv", rows))), How())
+    task = EditTask(job, bench.manifest, False)
+    task.item("r")
+    task.keep(Made(as_png(Image.new("RGB", (48, 16)))), "http://a", {})
+    told = "The result has another shape than its source, whose alpha channel it does not get."
+    assert bench.lines()[0]["notices"] == [told] and told in bench.told[0]
+    assert Image.open(tmp_path / "out" / "p0.png").mode == "RGB"
 
 
 def test_where_the_first_all_fail_the_others_are_left_out(tmp_path):

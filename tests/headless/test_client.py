@@ -17,6 +17,7 @@ from ale_edit.headless import (
     NodeFailed,
     PackMissing,
     Progress,
+    Run,
     RunLost,
     ServerGone,
     Workflow,
@@ -312,12 +313,56 @@ def test_a_run_that_waits_says_how_many_come_before_it(fake, monkeypatch):
     assert seen == [Progress("", ahead=3), Progress("", ahead=2), Progress("", ahead=1)]
 
 
-@pytest.mark.parametrize("with_socket", [True, False])
-def test_a_run_that_the_server_knows_no_more_is_lost(fake, with_socket, monkeypatch):
+@pytest.mark.parametrize(("with_socket", "drops"), [(True, True), (False, False)])
+def test_a_run_that_the_server_knows_no_more_is_lost(fake, with_socket, drops, monkeypatch):
+    """Perhaps the server was started anew, which closes its websockets."""
     monkeypatch.setattr("ale_edit.headless.client.QUIET_S", 0.1)
-    fake.with_socket, fake.finishes, fake.queued = with_socket, False, False
+    fake.with_socket, fake.drops_socket = with_socket, drops
+    fake.finishes, fake.queued = False, False
     with pytest.raises(RunLost, match="taken out of the queue, or ComfyUI at .* started anew"):
         run(fake)
+
+
+def test_a_run_that_a_server_forgot_while_it_was_there_was_cancelled(fake, monkeypatch):
+    monkeypatch.setattr("ale_edit.headless.client.QUIET_S", 0.1)
+    fake.finishes, fake.queued = False, False
+    with pytest.raises(Interrupted, match=r"^test.json was taken out of the") as caught:
+        run(fake)
+    assert not isinstance(caught.value, RunLost)
+
+
+def test_a_run_of_an_earlier_process_counts_as_cancelled_once_it_was_seen(fake, monkeypatch):
+    monkeypatch.setattr("ale_edit.headless.client.QUIET_S", 0.1)
+    fake.ahead = ["theirs"]
+
+    def take_out(_progress: Progress) -> None:
+        fake.queued = False
+
+    async def job(client: ComfyClient) -> None:
+        with pytest.raises(Interrupted) as caught:
+            await client.finish(Run("p1", WORKFLOW), take_out)
+        assert not isinstance(caught.value, RunLost)
+        with pytest.raises(RunLost):
+            await client.finish(Run("p0", WORKFLOW))
+
+    with_client(fake, job)
+
+
+def test_a_notice_of_a_node_comes_as_progress_with_its_title(fake):
+    notice = {"node": "2", "text": "the masks overlap", "prompt_id": "p1"}
+    fake.events = [
+        ("executing", {"node": "2", "prompt_id": "p1"}),
+        ("ale_edit.notice", {**notice, "prompt_id": "theirs"}),
+        ("ale_edit.notice", notice),
+        ("ale_edit.notice", {**notice, "node": "7:1"}),  # within a subgraph
+        ("ale_edit.notice", {"prompt_id": "p1"}),
+        ("execution_success", {"prompt_id": "p1"}),
+    ]
+    assert run(fake)[1] == [
+        Progress("Sampling"),
+        Progress("Sampling", notice="the masks overlap"),
+        Progress("7:1", notice="the masks overlap"),
+    ]
 
 
 def test_a_refused_workflow_names_node_input_and_reason(fake):

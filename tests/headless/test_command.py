@@ -110,10 +110,6 @@ def test_an_image_and_a_folder_are_edited_without_a_table(table, tmp_path):
     assert served([*argv, str(folder / "m0.png"), "--out", str(tmp_path / "one")], server) == 0
     assert (tmp_path / "one" / "p0.png").is_file()
     argv = ["--image", str(folder), "--edit", "box -> ring", "--out", str(tmp_path / "all")]
-    server.nodes["ALEGroundingDINOLoader"]["input"] = {"required": {"detector_name": ["STRING"]}}
-    server.nodes["ALESAMLoader"]["input"] = {
-        "required": {"sam_name": ["STRING"], "precision": ["STRING"]}
-    }
     assert served(argv, server) == 0
     assert len(list((tmp_path / "all").glob("*.png"))) == 6
 
@@ -147,6 +143,20 @@ def test_a_row_that_fails_makes_the_exit_code_1(table, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "failed: " in told and "line 3 (p1): 'Regions' (ALERegions): no object" in told
     assert "2 made, 1 failed." in told
+
+
+def test_a_row_that_is_cancelled_in_comfyui_is_told_and_left_for_the_next_run(
+    table, tmp_path, capsys
+):
+    server, argv = FakeServer(), [str(table), "--out", str(tmp_path / "out")]
+    server.ending, server.fails = "execution_interrupted", lambda _prompt: {}
+    assert served(argv, server) == 1
+    told = capsys.readouterr().out
+    assert told.count("was cancelled in ComfyUI at http://") == 3 and "failed" not in told
+    assert "0 made, 3 cancelled." in told
+    server.fails = lambda _prompt: None
+    assert served(argv, server) == 0
+    assert "3 made." in capsys.readouterr().out
 
 
 def test_all_that_is_wrong_is_told_before_anything_is_queued(table, tmp_path, capsys):

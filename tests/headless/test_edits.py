@@ -56,6 +56,16 @@ def test_words_stand_in_the_list_and_the_demo_model_has_its_guidance():
     assert settings_of(workflow)["target_guidance"] == 5.0
 
 
+def test_without_a_checkpoint_the_demo_detector_finds_the_objects():
+    workflow = words_workflow("i.png", WORDS)
+    assert source_of(workflow, "Grounded-SAM Masks", "detector") == ("Demo Detector Loader", 0)
+    assert source_of(workflow, "Grounded-SAM Masks", "segmenter") == ("Demo Detector Loader", 1)
+    assert not {"ALEGroundingDINOLoader", "ALESAMLoader"} & workflow.classes()
+    workflow = words_workflow("i.png", WORDS, LCM)
+    assert source_of(workflow, "Grounded-SAM Masks", "segmenter") == ("SAM Loader", 0)
+    assert "ALEDemoDetectorLoader" not in workflow.classes()
+
+
 @pytest.mark.parametrize("make", [masked_workflow, words_workflow])
 def test_a_lora_lies_between_checkpoint_and_everything_and_samples_as_an_lcm(make: Any):
     workflow = make("i.png", TWO if make is masked_workflow else WORDS, LORA)
@@ -138,6 +148,47 @@ def test_an_input_is_set_by_title_and_keeps_its_kind():
     assert workflow.inputs("Method")["ore"] is False
     assert workflow.inputs("Regions")["feather"] == 1.0
     assert workflow.inputs("Negative")["text"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        *((name, name) for name in sorted({*SETTINGS} - {"type", "variant", "seed", "steps"})),
+        ("target_guidance", "Guider.target_guidance"),
+        ("dilation", "Regions.dilation"),
+        ("", "Sampler.eta"),
+        ("", "Regions.feather"),
+    ],
+)
+def test_a_number_that_the_front_end_exported_as_whole_may_become_any(name: str, place: str):
+    """JavaScript writes 2.0 as 2."""
+    workflow = masked_workflow("i.png", TWO)
+    for node in workflow.nodes.values():
+        node["inputs"] |= {k: 2 for k, v in node["inputs"].items() if isinstance(v, float)}
+    apply_setting(workflow, place, "2.5")
+    if name:
+        apply_setting(workflow, "type", "custom")
+        assert settings_of(workflow)[name] == 2.5
+    else:
+        title, _, input_name = place.partition(".")
+        assert workflow.inputs(title)[input_name] == 2.5
+
+
+@pytest.mark.parametrize("place", ["steps", "seed", "Schedule.steps", "Noise.noise_seed"])
+def test_a_setting_that_is_whole_stays_so_whatever_the_workflow_holds(place: str):
+    workflow = masked_workflow("i.png", TWO)
+    workflow.fill("Schedule", steps=15.0)
+    with pytest.raises(ValueError, match=f"{place} is '2.5'. Write a whole number"):
+        apply_setting(workflow, place, "2.5")
+
+
+def test_a_fraction_for_a_whole_input_of_another_node_is_told_by_its_server():
+    workflow = masked_workflow("i.png", TWO)
+    workflow.add("Count", "ALEDemoScene", {"seed": 1, "objects": 2})
+    apply_setting(workflow, "Count.objects", "2.5")
+    (error,) = complaints(workflow, object_info())
+    assert (error.title, error.input_name) == ("Count", "objects")
+    assert error.message == "2.5 is not a whole number"
 
 
 @pytest.mark.parametrize(

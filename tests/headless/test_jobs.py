@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from ale_edit.headless import Workflow
-from ale_edit.headless.edits import Model, settings_of
-from ale_edit.headless.jobs import How, Job, build_jobs
+from ale_edit.headless.edits import MASKED, Model, settings_of
+from ale_edit.headless.jobs import How, Job, build_jobs, changes
 from ale_edit.headless.pack import WORKFLOWS
 from ale_edit.headless.table import Problems, named, read_table
 from ale_edit.tests.headless.inputs import SIZE, write_csv, write_inputs, write_mask
@@ -115,11 +115,11 @@ def test_a_file_that_is_missing_broken_or_no_mask_is_told_with_its_row(tmp_path)
     write_mask(tmp_path / "black.png", (0, 0, 0, 0))
     write_mask(tmp_path / "wide.png", (1, 1, 9, 9), (48, 16))
     Image.new("RGB", SIZE, (120, 110, 100)).save(tmp_path / "photo.png")
-    Image.new("I;16", SIZE).save(tmp_path / "deep.png")
+    Image.new("F", SIZE).save(tmp_path / "deep.tif")
     for columns, expected in (
         ({"image": "none.png"}, "none.png"),
         ({"image": "broken.png"}, "broken.png is no image that can be read"),
-        ({"image": "deep.png"}, "deep.png has more than 8 bits a channel"),
+        ({"image": "deep.tif"}, "deep.tif has more than 16 bits a channel (F)"),
         ({"masks": "none.png"}, "There is no file"),
         ({"masks": "black.png"}, "black.png is black all over. Paint the object white"),
         ({"masks": "wide.png"}, "wide.png is 48x16, the image 24x16: their shapes differ"),
@@ -148,6 +148,78 @@ def test_a_mask_of_the_same_shape_is_resized_and_that_is_told_once(tmp_path):
     (job,) = build_jobs(named(read_table(table)), How(), told.append)
     assert len(told) == 1 and "resized to 24x16" in told[0]
     assert job.pictures()[1][1].size == SIZE and len(told) == 1
+
+
+def test_what_is_to_be_known_of_pictures_is_told_with_the_row_and_kept_with_the_job(tmp_path):
+    rows = write_inputs(tmp_path, 2)
+    rows[0] |= {"edits": "box -> ring; lid -> cap", "masks": "all.png; white.png"}
+    Image.new("I;16", SIZE, 30000).save(tmp_path / "p0.png")
+    Image.new("L", SIZE, 255).save(tmp_path / "all.png")
+    white = Image.new("RGB", SIZE, "white")
+    white.putalpha(Image.open(tmp_path / "m0.png"))
+    white.save(tmp_path / "white.png")
+    told: list[str] = []
+    table = write_csv(tmp_path / "edits.csv", rows)
+    first, second = build_jobs(named(read_table(table)), How(), told.append)
+    expected = ("p0.png has 16 bits", "white.png has one colour, and is drawn", "all.png marks the")
+    for notice, part in zip(first.notices, expected, strict=True):
+        assert part in notice
+    assert told == [f"{table}, line 2: {notice}" for notice in first.notices]
+    assert second.notices == ()
+    (_, image), (_, whole), (_, drawn) = first.pictures()
+    assert image.mode == "RGB" and image.getpixel((0, 0)) == (117, 117, 117)  # 30000 / 257
+    assert whole.getextrema() == ((255, 255),) * 3
+    assert drawn.getchannel("R").tobytes() == Image.open(tmp_path / "m0.png").tobytes()
+    assert len(told) == 3  # not again
+
+
+def test_one_mask_may_cover_everything(tmp_path):
+    write_inputs(tmp_path, 1)
+    Image.new("L", SIZE, 255).save(tmp_path / "all.png")
+    (job,) = jobs_of(tmp_path, masks="all.png")
+    assert job.notices == ()
+
+
+def test_an_alpha_channel_counts_for_the_image_and_an_opaque_one_does_not(tmp_path):
+    (opaque,) = jobs_of(tmp_path)
+    clear = Image.open(tmp_path / "p0.png").convert("RGBA")
+    clear.save(tmp_path / "p0.png")
+    rows, table = [{"image": "p0.png", "edits": "box -> ring", "masks": "m0.png"}], "edits.csv"
+
+    def job() -> Job:
+        return build_jobs(named(read_table(write_csv(tmp_path / table, rows))), How())[0]
+
+    assert job().fingerprint == opaque.fingerprint and job().alpha() is None
+    assert "alpha" not in job().asked
+    clear.putpixel((3, 3), (0, 60, 90, 40))
+    clear.save(tmp_path / "p0.png")
+    first = job()
+    assert first.fingerprint != opaque.fingerprint and first.names == opaque.names
+    alpha = first.alpha()
+    assert alpha is not None and alpha.getpixel((3, 3)) == 40
+    clear.putpixel((3, 3), (0, 60, 90, 41))
+    clear.save(tmp_path / "p0.png")
+    assert job().fingerprint != first.fingerprint and "alpha" in changes(job(), first.asked)
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "output"),
+    [("LoadImage", {}, 1), ("LoadImageMask", {"channel": "alpha"}, 0)],
+)
+def test_masks_for_a_workflow_of_ones_own_are_what_its_nodes_read(tmp_path, kind, inputs, output):
+    own = Workflow.load(MASKED)
+    own.replace("Mask 1", kind, {"image": "x.png", **inputs})
+    edits = {"edits": "box -> ring; lid -> cap; bar -> rod", "masks": "m0.png; m0.png; m0.png"}
+    (job,) = jobs_of(tmp_path, How(workflow=own), **edits)
+    modes = [picture.mode for _, picture in job.pictures()]
+    assert modes == ["RGB", "RGBA", "RGB", "RGBA"]  # the third one's node is a clone of the first
+    for number, slot in ((1, output), (2, 0), (3, output)):
+        mask = job.workflow.find(f"Mask {number}")
+        assert job.workflow.inputs(f"Edit {number}")["mask"] == [mask, slot]
+        assert job.workflow.nodes[mask]["inputs"]["image"] == job.names[number]
+    clear = job.pictures()[1][1].getchannel("A")
+    drawn = Image.open(tmp_path / "m0.png")
+    assert [255 - v for v in clear.tobytes()] == list(drawn.tobytes())
 
 
 def test_two_edits_may_have_the_same_mask(tmp_path):

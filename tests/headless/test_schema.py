@@ -3,7 +3,7 @@
 import pytest
 
 from ale_edit.headless import Workflow
-from ale_edit.headless.schema import NOTHING, choices_of, complaints
+from ale_edit.headless.schema import NOTHING, choices_of, complaints, models_folder
 
 NODES = {
     "Load": {"input": {"required": {"file": [["a", "b"], {}]}}},
@@ -12,6 +12,7 @@ NODES = {
         "input": {
             "required": {
                 "count": ["INT", {"min": 1, "max": 50}],
+                "seed": ["INT", {"min": 0, "max": 2**64 - 1}],
                 "share": ["FLOAT", {"min": 0.0, "max": 1.0}],
                 "model": ["MODEL"],
             },
@@ -37,6 +38,8 @@ def found(class_type: str, **inputs: object) -> list[tuple[str | None, str]]:
         ("LoadImage", {"image": "ale-edit/uploaded.png"}),
         ("ALEStep", {"count": 1, "share": 1.0, "mode": "soft", "text": "x", "model": ["1", 0]}),
         ("ALEStep", {"count": "7", "share": 1}),
+        ("ALEStep", {"count": 7.0}),
+        ("ALEStep", {"seed": 2**64 - 1}),
         ("Unknown", {"x": 1}),
     ],
 )
@@ -60,13 +63,15 @@ def test_what_a_node_takes_is_no_complaint(class_type, inputs):
         ("ALEStep", {"count": 0}, ("count", "0 is not from 1 to 50")),
         ("ALEStep", {"count": 51}, ("count", "51 is not from 1 to 50")),
         ("ALEStep", {"count": "x"}, ("count", "'x' is not a whole number")),
+        ("ALEStep", {"count": 2.5}, ("count", "2.5 is not a whole number")),  # ComfyUI takes 2
+        ("ALEStep", {"count": float("inf")}, ("count", "inf is not a whole number")),
         ("ALEStep", {"share": 1.01}, ("share", "1.01 is not from 0.0 to 1.0")),
         ("ALEStep", {"share": None}, ("share", "None is not a number")),
         ("ALEStep", {"mode": "neither"}, ("mode", "'neither' is not one of hard, soft")),
         (
             "ALEStep",
             {"newer": 1},
-            ("newer", "the node has no such input. It has: count, share, model, mode, text"),
+            ("newer", "the node has no such input. It has: count, seed, share, model, mode, text"),
         ),
     ],
 )
@@ -90,3 +95,37 @@ def test_of_many_choices_ten_are_named():
 def test_an_input_without_choices_has_none():
     assert choices_of(("INT", {})) is None
     assert choices_of(("COMBO", {"remote": {}})) is None
+
+
+def test_the_cure_names_the_servers_folder_of_models():
+    workflow = Workflow({"1": {"class_type": "Load", "inputs": {"file": "c.ckpt"}}})
+    (error,) = complaints(workflow, NODES, "/disk/models")
+    assert "put the file into /disk/models, ComfyUI's models folder, or take" in error.message
+
+
+@pytest.mark.parametrize(
+    ("argv", "folder"),
+    [
+        (["/comfy/main.py", "--port", "8188"], "/comfy/models"),
+        (["/comfy/main.py", "--base-directory", "/disk", "--cpu"], "/disk/models"),
+        (["main.py", "--base-directory=/disk"], "/disk/models"),
+        (["/comfy/main.py", "--base-directory"], ""),
+        (["main.py"], ""),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_the_servers_folder_of_models_is_that_of_its_command_line(argv, folder):
+    assert models_folder({"system": {"argv": argv}}) == folder
+
+
+def test_a_link_to_models_is_followed_for_it_may_be_gone_at_the_end(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "models").symlink_to(tmp_path / "kept")
+    argv = ["/comfy/main.py", "--base-directory", str(tmp_path)]
+    assert models_folder({"system": {"argv": argv}}) == str((tmp_path / "kept").resolve())
+
+
+@pytest.mark.parametrize("stats", [{}, [], None, {"system": {}}])
+def test_a_server_that_does_not_tell_its_command_line_has_a_nameless_folder(stats):
+    assert models_folder(stats) == ""

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from threading import Event, Lock
+from threading import Event, Lock, Timer
 from typing import Any
 
 import pytest
 
 from ale_edit.headless import (
     ComfyError,
+    Interrupted,
     NodeError,
     NodeFailed,
     OtherVersion,
@@ -258,6 +259,84 @@ def test_a_task_that_cannot_be_given_to_a_server_is_noted():
     with workers_of(Servers()) as workers:
         outcome = Spread(tasks, {}, "1.0", workers, lambda *_: None, pytest.fail).run()
     assert outcome.failed == {"two": "two: its mask was changed"} and len(kept) == 2
+
+
+def test_a_task_that_a_person_cancelled_is_left_and_has_not_failed():
+    """Also where it is every one of the first."""
+
+    def fails(item: str, _url: str) -> Exception | None:
+        return Interrupted("x was interrupted.") if item < "2" else None
+
+    done: list[str] = []
+    kept, outcome, told = run(Servers(fails=fails), on_done=lambda task, _: done.append(task.name))
+    assert len(kept) == outcome.made == 16 and len(set(done)) == outcome.over == 24
+    assert not outcome.failed and not told
+    assert sorted(outcome.cancelled) == [f"{g}/{k}" for g in range(2) for k in range(4)]
+    assert "0/0 was cancelled in ComfyUI at http://" in outcome.cancelled["0/0"]
+    assert "left for the next run: give the same command again." in outcome.cancelled["0/0"]
+
+
+def test_what_nodes_say_is_told_once_for_each_group():
+    class Saying(Servers):
+        def make(self, item: Item, url: str, left: str | None) -> Made:
+            made = super().make(item, url, left)
+            group, _, number = item.name.partition("/")
+            return replace(made, notices=("overlap", f"{number} is odd") if group == "1" else ())
+
+    _, _, told = run(Saying(), groups=3, each=2)
+    assert {"1/0: 0 is odd", "1/1: 1 is odd"} < set(told)
+    assert [text.split(": ")[1] for text in told].count("overlap") == 1 and len(told) == 3
+
+
+class Idle(Servers):
+    """Of a cluster whose workers are all gone after the first look, until a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.are_back, self.is_stopped = Event(), Event()
+
+    def make(self, item: Item, url: str, left: str | None) -> Made:
+        while not self.are_back.wait(0.01):
+            if self.is_stopped.is_set():
+                raise ServerGone("The test is over.")
+        return super().make(item, url, left)
+
+    def missing(self) -> str:
+        return "" if self.are_back.is_set() else "No worker is there."
+
+
+def run_idle(servers: Idle, tell: Callable[[str], None], patience_s: float) -> list[str]:
+    kept: list[str] = []
+    with workers_of(servers) as plain:
+        stop = lambda _run: servers.is_stopped.set()  # noqa: E731
+        workers = replace(plain, missing=servers.missing, stop=stop)
+        tasks = [Task(str(k), "g", kept) for k in range(4)]
+        waiting = {"patience_s": patience_s, "recheck_s": 0.3}
+        Spread(tasks, {}, "1.0", workers, lambda *_: None, tell, **waiting).run()
+    return kept
+
+
+def test_where_no_worker_is_left_the_run_says_so_and_then_gives_up(monkeypatch):
+    monkeypatch.setattr(spreading, "WAKE_S", 0.05)
+    told: list[str] = []
+    start = time.monotonic()
+    with pytest.raises(ComfyError, match="No worker is there. Images that were made are kept"):
+        run_idle(Idle(), told.append, patience_s=1)
+    assert 1 <= time.monotonic() - start < 5
+    assert told == ["No worker is there. The run waits for them, 1 s in all."]
+
+
+def test_workers_that_come_back_do_the_work(monkeypatch):
+    monkeypatch.setattr(spreading, "WAKE_S", 0.05)
+    servers, told = Idle(), list[str]()
+
+    def tell(text: str) -> None:
+        told.append(text)
+        Timer(0.3, servers.are_back.set).start()
+
+    servers.seconds = 0.3
+    assert sorted(run_idle(servers, tell, patience_s=20)) == ["0", "1", "2", "3"]
+    assert told[1:] == ["There are workers again."]
 
 
 def test_a_run_that_its_server_forgot_is_made_again():

@@ -54,8 +54,10 @@ def test_files_as_spreadsheets_save_them_are_the_same(tmp_path, text):
 def test_other_delimiters_are_seen_in_the_first_line(tmp_path, delimiter):
     text = delimiter.join(["image", "edits", "seed"]) + "\n"
     text += delimiter.join(["a.png", '"a -> b; c -> d"', "1"])
-    (row,) = read_table(table(tmp_path, text))
-    assert row.edits == (("a", "b"), ("c", "d")) and row.settings == {"seed": "1"}
+    for before in ("", "\n", " \t\n\n", 2 * delimiter + "\n", f'""{delimiter}""{delimiter}""\n'):
+        (row,) = read_table(table(tmp_path, before + text))
+        assert row.edits == (("a", "b"), ("c", "d")) and row.settings == {"seed": "1"}
+        assert row.place.endswith(f"line {before.count(chr(10)) + 2}")
 
 
 def test_json_lines_give_the_same_rows_with_typed_settings(tmp_path):
@@ -72,6 +74,32 @@ def test_json_lines_give_the_same_rows_with_typed_settings(tmp_path):
     assert row.settings == {"seed": 7}
 
 
+# all that str.splitlines takes for the end of a line, and JSON does not
+ENDS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+@pytest.mark.parametrize("end", ENDS[-3:])
+def test_json_lines_end_where_json_says_so(tmp_path, end):
+    lines = [
+        json.dumps({"image": "a.png", "edits": [f"wolf{end}-> grey{end}goat"]}, ensure_ascii=False),
+        json.dumps({"image": f"b{end}c.png", "edits": "x -> y", "source_prompt": f"an{end}x"}),
+    ]
+    assert end in lines[0]
+    first, second = read_table(table(tmp_path, "\r\n".join(lines) + "\n", "edits.jsonl"))
+    assert first.edits == (("wolf", "grey goat"),)
+    assert second.image.name == f"b{end}c.png" and second.prompts == {"source_prompt": f"an{end}x"}
+    assert (first.place[-6:], second.place[-6:]) == ("line 1", "line 2")
+    wrong = problem(tmp_path, lines[0] + "\n{", "edits.jsonl")
+    assert "line 2, column 2: not JSON" in wrong
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_an_edit_stays_one_line_of_edit_list(end):
+    """Which splits its text as str.splitlines does."""
+    source, target = split_edit(f"{end}big{end}wolf{end} -> {end}goat")
+    assert (source, target) == ("big wolf", "goat") and len(f"{source}{target}".splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -80,7 +108,7 @@ def test_json_lines_give_the_same_rows_with_typed_settings(tmp_path):
         ("image,edits,colour\na.png,a -> b,1\n", "line 1: there is no column 'colour'. There are"),
         ("image,edits,image\n", "line 1: there are 2 columns 'image'"),
         ("image,masks\n", "line 1: there is no column 'edits'"),
-        ("image,edits\na.png,a -> b\nb.png\n", "line 3: 1 cells, and the first line has 2"),
+        ("image,edits\na.png,a -> b\nb.png\n", "line 3: 1 cells, and the header has 2"),
         ("image,edits\na.png,a -> b, c\n", "line 2: 3 cells.*into quotes"),
         ('image,edits\n"a.png,a -> b\n', "line 2: .*Close the quotes"),
         ("image,edits\na.png,a to b\n", "line 2: the edit 'a to b' is not of the form"),

@@ -4,7 +4,9 @@ import asyncio
 import io
 import pickle
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +15,7 @@ from aiohttp import web
 from PIL import Image
 
 from ale_edit.headless import (
+    Interrupted,
     NodeFailed,
     NoImage,
     OtherVersion,
@@ -23,6 +26,8 @@ from ale_edit.headless import (
 )
 from ale_edit.headless.pictures import as_png
 from ale_edit.headless.work import Item, Made, Stopped, look, make
+from ale_edit.tests.headless.test_client import FakeComfyUI
+from ale_edit.tests.headless.test_client import serving as serving_fake
 
 NODES = {
     "1": {"class_type": "LoadImage", "inputs": {"image": "ale-edit/a.png"}},
@@ -47,6 +52,7 @@ class Server:
         self.has: set[str] = set()
         self.uploads: list[str] = []
         self.failure: dict[str, Any] | None = None
+        self.ending = "execution_error"
         self.version: str | None = VERSION
         self.queued = 0
         self.url = ""
@@ -105,7 +111,7 @@ class Server:
         return web.json_response({"p": {"prompt": prompt, "status": {"status_str": "success"}}})
 
     async def history(self, _request: web.Request) -> web.Response:
-        messages = [["execution_error", self.failure]] if self.failure else []
+        messages = [[self.ending, self.failure]] if self.failure else []
         image = {"filename": "x.png", "subfolder": "", "type": "temp"}
         entry = {"outputs": {"2": {"images": [image]}}, "status": {"messages": messages}}
         return web.json_response({"p": entry, "prompt": entry})
@@ -133,10 +139,12 @@ def serving(server: Server) -> Iterator[str]:
     thread = threading.Thread(target=serve)
     thread.start()
     assert ready.wait(20)
-    yield server.url
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    try:
+        yield server.url
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @pytest.fixture
@@ -222,9 +230,35 @@ def test_where_the_run_that_was_left_is_gone_the_item_is_made(server):
     assert server.uploads == ["ale-edit/a.png"] and server.queued == 1
 
 
+def test_a_run_that_was_left_and_is_cancelled_now_is_not_made_again(server):
+    failing(server, "InterruptProcessingException")
+    server.ending = "execution_interrupted"
+    with pytest.raises(Interrupted, match="was interrupted"):
+        make(item(), server.url, "p")
+    assert not server.uploads and not server.queued
+
+
 def test_a_preview_comes_with_the_image_and_steps_are_told(server):
     made = make(item(previews=("Other", "Save edited")), server.url, None, lambda *_: pytest.fail())
     assert made == Made(IMAGE, IMAGE, made.seconds)
+
+
+def test_what_nodes_say_comes_with_the_image_once_and_with_the_nodes_title():
+    fake = FakeComfyUI()
+    fake.outputs = {"2": {"images": [{"filename": "a.png", "subfolder": "", "type": "temp"}]}}
+    texts = ["two masks overlap", "Save edited: it is small", "two masks overlap"]
+    fake.events = [
+        *(("ale_edit.notice", {"node": "2", "text": t, "prompt_id": "p1"}) for t in texts),
+        ("execution_success", {"prompt_id": "p1"}),
+    ]
+    told = ("Save edited: two masks overlap", "Save edited: it is small")
+
+    async def whole() -> Made:
+        async with serving_fake(fake) as url:
+            return await asyncio.to_thread(make, item(pictures={}), url)
+
+    made = asyncio.run(whole())
+    assert made.notices == told and pickle.loads(pickle.dumps(made)) == made
 
 
 def test_a_server_without_the_pack_is_told(server):
@@ -274,6 +308,50 @@ def test_what_answers_but_is_no_comfyui_is_named():
 
     with serving(Other()) as url, pytest.raises(ServerGone, match="is not ComfyUI"):
         look("r", url, NEEDED, VERSION)
+
+
+class Slow(Server):
+    """Takes no picture before a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked, self.may_take = threading.Event(), threading.Event()
+
+    async def upload(self, request: web.Request) -> web.Response:
+        self.is_asked.set()
+        await asyncio.to_thread(self.may_take.wait, 20)
+        return await super().upload(request)
+
+
+def test_a_thread_that_waits_for_another_ones_upload_can_be_stopped():
+    server = Slow()
+    with serving(server) as url, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(make, item(run="another run"), url)
+        assert server.is_asked.wait(20)
+        second = pool.submit(make, item(run="a stopped run"), url)
+        while not work._RUNNING.get("a stopped run"):
+            time.sleep(0.01)
+        time.sleep(0.3)  # it has come to the upload, and waits
+        work.stop("a stopped run")
+        try:
+            with pytest.raises(Stopped):
+                second.result(5)
+            assert not first.done()
+        finally:
+            server.may_take.set()
+        assert first.result(20).image == IMAGE
+    assert server.uploads == ["ale-edit/a.png"]
+
+
+def test_two_threads_send_a_picture_once():
+    server = Slow()
+    with serving(server) as url, ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(make, item(), url) for _ in range(2)]
+        assert server.is_asked.wait(20)
+        time.sleep(0.3)
+        server.may_take.set()
+        assert [future.result(20).image for future in both] == [IMAGE, IMAGE]
+    assert server.uploads == ["ale-edit/a.png"]
 
 
 def test_after_a_run_was_stopped_nothing_of_it_is_sent(server):

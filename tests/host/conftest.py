@@ -28,9 +28,9 @@ def inference_mode() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_source_branch_of_another_test() -> Iterator[None]:
+def no_source_branch_of_another_test(request: pytest.FixtureRequest) -> Iterator[None]:
     from ale_edit.host import source_branch
 
-    source_branch.forget()
     yield
-    source_branch.forget()
+    if "model" in request.fixturenames:
+        source_branch.forget(getattr(request.getfixturevalue("model"), "model", None))

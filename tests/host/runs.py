@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from ale_edit.host.blending import apply_background_blending
+from ale_edit.host.branch_guider import Branch, BranchGuider
 from ale_edit.host.rgb_cam import apply_rgb_cam
 from ale_edit.host.schedule import lcm_sigmas
 from ale_edit.host.self_injection import apply_self_injection
 from ale_edit.host.text import embed_side
-from ale_edit.host.two_branch_guider import TwoBranchGuider
 from ale_edit.host.virtual_inversion import virtual_inversion_sampler
 from ale_edit.prompts.edits import Edits
-from ale_edit.regions.regions import Regions
+from ale_edit.regions.regions import AnyRegions
 from ale_edit.tests.tiny import edits_of, randn, source_latent, two_regions
 
 STEPS = 4
@@ -37,11 +37,24 @@ def side(clip: Any, edits: Edits, name: Any) -> Conditioning:
     return embed_side(clip, edits, name)
 
 
-def patched(model: Any, regions: Regions | None = None, schedule: float = 0.5) -> Any:
+def patched(model: Any, regions: AnyRegions | None = None, schedule: float = 0.5) -> Any:
     """The three model nodes of the main job."""
     regions = regions or two_regions()
     model = apply_self_injection(apply_rgb_cam(model, regions), schedule)
     return apply_background_blending(model, regions)
+
+
+def two_branch_guider(
+    model: Any,
+    source: Conditioning,
+    target: Conditioning,
+    negative: Conditioning,
+    guidance: tuple[float, float] = (1.0, 2.0),
+    reuses_source: bool = True,
+) -> BranchGuider:
+    """As the node Two-Branch Guider."""
+    branches = (Branch("source", source, guidance[0]), Branch("target", target, guidance[1]))
+    return BranchGuider(model, branches, negative, reuses_source=reuses_source)
 
 
 def guide(
@@ -51,15 +64,11 @@ def guide(
     guidance: tuple[float, float] = (1.0, 2.0),
     negative: str = "",
     reuses_source: bool = False,
-) -> TwoBranchGuider:
+) -> BranchGuider:
     """reuses_source is off, unlike in the nodes, so that equal runs are equal bit for bit."""
     edits = edits or edits_of()
-    guider = TwoBranchGuider(model)
-    guider.set_reuse(reuses_source)
     source, target = side(clip, edits, "source"), side(clip, edits, "target")
-    guider.set_branches(source, target, plain(clip, negative))
-    guider.set_guidance(*guidance)
-    return guider
+    return two_branch_guider(model, source, target, plain(clip, negative), guidance, reuses_source)
 
 
 def edit(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ale_edit.host.schedule import lcm_sigmas
-from ale_edit.inversion.ddcm import ItemNoise
+from ale_edit.inversion.update_rule import ItemNoise
 from ale_edit.tests.host.runs import STEPS, plain, side
 from ale_edit.tests.tiny import edits_of, source_latent
 
@@ -23,12 +23,15 @@ SEED = 5
 
 
 def core_node(module: str, name: str, *values: Any) -> Callable[[Any], Any]:
-    """A function MODEL -> MODEL of one of ComfyUI's own nodes, of either schema."""
+    """A function MODEL -> MODEL of one of ComfyUI's own nodes, of either schema. values: of its
+    widgets, in their order; the rest have their defaults, as where a person adds the node."""
 
     def apply(model: Any) -> Any:
         node = getattr(importlib.import_module(f"comfy_extras.{module}"), name)
         if hasattr(node, "execute"):
-            return node.EXECUTE_NORMALIZED(model, *values).result[0]
+            rest = node.GET_SCHEMA().inputs[1 + len(values) :]
+            defaults = {entry.id: entry.default for entry in rest if hasattr(entry, "default")}
+            return node.EXECUTE_NORMALIZED(model, *values, **defaults).result[0]
         return node().patch(model, *values)[0]
 
     return apply

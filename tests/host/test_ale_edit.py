@@ -67,14 +67,17 @@ def test_the_image_comes_back_at_its_exact_size(
         assert restore_size(cropped, image).shape == made.shape
 
 
-def test_the_alpha_of_an_image_is_ignored(model, clip, vae):
-    image, regions = image_of(64, 64), two_regions()
-    alpha = torch.cat([image, torch.zeros(1, 64, 64, 1)], dim=-1)
+@pytest.mark.parametrize("keeps_source_pixels", [False, True])
+def test_the_alpha_of_an_image_stays_with_the_sources_pixels(model, clip, vae, keeps_source_pixels):
+    """It changes nothing of the edit, and without paste_background the result has none."""
+    image, regions = image_of(67, 69), two_regions(67, 69)
+    alpha = torch.rand(1, 67, 69, 1, generator=generator(6))
     made, expected = (
-        edit_image(model, clip, vae, i, edits_of(), regions, SETTINGS, 5, True)
-        for i in (alpha, image)
+        edit_image(model, clip, vae, i, edits_of(), regions, SETTINGS, 5, keeps_source_pixels)
+        for i in (torch.cat([image, alpha], dim=-1), image)
     )
-    assert torch.equal(made, expected)
+    assert torch.equal(made[..., :3], expected)
+    assert torch.equal(made[..., 3:], alpha if keeps_source_pixels else alpha[..., :0])
 
 
 def test_strength_and_guidance_and_seed_reach_the_run(model, clip, vae):

@@ -18,10 +18,18 @@ from ale_edit.host.blending import apply_background_blending
 from ale_edit.host.rgb_cam import apply_rgb_cam
 from ale_edit.host.schedule import lcm_sigmas
 from ale_edit.host.self_injection import apply_self_injection
-from ale_edit.host.two_branch_guider import TwoBranchGuider
 from ale_edit.host.virtual_inversion import virtual_inversion_sampler
 from ale_edit.regions.regions import make_regions
-from ale_edit.tests.host.runs import edit, generate, guide, patched, plain, side, with_option
+from ale_edit.tests.host.runs import (
+    edit,
+    generate,
+    guide,
+    patched,
+    plain,
+    side,
+    two_branch_guider,
+    with_option,
+)
 from ale_edit.tests.tiny import (
     edits_of,
     randn,
@@ -124,9 +132,7 @@ def test_rgb_cam_without_our_conditioning(calls, clip):
     words = ["Region Cross-Attention", "Object-Restricted Embeddings", "Connect the target output"]
     chain = apply_rgb_cam(calls, two_regions())
     refuses(words, lambda: generate(chain, plain(clip, "a wolf"), plain(clip, "")), calls)
-    guider = TwoBranchGuider(chain)
-    guider.set_branches(plain(clip, "wolf"), plain(clip, "goat"), plain(clip, ""))
-    guider.set_guidance(1.0, 2.0)
+    guider = two_branch_guider(chain, plain(clip, "wolf"), plain(clip, "goat"), plain(clip, ""))
     refuses(words, lambda: sample(guider), calls)
 
 
@@ -144,9 +150,9 @@ def test_rgb_cam_with_another_number_of_regions_than_objects(calls, clip, count)
 def test_source_or_target_of_several_entries_or_none(model, clip, name, count):
     conds = {"source": plain(clip, "wolf"), "target": plain(clip, "goat")}
     conds[name] = plain(clip, "wolf") * count
-    guider = TwoBranchGuider(model)
     words = ["Two-Branch Guider", f"{name} input", f"has {count}", "exactly one"]
-    refuses(words, lambda: guider.set_branches(conds["source"], conds["target"], plain(clip, "")))
+    branches = conds["source"], conds["target"], plain(clip, "")
+    refuses(words, lambda: two_branch_guider(model, *branches))
 
 
 class Control:
@@ -175,18 +181,15 @@ def test_source_and_target_that_differ_in_what_both_branches_share(
     source[0][1][key] = first
     if second is not None:
         target[0][1][key] = second
-    guider = TwoBranchGuider(model)
     words = ["Two-Branch Guider", "source and target", f"differ in {key}", cure]
-    refuses(words, lambda: guider.set_branches(source, target, plain(clip, "")))
+    refuses(words, lambda: two_branch_guider(model, source, target, plain(clip, "")))
 
 
 def test_what_both_branches_share_may_be_equal(model, clip):
     source, target = plain(clip, "wolf"), plain(clip, "goat")
     for cond in (source, target):
         cond[0][1]["mask"] = torch.ones(1, 8, 8)
-    guider = TwoBranchGuider(model)
-    guider.set_branches(source, target, plain(clip, ""))
-    guider.set_guidance(1.0, 2.0)
+    guider = two_branch_guider(model, source, target, plain(clip, ""))
     assert torch.isfinite(sample(guider)).all()
 
 
@@ -206,13 +209,14 @@ def test_embeddings_of_another_text_encoder(calls):
 
 def test_a_negative_or_a_source_of_another_text_encoder_is_named(calls, clip):
     other = tiny_clip(width=64)
-    guider = TwoBranchGuider(calls)
-    guider.set_branches(plain(clip, "wolf"), plain(clip, "goat"), plain(other, ""))
-    guider.set_guidance(1.0, 2.0)
+    guider = two_branch_guider(calls, plain(clip, "wolf"), plain(clip, "goat"), plain(other, ""))
     refuses(["Two-Branch Guider", "negative", "64", "32"], lambda: sample(guider), calls)
     for source, target in ((clip, other), (other, clip)):
-        guider.set_branches(plain(source, "wolf"), plain(target, "goat"), plain(clip, ""))
-        refuses(["Two-Branch Guider", "64", "32", "Connect"], lambda: sample(guider), calls)
+        guider = two_branch_guider(
+            calls, plain(source, "wolf"), plain(target, "goat"), plain(clip, "")
+        )
+        words = ["Two-Branch Guider", "64", "32", "Connect"]
+        refuses(words, lambda guider=guider: sample(guider), calls)
 
 
 def test_text_changed_after_ore(calls, clip):
@@ -288,7 +292,7 @@ def test_a_strength_that_leaves_no_step(model):
         (lambda m: apply_rgb_cam(m, two_regions()), "Region Cross-Attention"),
         (lambda m: apply_self_injection(m, 0.5), "Self-Attention Injection"),
         (lambda m: apply_background_blending(m, two_regions()), "Background Blending"),
-        (TwoBranchGuider, "Two-Branch Guider"),
+        (lambda m: two_branch_guider(m, [], [], []), "Two-Branch Guider"),
         (lambda m: lcm_sigmas(m, 4, 1.0), "LCM Schedule"),
     ],
 )
@@ -300,10 +304,16 @@ def test_a_model_without_unet_cross_attention(apply, node):
 # -- regions against the latent --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("apply", [apply_rgb_cam, apply_background_blending])
-def test_regions_of_another_shape_than_the_latent(calls, clip, apply):
+@pytest.mark.parametrize(
+    ("apply", "node"),
+    [
+        (apply_rgb_cam, "Region Cross-Attention: "),
+        (apply_background_blending, "Background Blending: "),
+    ],
+)
+def test_regions_of_another_shape_than_the_latent(calls, clip, apply, node):
     chain = apply(calls, two_regions(64, 128))
-    words = ["Regions", "64x128", "64x64", "Make the masks"]
+    words = [node, "64x128", "64x64", "Make the masks"]
     refuses(words, lambda: sample(guide(chain, clip)), calls)
 
 
@@ -325,9 +335,8 @@ def test_another_width_is_no_obstacle_when_the_model_has_it():
 
 def test_a_batch_of_texts_on_one_branch(model, clip):
     two = [[torch.cat([plain(clip, "wolf")[0][0]] * 2), {}]]
-    guider = TwoBranchGuider(model)
     with pytest.raises(ValueError, match="Two-Branch Guider: the source input holds 2 texts"):
-        guider.set_branches(two, plain(clip, "goat"), plain(clip, ""))
+        two_branch_guider(model, two, plain(clip, "goat"), plain(clip, ""))
 
 
 # -- what conditionings bring along ----------------------------------------------------------------
@@ -342,9 +351,7 @@ def branches(clip: Any, **options: Any) -> tuple[Any, Any, Any]:
 
 
 def run_branches(model: Any, conds: tuple[Any, Any, Any], latent: Any = None) -> Any:
-    guider = TwoBranchGuider(model)
-    guider.set_branches(*conds)
-    guider.set_guidance(1.0, 2.0)
+    guider = two_branch_guider(model, *conds)
     return sample(guider, latent)
 
 

@@ -26,11 +26,10 @@ from comfy_extras.nodes_hooks import PairConditioningSetProperties
 from torch import Tensor, nn
 
 from ale_edit.editors.ale import background_weights
-from ale_edit.host import two_branch_guider
+from ale_edit.host import branch_guider
 from ale_edit.host.blending import apply_background_blending
 from ale_edit.host.rgb_cam import apply_rgb_cam
 from ale_edit.host.self_injection import apply_self_injection
-from ale_edit.host.two_branch_guider import TwoBranchGuider
 from ale_edit.host.unet import cross_attention_layers
 from ale_edit.tests.host.runs import (
     edit,
@@ -40,6 +39,7 @@ from ale_edit.tests.host.runs import (
     plain,
     relative_error,
     side,
+    two_branch_guider,
     with_option,
 )
 from ale_edit.tests.host.stock_runs import core_node, edit_by_two_runs
@@ -65,16 +65,14 @@ def conds_of(clip: Any) -> Conds:
 def edit_with(
     model: Any, conds: Conds, guidance: tuple[float, float] = (1.0, 2.0), latent: Any = None
 ) -> Tensor:
-    guider = TwoBranchGuider(model)
-    guider.set_branches(*conds)
-    guider.set_guidance(*guidance)
+    guider = two_branch_guider(model, *conds, guidance=guidance)
     return edit(guider, latent)
 
 
 @pytest.fixture
 def split_always(monkeypatch: pytest.MonkeyPatch) -> None:
     """The row policy of large latents on the CPU, on the tests' tiny ones."""
-    monkeypatch.setattr(two_branch_guider, "LEAST_SPLIT_POSITIONS", 0)
+    monkeypatch.setattr(branch_guider, "LEAST_SPLIT_POSITIONS", 0)
 
 
 # -- ComfyUI's own model nodes ---------------------------------------------------------------------
@@ -388,9 +386,9 @@ def test_a_control_image_for_each_image_stays_with_both_of_its_branches(model, c
     net, images, latent = make(), hint(2), source_latent(2)
     made = edit_with(patched(model), controlled(net, conds_of(clip), images), latent=latent)
     for j in range(2):
-        guider = TwoBranchGuider(patched(model))
-        guider.set_branches(*controlled(net, conds_of(clip), images[j : j + 1]))
-        guider.set_guidance(1.0, 2.0)
+        guider = two_branch_guider(
+            patched(model), *controlled(net, conds_of(clip), images[j : j + 1])
+        )
         alone = edit(guider, latent[j : j + 1], seed=5 + j)
         assert relative_error(made[j : j + 1], alone) < 1e-4
     other = edit_with(
@@ -691,7 +689,7 @@ def test_a_wrapper_that_keeps_outputs_acts_on_each_branch_as_on_a_stock_run(mode
 @pytest.mark.parametrize("change", [cached, EASY_CACHE], ids=["DeepCache-like", "EasyCache"])
 def test_what_keeps_rows_from_call_to_call_gets_as_many_in_each(model, clip, change, monkeypatch):
     made = edit(guide(patched(change(model)), clip))
-    monkeypatch.setattr(two_branch_guider, "LEAST_SPLIT_POSITIONS", 10**9)
+    monkeypatch.setattr(branch_guider, "LEAST_SPLIT_POSITIONS", 10**9)
     assert relative_error(edit(guide(change(patched(model)), clip)), made) < 1e-5
     assert relative_error(edit(guide(patched(model), clip)), made) > 0.01
 

@@ -13,7 +13,6 @@ from ale_edit.editors.ale import ALESettings, background_weights
 from ale_edit.host.ale_edit import edit_image
 from ale_edit.host.conditioning import ORE_KEY
 from ale_edit.host.rgb_cam import apply_rgb_cam
-from ale_edit.host.two_branch_guider import TwoBranchGuider
 from ale_edit.inversion.lcm_schedule import lcm_timesteps
 from ale_edit.regions.regions import make_regions
 from ale_edit.tests.host.runs import (
@@ -25,6 +24,7 @@ from ale_edit.tests.host.runs import (
     plain,
     relative_error,
     side,
+    two_branch_guider,
     with_option,
 )
 from ale_edit.tests.host.stock_runs import core_node, edit_by_two_runs
@@ -232,9 +232,7 @@ def test_a_mask_for_each_image_is_the_same_for_both_branches(model, clip, where,
         else:
             second = plain(clip, "blurry")
             negative = [*with_options((negative, negative, []), mask=masks)[0], *second]
-        guider = TwoBranchGuider(patched(model))
-        guider.set_branches(source, target, negative)
-        guider.set_guidance(1.0, 2.0)
+        guider = two_branch_guider(patched(model), source, target, negative)
         return edit(guider, latent, seed=seed)
 
     made = run(latent, masks, 5)

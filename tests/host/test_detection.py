@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ale_edit.host.conditioning import ORE_KEY
 from ale_edit.host.rgb_cam import apply_rgb_cam
+from ale_edit.host.unet import cross_attention_layers
 from ale_edit.tests.families import (
     IN_9,
     KOALA,
@@ -32,6 +33,7 @@ from ale_edit.tests.host.runs import edit, generate, patched, relative_error
 from ale_edit.tests.host.test_families import guide
 from ale_edit.tests.host.test_rgb_cam import published_form
 from ale_edit.tests.tiny import source_latent, two_regions
+from ale_edit.tests.versions import SCALED_FP8_ROUNDS_BIASES, keeps_scaled_fp8
 
 PREFIX = "model.diffusion_model."
 ONES = {"channel_mult": [1, 1, 1]}
@@ -157,8 +159,7 @@ def test_weights_that_the_loader_stores_in_fp8(name, dtype):
 
 @pytest.mark.parametrize("name", ["SD 1.5", "Segmind Vega"])
 def test_a_file_of_scaled_fp8_weights(name):
-    """Each linear layer's weights in fp8, over a scale of its own, which the layers multiply.
-    ComfyUI keeps their biases in fp8 too."""
+    """Each linear layer's weights in fp8, over a scale of its own, which the layers multiply."""
     fp8, width, stored, meant = torch.float8_e4m3fn, FILES[name].width, {}, {}
     for key, value in weights(name).items():
         stored[key] = meant[key] = value
@@ -168,11 +169,16 @@ def test_a_file_of_scaled_fp8_weights(name):
             stored[key] = (value.float() / scale).to(fp8)
             stored[layer + "scale_weight"] = scale
             meant[key] = stored[key].float() * scale
-        elif key.endswith("bias") and weights(name)[key[:-4] + "weight"].ndim == 2:
+        elif (
+            SCALED_FP8_ROUNDS_BIASES
+            and key.endswith("bias")
+            and weights(name)[key[:-4] + "weight"].ndim == 2
+        ):
             meant[key] = value.float().to(fp8)
     stored[f"{PREFIX}scaled_fp8"] = torch.tensor([], dtype=fp8)
     model = load(stored)
-    assert model.model.model_config.scaled_fp8 == fp8
+    layers = cross_attention_layers(model.model.diffusion_model).values()
+    assert layers and all(keeps_scaled_fp8(model, layer.to_v) for layer in layers)
     meant = {key: value.float() for key, value in meant.items()}
     made, expected = whole_edit(model, width), whole_edit(load(meant), width)
     print(f"{name}, scaled fp8: {relative_error(made, expected):.1e} of the std")

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
 from torch import Tensor
 
 from ale_edit.editors.ale import background_weights
+from ale_edit.host.branch_guider import BranchGuider
 from ale_edit.host.conditioning import ORE_KEY, make_conditioning
 from ale_edit.host.rgb_cam import apply_rgb_cam
-from ale_edit.host.two_branch_guider import TwoBranchGuider
 from ale_edit.host.unet import cross_attention_layers
 from ale_edit.prompts.ore import ObjectRestrictedEmbeddings
 from ale_edit.regions.regions import make_regions
@@ -27,7 +28,14 @@ from ale_edit.tests.families import (
     pooled,
     random_ore,
 )
-from ale_edit.tests.host.runs import edit, generate, patched, relative_error, with_option
+from ale_edit.tests.host.runs import (
+    edit,
+    generate,
+    patched,
+    relative_error,
+    two_branch_guider,
+    with_option,
+)
 from ale_edit.tests.host.test_rgb_cam import calls_of, no_free_memory, published_form
 from ale_edit.tests.host.test_run_state import state_of
 from ale_edit.tests.host.test_source_branch import Counted
@@ -61,16 +69,15 @@ def guide(
     target: Any = None,
     negative: Any = None,
     reuses_source: bool = False,
-) -> TwoBranchGuider:
-    guider = TwoBranchGuider(model)
-    guider.set_reuse(reuses_source)
-    guider.set_branches(
+) -> BranchGuider:
+    return two_branch_guider(
+        model,
         source or conditioning(SOURCE),
         target or conditioning(TARGET),
         negative or plain_conditioning(NEGATIVE),
+        guidance,
+        reuses_source,
     )
-    guider.set_guidance(*guidance)
-    return guider
 
 
 # -- the layers ------------------------------------------------------------------------------------
@@ -203,7 +210,7 @@ def test_short_of_memory_gives_the_same_edit(family, monkeypatch):
     """ComfyUI then runs one conditioning a call."""
     chain, latent, made = patched(family), source_latent(2), []
     expected = edit(guide(chain, (1.5, 2.0)), latent)
-    monkeypatch.setattr(comfy.samplers.model_management, "get_free_memory", no_free_memory)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", no_free_memory)
     calls = calls_of(chain, lambda m: made.append(edit(guide(m, (1.5, 2.0)), latent)))
     assert [len(call) for call in calls] == [1] * 8
     print(f"separate passes: {relative_error(made[0], expected):.1e} of the std")

@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ale_edit.host.text import embed_side
-from ale_edit.host.two_branch_guider import TwoBranchGuider
 from ale_edit.tests.families import FAMILIES, Family, randomise
-from ale_edit.tests.host.runs import edit, patched, plain, relative_error
+from ale_edit.tests.host.runs import edit, patched, plain, relative_error, two_branch_guider
 from ale_edit.tests.tiny import edits_of, generator, tiny_clip, tiny_sd2_clip, tiny_sdxl_clip
 
 CORE = importlib.import_module("nodes")  # ComfyUI's; type checkers would take it for ours
@@ -144,12 +143,9 @@ def loras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def whole_edit(model: Any, clip: Any) -> Tensor:
     edits = edits_of()
-    guider = TwoBranchGuider(model)
-    guider.set_reuse(False)
     source, target = (embed_side(clip, edits, side) for side in ("source", "target"))
-    guider.set_branches(source, target, plain(clip, "blurry"))
-    guider.set_guidance(1.0, 2.0)
-    return edit(guider)
+    negative = plain(clip, "blurry")
+    return edit(two_branch_guider(model, source, target, negative, reuses_source=False))
 
 
 @pytest.mark.parametrize("naming", [KOHYA, KOHYA_LDM, DIFFUSERS])

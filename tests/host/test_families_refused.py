@@ -12,9 +12,8 @@ from ale_edit.host.blending import apply_background_blending
 from ale_edit.host.rgb_cam import apply_rgb_cam
 from ale_edit.host.schedule import lcm_sigmas
 from ale_edit.host.self_injection import apply_self_injection
-from ale_edit.host.two_branch_guider import TwoBranchGuider
 from ale_edit.tests.families import REFUSED, family_model
-from ale_edit.tests.host.runs import edit
+from ale_edit.tests.host.runs import edit, two_branch_guider
 from ale_edit.tests.host.test_families import guide
 from ale_edit.tests.tiny import tiny_flux, two_regions
 
@@ -22,7 +21,7 @@ NODES = {
     "Region Cross-Attention": lambda m: apply_rgb_cam(m, two_regions()),
     "Self-Attention Injection": lambda m: apply_self_injection(m, 0.5),
     "Background Blending": lambda m: apply_background_blending(m, two_regions()),
-    "Two-Branch Guider": TwoBranchGuider,
+    "Two-Branch Guider": lambda m: two_branch_guider(m, [], [], []),
     "LCM Schedule": lambda m: lcm_sigmas(m, 4, 1.0),
 }
 REASONS = {

@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.hooks
 import comfy.model_base
+import comfy.model_management
 import comfy.patcher_extension
 import comfy.samplers
 import pytest
@@ -243,7 +244,7 @@ def test_a_background_of_several_texts_is_refused(model, clip, entries, found):
 def test_a_background_of_another_text_encoder_is_refused(model, clip):
     positive, negative = target(clip), plain(clip, "")
     wide = apply_rgb_cam(model, two_regions(), background=[[torch.randn(1, 77, 2048), {}]])
-    with pytest.raises(ValueError, match="the background conditioning has 2048 .* channels"):
+    with pytest.raises(ValueError, match="the background input has 2048 .* channels"):
         generate(wide, positive, negative)
 
 
@@ -372,7 +373,7 @@ def test_short_of_memory_gives_the_same_image(model, clip, monkeypatch):
     args = (target(clip), plain(clip, "blurry"))
     rgb_cam = apply_rgb_cam(model, two_regions())
     expected = generate(rgb_cam, *args)
-    monkeypatch.setattr(comfy.samplers.model_management, "get_free_memory", no_free_memory)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", no_free_memory)
     made = []
     calls = calls_of(rgb_cam, lambda m: made.append(generate(m, *args)))
     assert [len(call) for call in calls] == [1] * len(calls) and len(calls) == 4
@@ -383,7 +384,7 @@ def test_short_of_memory_gives_the_same_image(model, clip, monkeypatch):
 def test_short_of_memory_gives_the_same_edit(model, clip, monkeypatch, variant):
     edits = edits_of(variant=variant)
     expected = edit(guide(patched(model), clip, edits, (1.5, 2.0)))
-    monkeypatch.setattr(comfy.samplers.model_management, "get_free_memory", no_free_memory)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", no_free_memory)
     made = []
     calls = calls_of(patched(model), lambda m: made.append(edit(guide(m, clip, edits, (1.5, 2.0)))))
     assert [len(call) for call in calls] == [1] * 8

@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 
 from ale_edit.attention.rgb_cam import LayerText, RegionText
-from ale_edit.host import rgb_cam
+from ale_edit.editors.ale import RegionControl
+from ale_edit.host.attention.adapter import AttentionRun
 from ale_edit.host.blending import apply_background_blending
 from ale_edit.host.rgb_cam import apply_rgb_cam
 from ale_edit.host.self_injection import apply_self_injection
 from ale_edit.regions.grid import CellGroup
-from ale_edit.tests.host.runs import edit, generate, guide, patched, plain, side
+from ale_edit.tests.host.runs import edit, generate, guide, patched, plain, side, two_branch_guider
 from ale_edit.tests.tiny import edits_of, source_latent, two_regions
 
 Interrupted = comfy.model_management.InterruptProcessingException
-RUN_STATE = (rgb_cam._Run, LayerText, RegionText, CellGroup)
+RUN_STATE = (AttentionRun, RegionControl, LayerText, RegionText, CellGroup)
 
 
 def plainly(value: Any) -> Any:
@@ -60,13 +61,13 @@ def state_of(model: Any) -> dict[str, Any]:
 def made_runs(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref]:
     """Weak references to the RGB-CAM state of every run of a test."""
     made: list[weakref.ref] = []
-    install = rgb_cam._Run.install
+    install = AttentionRun.install
 
     def remember(self: Any, *args: Any) -> None:
         made.append(weakref.ref(self))
         install(self, *args)
 
-    monkeypatch.setattr(rgb_cam._Run, "install", remember)
+    monkeypatch.setattr(AttentionRun, "install", remember)
     return made
 
 
@@ -90,7 +91,7 @@ class Failure(Exception):
     pass
 
 
-def stop_with(error: type[Exception], at: int) -> Callable[..., None]:
+def stop_with(error: type[BaseException], at: int) -> Callable[..., None]:
     def callback(step: int, *args: Any) -> None:
         if step == at:
             raise error
@@ -200,8 +201,7 @@ def test_a_run_leaves_its_inputs_unchanged(model, clip):
         [bytes_of(c) for c in conds],
         [plainly(c[0][1]) for c in conds],
     ]
-    guider = guide(patched(model, regions), clip)
-    guider.set_branches(*conds)
+    guider = two_branch_guider(patched(model, regions), *conds, reuses_source=False)
     edit(guider, latent, noise_mask=torch.ones(1, 1, 64, 64))
     assert torch.equal(latent, before[0]) and torch.equal(regions.dilated, before[1])
     assert [bytes_of(c) for c in conds] == before[2]

@@ -1,8 +1,9 @@
-"""Similarity models: a folder of CLIP, ComfyUI's CLIP and CLIP_VISION, the demo's own."""
+"""Similarity models: a folder of CLIP, ComfyUI's CLIP and CLIP_VISION, and
+which one is taken."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchmetrics.functional.multimodal import clip_score
 
-from ale_edit.demo.weights import FOLDER, TABLE
 from ale_edit.host import grounding, model_files, similarity
 from ale_edit.host.model_files import NOTHING, SIMILARITY
 from ale_edit.scoring import clip as clip_model
@@ -34,7 +34,6 @@ from ale_edit.tests.tiny_scores import (
 )
 
 TEXTS = ["a brown goat", "soccer ball", "a brown goat and soccer ball"]
-HAS_MINI_CLIP = "clip.safetensors" in json.loads((FOLDER / TABLE).read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -174,7 +173,8 @@ def test_an_image_alone_and_in_a_batch_of_many_score_the_same(loaded: Similarity
 def test_the_folders_model_is_in_comfyuis_memory_management(loaded: Similarity) -> None:
     mm.unload_all_models()
     loaded.cosines(picture()[None], TEXTS)
-    names = [type(entry.model.model).__name__ for entry in mm.current_loaded_models]
+    loaded_models = [entry.model for entry in mm.current_loaded_models if entry.model is not None]
+    names = [type(patcher.model).__name__ for patcher in loaded_models]
     assert "CLIPSimilarity" in names
     mm.unload_all_models()
     assert loaded.cosines(picture()[None], TEXTS).shape == (1, 3)
@@ -322,55 +322,61 @@ def test_halves_that_do_not_know_plain_colours_are_doubted() -> None:
     assert "of 6 plain colours 0 fit" in similarity._doubt(lambda images, texts: wrong)
 
 
-# -- the demo's own --------------------------------------------------------------------------------
+# -- which one -------------------------------------------------------------------------------------
+
+
+def refuse_goats(texts: Sequence[str], size: tuple[int, int]) -> str:
+    return "it knows no goat" if any("goat" in text for text in texts) else ""
 
 
 @pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch) -> Similarity:
-    made = Similarity("mini", lambda images, texts: torch.zeros(len(images), len(texts)))
-    monkeypatch.setattr(similarity, "mini_clip", lambda: made)
+def offered(monkeypatch: pytest.MonkeyPatch) -> Similarity:
+    """The only model that is offered: one that refuses goats."""
+    made = Similarity("small", lambda i, t: torch.zeros(len(i), len(t)), refusal=refuse_goats)
+    monkeypatch.setattr(similarity, "_offered", {})
+    similarity.offer_similarity(made)
     return made
 
 
-def test_a_connected_model_is_taken(known: Similarity) -> None:
-    other = Similarity("other", known.cosines)
-    assert similarity.similarity_or_demo(other, ["red ball"], (128, 128), "N") is other
+def test_a_connected_model_is_taken(offered: Similarity) -> None:
+    other = Similarity("other", offered.cosines)
+    assert similarity.chosen_similarity(other, ["red ball"], (128, 128), "N") is other
+    assert similarity.chosen_similarity(other, ["brown goat"], (512, 768), "N") is other
 
 
-@pytest.mark.parametrize("texts", [["red-colored ball", "moon made of wool"], ["(box:1.2)"]])
-def test_without_one_scenes_and_words_of_the_demo_have_the_demos(
-    known: Similarity, texts: list[str]
-) -> None:
-    assert similarity.similarity_or_demo(None, texts, (128, 128), "N") is known
+def test_without_one_an_offered_model_is_taken_for_what_it_knows(offered: Similarity) -> None:
+    assert similarity.chosen_similarity(None, ["red ball"], (128, 128), "N") is offered
+    second = Similarity("second", offered.cosines)
+    similarity.offer_similarity(second)
+    assert similarity.chosen_similarity(None, ["red ball"], (128, 128), "N") is offered
+    assert similarity.chosen_similarity(None, ["brown goat"], (128, 128), "N") is second
 
 
-@pytest.mark.parametrize(
-    ("texts", "size", "why"),
-    [
-        (["red ball", "brown goat"], (128, 128), '"brown" is not a word of the demo world'),
-        (["red ball"], (512, 768), "the picture is 512x768"),
-    ],
-)
-def test_anything_else_needs_a_model_and_says_which_and_where(
-    known: Similarity, models_dir: Path, texts: list[str], size: tuple[int, int], why: str
+def test_a_model_that_is_offered_again_takes_its_own_place(offered: Similarity) -> None:
+    again = Similarity("small", offered.cosines)
+    similarity.offer_similarity(again)
+    assert similarity.chosen_similarity(None, ["brown goat"], (8, 8), "N") is again
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_a_model_that_refuses_says_why_and_what_else_is_needed_and_where(
+    offered: Similarity, models_dir: Path, is_connected: bool
 ) -> None:
     with pytest.raises(ValueError) as error:
-        similarity.similarity_or_demo(None, texts, size, "Leakage Score")
+        connected = offered if is_connected else None
+        similarity.chosen_similarity(connected, ["brown goat"], (8, 8), "Leakage Score")
     said = str(error.value)
-    for part in (why, "the similarity input", "CLIP Similarity Loader", "text_encoders"):
-        assert part in said
-    assert "huggingface.co/openai/clip-vit-large-patch14" in said and said.startswith("Leakage S")
+    assert said.startswith(
+        "Leakage Score: the similarity input is "
+        + ("connected, but not to a model for this" if is_connected else "not connected")
+        + "; small does not serve, because it knows no goat. Connect CLIP Similarity Loader"
+    )
+    assert "text_encoders" in said and "huggingface.co/openai/clip-vit-large-patch14" in said
 
 
-@pytest.mark.skipif(not HAS_MINI_CLIP, reason="demo/weights has no clip.safetensors")
-def test_the_demos_own_tells_colours_of_a_scene_apart() -> None:
-    from ale_edit.demo.render import render
-    from ale_edit.demo.scenes import make_scene
-
-    scene = make_scene(0, 1)
-    image, masks = render(scene)
-    (made,) = scene.objects
-    other = next(c for c in ("red", "blue") if c != made.color)
-    texts = [f"{color}-colored {made.shape}" for color in (made.color, other)]
-    found = similarity.mini_clip().cosines(image[None], texts)[0]
-    assert found[0] > found[1]
+def test_where_none_is_offered_one_is_to_be_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(similarity, "_offered", {})
+    with pytest.raises(
+        ValueError, match=r"^N: the similarity input is not connected\. Connect CLIP"
+    ):
+        similarity.chosen_similarity(None, ["red ball"], (128, 128), "N")

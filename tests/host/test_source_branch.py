@@ -4,7 +4,6 @@ alone, and is used only where that is exact."""
 from __future__ import annotations
 
 import gc
-import importlib
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -16,10 +15,19 @@ import torch
 from torch import Tensor
 
 from ale_edit.host import source_branch
-from ale_edit.host.two_branch_guider import TwoBranchGuider
+from ale_edit.host.branch_guider import BranchGuider
 from ale_edit.prompts.edits import Edits
 from ale_edit.tests.host import runs
-from ale_edit.tests.host.runs import edit, patched, plain, relative_error, side, with_option
+from ale_edit.tests.host.runs import (
+    edit,
+    patched,
+    plain,
+    relative_error,
+    side,
+    two_branch_guider,
+    with_option,
+)
+from ale_edit.tests.host.stock_runs import core_node
 from ale_edit.tests.tiny import edits_of, source_latent, tiny_model, two_regions
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
@@ -27,6 +35,10 @@ TARGETS = (("wolf", "red fox"), ("yellow moon", "blue balloon"))
 
 
 guide = partial(runs.guide, reuses_source=True)
+
+
+def kept_branch(model: Any) -> source_branch.SourceBranch | None:
+    return getattr(model.model, source_branch.KEPT, None)
 
 
 class Counted:
@@ -52,9 +64,9 @@ def counted(monkeypatch: pytest.MonkeyPatch, model: Any) -> Counted:
     return Counted(monkeypatch, model)
 
 
-def alone(guider: TwoBranchGuider, *args: Any, **kwargs: Any) -> Tensor:
+def alone(guider: BranchGuider, *args: Any, **kwargs: Any) -> Tensor:
     """The edit as it is when nothing was kept, and nothing is kept after it."""
-    guider.set_reuse(False)
+    guider.reuses_source = False
     return edit(guider, *args, **kwargs)
 
 
@@ -88,7 +100,7 @@ def test_regions_strength_and_target_guidance_may_change_between_edits(model, cl
     counted.of(lambda: edit(guide(patched(model), clip)))
     changed = patched(model, two_regions(dilation=0.1))
 
-    def guider() -> TwoBranchGuider:
+    def guider() -> BranchGuider:
         return guide(changed, clip, edits_of(TARGETS), guidance=(1.0, 4.0))
 
     made, rows = counted.of(lambda: edit(guider()))
@@ -195,15 +207,6 @@ def test_another_model_or_other_weights_compute_their_own_source(model, clip, co
     assert torch.equal(made, alone(guide(patched(other), clip)))
 
 
-def core_node(module: str, name: str, *values: Any) -> Callable[[Any], Any]:
-    def apply(model: Any) -> Any:
-        node = getattr(importlib.import_module(f"comfy_extras.{module}"), name)
-        made = node.execute(model, *values).result if hasattr(node, "execute") else None
-        return made[0] if made else node().patch(model, *values)[0]
-
-    return apply
-
-
 def share_attention(model: Any) -> Any:
     """As StyleAligned: every row attends to the rows of the whole batch."""
 
@@ -266,9 +269,7 @@ def test_a_conditioning_that_is_limited_is_computed_whole(model, clip, counted, 
         conds = (side(clip, edits, "source"), side(clip, edits, "target"), plain(clip, ""))
         for cond in conds[:2]:
             cond[0][1][key] = value
-        guider = TwoBranchGuider(patched(model))
-        guider.set_branches(*conds)
-        guider.set_guidance(1.0, 2.0)
+        guider = two_branch_guider(patched(model), *conds)
         return edit(guider)
 
     run()
@@ -278,10 +279,14 @@ def test_a_conditioning_that_is_limited_is_computed_whole(model, clip, counted, 
 def test_combined_negatives_are_computed_whole(model, clip, counted):
     def run(is_reusing: bool) -> Tensor:
         edits, negative = edits_of(), [*plain(clip, "blurry"), *plain(clip, "dark")]
-        guider = TwoBranchGuider(patched(model, schedule=1.0))
-        guider.set_branches(side(clip, edits, "source"), side(clip, edits, "target"), negative)
-        guider.set_guidance(1.0, 3.0)
-        guider.set_reuse(is_reusing)
+        guider = two_branch_guider(
+            patched(model, schedule=1.0),
+            side(clip, edits, "source"),
+            side(clip, edits, "target"),
+            negative,
+            guidance=(1.0, 3.0),
+            reuses_source=is_reusing,
+        )
         return edit(guider)
 
     run(True)
@@ -292,10 +297,9 @@ def test_ores_source_as_the_negative_is_the_same_with_and_without_reuse(model, c
     def run(is_reusing: bool) -> Tensor:
         edits = edits_of()
         source, target = side(clip, edits, "source"), side(clip, edits, "target")
-        guider = TwoBranchGuider(patched(model))
-        guider.set_branches(source, target, source)
-        guider.set_guidance(1.0, 3.0)
-        guider.set_reuse(is_reusing)
+        guider = two_branch_guider(
+            patched(model), source, target, source, guidance=(1.0, 3.0), reuses_source=is_reusing
+        )
         return edit(guider)
 
     expected = run(False)
@@ -315,9 +319,9 @@ def test_a_latent_that_was_changed_in_place_is_another_one(model, clip, counted)
 
 def test_what_is_kept_is_freed_by_an_edit_without_reuse(model, clip):
     edit(guide(patched(model), clip))
-    assert source_branch._kept
+    assert kept_branch(model)
     alone(guide(patched(model), clip))
-    assert not source_branch._kept
+    assert not kept_branch(model)
 
 
 def test_reuse_can_be_switched_off(model, clip, counted):
@@ -332,20 +336,20 @@ def test_reuse_can_be_switched_off(model, clip, counted):
 # -- memory ----------------------------------------------------------------------------------------
 
 
-def kept_bytes() -> int:
-    return sum(
-        step.bytes() for branch in source_branch._kept.values() for step in branch.steps.values()
-    )
+def kept_bytes(model: Any) -> int:
+    branch = kept_branch(model)
+    assert branch is not None
+    return sum(step.bytes() for step in branch.steps.values())
 
 
 def test_one_source_branch_is_kept_and_freed_with_its_model(clip):
     model = tiny_model(seed=9)
     edit(guide(patched(model), clip))
-    branch = weakref.ref(next(iter(source_branch._kept.values())))
+    branch = weakref.ref(kept_branch(model))
     edit(guide(patched(model), clip), seed=6)
     gc.collect()
     assert branch() is None
-    branch = weakref.ref(next(iter(source_branch._kept.values())))
+    branch = weakref.ref(kept_branch(model))
     del model
     gc.collect()
     assert branch() is None
@@ -357,15 +361,15 @@ def test_memory_stays_within_the_limit_and_the_edit_stays_right(
 ):
     changed = patched(model, schedule=1.0)
     edit(guide(changed, clip))
-    limit = int(share * kept_bytes())
-    source_branch.forget()
+    limit = int(share * kept_bytes(model))
+    source_branch.forget(model.model)
     monkeypatch.setattr(source_branch, "LIMIT_BYTES", limit)
     edit(guide(changed, clip))
     denoised = 4 * source_latent().nbytes
-    print(f"limit {limit}: {kept_bytes()} bytes kept")
-    assert kept_bytes() <= limit + denoised
+    print(f"limit {limit}: {kept_bytes(model)} bytes kept")
+    assert kept_bytes(model) <= limit + denoised
     made, rows = counted.of(lambda: edit(guide(changed, clip, edits_of(TARGETS))))
-    assert kept_bytes() <= limit + denoised
+    assert kept_bytes(model) <= limit + denoised
     whole_steps = {0.0: 4, 0.3: 3, 0.7: 2}[share]
     assert rows == whole_steps * 4 + (4 - whole_steps) * 2
     assert relative_error(made, alone(guide(changed, clip, edits_of(TARGETS)))) < 1e-4
@@ -379,7 +383,7 @@ def test_a_run_that_fails_keeps_nothing(model, clip):
     with pytest.raises(RuntimeError, match="stop"):
         edit(guide(patched(model), clip), callback=fail)
     gc.collect()
-    assert not source_branch._kept
+    assert not kept_branch(model)
     edit(guide(patched(model), clip))
     with pytest.raises(RuntimeError, match="stop"):
         edit(guide(patched(model), clip, edits_of(TARGETS)), callback=fail)

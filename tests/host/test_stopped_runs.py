@@ -15,7 +15,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ale_edit.host import source_branch
-from ale_edit.host.two_branch_guider import TwoBranchGuider
 from ale_edit.tests.host.runs import (
     STEPS,
     edit,
@@ -24,6 +23,7 @@ from ale_edit.tests.host.runs import (
     patched,
     plain,
     relative_error,
+    two_branch_guider,
     with_option,
 )
 from ale_edit.tests.host.test_composition import conds_of, controlled, image_prompt
@@ -129,10 +129,9 @@ PLACES: dict[str, Callable[[Any, Fuse], None]] = {
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept() -> Iterator[None]:
-    source_branch.forget()
+def nothing_kept(model: Any) -> Iterator[None]:
     yield
-    source_branch.forget()
+    source_branch.forget(model.model)
 
 
 def live_bytes() -> int:
@@ -193,7 +192,7 @@ def test_an_interruption_at_any_step_stops_the_next_operation_and_leaves_nothing
         edit(guider, callback=cancel)
         with pytest.raises(Interrupted):
             edit(guider, seed=6)
-        source_branch.forget()
+        source_branch.forget(model.model)
     assert seen == list(range(step + 1))
     assert live_state() == [] and state_of(chain) == before and live_bytes() <= held
     assert relative_error(edit(guider), expected) < 1e-5
@@ -252,9 +251,7 @@ def test_stopped_runs_do_not_add_up(model, clip):
 def test_a_stopped_run_leaves_its_control_as_a_finished_one_does(model, clip):
     conds = controlled(tiny_controlnet(), conds_of(clip))
     control = conds[0][0][1]["control"]
-    guider = TwoBranchGuider(patched(model))
-    guider.set_branches(*conds)
-    guider.set_guidance(1.0, 2.0)
+    guider = two_branch_guider(patched(model), *conds)
     edit(guider)
     finished = {key: value is None for key, value in vars(control).items()}
     fuse = Fuse(1)

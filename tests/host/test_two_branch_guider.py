@@ -17,12 +17,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ale_edit.host import two_branch_guider
+from ale_edit.host import branch_guider
 from ale_edit.host.blending import apply_background_blending
+from ale_edit.host.branch_guider import BranchGuider
 from ale_edit.host.rgb_cam import apply_rgb_cam
 from ale_edit.host.schedule import lcm_sigmas
 from ale_edit.host.self_injection import apply_self_injection
-from ale_edit.host.two_branch_guider import TwoBranchGuider
 from ale_edit.tests.host.runs import (
     STEPS,
     edit,
@@ -73,13 +73,13 @@ def rows_of_edit(
 
 def couple(monkeypatch: pytest.MonkeyPatch) -> None:
     """The row policy of a GPU: every row of a step in one call."""
-    monkeypatch.setattr(TwoBranchGuider, "_is_one_call", lambda *args: True)
+    monkeypatch.setattr(BranchGuider, "_is_one_call", lambda *args: True)
 
 
 @pytest.fixture
 def split_always(monkeypatch: pytest.MonkeyPatch) -> None:
     """The row policy of large latents on the CPU, on the tests' tiny ones."""
-    monkeypatch.setattr(two_branch_guider, "LEAST_SPLIT_POSITIONS", 0)
+    monkeypatch.setattr(branch_guider, "LEAST_SPLIT_POSITIONS", 0)
 
 
 def test_one_call_a_step_spends_the_published_60_rows(model, clip, monkeypatch):

@@ -3,11 +3,34 @@ import torch
 from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from torch import Tensor
 
-from ale_edit.inversion.ddcm import Branches, ItemNoise, ddcm_step, predicted_edit, start
+from ale_edit.inversion.update_rule import (
+    ItemNoise,
+    Level,
+    UpdateRule,
+    noise_image,
+    predict_edit,
+    pure_noise,
+)
 from ale_edit.tests.tiny import generator, randn
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SHAPE = (2, 4, 6, 5)
+
+
+def ddcm_step(
+    source: Tensor,
+    target: Tensor,
+    x0: Tensor,
+    edit: Tensor,
+    sigma: float,
+    sigma_next: float,
+    noise: Tensor,
+    eta: float,
+) -> dict[str, Tensor]:
+    """One step of two branches in the variance-exploding space."""
+    latents = {"source": source, "target": target}
+    levels = Level(1.0, sigma), Level(1.0, sigma_next)
+    return UpdateRule(eta=eta).advance(latents, x0, {"target": edit}, *levels, noise)
 
 
 def alpha_bars() -> Tensor:
@@ -29,8 +52,8 @@ def test_a_step_with_fresh_noise_is_diffusers_lcm_step_for_the_predicted_edit(st
     scheduler._init_step_index(t)
     latent, draws = x / (1 + sigma**2) ** 0.5, generator(step)
     after, _ = scheduler.step((x - edit) / sigma, t, latent, draws, return_dict=False)
-    ours = ddcm_step(Branches(x, x), x0, edit, sigma, sigma_next, noise, eta=1.0)
-    vp = ours.target / (1 + sigma_next**2) ** 0.5
+    ours = ddcm_step(x, x, x0, edit, sigma, sigma_next, noise, eta=1.0)
+    vp = ours["target"] / (1 + sigma_next**2) ** 0.5
     torch.testing.assert_close(vp, after, rtol=0, atol=1e-5)
 
 
@@ -49,37 +72,34 @@ def test_the_loop_is_infedits_formula_in_variance_preserving_form(eta: float, t:
     renoise = ((1 - a_next) * (1 - eta)).sqrt() * e + (eta * (1 - a_next)) ** 0.5 * noise
     expected_target, expected_source = a_next.sqrt() * p + renoise, a_next.sqrt() * x0 + renoise
 
-    edit = predicted_edit(x0, x_s - sigma * e_s, x_t - sigma * e_t)
+    edit = predict_edit(x0, x_s - sigma * e_s, x_t - sigma * e_t)
     torch.testing.assert_close(edit, p, rtol=0, atol=1e-9)
-    ours = ddcm_step(Branches(x_s, x_t), x0, edit, sigma, sigma_next, noise, eta)
-    for made, expected in ((ours.target, expected_target), (ours.source, expected_source)):
+    ours = ddcm_step(x_s, x_t, x0, edit, sigma, sigma_next, noise, eta)
+    for made, expected in ((ours["target"], expected_target), (ours["source"], expected_source)):
         torch.testing.assert_close(made * a_next.sqrt(), expected, rtol=0, atol=1e-9)
 
 
 def test_the_branches_stay_apart_by_the_edit_alone():
     x0, edit, noise = (randn(*SHAPE, seed=i) for i in range(3))
-    after = ddcm_step(Branches(noise, noise), x0, edit, 2.0, 1.0, noise, eta=0.5)
-    torch.testing.assert_close(after.target - after.source, edit - x0, rtol=0, atol=1e-5)
+    after = ddcm_step(noise, noise, x0, edit, 2.0, 1.0, noise, eta=0.5)
+    torch.testing.assert_close(after["target"] - after["source"], edit - x0, rtol=0, atol=1e-5)
 
 
 def test_equal_predictions_predict_exactly_the_source():
     x0, denoised = randn(*SHAPE, seed=1), 30 * randn(*SHAPE, seed=2)
-    assert torch.equal(predicted_edit(x0, denoised, denoised), x0)
+    assert torch.equal(predict_edit(x0, denoised, denoised), x0)
 
 
 def test_a_pure_start_has_the_models_variance_and_no_trace_of_the_image():
     noise = randn(8, 4, 32, 32, seed=1)
-    begun = start(1000 + 0 * noise, noise, 14.6146, is_pure_noise=True)
-    torch.testing.assert_close(begun.source.std(), torch.tensor(14.6488), rtol=1e-2, atol=0)
-    assert begun.source.mean().abs() < 1
-    assert torch.equal(begun.source, begun.target)
+    begun = pure_noise(noise, 14.6146)
+    torch.testing.assert_close(begun.std(), torch.tensor(14.6488), rtol=1e-2, atol=0)
+    assert begun.mean().abs() < 1
 
 
 def test_another_start_is_the_image_with_noise():
     x0, noise = randn(*SHAPE, seed=1), randn(*SHAPE, seed=2)
-    begun = start(x0, noise, 3.0, is_pure_noise=False)
-    torch.testing.assert_close(begun.target, x0 + 3 * noise)
-    assert torch.equal(begun.source, begun.target)
+    torch.testing.assert_close(noise_image(x0, noise, Level(1.0, 3.0)), x0 + 3 * noise)
 
 
 def test_item_j_of_a_batch_draws_the_noise_of_a_single_run_at_seed_plus_j():

@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,11 @@ def boxes() -> torch.Tensor:
 
 def regions(**inputs: Any) -> Any:
     return one("ALERegions", **{"edits": listed(), "masks": boxes(), **inputs})
+
+
+def regions_of_two() -> Any:
+    """Regions of a batch of two images."""
+    return regions(image=picture(2), masks=torch.cat([boxes(), boxes().roll(1, dims=2)]))
 
 
 def latent(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -312,10 +317,54 @@ EDIT_CASES = [
     ),
     Case(
         "two masks for one object",
-        lambda w: one("ALEEditObject", mask=boxes()),
+        lambda w: w.edit(edits=one("ALEEditObject", mask=boxes())),
         "ALEEditObject",
-        "the mask input holds 2 masks, one object takes one",
-        ("Edit Object", "mask input"),
+        "holds 2 masks, one object takes one",
+        ("ALE Edit", 'the mask of "wolf"', "Edit Object"),
+    ),
+    Case(
+        "three masks for two images",
+        lambda w: w.edit(edits=one("ALEEditObject", mask=boxes()[[0, 0, 1]]), image=picture(2)),
+        "ALEEdit",
+        "one object takes one (or one for each of the",
+        ("ALE Edit", 'the mask of "wolf" holds 3 masks', "2 images"),
+    ),
+    Case(
+        "regions of another number of images",
+        lambda w: w.edit(image=picture(3), regions=regions_of_two()),
+        "ALEEdit",
+        "the regions are of",
+        ("ALE Edit", "2 images", "3"),
+    ),
+    Case(
+        "regions of another number of images in RGB-CAM",
+        lambda w: w.generate(
+            one("ALERegionCrossAttention", model=w.model, regions=regions_of_two()), w.ore()[1]
+        ),
+        "ALERegionCrossAttention",
+        "the regions are of",
+        ("Region Cross-Attention", "2 images", "1"),
+    ),
+    Case(
+        "regions of another number of images in blending",
+        lambda w: w.sample(
+            w.guide(one("ALEBackgroundBlending", model=w.model, regions=regions_of_two()))
+        ),
+        "ALEBackgroundBlending",
+        "the regions are of",
+        ("Background Blending", "2 images", "1"),
+    ),
+    Case(
+        "regions of another number of images in Paste Background",
+        lambda w: one(
+            "ALEPasteBackground",
+            edited=picture(3),
+            source=picture(3),
+            regions=regions_of_two(),
+        ),
+        "ALEPasteBackground",
+        "the regions are of",
+        ("Paste Background", "2 images", "3"),
     ),
     Case(
         "no tokens",
@@ -386,7 +435,7 @@ REGION_CASES = [
         lambda w: w.edit(edits=listed()),
         "ALEEdit",
         "has no region",
-        ("Regions", "masks input", '"wolf -> brown-colored goat"'),
+        ("ALE Edit", "masks input of Regions", '"wolf -> brown-colored goat"'),
     ),
     Case(
         "empty mask",
@@ -394,6 +443,20 @@ REGION_CASES = [
         "ALERegions",
         "is empty: no pixel is 0.5 or more",
         ("Regions", "masks input", '"yellow moon"'),
+    ),
+    Case(
+        "two masks that coincide",
+        lambda w: regions(masks=boxes()[:1].expand(2, -1, -1)),
+        "ALERegions",
+        "has no place of its own",
+        ("Regions", '"wolf"', '"yellow moon"', "overlap goes to the background"),
+    ),
+    Case(
+        "a mask within another in ALE Edit",
+        lambda w: w.edit(edits=only_wolf().added(replace(only_wolf().items[0], source="cub"))),
+        "ALEEdit",
+        "has no place of its own",
+        ("ALE Edit", '"wolf"', '"cub"'),
     ),
     Case(
         "mask of another shape",
@@ -425,7 +488,7 @@ REGION_CASES = [
         ),
         "ALEPasteBackground",
         "or as many as edited ones",
-        ("Paste Background", "edited", "source", "2 images", "3"),
+        ("Paste Background", "2 edited images", "3 sources"),
     ),
     Case(
         "image too small",
@@ -530,6 +593,13 @@ MODEL_CASES = [
         "regions of other edits",
         lambda w: w.edit(edits=only_wolf(), regions=regions()),
         "ALEEdit",
+        "Connect the same edits to ALE Edit and to Regions",
+        ("ALE Edit", "edits input", "wolf", "yellow moon", "regions input"),
+    ),
+    Case(
+        "regions of other edits in RGB-CAM",
+        lambda w: w.generate(regional(w.model), w.ore(only_wolf())[1]),
+        "ALERegionCrossAttention",
         SAME_EDITS,
         ("Region Cross-Attention", "goat", "yellow moon", "regions input"),
     ),

@@ -17,7 +17,7 @@ from ale_edit.tests.nodes.graph import (
     picture,
     run,
 )
-from ale_edit.tests.tiny import two_boxes
+from ale_edit.tests.tiny import PAIRS, two_boxes
 
 Edit = Callable[..., tuple[Any, ...]]
 
@@ -61,6 +61,58 @@ def test_item_j_of_a_batch_is_the_single_run_at_seed_plus_j(edit: Edit) -> None:
     for j in range(2):
         single, _ = edit(image=picture(seed=11 + j), seed=7 + j)
         torch.testing.assert_close(batch[j], single[0], rtol=0, atol=1e-4)
+
+
+def moving(count: int) -> list[Tensor]:
+    """The masks (count, 64, 64) of two objects, a latent cell further right in each image."""
+    return [torch.stack([m.roll(8 * j, dims=1) for j in range(count)]) for m in two_boxes(64, 64)]
+
+
+def edits_with(masks: list[Tensor]) -> Any:
+    edits = None
+    for (source, target), mask in zip(PAIRS, masks, strict=True):
+        edits = one("ALEEditObject", source=source, target=target, previous=edits, mask=mask)
+    return edits
+
+
+@pytest.mark.parametrize("variant", ["paper", "published code"])
+@pytest.mark.parametrize("paste_background", [False, True])
+def test_item_j_of_a_batch_with_masks_of_its_own_is_the_single_run_with_them(
+    edit: Edit, variant: str, paste_background: bool
+) -> None:
+    masks = moving(3)
+    masks[1] = masks[1][0]  # one mask serves all images
+    inputs = {"variant": variant, "paste_background": paste_background, "dilation": 0.05}
+    inputs |= {"target_guidance": 3.0, "source_guidance": 1.5}
+    batch, preview = edit(image=picture(3), edits=edits_with(masks), seed=7, **inputs)
+    assert preview.shape == batch.shape == (3, 64, 64, 3)
+    for j in range(3):
+        own = edits_with([masks[0][j], masks[1]])
+        single, shown = edit(image=picture(seed=11 + j), edits=own, seed=7 + j, **inputs)
+        torch.testing.assert_close(batch[j], single[0], rtol=0, atol=1e-4)
+        assert torch.equal(preview[j], shown[0])
+    other, _ = edit(image=picture(3), edits=edits_with([m[:1] for m in moving(1)]), **inputs)
+    assert largest_change(other[2], batch[2]) > 1e-3
+
+
+def test_a_batch_with_its_own_regions_reuses_its_source_branch(edit: Edit) -> None:
+    first, _ = edit(image=picture(2), edits=edits_with(moving(2)), reuse_source=True)
+    second, _ = edit(image=picture(2), edits=edits_with(moving(2)), reuse_source=True)
+    torch.testing.assert_close(second, first, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("node", ["graph", "regions"])
+def test_a_batch_of_edits_is_the_graph_of_single_nodes(
+    edit: Edit, model: Any, clip: Any, vae: Any, node: str
+) -> None:
+    edits, image = edits_with(moving(2)), picture(2)
+    whole, _ = edit(edits=edits, image=image, seed=3)
+    if node == "graph":
+        other = edit_by_single_nodes(model, clip, vae, image, edits, seed=3, steps=2)
+    else:
+        regions = one("ALERegions", edits=edits, image=image)
+        other, _ = edit(edits=edits, image=image, seed=3, regions=regions)
+    assert torch.equal(whole, other)
 
 
 def test_it_is_the_graph_of_single_nodes(edit: Edit, model: Any, clip: Any, vae: Any) -> None:
@@ -163,7 +215,7 @@ def test_the_schedule_is_used_with_custom_only(edit: Edit) -> None:
 
 def overlapping() -> Any:
     masks = torch.stack(two_boxes(64, 64))
-    masks[1] = torch.maximum(masks[0], masks[1])
+    masks[1, 16:32] = torch.maximum(masks[0], masks[1])[16:32]  # two thirds of the first
     return masks
 
 

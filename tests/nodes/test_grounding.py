@@ -142,10 +142,33 @@ def test_a_missing_objects_edit_can_be_left_out(caplog: pytest.LogCaptureFixture
     assert edits.settings.rgb_cam and edits.settings.blending
 
 
-def test_a_missing_object_can_get_the_whole_image() -> None:
-    regions, edits, masks, *_ = find({"wolf": TABLE["wolf"]}, missing="whole image")
-    assert torch.equal(masks[1], torch.ones(64, 64)) and len(edits.items) == 2
+@pytest.mark.parametrize("dilation", [0.0, 0.05])
+def test_a_missing_object_can_get_the_whole_image_but_the_others_places(
+    dilation: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = {"wolf": TABLE["wolf"]}
+    regions, edits, masks, *_ = find(found, missing="whole image", dilation=dilation)
+    assert torch.equal(masks[1], 1 - regions.dilated[0]) and len(edits.items) == 2
     assert regions.names == ("wolf", "Yellow Moon.")
+    assert "gets the image outside the other objects" in caplog.text
+
+
+def test_a_missing_object_beside_one_that_is_everywhere_is_refused() -> None:
+    everywhere = {"wolf": {(0.0, 0.0, 64.0, 64.0): 0.9}}
+    with pytest.raises(ValueError, match='^Grounded-SAM Masks: "wolf" has no place of its own'):
+        find(everywhere, missing="whole image", segmenter=None)
+
+
+def test_two_phrases_for_one_mask_are_refused_with_both_names() -> None:
+    """Boxes of their own, in which the segmenter sees the same."""
+
+    class Same(Boxes):
+        def segment(self, image: Tensor, boxes: Tensor) -> Tensor:
+            return super().segment(image, boxes[:1]).expand(len(boxes), -1, -1)
+
+    words = '^Grounded-SAM Masks: "wolf" has no place .* within that of "Yellow Moon."'
+    with pytest.raises(ValueError, match=words):
+        find(segmenter=Same())
 
 
 def test_a_left_out_edit_may_not_stay_in_a_full_prompt() -> None:
@@ -242,10 +265,14 @@ def test_edits_without_an_object_are_refused() -> None:
 
 
 class Watching(KnownDetector):
-    """Keeps the image that it was given."""
+    """Keeps the images that it was given."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        super().__init__(table)
+        self.seen: list[Tensor] = []
 
     def detect(self, image: Tensor, phrases: tuple[str, ...]) -> Any:
-        self.seen = image
+        self.seen.append(image)
         return super().detect(image, phrases)
 
 
@@ -255,9 +282,9 @@ def test_of_grey_pictures_and_alpha_channels_the_colours_are_looked_at(channels:
     detector = Watching(TABLE)
     edits = one("ALEEditList", text=TEXT)
     *_, preview = run(NODE, image=image, edits=edits, detector=detector, segmenter=None)
-    expected = image[0, ..., :3] if channels > 1 else image[0].expand(-1, -1, 3)
-    assert torch.equal(detector.seen, expected)
-    assert preview.shape == (1, 64, 64, 3)
+    expected = image[..., :3] if channels > 1 else image.expand(-1, -1, -1, 3)
+    assert torch.equal(torch.stack(detector.seen), expected)
+    assert preview.shape == (2, 64, 64, 3)
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 3), (1, 64, 64, 2), (0, 64, 64, 3), (1, 3, 64, 64)])
@@ -271,12 +298,89 @@ def test_a_picture_with_nan_is_refused() -> None:
         find(image=picture() * float("nan"))
 
 
-def test_of_a_batch_the_first_is_looked_at_which_is_logged(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        find(image=picture(3))
-    assert "the first of 3 images is looked at" in caplog.text
+class Moving(KnownDetector):
+    """Knows another table for each image, by its first pixel's number."""
+
+    def __init__(self, *tables: Mapping[str, Any]) -> None:
+        super().__init__({})
+        self._tables = tables
+
+    def detect(self, image: Tensor, phrases: tuple[str, ...]) -> Any:
+        self.table = self._tables[round(10 * float(image[0, 0, 0]))]
+        return super().detect(image, phrases)
+
+
+def numbered(count: int) -> Tensor:
+    """Pictures whose first pixel says which image of the batch they are."""
+    images = picture(count)
+    images[:, 0, 0, 0] = torch.arange(count) / 10
+    return images
+
+
+def find_in(*tables: Mapping[str, Any], **inputs: Any) -> tuple[Any, ...]:
+    usual = {"segmenter": Boxes(), "dilation": 0.05, "edits": one("ALEEditList", text=TEXT)}
+    return run(
+        NODE, **{**usual, "image": numbered(len(tables)), "detector": Moving(*tables), **inputs}
+    )
+
+
+ASIDE = {"wolf": {(4.0, 30.0, 20.0, 60.0): 0.7}, "yellow moon": {MOON: 0.6}}
+
+
+def test_every_image_of_a_batch_is_looked_at_and_has_its_own_regions() -> None:
+    regions, edits, masks, background, text, preview = find_in(TABLE, ASIDE)
+    singles = [find_in(TABLE, ASIDE, image=numbered(2)[j : j + 1]) for j in range(2)]
+    assert len(regions.images) == 2
+    for j, (alone, *_) in enumerate(singles):
+        assert torch.equal(regions.images[j].raw, alone.raw)
+        assert torch.equal(regions.images[j].dilated, alone.dilated)
+    for made, position in ((masks, 2), (background, 3), (preview, 5)):
+        assert torch.equal(made, torch.cat([single[position] for single in singles]))
+    assert [edit.mask.shape for edit in edits.items] == [(2, 64, 64)] * 2
+    again = one("ALERegions", edits=edits, image=numbered(2), dilation=0.05)
+    assert torch.equal(again.images[1].dilated, regions.images[1].dilated)
+    lines = [single[4] for single in singles]
+    assert text == f"image 1:\n{lines[0]}\nimage 2:\n{lines[1]}"
+
+
+def test_an_edit_with_one_mask_or_one_for_each_image_keeps_them_in_a_batch() -> None:
+    for own in (box((0, 0, 5, 5)), torch.stack([box((0, 0, 5, 5)), box((0, 0, 9, 5))])):
+        edits = one("ALEEditObject", source="tree", target="palm", mask=own)
+        edits = one("ALEEditObject", source="wolf", target="goat", previous=edits)
+        regions, kept, *_ = find_in(TABLE, ASIDE, edits=edits)
+        assert torch.equal(kept.items[0].mask, own)
+        for j, one_image in enumerate(regions.images):
+            assert torch.equal(one_image.raw[0], own if own.ndim == 2 else own[j])
+
+
+WITHOUT_MOON = {"wolf": TABLE["wolf"]}
+
+
+def test_a_missing_object_in_an_image_of_a_batch(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ValueError, match='Masks: image 2: "Yellow Moon." was not found'):
+        find_in(TABLE, WITHOUT_MOON)
+    with pytest.raises(ValueError, match='image 2: "Yellow Moon." .* found in another image, and'):
+        find_in(TABLE, WITHOUT_MOON, missing="leave out")
+    regions, edits, *_ = find_in(WITHOUT_MOON, WITHOUT_MOON, missing="leave out")
+    assert edits.sources == ("wolf",) and len(regions.images) == 2
+    regions, *_ = find_in(TABLE, WITHOUT_MOON, missing="whole image")
+    assert torch.equal(regions.images[1].raw[1], 1 - regions.images[1].dilated[0])
+    assert torch.equal(regions.images[0].raw[1], box(MOON, 1))
+
+
+def test_nothing_found_in_images_of_a_batch() -> None:
+    with pytest.raises(ValueError, match="Masks: image 2: nothing was found."):
+        find_in(TABLE, {})
+    with pytest.raises(ValueError, match="image 2: nothing was found. .* in another image, and"):
+        find_in(TABLE, {}, nothing_found="without regions")
+    regions, edits, *_ = find_in({}, {}, nothing_found="without regions")
+    assert not edits.settings.rgb_cam and bool(regions.raw.all())
+
+
+@pytest.mark.parametrize("missing", ["stop", "leave out"])
+def test_a_batch_of_one_is_a_single_image(missing: str) -> None:
+    regions, edits, *_ = find_in(TABLE, missing=missing)
+    assert regions.images == (regions,) and edits.items[0].mask.shape == (64, 64)
 
 
 def test_a_picture_of_one_pixel_has_regions() -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ale_edit.tests.nodes.graph import TEXT, edits_with_masks, nodes, one, picture, run
-from ale_edit.tests.tiny import box_mask, two_boxes
+from ale_edit.tests.tiny import PAIRS, box_mask, two_boxes
 
 
 def listed() -> Any:
@@ -73,13 +73,13 @@ def test_feather_softens_the_background_and_zero_is_hard() -> None:
 def test_overlapping_masks_and_masks_of_everything_are_allowed_with_one_warning_each(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    masks = torch.ones(2, 64, 64)
+    masks = torch.zeros(2, 64, 64)
+    masks[0, :40], masks[1, 24:] = 1, 1
     with caplog.at_level(logging.WARNING):
-        regions, _, background, _ = run("ALERegions", edits=listed(), masks=masks)
-    assert regions.overlapping_pairs() == [(0, 1)]
+        regions, _, background, _ = run("ALERegions", edits=listed(), masks=masks, dilation=0.0)
     assert not background.any()
     overlap, everything = (record.getMessage() for record in caplog.records)
-    assert '"wolf" and "yellow moon" overlap' in overlap
+    assert '"wolf" and "yellow moon" (40 % of "wolf", 40 % of "yellow moon")' in overlap
     assert "cover the whole image" in everything
 
 
@@ -143,6 +143,43 @@ def test_the_preview_paints_objects_in_different_colours_over_the_image() -> Non
     corner = (slice(-4, None), slice(0, 4))
     assert not regions.raw[:, corner[0], corner[1]].any()
     torch.testing.assert_close(preview[0][corner], image[0][corner], rtol=0, atol=1 / 255)
+
+
+@pytest.mark.parametrize("given", ["edits", "masks"])
+def test_each_image_of_a_batch_has_its_own_regions_masks_background_and_preview(given: str) -> None:
+    image, boxes = picture(2, height=48, width=64), torch.stack(two_boxes(48, 64))
+    each = [boxes, boxes.roll(7, dims=2)]
+    inputs: dict[str, Any] = {"edits": listed(), "masks": torch.cat(each)}
+    if given == "edits":
+        edits = None
+        for i, (source, target) in enumerate(PAIRS):
+            mask = torch.stack([masks[i] for masks in each])
+            words = {"source": source, "target": target}
+            edits = one("ALEEditObject", **words, previous=edits, mask=mask)
+        inputs = {"edits": edits}
+    settings = {"dilation": 0.05, "feather": 0.1}
+    regions, *made = run("ALERegions", **inputs, image=image, **settings)
+    singles = [
+        run("ALERegions", edits=listed(), masks=each[j], image=image[j : j + 1], **settings)
+        for j in range(2)
+    ]
+    assert all(
+        torch.equal(ours.dilated, single[0].dilated)
+        for ours, single in zip(regions.images, singles, strict=True)
+    )
+    assert torch.equal(made[0], torch.cat(each))  # image 1's masks, then image 2's
+    for i, output in enumerate(made, start=1):
+        assert torch.equal(output, torch.cat([single[i] for single in singles]))
+    again = one("ALERegions", edits=listed(), masks=made[0], image=image, **settings)
+    assert torch.equal(again.images[1].raw, regions.images[1].raw)
+
+
+def test_without_its_image_a_batch_of_masks_is_refused() -> None:
+    edits = one("ALEEditObject", mask=torch.stack(two_boxes()))
+    with pytest.raises(
+        ValueError, match='^Regions: the mask of "wolf" holds 2 masks, one object t'
+    ):
+        run("ALERegions", edits=edits)
 
 
 @pytest.mark.parametrize("count", [1, 2])

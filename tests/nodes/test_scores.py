@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from ale_edit.host import scores as host_scores
-from ale_edit.host import similarity as host_similarity
 from ale_edit.host.grounding import managed
 from ale_edit.host.model_files import DINO, LPIPS
+from ale_edit.nodes import demo
 from ale_edit.scoring import structure
 from ale_edit.scoring.leakage import leakage
 from ale_edit.scoring.lpips import background_lpips, pie_bench_lpips
@@ -29,8 +29,8 @@ from ale_edit.scoring.lpips_network import LpipsNetwork
 from ale_edit.scoring.preservation import background_scores, pie_bench_scores
 from ale_edit.scoring.similarity import Similarity
 from ale_edit.scoring.structure import load_dino, structure_distance
-from ale_edit.tests.host.test_similarity import HAS_MINI_CLIP
 from ale_edit.tests.nodes.graph import TEXT, edits_with_masks, nodes, one, picture, run
+from ale_edit.tests.nodes.test_demo import HAS_MINI_CLIP
 from ale_edit.tests.nodes.test_help_pages import page
 from ale_edit.tests.tiny import empty_models, two_boxes
 from ale_edit.tests.tiny_scores import DINO_WIDTH, published_vit, squeezenet, transformers_vit
@@ -46,6 +46,7 @@ def mean_colors(images: Tensor, texts: list[str]) -> Tensor:
     )
 
 
+HALVES = torch.stack([torch.ones(64, 64).tril(), 1 - torch.ones(64, 64).tril()])
 MODEL = Similarity("mean colours", mean_colors)
 
 
@@ -115,7 +116,7 @@ def test_one_object_has_te_and_no_ti() -> None:
 
 def test_masks_of_everything_leave_no_te() -> None:
     edits = one("ALEEditList", text=TEXT)
-    everywhere = one("ALERegions", edits=edits, masks=torch.ones(2, 64, 64))
+    everywhere = one("ALERegions", edits=edits, masks=HALVES)
     te, ti, _, _, text, _ = leak(edits=edits, regions=everywhere)
     assert isnan(te) and not isnan(ti) and "the masks leave no background" in text
 
@@ -171,8 +172,7 @@ def test_a_demo_scene_is_scored_without_any_download() -> None:
 
 
 def test_of_a_demo_scene_the_demos_model_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    mini = Similarity(host_similarity.MINI_CLIP, mean_colors)
-    monkeypatch.setattr(host_similarity, "mini_clip", lambda: mini)
+    monkeypatch.setattr(demo, "mini_clip", lambda: SimpleNamespace(similarity=mean_colors))
     image, masks, text, _ = run("ALEDemoScene", seed=0, objects=2)
     edits = one("ALEEditList", text=text)
     made = one("ALERegions", edits=edits, masks=masks)
@@ -300,10 +300,56 @@ def test_it_can_be_stopped_between_the_background_and_the_structure(
 
 def test_without_background_every_figure_of_it_is_nan() -> None:
     edits = one("ALEEditList", text=TEXT)
-    everywhere = one("ALERegions", edits=edits, masks=torch.ones(2, 64, 64))
+    everywhere = one("ALERegions", edits=edits, masks=HALVES)
     *figures, _, text, made = keep(regions=everywhere)
     assert all(isnan(value) for value in figures)
     assert "The masks leave no background" in text and "NaN" not in made
+
+
+# -- batches ---------------------------------------------------------------------------------------
+
+
+def of_batch(masks: Tensor, images: int) -> Any:
+    return one("ALERegions", edits=listed(), masks=masks, image=picture(images))
+
+
+def listed() -> Any:
+    return one("ALEEditList", text=TEXT)
+
+
+def test_each_image_of_a_batch_is_scored_with_its_own_regions() -> None:
+    boxes = torch.stack(two_boxes())
+    each = [boxes, boxes.roll(9, dims=2), boxes.flip(1)]
+    image, source = picture(3, seed=2), picture(3, seed=7)
+    together = of_batch(torch.cat(each), 3)
+    leaked = json.loads(leak(image=image, source=source, regions=together, edits=listed())[5])
+    kept = json.loads(keep(image=image, source=source, regions=together)[6])
+    for j, masks in enumerate(each):
+        one_image = {"image": image[j : j + 1], "source": source[j : j + 1]}
+        own = one("ALERegions", edits=listed(), masks=masks)
+        alone = json.loads(leak(**one_image, regions=own, edits=listed())[5])
+        assert leaked["images"][j] == alone["images"][0]
+        assert leaked["source"][j] == alone["source"][0]
+        assert kept["images"][j] == json.loads(keep(**one_image, regions=own)[6])["images"][0]
+
+
+def test_a_source_for_all_images_is_scored_with_the_regions_of_each() -> None:
+    boxes = torch.stack(two_boxes())
+    together = of_batch(torch.cat([boxes, boxes.roll(9, dims=2)]), 2)
+    made = leak(image=picture(2), source=picture(), regions=together, edits=listed())[5]
+    first, second = json.loads(made)["source"]
+    assert first != second
+
+
+@pytest.mark.parametrize("score", ["leakage", "preservation"])
+def test_regions_of_another_number_of_images_are_refused(score: str) -> None:
+    regions = of_batch(torch.stack(two_boxes()).repeat(2, 1, 1), 2)
+    name = {"leakage": "Leakage Score", "preservation": "Preservation Score"}[score]
+    with pytest.raises(ValueError, match=f"^{name}: the regions are of 2 images, but here are 3"):
+        if score == "leakage":
+            leak(image=picture(3), regions=regions, edits=listed())
+        else:
+            keep(image=picture(3), source=picture(3), regions=regions)
 
 
 # -- what the page and the history show ------------------------------------------------------------

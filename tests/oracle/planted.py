@@ -143,12 +143,14 @@ TEXT = [
 # -- regions and cross-attention -----------------------------------------------------------------
 
 
-def shifted_rows(right: Any) -> Any:
+def sources_rows(right: Any) -> Any:
     """The source's rows in place of the target's."""
 
-    def wrong(*args: Any) -> Any:
-        back = [(rows, rows.stop - rows.start, entry) for rows, entry in right(*args)]
-        return [(slice(r.start - n, r.stop - n), entry) for r, n, entry in back]
+    def wrong(self: Any, call: Any) -> Any:
+        if "source" not in call.running:
+            return right(self, call)
+        out = right(self, replace(call, q={"target": call.q["source"]}))
+        return {"source": out["target"]} if out else {}
 
     return wrong
 
@@ -172,22 +174,22 @@ def without_small(_: Any) -> Any:
 REGIONS = [
     Mistake(
         "masks exchanged",
-        "host.rgb_cam:coverage",
+        "editors.ale:coverage",
         lambda right: lambda *args, **named: right(*args, **named).flip(0),
     ),
     Mistake(
         "grid transposed",
-        "host.rgb_cam:coverage",
+        "editors.ale:coverage",
         lambda right: (
             lambda masks, h, w, *rest, **named: right(masks, w, h, *rest, **named).reshape(-1, h, w)
         ),
     ),
-    Mistake("a vanished object lost", "host.rgb_cam:coverage", without_small),
-    Mistake("grids sampled in the paper variant", "host.rgb_cam:coverage", grids_of(CODE)),
-    Mistake("grids counted in the published code", "host.rgb_cam:coverage", grids_of(PAPER), CODE),
+    Mistake("a vanished object lost", "editors.ale:coverage", without_small),
+    Mistake("grids sampled in the paper variant", "editors.ale:coverage", grids_of(CODE)),
+    Mistake("grids counted in the published code", "editors.ale:coverage", grids_of(PAPER), CODE),
     Mistake(
         "overlap to the last object",
-        "host.rgb_cam:cell_groups",
+        "editors.ale:cell_groups",
         lambda right: lambda covered, _: right(covered, True),
     ),
     Mistake("no dilation", "regions.regions:dilate", lambda _: lambda masks, _: masks),
@@ -196,82 +198,71 @@ REGIONS = [
         "attention.rgb_cam:visible_tokens",
         lambda _: lambda owner, _: torch.arange(len(owner)),
     ),
-    Mistake("RGB-CAM left out", "host.rgb_cam:ore_rows", lambda _: lambda *_: []),
-    Mistake("RGB-CAM on the source's rows", "host.rgb_cam:ore_rows", shifted_rows),
+    Mistake("RGB-CAM left out", "editors.ale:RegionControl.outputs", lambda _: lambda *_: {}),
+    Mistake("RGB-CAM on the source's rows", "editors.ale:RegionControl.outputs", sources_rows),
 ]
 
 # -- self-attention injection --------------------------------------------------------------------
 
 
-def values_too(right: Any) -> Any:
+def routed(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Any], Any]:
+    """The routes of injection, changed."""
+    return lambda right: lambda self, *place: change(right(self, *place))
+
+
+def values_too(routes: dict[str, Any]) -> dict[str, Any]:
     """The target's values are the source's as well."""
-    from ale_edit.host import rows, self_injection
+    return {branch: replace(route, v="source") for branch, route in routes.items()}
 
-    def also_values(n: Any, context: Any, value: Any, options: Any) -> Any:
-        if not options[self_injection.ACTIVE_KEY](options):
-            return n, context, value
-        index = torch.arange(len(value))
-        for chunk in rows.chunk_rows(len(value), options):
-            branches = rows.branch_rows(chunk)
-            index[branches.target] = index[branches.source]
-        return n, context, value[index]
 
-    def wrong(*args: Any) -> Any:
-        model = right(*args)
-        model.set_model_attn1_patch(also_values)
-        return model
-
-    return wrong
+def from_target(routes: dict[str, Any]) -> dict[str, Any]:
+    return (
+        {"source": replace(routes["target"], q="target", k="target", v="source")} if routes else {}
+    )
 
 
 def conditional_only(right: Any) -> Any:
-    def wrong(rows: int, options: Any) -> Any:
-        kinds = options["cond_or_uncond"]
-        return [c for c, kind in zip(right(rows, options), kinds, strict=True) if kind == 0]
+    def wrong(self: Any, layer: Any, step: Any, is_cond: bool) -> Any:
+        return right(self, layer, step, is_cond) if is_cond else {}
 
     return wrong
 
 
+ROUTES = "editors.ale:InjectionControl.routes"
 INJECTION = [
     Mistake(
         "injection one step longer",
-        "host.self_injection:is_injection_step",
+        "editors.ale:is_injection_step",
         lambda right: lambda step, *args: right(step - 1, *args),
     ),
     Mistake(
         "injection one step shorter",
-        "host.self_injection:is_injection_step",
+        "editors.ale:is_injection_step",
         lambda right: lambda step, *args: right(step + 1, *args),
         CODE,
     ),
-    Mistake("values injected too", "host.self_injection:apply_self_injection", values_too),
-    Mistake(
-        "no injection in the unconditional half", "host.self_injection:chunk_rows", conditional_only
-    ),
-    Mistake(
-        "injection from target to source",
-        "host.self_injection:rows_with_source",
-        lambda right: lambda rows, pairs: right(rows, [pair[::-1] for pair in pairs]),
-    ),
+    Mistake("values injected too", ROUTES, routed(values_too)),
+    Mistake("no injection in the unconditional half", ROUTES, conditional_only),
+    Mistake("injection from target to source", ROUTES, routed(from_target)),
 ]
 
 # -- blending ------------------------------------------------------------------------------------
 
 BLENDING = [
-    Mistake("blending left out", "host.blending:is_blending_step", lambda _: lambda *_: False),
+    Mistake("blending left out", "editors.ale:is_blending_step", lambda _: lambda *_: False),
     Mistake(
         "foreground blended",
-        "host.blending:background_weights",
+        "editors.ale:background_weights",
         lambda right: lambda *args: ~right(*args),
     ),
     Mistake(
         "the other variant's steps blended",
-        "host.blending:is_blending_step",
+        "editors.ale:is_blending_step",
         lambda right: lambda step, steps, variant: right(step, steps, OTHER[variant]),
     ),
     Mistake(
         "the published code's first step blended",
-        "host.blending:is_blending_step",
+        "editors.ale:is_blending_step",
         lambda right: lambda step, *args: step == 0 or right(step, *args),
         CODE,
     ),
@@ -287,9 +278,26 @@ BLENDING = [
 
 
 def unshared_noise(right: Any) -> Any:
-    def wrong(branches: Any, x0: Any, edit: Any, sigma: Any, after: Any, n: Any, eta: Any) -> Any:
-        source = right(branches, x0, edit, sigma, after, n, eta).source
-        return replace(right(branches, x0, edit, sigma, after, n.flip(-1), eta), source=source)
+    def wrong(self: Any, *args: Any) -> Any:
+        *rest, n = args
+        return {**right(self, *rest, n.flip(-1)), "source": right(self, *args)["source"]}
+
+    return wrong
+
+
+def exchanged_guidance(right: Any) -> Any:
+    def wrong(self: Any, model: Any, branches: Any, *args: Any, **options: Any) -> None:
+        scales = [branch.guidance for branch in branches][::-1]
+        exchanged = [replace(b, guidance=g) for b, g in zip(branches, scales, strict=True)]
+        right(self, model, exchanged, *args, **options)
+
+    return wrong
+
+
+def exchanged_branches(right: Any) -> Any:
+    def wrong(branches: Any, batch: int) -> Any:
+        conds = list(branches.values())[::-1]
+        return right(dict(zip(branches, conds, strict=True)), batch)
 
     return wrong
 
@@ -313,7 +321,7 @@ def exchanged_pooled(right: Any) -> Any:
 
 def targets_pooled(right: Any) -> Any:
     def wrong(branches: Any, batch: int) -> Any:
-        return {**right(branches, batch), "pooled_output": branches[-1]["pooled_output"]}
+        return {**right(branches, batch), "pooled_output": branches["target"]["pooled_output"]}
 
     return wrong
 
@@ -329,20 +337,20 @@ def first_items_concat(right: Any) -> Any:
 LOOP = [
     Mistake(
         "source and target conditioning exchanged",
-        "host.two_branch_guider:branches_entry",
-        lambda right: lambda branches, batch: right(branches[::-1], batch),
+        "host.branch_guider:branches_entry",
+        exchanged_branches,
     ),
     Mistake(
         "source and target prediction exchanged",
-        "host.virtual_inversion:predicted_edit",
+        "host.virtual_inversion:predict_edit",
         lambda right: lambda x0, source, target: right(x0, target, source),
     ),
     Mistake(
         "guidance scales exchanged",
-        "host.two_branch_guider:TwoBranchGuider.set_guidance",
-        lambda right: lambda self, source, target: right(self, target, source),
+        "host.branch_guider:BranchGuider.__init__",
+        exchanged_guidance,
     ),
-    Mistake("noise not shared", "host.virtual_inversion:ddcm_step", unshared_noise),
+    Mistake("noise not shared", "inversion.update_rule:UpdateRule.advance", unshared_noise),
     Mistake(
         "every item has the first one's noise",
         "host.virtual_inversion:ItemNoise",
@@ -351,7 +359,7 @@ LOOP = [
     ),
     Mistake(
         "start from the noised source",
-        "host.virtual_inversion:_is_pure_noise",
+        "host.virtual_inversion:is_largest",
         lambda _: lambda *_: False,
     ),
     Mistake(
@@ -366,7 +374,7 @@ LOOP = [
     ),
 ]
 
-BRANCHES = "host.two_branch_guider:branches_entry"
+BRANCHES = "host.branch_guider:branches_entry"
 FAMILY = [
     Mistake("pooled vectors exchanged", BRANCHES, exchanged_pooled, family="SDXL"),
     Mistake("the target's pooled vector for both", BRANCHES, targets_pooled, family="SDXL"),

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ale_edit.inversion.ddcm import Branches, ddcm_step, predicted_edit, start
 from ale_edit.inversion.lcm_schedule import lcm_timesteps
+from ale_edit.inversion.update_rule import Level, UpdateRule, predict_edit, pure_noise
 from ale_edit.tests.oracle.ale_diffusers import (
     renoise,
     scheduler,
@@ -34,10 +34,12 @@ def test_a_step_equals_infedits_formulas(eta):
         p = virtual_prediction(z_s, z_t, x0, e_s, e_t, abar=abar)
         e = virtual_noise(z_s, x0, e_s, e_t, abar=abar)
         x_s, x_t = z_s / abar**0.5, z_t / abar**0.5
-        edit = predicted_edit(x0, x_s - sigma * e_s, x_t - sigma * e_t)
+        edit = predict_edit(x0, x_s - sigma * e_s, x_t - sigma * e_t)
         torch.testing.assert_close(edit, p, atol=1e-5, rtol=0)
-        after = ddcm_step(Branches(x_s, x_t), x0, edit, sigma, sigma_next, n, eta)
-        for ours, around in ((after.source, x0), (after.target, p)):
+        levels = Level(1.0, sigma), Level(1.0, sigma_next)
+        latents, edits = {"source": x_s, "target": x_t}, {"target": edit}
+        after = UpdateRule(eta=eta).advance(latents, x0, edits, *levels, n)
+        for ours, around in ((after["source"], x0), (after["target"], p)):
             theirs = renoise(around, e, n, abar=abar_next, eta=eta)
             torch.testing.assert_close(ours * abar_next**0.5, theirs, atol=1e-5, rtol=0)
 
@@ -45,10 +47,8 @@ def test_a_step_equals_infedits_formulas(eta):
 def test_pure_noise_has_the_total_variance():
     abar = alpha_bar(999)
     sigma = ((1 - abar) / abar) ** 0.5
-    x0, n = randn(2, 1, 4, 8, 8).double()
-    both = start(x0, n, sigma, True)
-    for x in (both.source, both.target):
-        torch.testing.assert_close(x * abar**0.5, n, atol=1e-5, rtol=0)
+    n = randn(1, 4, 8, 8).double()
+    torch.testing.assert_close(pure_noise(n, sigma) * abar**0.5, n, atol=1e-5, rtol=0)
 
 
 @pytest.mark.comfy

@@ -11,13 +11,13 @@ import tarfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from ale_edit.devtools.folders import cache_folder
 from ale_edit.regions import grounding_dino as gd
 from ale_edit.tests.oracle.groundingdino_reference import CAPTION
 
@@ -33,10 +33,10 @@ pytestmark = [pytest.mark.reference, pytest.mark.slow]
 
 
 @pytest.fixture(scope="session")
-def reference(dev: ModuleType) -> tuple[Path, Path]:
+def reference() -> tuple[Path, Path]:
     """(Python, source folder) of an environment of its own, made once; ALE_EDIT_GROUNDINGDINO names
     a folder that has one."""
-    folder = Path(GIVEN) if GIVEN else dev.cache_folder() / "groundingdino-0.4.0"
+    folder = Path(GIVEN) if GIVEN else cache_folder() / "groundingdino-0.4.0"
     python, source = folder / "env" / "bin" / "python", folder / "groundingdino-py-0.4.0"
     done = folder / "complete"
     if not done.exists():

@@ -155,11 +155,11 @@ def run_pack(
     """
     from ale_edit.host import (
         blending,
+        branch_guider,
         rgb_cam,
         schedule,
         self_injection,
         text,
-        two_branch_guider,
         virtual_inversion,
     )
     from ale_edit.prompts.edits import Edits, MethodSettings, make_edit
@@ -177,10 +177,11 @@ def run_pack(
     model = self_injection.apply_self_injection(model, settings.schedule)
     model = blending.apply_background_blending(model, regions)
     model.model_options["disable_cfg1_optimization"] = has_every_row
-    guider = two_branch_guider.TwoBranchGuider(model)
-    guider.set_branches(source, target, negative)
-    guider.set_guidance(settings.source_guidance, settings.target_guidance)
-    guider.set_reuse(False)
+    branches = (
+        branch_guider.Branch("source", source, settings.source_guidance),
+        branch_guider.Branch("target", target, settings.target_guidance),
+    )
+    guider = branch_guider.BranchGuider(model, branches, negative, reuses_source=False)
 
     sigmas = schedule.lcm_sigmas(pack.model, settings.steps, 1.0)
     sampler = virtual_inversion.virtual_inversion_sampler(settings.eta)

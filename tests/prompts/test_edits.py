@@ -33,10 +33,10 @@ def test_the_unicode_arrow_is_an_arrow():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("wolf -> goat\nmoon", ["Edit List", "line 2", '"moon"', 'no "->"']),
-        ("a -> b -> c", ["Edit List", "line 1", '"a -> b -> c"', "2 arrows"]),
-        ("wolf -> goat\n\n -> ball", ["Edit List", "line 3", "source", "empty"]),
-        ("wolf ->", ["Edit List", "line 1", "target", "empty"]),
+        ("wolf -> goat\nmoon", ["line 2 of the text", '"moon"', 'no "->"']),
+        ("a -> b -> c", ["line 1 of the text", '"a -> b -> c"', "2 arrows"]),
+        ("wolf -> goat\n\n -> ball", ["line 3 of the text", "source", "empty"]),
+        ("wolf ->", ["line 1 of the text", "target", "empty"]),
         ("", ["no edit", "wolf -> brown-colored goat"]),
         ("# only a remark\n\n", ["no edit"]),
     ],
@@ -49,7 +49,7 @@ def test_a_bad_list_is_refused_with_its_line_its_text_and_the_cure(text: str, wo
 
 @pytest.mark.parametrize(("pair", "side"), [((" ", "goat"), "source"), (("wolf", "\n"), "target")])
 def test_an_empty_side_is_named(pair: tuple[str, str], side: str):
-    with pytest.raises(ValueError, match=f"Edit Object: the {side} phrase .* is empty") as error:
+    with pytest.raises(ValueError, match=f"^the {side} phrase .* is empty") as error:
         make_edit(*pair)
     assert "Name the object" in str(error.value)
 
@@ -82,6 +82,4 @@ def test_an_unknown_choice_is_refused_with_the_choices(name: str):
     wrong: dict[str, Any] = {name: "other"}
     with pytest.raises(ValueError) as error:
         MethodSettings(**wrong)
-    assert str(error.value) == (
-        f'Method Settings: the {name} input is "other". Choose one of {choices[name]}.'
-    )
+    assert str(error.value) == (f'the {name} input is "other". Choose one of {choices[name]}.')

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from scipy import ndimage
@@ -5,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
-from ale_edit.regions.grid import cell_groups, coverage, latent_background
+from ale_edit.regions.grid import cell_groups, coverage, hidden_objects, latent_background
 from ale_edit.tests.tiny import box_mask, randn
 
 SIZES = [(16, 16), (8, 8), (4, 4), (2, 2), (6, 9), (5, 7), (1, 1)]
@@ -123,6 +125,33 @@ def test_each_cell_takes_the_value_and_the_words_that_the_overlap_rule_gives_it(
             is_background = not objects or (len(objects) > 1 and not last_object_wins)
             assert group.value == (3 if is_background else objects[-1])
             assert list(group.visible) == objects
+
+
+def cells(*rows: str) -> Tensor:
+    """(K, 2, n) bool: the objects, by number, in each cell of two rows of a grid ("01" is two)."""
+    grid = [row.split() for row in rows]
+    count = 1 + max(int(digit) for row in grid for cell in row for digit in cell if digit != ".")
+    return torch.tensor([[[str(i) in cell for cell in row] for row in grid] for i in range(count)])
+
+
+@pytest.mark.parametrize(
+    ("rows", "to_background", "to_last"),
+    [
+        (("0 0 1", ". 1 1"), {}, {}),
+        (("0 01 1", ". . ."), {}, {}),
+        (("01 01 .", ". . ."), {0: (1,), 1: (0,)}, {0: (1,)}),  # they coincide
+        (("0 01 01", "0 0 0"), {1: (0,)}, {}),  # the first covers the second
+        (("1 01 01", "1 1 1"), {0: (1,)}, {0: (1,)}),  # the second covers the first
+        (("1 01 02", "1 2 2"), {0: (1, 2)}, {0: (1, 2)}),  # two of them together
+        (("1 1 .", ". . ."), {}, {}),  # an object that covers no cell is not hidden
+    ],
+)
+def test_an_object_is_hidden_when_others_have_all_of_its_cells(
+    rows: tuple[str, str], to_background: dict[int, Any], to_last: dict[int, Any]
+):
+    covered = cells(*rows)
+    assert hidden_objects(covered, last_object_wins=False) == to_background
+    assert hidden_objects(covered, last_object_wins=True) == to_last
 
 
 @pytest.mark.parametrize("size", [(12, 18), (16, 16), (8, 4), (24, 36)])

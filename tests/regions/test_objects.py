@@ -1,4 +1,4 @@
-"""Fallbacks, repeated phrases and choice of instances, with a detector whose answers are known."""
+"""Head nouns, repeated phrases and choice of instances, with a detector whose answers are known."""
 
 from __future__ import annotations
 
@@ -58,9 +58,19 @@ def test_a_phrase_that_is_not_found_is_looked_for_by_its_head_noun() -> None:
     assert boxes(paprika) == [RIGHT] and paprika.words == "paprika"
 
 
-def test_and_then_by_its_singular() -> None:
-    (apples,) = find({"apple": {LEFT: 0.6, RIGHT: 0.5}}, "two red apples")
-    assert boxes(apples) == [LEFT, RIGHT] and apples.words == "apple"
+@pytest.mark.parametrize(
+    "noun",
+    ["lens", "canvas", "atlas", "cookies", "potatoes", "series", "apples", "wolves", "people"],
+)
+def test_a_noun_is_looked_for_as_the_user_wrote_it(noun: str) -> None:
+    """Detectors read plurals; a guessed singular of "lens" is no word at all."""
+    detector = KnownDetector({"something else": {LEFT: 0.9}})
+    (found,) = find_objects(detector, IMAGE, [f"two {noun}"], Thresholds(0.35, 0.25), ["all"])
+    assert not found.instances
+    assert detector.asked == [(f"two {noun}",), (noun,)]
+    detector.asked.clear()
+    find_objects(detector, IMAGE, [noun], Thresholds(0.35, 0.25), ["all"])
+    assert detector.asked == [(noun,)]
 
 
 def test_a_phrase_that_is_found_is_asked_for_once() -> None:
@@ -69,7 +79,7 @@ def test_a_phrase_that_is_found_is_asked_for_once() -> None:
     assert detector.asked == [("red wolf",)]
 
 
-def test_a_fallback_takes_no_box_that_another_phrase_has() -> None:
+def test_a_head_noun_takes_no_box_that_another_phrase_has() -> None:
     table = {"dog": {LEFT: 0.9}, "wolf": {LEFT: 0.8, RIGHT: 0.5}}
     dog, wolf = find(table, "dog", "silver wolf")
     assert boxes(dog) == [LEFT] and boxes(wolf) == [RIGHT]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ale_edit.regions.paste import paste_background, restore_size
-from ale_edit.regions.regions import make_regions
+from ale_edit.regions.regions import RegionsBatch, make_regions
 from ale_edit.tests.tiny import box_mask, generator
 
 
@@ -23,15 +23,26 @@ def test_the_strip_that_the_vae_cropped_comes_back_from_the_source(height: int, 
     assert torch.equal(out[:, ~inside], source[:, ~inside])
 
 
-def test_one_source_serves_a_batch_of_edits_and_alpha_is_dropped():
-    out = restore_size(torch.zeros(3, 64, 64, 3), torch.ones(1, 66, 64, 4))
+@pytest.mark.parametrize("channels", [3, 4])
+def test_one_source_serves_a_batch_of_edits_and_alpha_is_dropped(channels: int):
+    out = restore_size(torch.zeros(3, 64, 64, channels), torch.ones(1, 66, 64, 4))
     assert out.shape == (3, 66, 64, 3)
 
 
+@pytest.mark.parametrize("sources", [1, 2])
+def test_the_sources_alpha_stays_everywhere(sources: int):
+    edited, source = images(70, 66, 64, 64)
+    alpha = torch.rand(2, 70, 66, 1, generator=generator(1))
+    regions = make_regions([box_mask(70, 66, top=9, left=9, bottom=50, right=50)], ["a"], 0.0, 0.1)
+    with_alpha = torch.cat([source, alpha], dim=-1)[:sources]
+    made = paste_background(edited, with_alpha, regions)
+    assert made.shape == (2, 70, 66, 4)
+    assert torch.equal(made[..., :3], paste_background(edited, source[:sources], regions))
+    assert torch.equal(made[..., 3:], alpha[:sources].expand(2, -1, -1, -1))
+
+
 def test_images_of_other_sizes_are_refused_with_both_sizes():
-    with pytest.raises(
-        ValueError, match="the edited input is 32x64 .* source input 64x64.*Connect"
-    ):
+    with pytest.raises(ValueError, match="the edited image is 32x64 .* source 64x64.*Connect"):
         restore_size(torch.zeros(1, 32, 64, 3), torch.zeros(1, 64, 64, 3))
 
 
@@ -44,6 +55,37 @@ def test_outside_the_dilated_regions_every_pixel_is_the_sources():
     assert torch.equal(out[:, background], source[:, background])
     inside = ~background
     assert torch.equal(out[:, inside], restore_size(edited, source)[:, inside])
+
+
+@pytest.mark.parametrize("feather", [0.0, 0.05])
+def test_an_object_of_one_pixel_stays_in_an_image_smaller_than_its_mask(feather: float):
+    """The background shrinks to what none of its pixels leaves to an object."""
+    edited, source = torch.zeros(1, 64, 64, 3), torch.ones(1, 64, 64, 3)
+    mask = box_mask(256, 256, top=101, left=33, bottom=102, right=34)
+    out = paste_background(edited, source, make_regions([mask], ["wolf"], 0.0, feather))
+    assert not out[0, 25, 8].any()
+    assert (out[0, :16] == 1).all()
+
+
+@pytest.mark.parametrize("sources", [1, 2])
+def test_each_image_of_a_batch_is_pasted_with_its_own_regions(sources: int):
+    edited, source = images(66, 64, 64, 64)
+    source = source[:sources]
+    each = [
+        make_regions([box_mask(66, 64, top=t, left=9, bottom=t + 9, right=50)], ["a"], 0.02, 0.1)
+        for t in (5, 40)
+    ]
+    made = paste_background(edited, source, RegionsBatch(tuple(each)))
+    for j, own in enumerate(each):
+        alone = paste_background(edited[j : j + 1], source[j % sources :][:1], own)
+        assert torch.equal(made[j : j + 1], alone)
+
+
+def test_regions_of_another_number_of_images_are_refused():
+    edited, source = images(64, 64, 64, 64)
+    own = make_regions([torch.ones(64, 64)], ["a"], 0.0)
+    with pytest.raises(ValueError, match="^the regions are of 3 images, but here are 2. Make them"):
+        paste_background(edited, source, RegionsBatch((own,) * 3))
 
 
 def test_a_feathered_edge_mixes_both_images():

@@ -7,10 +7,8 @@ import pytest
 from ale_edit.regions.phrases import (
     caption,
     clean_phrase,
-    fallbacks,
     head_noun,
     head_span,
-    singular,
 )
 
 
@@ -57,40 +55,6 @@ def test_a_phrase_is_cleaned(given: str, cleaned: str) -> None:
 def test_the_head_noun_and_where_it_stands(phrase: str, noun: str) -> None:
     first, behind = head_span(phrase)
     assert head_noun(phrase) == phrase[first:behind] == noun
-
-
-@pytest.mark.parametrize(
-    ("noun", "one"),
-    [
-        ("cats", "cat"),
-        ("wolves", "wolf"),
-        ("boxes", "box"),
-        ("berries", "berry"),
-        ("glasses", "glass"),
-        ("glass", "glass"),
-        ("bus", "bus"),
-        ("horses", "horse"),
-        ("people", "person"),
-        ("gas", "gas"),
-    ],
-)
-def test_a_plural_has_its_singular(noun: str, one: str) -> None:
-    assert singular(noun) == one
-
-
-@pytest.mark.parametrize(
-    ("phrase", "words"),
-    [
-        ("paprika", ()),
-        ("red-colored paprika", ("paprika",)),
-        ("two red apples", ("apples", "apple")),
-        ("apples", ("apple",)),
-    ],
-)
-def test_fallbacks_get_shorter_and_never_repeat_the_phrase(
-    phrase: str, words: tuple[str, ...]
-) -> None:
-    assert fallbacks(phrase) == words
 
 
 def test_the_caption_ends_each_phrase_with_a_full_stop_and_says_where_it_stands() -> None:

@@ -41,7 +41,7 @@ def test_raw_masks_stay_undilated_and_hard():
 @pytest.mark.parametrize("mask", [torch.zeros(16, 16), torch.full((16, 16), 0.49)])
 def test_an_empty_mask_is_refused_by_the_name_of_its_object(mask: torch.Tensor):
     good = torch.ones(16, 16)
-    with pytest.raises(ValueError, match='Regions: the mask of "moon" is empty.*Paint or select'):
+    with pytest.raises(ValueError, match='^the mask of "moon" is empty: no pixel is 0.5 or more.$'):
         make_regions([good, mask], ["wolf", "moon"], 0.01)
 
 
@@ -51,7 +51,7 @@ def test_the_background_is_what_no_dilated_mask_covers():
     assert torch.equal(regions.background == 0, dilate(masks, 2).any(dim=0))
 
 
-def test_overlapping_pairs_are_those_that_share_a_pixel_after_dilation():
+def test_overlaps_are_of_masks_that_share_a_pixel_after_dilation_with_the_share_of_each():
     masks = [
         box_mask(50, 50, top=0, left=0, bottom=10, right=10),
         box_mask(50, 50, top=0, left=12, bottom=10, right=20),
@@ -59,8 +59,10 @@ def test_overlapping_pairs_are_those_that_share_a_pixel_after_dilation():
         box_mask(50, 50, top=35, left=35, bottom=45, right=45),
     ]
     names = ["a", "b", "c", "d"]
-    assert make_regions(masks, names, 0.0).overlapping_pairs() == [(2, 3)]
-    assert make_regions(masks, names, 0.04).overlapping_pairs() == [(0, 1), (2, 3)]
+    assert make_regions(masks, names, 0.0).overlaps() == {(2, 3): (0.25, 0.25)}
+    assert list(make_regions(masks, names, 0.04).overlaps()) == [(0, 1), (2, 3)]
+    whole = make_regions([masks[0], torch.ones(50, 50)], names[:2], 0.0)
+    assert whole.overlaps() == {(0, 1): (1.0, pytest.approx(100 / 2500))}
 
 
 @pytest.mark.parametrize("feather", [0.01, 0.03, 0.06, 0.1, 0.2])
@@ -103,9 +105,29 @@ def test_masks_of_another_size_are_resized_to_the_nearest_pixel():
     assert torch.equal(fit_masks(doubled, 32, 48), masks)
 
 
+@pytest.mark.parametrize("size", [(98, 102), (102, 98), (97, 100), (100, 103), (98, 98)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_no_line_of_a_mask_is_lost_whichever_axis_shrinks(axis: int, size: tuple[int, int]):
+    """100 masks, each with one row or column set: with the other axis growing, each still has one;
+    a line that shrinks together with its neighbour has the place of both."""
+    masks = torch.eye(100)[:, :, None].expand(-1, -1, 100)
+    made = resize_masks(masks.transpose(1, 1 + axis), *size)
+    assert made.shape == (100, *size)
+    lines = made.amax(dim=2 - axis)  # (100, n): the lines of each mask
+    assert torch.equal(made.amin(dim=2 - axis), lines)  # and each is whole
+    n = size[axis]
+    for line in range(100):
+        start, stop = line * n // 100, -(-(line + 1) * n // 100)
+        if n < 100:  # the windows of torch's adaptive pooling
+            expected = [i for i in range(n) if i * 100 // n <= line < -(-(i + 1) * 100 // n)]
+        else:  # nearest
+            expected = [i for i in range(start, stop + 1) if i < n and i * 100 // n == line]
+        assert expected and lines[line].nonzero().flatten().tolist() == expected
+
+
 @pytest.mark.parametrize("fit", [fit_masks, resize_masks])
 def test_masks_of_another_shape_are_refused_with_both_sizes(fit):
-    with pytest.raises(ValueError, match="Regions: the masks are 64x128 .* image is 96x96.*Make"):
+    with pytest.raises(ValueError, match="^the masks are 64x128 .* image is 96x96.*Make"):
         fit(torch.ones(1, 64, 128), 96, 96)
 
 

@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from ale_edit.devtools.host import Host, device_options
+from ale_edit.devtools.server import Server
 from ale_edit.headless import ComfyClient, SavedImage, Workflow
 
 COMFYUI = Path(os.environ["COMFYUI_PATH"])
@@ -24,10 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.server)
 
 
-def new_server(dev: ModuleType, base: Path, *options: str) -> Any:
-    host = dev.Host(COMFYUI, Path(sys.executable))
-    always = ["--disable-api-nodes", "--cache-none", *dev.device_options(host)]
-    return dev.Server(host, base, options=[*always, *options])
+def new_server(base: Path, *options: str) -> Any:
+    host = Host(COMFYUI, Path(sys.executable))
+    always = ["--disable-api-nodes", "--cache-none", *device_options(host)]
+    return Server(host, base, options=[*always, *options])
 
 
 @pytest.fixture(scope="session")
@@ -50,14 +51,12 @@ def extra_models(models: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def server(
-    dev: ModuleType, models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Any]:
+def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         if "OMP_NUM_THREADS" not in os.environ:
             patch.setenv("OMP_NUM_THREADS", "2")
         base = tmp_path_factory.mktemp("comfyui")
-        with new_server(dev, base, *extra_models(models)) as server:
+        with new_server(base, *extra_models(models)) as server:
             yield server
 
 

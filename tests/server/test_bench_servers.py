@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -42,9 +41,9 @@ RECHECK_S = 1.0
 
 
 @pytest.fixture(scope="module")
-def servers(dev: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     base = tmp_path_factory.mktemp("two")
-    with new_server(dev, base / "a") as first, new_server(dev, base / "b") as second:
+    with new_server(base / "a") as first, new_server(base / "b") as second:
         yield [first, second]
 
 

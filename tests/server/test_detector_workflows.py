@@ -30,7 +30,8 @@ def write_models(models):
 
 @pytest.fixture
 def prepared(with_client):
-    """A workflow of this name with an image, and thresholds that any box passes."""
+    """A workflow of this name with an image, and thresholds that any box passes; of one edit, as
+    random masks of two may coincide."""
 
     def prepare(name: str):
         workflow = load_workflow(name)
@@ -39,6 +40,7 @@ def prepared(with_client):
             workflow.fill("Source image", image=await upload(client, photograph()))
 
         with_client(job)
+        workflow.fill("Edit List", text="wolf -> brown-colored goat")
         workflow.fill(
             "Grounded-SAM Masks",
             box_threshold=0.0,

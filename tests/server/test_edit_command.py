@@ -14,11 +14,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from ale_edit.bench.main_job import demo_input, filled_workflow, upload
+from ale_edit.bench.demo_scenes import demo_input
+from ale_edit.bench.main_job import filled_workflow, scores_of, upload
+from ale_edit.demo.judge import Judge
 from ale_edit.headless import ComfyClient, NodeFailed, Progress, Workflow
+from ale_edit.headless.edits import BY_WORDS, MASKED, Model, use_model
 from ale_edit.headless.pack import pack_version
 from ale_edit.headless.spreading import tag_of
 from ale_edit.tests.headless.inputs import write_csv
@@ -194,9 +198,69 @@ def test_the_example_of_the_docs_runs(server, tmp_path):
         [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "Progress(title='Sample', value=8, maximum=8, ahead=0)" in done.stdout
+    assert "Progress(title='Sample', value=8, maximum=8, ahead=0, notice='')" in done.stdout
     for name in ("Save edited", "Save reconstruction", "Save regions"):
         assert Image.open(tmp_path / f"{name}.png").size == (128, 128)
+
+
+def test_without_checkpoint_and_masks_the_demo_world_is_edited(server, tmp_path):
+    """The source alone is there: the demo detector finds the object, and the judge reads the edit
+    under its true mask. The other object, which is not named, stays as it is."""
+    source, (box, star) = demo_input(0)
+    source.save(tmp_path / "source.png")
+    edit = f"{star.source} -> {star.target}"
+    argv = ["--image", "source.png", "--edit", edit, "--set", "type=color", "--out", "out"]
+    code, told, err = finished(start(server, tmp_path, *argv))
+    assert (code, err) == (0, ""), told
+    (line,) = lines(tmp_path / "out")
+    assert line["masks"] == [] and line["model"]["checkpoint"] is None
+    edited = Image.open(tmp_path / "out" / "source.png")
+    scores = scores_of(source, edited, [star, box], Judge.load())
+    assert scores["objects"][0]["found"] == star.asked and scores["objects"][0]["correct"]
+    assert box.source == "pink-colored box" and box.asked is not None
+    assert scores["objects"][1]["found"] == {**box.asked, "color": "pink"}
+    assert scores["background_psnr"] > 25
+    assert Image.open(tmp_path / "out" / "regions" / "source.png").size == (128, 128)
+
+
+def test_masks_are_read_in_any_channel_by_any_loader_and_the_sources_alpha_is_kept(
+    server, tmp_path
+):
+    """The same edit three times: masks drawn in grey; in the alpha channel; and those loaded by a
+    workflow of one's own with Load Image, and with Load Image (as Mask) by its channel alpha."""
+    folder = tmp_path / "in"
+    write_table(folder, 1, steps="2")
+    for name in ("scene0_0", "scene0_1"):
+        white = Image.new("RGB", (128, 128), "white")
+        white.putalpha(Image.open(folder / f"{name}.png"))
+        white.save(folder / f"{name}_alpha.png")
+    source = Image.open(folder / "scene0.png").convert("RGBA")
+    source.putalpha(Image.linear_gradient("L").resize(source.size))
+    source.save(folder / "clear.png")
+    table = (folder / "edits.csv").read_text().replace("scene0.png", "clear.png")
+    table = table.replace("_0.png", "_0_alpha.png").replace("_1.png", "_1_alpha.png")
+    (folder / "alpha.csv").write_text(table)
+    own = Workflow.load(MASKED)
+    own.replace("Mask 1", "LoadImage", {"image": "x.png"})
+    own.fill("Mask 2", channel="alpha")
+    (folder / "own.json").write_text(json.dumps(own.nodes))
+    found = []
+    for table, *options in (
+        ("edits.csv",),
+        ("alpha.csv",),
+        ("alpha.csv", "--workflow", "in/own.json"),
+    ):
+        out = f"out{len(found)}"
+        code, told, err = finished(start(server, tmp_path, f"in/{table}", "--out", out, *options))
+        assert (code, err) == (0, ""), told
+        assert told.count("drawn in its alpha channel") == (0 if table == "edits.csv" else 2)
+        found.append(Image.open(next((tmp_path / out).glob("*.png"))))
+    plain, *others = (np.asarray(picture.convert("RGB"), int) for picture in found)
+    unedited = np.asarray(source.convert("RGB"), int)
+    assert np.abs(plain - unedited).max() > 50
+    for other, picture in zip(others, found[1:], strict=True):
+        assert np.abs(other - plain).max() <= 1
+        assert picture.getchannel("A").tobytes() == source.getchannel("A").tobytes()
 
 
 def test_rows_without_masks_are_edited_by_words(server, models, tmp_path):
@@ -205,12 +269,18 @@ def test_rows_without_masks_are_edited_by_words(server, models, tmp_path):
 
     write_models(models)
     write_table(tmp_path / "in", 1, steps="2", masks="")
+    workflow = Workflow.load(BY_WORDS)
+    workflow.bypass("ModelSamplingDiscrete", {0: "model"})
+    workflow.bypass("LCM-LoRA", {0: "model", 1: "clip"})
+    use_model(workflow, "Load Checkpoint", Model())
+    (tmp_path / "words.json").write_text(json.dumps(workflow.nodes), encoding="utf-8")
     settings = {"box_threshold": 0, "text_threshold": 0, "instances": "best"}
     settings["missing"] = "whole image"
     argv = [f"--set=Grounded-SAM Masks.{name}={value}" for name, value in settings.items()]
-    code, told, err = finished(start(server, tmp_path, "in/edits.csv", "--out", "out", *argv))
+    argv += ["--workflow", "words.json", "--out", "out"]
+    code, told, err = finished(start(server, tmp_path, "in/edits.csv", *argv))
     assert code == 0, told + err
     (line,) = lines(tmp_path / "out")
-    assert line["workflow"] == "ale_edit_words.json" and line["masks"] == []
+    assert line["workflow"] == "words.json" and line["masks"] == []
     assert Image.open(tmp_path / "out" / "scene0.png").size == (128, 128)
     assert Image.open(tmp_path / "out" / "regions" / "scene0.png").size == (128, 128)

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ale_edit.bench.main_job import demo_input, filled_workflow, main, to_picture, upload
+from ale_edit.bench.demo_scenes import demo_input
+from ale_edit.bench.main_job import filled_workflow, main, to_picture, upload
 from ale_edit.bench.options import SERVER_FAILED
 from ale_edit.demo.world import demo_edits, make_scene, render
+from ale_edit.devtools.messages import DevError
 from ale_edit.headless import ComfyClient, ServerGone
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +84,8 @@ def test_an_unknown_checkpoint_is_one_sentence_and_leaves_nothing_behind(tmp_pat
     assert done.returncode == 1
     (sentence,) = done.stderr.splitlines()
     assert "input 'ckpt_name': 'nope.safetensors' is not" in sentence
-    assert "put the file into ComfyUI's models folder" in sentence
+    models = (Path(os.environ["COMFYUI_PATH"]) / "models").resolve()
+    assert f"put the file into {models}, ComfyUI's models folder" in sentence
     assert "log" not in done.stdout
     assert not list(tmp_path.glob("ale-edit-*"))
 
@@ -97,7 +100,7 @@ def test_an_error_of_a_node_is_the_persons_and_that_of_its_server_is_not(server,
     assert main([*argv, "--server", "http://127.0.0.1:1"]) == SERVER_FAILED
 
 
-def test_a_server_that_dies_during_the_job_is_an_error(dev, tmp_path):
+def test_a_server_that_dies_during_the_job_is_an_error(tmp_path):
     from ale_edit.tests.server.conftest import new_server
 
     source, edits = demo_input(0)
@@ -109,9 +112,9 @@ def test_a_server_that_dies_during_the_job_is_an_error(dev, tmp_path):
             workflow = filled_workflow(await upload(client, source), triples)
             await client.run(workflow, lambda _progress: server.process.kill())
 
-    with new_server(dev, tmp_path / "base") as server:
+    with new_server(tmp_path / "base") as server:
         with pytest.raises(ServerGone, match="No ComfyUI answers"):
             asyncio.run(asyncio.wait_for(job(server), 120))
         server.process.wait(timeout=10)
-        with pytest.raises(dev.DevError, match="ended during the job.*The end of its log"):
+        with pytest.raises(DevError, match="ended during the job.*The end of its log"):
             server.check_alive("during the job")

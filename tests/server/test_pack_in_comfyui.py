@@ -5,11 +5,13 @@ import io
 import urllib.request
 from pathlib import Path
 
+import aiohttp
 import numpy as np
 import pytest
 from PIL import Image
 
-from ale_edit.bench.main_job import demo_input, filled_workflow, upload
+from ale_edit.bench.demo_scenes import demo_input
+from ale_edit.bench.main_job import filled_workflow, upload
 from ale_edit.headless import Interrupted, NodeFailed, Workflow, WorkflowRejected
 from ale_edit.tests.workflows.graphs import (
     MINI_CLIP,
@@ -64,6 +66,57 @@ def test_every_node_has_its_help_page(server):
 def test_the_workflows_are_offered_as_templates(with_client):
     offered = with_client(lambda client: client._json("GET", "/workflow_templates"))
     assert sorted(offered["ale-edit"]) == NAMES
+
+
+def overlapping_regions() -> dict:
+    """Regions of two masks of 64x64, of which 8 of 32 columns are shared."""
+    size = {"width": 64, "height": 64}
+    half = {"value": 1.0, "width": 32, "height": 64}
+    placed = {"destination": ["1", 0], "source": ["2", 0], "y": 0, "operation": "add"}
+    edit = {"target": "red-colored box"}
+    nodes = [
+        ("SolidMask", {"value": 0.0, **size}),
+        ("SolidMask", half),
+        ("MaskComposite", {**placed, "x": 0}),
+        ("MaskComposite", {**placed, "x": 24}),
+        ("ALEEditObject", {**edit, "source": "box", "mask": ["3", 0]}),
+        ("ALEEditObject", {**edit, "source": "star", "mask": ["4", 0], "previous": ["5", 0]}),
+        ("ALERegions", {"edits": ["6", 0], "dilation": 0.0, "feather": 0.0}),
+        ("PreviewImage", {"images": ["7", 3]}),
+    ]
+    return {
+        str(number): {"class_type": kind, "inputs": inputs}
+        for number, (kind, inputs) in enumerate(nodes, start=1)
+    }
+
+
+def test_a_notice_reaches_a_client_with_the_ids_of_its_node_and_prompt(server):
+    async def whole():
+        async with (
+            aiohttp.ClientSession(server.url) as session,
+            session.ws_connect("/ws?clientId=listener") as socket,
+        ):
+            job = {"prompt": overlapping_regions(), "client_id": "listener"}
+            async with session.post("/prompt", json=job) as response:
+                prompt_id = (await response.json())["prompt_id"]
+            texts, notices = [], []
+            async for message in socket:
+                if message.type is aiohttp.WSMsgType.BINARY:
+                    texts.append(message.data)
+                    continue
+                event = message.json()
+                if event["type"] == "ale_edit.notice":
+                    notices.append(event["data"])
+                if event["type"] in ("execution_success", "execution_error"):
+                    break
+        return prompt_id, texts, notices
+
+    prompt_id, texts, notices = asyncio.run(asyncio.wait_for(whole(), 60))
+    (notice,) = notices
+    words = 'Regions: some grown masks overlap: those of "box" and "star" (25 % of "box"'
+    assert notice["text"].startswith(words)
+    assert (notice["node"], notice["prompt_id"]) == ("7", prompt_id)
+    assert [text for text in texts if words.encode() in text]  # what the page shows on the node
 
 
 def test_a_workflow_of_stock_nodes_runs(run):

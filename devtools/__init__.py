@@ -1,0 +1,1 @@
+"""What stands behind dev.py; it needs the standard library alone."""

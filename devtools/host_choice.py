@@ -1,0 +1,48 @@
+"""Which host a command runs on: one that is on this machine, or one of dev.py's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from .folders import cache_folder, data_folder
+from .host import Host, comfyui_version, dotted, missing_modules, venv_python
+from .managed_host import managed_host
+from .messages import DevError, say
+
+COMFYUI_FLOOR = (0, 3, 75)
+
+
+def find_host(comfyui: str | None) -> Host:
+    chosen = comfyui or os.environ.get("COMFYUI_PATH")
+    return existing_host(Path(chosen)) if chosen else managed_host(cache_folder(), data_folder())
+
+
+def existing_host(comfyui: Path) -> Host:
+    """A ComfyUI that is already on this machine; its own interpreter, or else the current one."""
+    comfyui = comfyui.expanduser().resolve()
+    if not (comfyui / "main.py").is_file() or not (comfyui / "comfy").is_dir():
+        raise DevError(
+            f"{comfyui} is not a ComfyUI folder (no main.py or comfy/ in it). "
+            "Give --comfyui the folder that has them."
+        )
+    version = comfyui_version(comfyui)
+    if version < COMFYUI_FLOOR:
+        raise DevError(
+            f"ComfyUI at {comfyui} is {dotted(version)}; the pack needs {dotted(COMFYUI_FLOOR)} "
+            "or newer. Update it."
+        )
+    own = [comfyui / ".venv", comfyui / "venv"]
+    candidates = [path for folder in own for path in [venv_python(folder)] if path.is_file()]
+    candidates += [
+        path for path in [comfyui.parent / "python_embeded" / "python.exe"] if path.is_file()
+    ]
+    python = [*candidates, Path(sys.executable)][0]
+    if missing := missing_modules(python, ["torch", "aiohttp"]):
+        raise DevError(
+            f"{python} cannot run ComfyUI at {comfyui}: it has no {', '.join(missing)}. "
+            "Run dev.py with the Python that ComfyUI uses."
+        )
+    say(f"ComfyUI {dotted(version)} at {comfyui}, run by {python}")
+    return Host(comfyui, python)

@@ -1,0 +1,84 @@
+"""Steps of the set-up: each one a command with its output in a log."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .messages import DevError
+from .pins import CONSTRAINTS
+
+NO_NETWORK = (
+    "NewConnectionError",
+    "NameResolutionError",
+    "name resolution",
+    "Max retries exceeded",
+    "ProxyError",
+    "ConnectTimeout",
+    "Read timed out",
+    "Network is unreachable",
+    "from versions: none",
+)
+
+
+def download(python: Path, log: Path, package: str, folder: Path) -> None:
+    """Get one wheel, without what it depends on."""
+    options = ["--no-input", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
+    run_logged([str(python), "-m", "pip", "download", *options, package], log)
+
+
+def install(python: Path, log: Path, *packages: str) -> None:
+    """Install packages (and pip's options) for this Python, each in its pinned version."""
+    pip = [str(python), "-m", "pip", "install", "--no-input", "-c", str(CONSTRAINTS)]
+    run_logged([*pip, *packages], log)
+
+
+def run_logged(command: Sequence[str], log: Path) -> None:
+    """Run one set-up step, its output in the log; explain a failure in one sentence."""
+    left_out = {
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "PIP_TARGET",
+        "PIP_PREFIX",
+        "PIP_USER",
+        "PIP_CONSTRAINT",
+    }
+    environ = {name: value for name, value in os.environ.items() if name not in left_out}
+    with log.open("a", encoding="utf-8") as output:
+        output.write(f"$ {' '.join(command)}\n")
+        output.flush()
+        start = output.tell()
+        code = subprocess.run(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environ,
+            close_fds=False,  # the lock of building.marked_unfinished is the step's, too
+        ).returncode
+    if code != 0:
+        with log.open(encoding="utf-8", errors="replace") as output:
+            output.seek(start)
+            raise DevError(explain(command, output.read(), log))
+
+
+def explain(command: Sequence[str], output: str, log: Path) -> str:
+    if "No space left" in output or "Errno 28" in output:
+        return (
+            "The disk became full. Free some space, or set ALE_EDIT_CACHE to a folder on "
+            f"another disk. Log: {log}"
+        )
+    if any(sign in output for sign in NO_NETWORK):
+        return (
+            "pip could not reach a package index (or it lacks a package). Check the network and "
+            f"pip's settings, or give --comfyui an existing ComfyUI. Log: {log}"
+        )
+    if "ensurepip" in output:
+        return (
+            f"{sys.executable} has no ensurepip. Install its venv package "
+            "(python3-venv on Debian and Ubuntu)."
+        )
+    last = next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
+    return f"`{' '.join(command[1:4])} ...` failed: {last.strip()}. Log: {log}"

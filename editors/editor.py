@@ -1,0 +1,73 @@
+"""What an editor is: one paper, its settings, its branches and its control.
+
+A file of this folder defines one `EDITOR`. From it the host runs the edit (host/editing.py), a
+factory makes the node (nodes/editors.py), and the tests, benches and edit.py find it by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from ..attention.control import Control
+from ..prompts.alignment import EncodedPrompt, Word
+from ..regions.regions import AnyRegions
+
+BranchText: TypeAlias = Literal["source", "target", "empty"]
+"""Which prompt a branch is conditioned on."""
+
+
+def setting(default: Any, tooltip: str, **shown: Any) -> Any:
+    """A field of an editor's settings. shown: "min", "max" and "step" of a number, "choices" of a
+    word."""
+    return field(default=default, metadata={"tooltip": tooltip, **shown})
+
+
+@dataclass(frozen=True)
+class BranchPlan:
+    """A branch of an editor: its name, its text, and the field of the settings with its guidance
+    scale."""
+
+    name: str
+    text: BranchText
+    guidance: str
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What the control of one run is made from.
+
+    source, target: the base prompts. read_word: a word in the tokens of the text encoder.
+    self_layers: number of the model's self-attention layers. regions: those of each image, or None
+        for an editor that needs none.
+    """
+
+    source: EncodedPrompt
+    target: EncodedPrompt
+    read_word: Callable[[str], Word]
+    self_layers: int
+    regions: AnyRegions | None = None
+
+
+@dataclass(frozen=True)
+class Editor:
+    """One method.
+
+    name: of the benches and of `edit.py --editor`. title: the node's name. settings: a frozen
+        dataclass whose fields are made by `setting`; every one has steps and strength, and a
+        guidance scale for each branch. paper: settings with the numbers of the paper itself, where
+        the defaults follow latent consistency models. needs_regions: whether it takes masks.
+    branches: (settings) -> its branches, the source first. make_control: (settings, task) -> the
+        control of one run; it refuses what the settings and the task do not allow.
+    """
+
+    name: str
+    title: str
+    node_id: str
+    description: str
+    settings: type
+    branches: Callable[[Any], Sequence[BranchPlan]]
+    make_control: Callable[[Any, Task], Control]
+    needs_regions: bool = False
+    paper: Any = None

@@ -1,0 +1,1 @@
+"""The host of attention controls: ComfyUI's hooks become calls of attention/control.py."""

@@ -1,0 +1,312 @@
+"""Attention controls in the UNet of a ComfyUI run.
+
+Each node of ours adds its control to the run (`add_control`); one adapter serves them all. Its
+hooks are put into the options of each call of the model, where the patches of every other node and
+hook are known already: it exchanges rows before them and computes outputs after them, whatever the
+order of the nodes. Controls act in the order in which their nodes follow the checkpoint. Where two
+give the same branch of a layer a route or an output, the later one's stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.patcher_extension
+import torch
+from torch import Tensor
+
+from ...attention.control import Control, Kind, Layer, Step
+from ..conditioning import branch_entries
+from ..patching import WRAPPERS, add_outermost_wrapper, with_wrapper
+from ..rows import (
+    STEP_KEY,
+    chunks_of,
+    require_options,
+    require_whole_batch,
+    require_whole_latents,
+    step_index,
+    step_of,
+    with_latent,
+    with_step,
+)
+from ..unet import LayerKey, cross_attention_layers, self_attention_layers
+from .layer_call import LayerCall
+from .row_exchange import RowIndices, exchange_rows, find_routes, put_inputs
+from .store import STORE_KEY, StepStore
+
+RUN_KEY = "ale_edit_attention"
+"""Entry of transformer_options with the AttentionRun of the running sampler."""
+TEXT_KEY = "ale_edit_text"
+"""Entry of a layer's own options with its text before other nodes' patches."""
+LAYER_KEYS = ("block", "block_index", "activations_shape", "original_shape")
+"""What a UNet writes into the options of each attention layer."""
+HOOKS: dict[Kind, str] = {"self": "attn1", "cross": "attn2"}
+
+
+def add_control(
+    model: Any, key: str, make_control: Callable[[Any, Tensor], Control | None], node: str
+) -> Any:
+    """A clone of a MODEL whose runs act under a control.
+
+    make_control: (guider, latent image) -> the control of one run, or None for none; it refuses
+        what the run cannot do. node: the node to name in errors.
+    """
+
+    def outer_sample(
+        executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        guider = executor.class_obj
+        control = make_control(guider, latent_image)
+        if control is None:
+            return executor(noise, latent_image, *args, **kwargs)
+        with _open_run(guider) as run:
+            run.controls.append((control, node))
+            return executor(noise, latent_image, *args, **kwargs)
+
+    return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, key, outer_sample, node)
+
+
+def running_controls(options: Mapping[str, Any]) -> list[Control]:
+    """The controls of a run, by its transformer_options."""
+    run: AttentionRun | None = options.get(RUN_KEY)
+    return [control for control, _ in run.controls] if run else []
+
+
+@contextmanager
+def _open_run(guider: Any) -> Iterator[AttentionRun]:
+    """The AttentionRun of a guider's run. The first node opens it and ends it."""
+    options = guider.model_options.setdefault("transformer_options", {})
+    if RUN_KEY in options:
+        yield options[RUN_KEY]
+        return
+    run = options[RUN_KEY] = AttentionRun(guider)
+    run.install(guider.model_options)
+    try:
+        yield run
+    finally:
+        run.end()
+        guider.model_options["transformer_options"].pop(RUN_KEY, None)
+
+
+class AttentionRun:
+    """The adapter of one sampling run.
+
+    controls: with the node to name in errors, in the order in which they act.
+    """
+
+    def __init__(self, guider: Any) -> None:
+        self.controls: list[tuple[Control, str]] = []
+        self._entries = branch_entries(guider.conds)
+        self._patcher = guider.model_patcher
+        model = self._patcher.get_model_object("diffusion_model")
+        self._branches: tuple[str, ...] = getattr(guider, "branch_names", ())
+        self._modules: dict[Kind, dict[LayerKey, Any]] = {
+            "self": self_attention_layers(model),
+            "cross": cross_attention_layers(model),
+        }
+        self._layers: dict[Any, Layer] = {}
+        self._replacements: dict[tuple[Kind, LayerKey, int], Any] = {}
+        self._indices: RowIndices = {}
+        self._schedule: list[float] = []
+        self._has_acted = False  # caches of other nodes may leave out calls, but never the first
+
+    @property
+    def _node(self) -> str:
+        """The node to name where it may be any of ours."""
+        return self.controls[0][1]
+
+    def install(self, model_options: dict[str, Any]) -> None:
+        """Add this run to its own model options."""
+        for kind, wrapper in (
+            (WRAPPERS.PREDICT_NOISE, self._remember_latent),
+            (WRAPPERS.APPLY_MODEL, self._apply_model),
+        ):
+            comfy.patcher_extension.add_wrapper(kind, wrapper, model_options, is_model_options=True)
+        # around wrappers that leave out model calls: predictions are blended at every step
+        add_outermost_wrapper(model_options, WRAPPERS.PREDICT_NOISE, RUN_KEY, self._blend)
+
+    def end(self) -> None:
+        """Drop what refers to this run: it would live, and its patcher with it, until the next
+        garbage collection, and ComfyUI would warn of a memory leak."""
+        self._replacements.clear()
+        self.controls.clear()
+
+    def _remember_latent(
+        self,
+        executor: Any,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any],
+        *args: Any,
+    ) -> Tensor:
+        out = executor(x, timestep, with_latent(model_options, x, self._node), *args)
+        if not self._has_acted and self._acts_on_attention():
+            raise ValueError(
+                f"{self._node}: another node calls the model with transformer_options of its own, "
+                f"without those of {self._node}, which so could change nothing. Remove that node, "
+                f"or sample without {self._node}."
+            )
+        return out
+
+    def _acts_on_attention(self) -> bool:
+        return any(control.acts_on_attention() for control, _ in self.controls)
+
+    def _blend(
+        self,
+        executor: Any,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any],
+        *args: Any,
+    ) -> Tensor:
+        """The guided predictions of a step, blended by the controls."""
+        blending = [(c, node) for c, node in self.controls if type(c).blend is not Control.blend]
+        if not blending:
+            return executor(x, timestep, model_options, *args)
+        step = step_of(with_step(model_options, timestep, blending[0][1])["transformer_options"])
+        parts = executor(x, timestep, model_options, *args).chunk(len(self._branches))
+        denoised = dict(zip(self._branches, parts, strict=True))
+        for control, _ in blending:
+            denoised = dict(control.blend(denoised, step))
+        return torch.cat([denoised[name] for name in self._branches])
+
+    # -- hooks of one call of the model ------------------------------------------------------------
+
+    def _apply_model(
+        self, executor: Any, x: Tensor, t: Tensor, concat: Any, context: Any, control: Any,
+        options: dict[str, Any], **extra: Any,
+    ) -> Tensor:  # fmt: skip
+        """One UNet call. Its options are complete here, with the patches of hooks."""
+        self._has_acted = True
+        if not self._acts_on_attention():
+            return executor(x, t, concat, context, control, options, **extra)
+        require_options(options, ("uuids", "cond_or_uncond"), self._node)
+        if any(uuid in self._entries for uuid in options["uuids"]):
+            for given, node in self.controls:
+                if given.kinds:
+                    require_whole_batch(x.shape[0], options, node)
+                    require_whole_latents(x.shape[2:], options, node)
+            options = self._with_hooks(options)
+        return executor(x, t, concat, context, control, options, **extra)
+
+    def _with_hooks(self, options: dict[str, Any]) -> dict[str, Any]:
+        patches = dict(options.get("patches", {}))
+        replace = dict(options.get("patches_replace", {}))
+        kinds = {kind for control, _ in self.controls for kind in control.kinds}
+        for kind, hook in HOOKS.items():
+            if kind in kinds:
+                replace[hook] = self._with_replacements(kind, replace.get(hook, {}))
+        patches["attn1_patch"] = [self._exchange_rows, *patches.get("attn1_patch", [])]
+        others = patches.get("attn2_patch")
+        if others and any(control.replaces_text for control, _ in self.controls):
+            patches["attn2_patch"] = [_remember_text, *others, self._require_text]
+        return {**options, "patches_replace": replace, "patches": patches}
+
+    def _with_replacements(self, kind: Kind, others: Mapping[Any, Any]) -> dict[Any, Any]:
+        replace = dict(others)
+        for block, module in self._modules[kind].items():
+            inner = replace.get(block) or replace.get(block[:2])
+            key = kind, block, id(inner)  # the replacement keeps inner alive
+            if key not in self._replacements:
+                self._replacements[key] = self._make_replacement(kind, module, inner)
+            replace[block] = self._replacements[key]
+        return replace
+
+    # -- routes ------------------------------------------------------------------------------------
+
+    def _exchange_rows(self, n: Tensor, context: Tensor, value: Tensor, options: Any) -> Any:
+        """The first attn1_patch: rows take the inputs of the branches of their routes."""
+        layer, step = self._layer("self", options), self._step(options)
+        chunks = chunks_of(n.shape[0], options, self._entries)
+        store: StepStore | None = options.get(STORE_KEY)
+        routes = [find_routes(self.controls, layer, step, chunk.is_cond) for chunk in chunks]
+        if store is not None:
+            store.layers[layer.kind, layer.block] = layer
+            for chunk, found in zip(chunks, routes, strict=True):
+                put_inputs(store, layer, chunk, found, n)
+        routed = [
+            (c, found)
+            for c, found in zip(chunks, routes, strict=True)
+            if found.keys() & c.rows.keys()
+        ]
+        if not routed:
+            return n, context, value
+        require_whole_batch(n.shape[0], options, self._node_of_routes(layer, step))
+        return exchange_rows((n, context, value), layer, routed, store, self._indices)
+
+    def _node_of_routes(self, layer: Layer, step: Step) -> str:
+        """The node to name where routes cannot be followed."""
+        return next(
+            node
+            for control, node in self.controls
+            for is_cond in (True, False)
+            if control.routes(layer, step, is_cond)
+        )
+
+    # -- outputs -----------------------------------------------------------------------------------
+
+    def _make_replacement(self, kind: Kind, module: Any, inner: Any) -> Any:
+        def replacement(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+            layer, step = self._layer(kind, options), self._step(options)
+            store: StepStore | None = options.get(STORE_KEY)
+            if store is not None:
+                store.layers[layer.kind, layer.block] = layer
+            running = LayerCall(layer, step, module, (q, k, v), options, store)
+            running.keeps_projections = getattr(self._patcher, "current_hooks", None) is None
+            chunks = chunks_of(q.shape[0], options, self._entries)
+            for control, node in self.controls:
+                if kind in control.kinds:
+                    running.act(control, node, chunks)
+            return running.output(inner)
+
+        return replacement
+
+    def _require_text(self, n: Tensor, context: Tensor, value: Tensor, options: Any) -> Any:
+        """The last attn2_patch: refuses what the others did to text that a control replaces."""
+        before = options[TEXT_KEY]
+        if context is before and value is before:
+            return n, context, value
+        is_same = context.shape == value.shape == before.shape and all(
+            torch.equal(text[chunk.rows[branch]], before[chunk.rows[branch]])
+            for text in (context, value)
+            for chunk in chunks_of(before.shape[0], options, self._entries)
+            for branch in chunk.rows.keys() & chunk.entry.texts.keys()
+        )
+        if not is_same:
+            node = next(node for control, node in self.controls if control.replaces_text)
+            raise ValueError(
+                f"{node}: another node on the model changes the text inside cross-attention, such "
+                "as Hypernetwork Loader or an attention couple. Remove that node, or bypass "
+                f"{node}."
+            )
+        return n, context, value
+
+    # -- where a call is ---------------------------------------------------------------------------
+
+    def _layer(self, kind: Kind, options: Mapping[str, Any]) -> Layer:
+        require_options(options, LAYER_KEYS, self._node)
+        block = (*options["block"], options["block_index"])
+        grid = tuple(options["activations_shape"][-2:])
+        latent = tuple(options["original_shape"][-2:])
+        key = kind, block, grid, latent
+        if key not in self._layers:
+            blocks = list(self._modules[kind])
+            self._layers[key] = Layer(kind, block, blocks.index(block), len(blocks), grid, latent)
+        return self._layers[key]
+
+    def _step(self, options: Mapping[str, Any]) -> Step:
+        require_options(options, ("sample_sigmas", "sigmas"), self._node)
+        if not self._schedule:
+            self._schedule = options["sample_sigmas"].tolist()
+        number = (
+            options[STEP_KEY] if STEP_KEY in options else step_index(options, options["sigmas"])
+        )
+        return Step(number, len(self._schedule) - 1, self._schedule[number])
+
+
+def _remember_text(n: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]) -> Any:
+    """The first attn2_patch: lets the last one see what the others changed."""
+    options[TEXT_KEY] = context
+    return n, context, value

@@ -1,0 +1,108 @@
+"""What a branch leaves behind in a step for branches that run later.
+
+Branches that run in turn, and an edit that takes the source branch from the edit before, read the
+attention inputs of a branch whose rows are not in the running call. A StepStore holds them, with
+the branch's denoised prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+from ...attention.control import Control, Layer, Step
+from ..unet import LayerKey
+
+Half: TypeAlias = int
+"""ComfyUI's cond_or_uncond: 0 conditional, 1 unconditional."""
+Form: TypeAlias = Literal["input", "projected"]
+
+STORE_KEY = "ale_edit_store"
+"""Entry of transformer_options with the StepStore of the running step."""
+
+
+class Place(NamedTuple):
+    """Where inputs belong: a layer ("self" or "cross", and its block), a half of guidance, a
+    branch, and whether they are the layer's input or the projected queries, keys and values."""
+
+    kind: str
+    block: LayerKey
+    half: Half
+    branch: str
+    form: Form
+
+
+@dataclass(eq=False)
+class StepStore:
+    """Attention inputs and predictions of one step.
+
+    collects: the branches whose inputs are put here. bytes_left: memory for attention inputs;
+        beyond it none is kept.
+    inputs: one tensor (B, L, C) before projection, or the projected q, k and v. denoised: (B, C, h,
+        w), the guided prediction by branch. layers: every attention layer that ran.
+    """
+
+    collects: frozenset[str]
+    keeps_on_cpu: bool = False
+    bytes_left: int = 2**62
+    inputs: dict[Place, tuple[Tensor, ...]] = field(default_factory=dict)
+    denoised: dict[str, Tensor] = field(default_factory=dict)
+    layers: dict[tuple[str, LayerKey], Layer] = field(default_factory=dict)
+
+    def put(self, place: Place, tensors: tuple[Tensor, ...]) -> None:
+        """Keep the inputs of a branch that is collected, while there is memory."""
+        if place.branch not in self.collects or place in self.inputs or self.bytes_left < 0:
+            return
+        self.bytes_left -= sum(tensor.nbytes for tensor in tensors)
+        if self.bytes_left < 0:
+            self.inputs.clear()
+            return
+        # A plain copy. One that does not wait would pin as much memory until ComfyUI ends.
+        self.inputs[place] = tuple(
+            t.to("cpu" if self.keeps_on_cpu else t.device, copy=True) for t in tensors
+        )
+
+    def get(self, place: Place, like: Tensor) -> tuple[Tensor, ...]:
+        """Inputs on the device and in the type of `like`."""
+        return tuple(tensor.to(like) for tensor in self.inputs[place])
+
+    def opened_for(self, branches: frozenset[str]) -> StepStore:
+        """A store that has what is here, and collects what these branches leave."""
+        return StepStore(branches, inputs=dict(self.inputs), denoised=dict(self.denoised))
+
+    def bytes(self) -> int:
+        kept = (*self.denoised.values(), *(t for inputs in self.inputs.values() for t in inputs))
+        return sum(tensor.nbytes for tensor in kept)
+
+    def serves(
+        self,
+        controls: Iterable[Control],
+        step: Step,
+        running: frozenset[str],
+        halves: Iterable[Half],
+    ) -> bool:
+        """Whether everything is here that the running branches read of others at a step."""
+        return all(
+            place in self.inputs
+            for control in controls
+            for layer in self.layers.values()
+            for half in halves
+            for place in places_read(control, layer, step, half, running)
+        )
+
+
+def places_read(
+    control: Control, layer: Layer, step: Step, half: Half, running: frozenset[str]
+) -> Iterator[Place]:
+    """What a control reads in a layer of branches that are not running."""
+    if layer.kind == "self":
+        for branch, route in control.routes(layer, step, half == 0).items():
+            for read in route.branches - running if branch in running else ():
+                yield Place(layer.kind, layer.block, half, read, "input")
+    if layer.kind in control.kinds and control.acts(layer, step, half == 0):
+        for branch in running:
+            for read in control.reads.get(branch, frozenset()) - running:
+                yield Place(layer.kind, layer.block, half, read, "projected")

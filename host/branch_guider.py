@@ -1,0 +1,404 @@
+"""A guider whose every step holds several named branches of each image: the source, its edit, and
+others that an editor adds.
+
+Latents are [branch x B for each branch] in one batch. The branches run *together*, rows of one
+call, so that attention controls see them all; or *in turn*, one call a branch, with what later
+branches read of earlier ones in a store. Each branch has its own guidance scale. When the source
+branch is known from the run before, calls hold the other branches alone (source_branch.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import comfy.patcher_extension
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..attention.control import running_order
+from .attention.adapter import running_controls
+from .attention.store import STORE_KEY, StepStore
+from .branch_inputs import (
+    branches_entry,
+    negative_entry,
+    require_active,
+    require_alike,
+    require_control,
+    require_pooled,
+    require_same_hidden_part,
+)
+from .guidance import call_model, guide, keeps_rows
+from .messages import NodeName
+from .patching import WRAPPERS
+from .rows import STEP_KEY, step_of, with_latent, with_step
+from .run_checks import (
+    advise_size,
+    require_branch_sampler,
+    require_latent,
+    require_noise_space,
+    require_sigmas,
+    require_text_width,
+    require_whole_rows,
+)
+from .source_branch import (
+    SOURCE,
+    SourceBranch,
+    find,
+    forget,
+    is_source_separable,
+    keep,
+    run_inputs,
+)
+from .unet import require_cross_attention
+
+logger = logging.getLogger(__name__)
+
+NODE = NodeName("Two-Branch Guider")
+LEAST_SPLIT_POSITIONS = 32 * 32
+"""Latent positions of a branch below which two calls take longer than one with more rows."""
+
+Names: TypeAlias = tuple[str, ...]
+Evaluation: TypeAlias = Literal["together", "in turn"]
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """A branch of a run: its name, its CONDITIONING of one entry and one text, and its
+    classifier-free guidance scale (1 is off)."""
+
+    name: str
+    conditioning: Any
+    guidance: float = 1.0
+
+
+class BranchGuider(comfy.samplers.CFGGuider):
+    """Guides all branches of a run; to be driven by a sampler of branches such as Virtual
+    Inversion.
+
+    negative: the CONDITIONING that all branches share. evaluation: "together" is faster; "in turn"
+    needs less memory. reuses_source: whether to keep the source branch for the next edit of the
+    same image, and use the last run's.
+
+    Raises ValueError for a model without cross-attention, when a branch has several entries or
+    texts, and when branches differ in anything but their texts.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        branches: Sequence[Branch],
+        negative: Any,
+        *,
+        evaluation: Evaluation = "together",
+        reuses_source: bool = True,
+    ) -> None:
+        require_cross_attention(model, NODE)
+        super().__init__(model)
+        require_alike({b.name: b.conditioning for b in branches}, self.model_patcher, NODE)
+        self.branch_names: Names = tuple(branch.name for branch in branches)
+        self.reuses_source = reuses_source
+        self._evaluation = evaluation
+        self._guidance = {branch.name: branch.guidance for branch in branches}
+        convert = comfy.sampler_helpers.convert_cond
+        self._branches = {b.name: convert(b.conditioning)[0] for b in branches}
+        self._negative = convert(negative)
+        self._source_branch: SourceBranch | None = None
+        self.cfg = self._guidance.get("target", 1.0)  # what other nodes take for the run's scale
+
+    def sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Run the sampler; as CFGGuider.sample, after checking what would give a wrong image."""
+        require_branch_sampler(sampler, NODE)
+        self._require_inputs(latent_image, sigmas)
+        batch = latent_image.shape[0]
+        self.original_conds = self._conds(self.branch_names, batch)
+        if self._evaluation == "in turn":
+            for name in self.branch_names:
+                self.original_conds.update(self._conds((name,), batch))
+        (positive,), negative = self.original_conds["positive"], self.original_conds["negative"]
+        is_separable = is_source_separable(self.model_patcher, sampler, positive, negative)
+        if not (self.reuses_source and is_separable and not args):
+            forget(self.model_patcher.model)
+        else:
+            numbers = {
+                "latent": latent_image,
+                "noise mask": kwargs.get("denoise_mask"),
+                "sigmas": sigmas,
+                "seed": kwargs.get("seed"),
+                "guidance": self._guidance[SOURCE],
+            }
+            source = self._branches[SOURCE]
+            inputs = run_inputs(self.model_patcher, positive, source, negative, numbers)
+            self._open_source_branch(inputs, batch)
+        try:
+            out = super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            if self._source_branch is not None:
+                keep(self.model_patcher.model, self._source_branch)
+            return out
+        finally:
+            self.original_conds = {}
+            self._source_branch = None
+            self.__dict__.pop("conds", None)
+
+    def _conds(self, names: Names, batch: int) -> dict[str, list[dict[str, Any]]]:
+        """The entries of calls that hold these branches, and of those of them that are guided."""
+        positive, negative = self._keys(names)
+        conds = {
+            positive: [branches_entry({name: self._branches[name] for name in names}, batch)],
+            negative: [negative_entry(cond, names, batch) for cond in self._negative],
+        }
+        guided = self._guided_names(names)
+        if guided and guided != names:
+            key = self._keys(guided)[1]
+            conds[key] = [negative_entry(cond, guided, batch) for cond in self._negative]
+        return conds
+
+    def _keys(self, names: Names) -> tuple[str, str]:
+        """The keys of these branches' entries among the conds of the run."""
+        if names == self.branch_names:
+            return "positive", "negative"
+        return "+".join(names), f"{'+'.join(names)} negative"
+
+    def _guided_names(self, names: Names) -> Names:
+        """The branches whose guidance is on, by their scales."""
+        return tuple(name for name in names if not math.isclose(self._guidance[name], 1.0))
+
+    def _require_inputs(self, latent_image: Tensor, sigmas: Tensor) -> None:
+        model = self.model_patcher
+        require_noise_space(model, NODE)
+        require_sigmas(sigmas, NODE)
+        require_latent(latent_image, model, NODE)
+        require_whole_rows(self.model_options, NODE)
+        for name, cond in [*self._branches.items(), *(("negative", c) for c in self._negative)]:
+            require_text_width(name, cond, model, NODE)
+            require_control(name, cond, latent_image.shape[0], model, NODE)
+        advise_size(latent_image, model, NODE)
+        require_pooled(self._branches, model, NODE)
+        require_active(SOURCE, [self._branches[SOURCE]], sigmas, model, NODE)
+        if not all(self._is_off(name, self.model_options) for name in self.branch_names):
+            last = self._branches[self.branch_names[-1]]
+            require_same_hidden_part(last, self._negative, model, NODE)
+            require_active("negative", self._negative, sigmas, model, NODE)
+
+    def _open_source_branch(self, inputs: dict[str, Any], batch: int) -> None:
+        """Take the source branch of an earlier run with the same inputs, or begin one."""
+        self._source_branch = find(self.model_patcher.model, inputs)
+        if self._source_branch is None:
+            self._source_branch = SourceBranch(inputs)
+            return
+        logger.info("%s: the source branch of the last edit is used again.", str(NODE))
+        self.original_conds.update(self._conds(self._other_names(), batch))
+
+    def _other_names(self) -> Names:
+        return tuple(name for name in self.branch_names if name != SOURCE)
+
+    def outer_sample(self, *args: Any, **kwargs: Any) -> Tensor:
+        comfy.patcher_extension.add_wrapper(
+            WRAPPERS.PREPARE_SAMPLING,
+            self._prepare_branches,
+            self.model_options,
+            is_model_options=True,
+        )
+        try:
+            return super().outer_sample(*args, **kwargs)
+        finally:
+            loaded = self.__dict__.pop("loaded_models", None)  # core leaves it when a run fails
+            if loaded is not None:
+                comfy.sampler_helpers.cleanup_models(self.conds, loaded)
+            self.__dict__.pop("inner_model", None)
+
+    def _prepare_branches(
+        self, executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Let ComfyUI reserve memory for all rows of a call, as many as branches an image."""
+        count = 1 if self._evaluation == "in turn" else len(self.branch_names)
+        return executor(model, [count * noise_shape[0], *noise_shape[1:]], *args, **kwargs)
+
+    # -- one step ----------------------------------------------------------------------------------
+
+    def predict_noise(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any],
+        seed: int | None = None,
+    ) -> Tensor:
+        """Denoised predictions (rows, C, h, w) of the latents of all branches."""
+        model_options = with_latent(with_step(model_options, timestep, NODE), x, NODE)
+        options = model_options["transformer_options"]
+        store, is_kept = self._open_step(options)
+        denoised: dict[str, Tensor] = {}
+        if is_kept:
+            assert store is not None
+            denoised[SOURCE] = store.denoised[SOURCE].to(x)
+        if store is not None:
+            options[STORE_KEY] = store
+        for names in self._groups(options, is_kept):
+            rows = self._rows(names, x, timestep)
+            denoised.update(self._predict(names, *rows, model_options))
+        if store is not None and not is_kept and self._source_branch is not None:
+            self._source_branch.add(options[STEP_KEY], store, denoised[SOURCE])
+        return torch.cat([denoised[name] for name in self.branch_names])
+
+    def _open_step(self, options: dict[str, Any]) -> tuple[StepStore | None, bool]:
+        """What this step reads of branches that ran before, and whether the source is among
+        them."""
+        branch, number = self._source_branch, options[STEP_KEY]
+        if branch is not None and number in branch.steps:
+            others = frozenset(self._other_names())
+            halves = {0} if not self._guided_names(self._other_names()) else {0, 1}
+            store, controls = branch.steps[number], running_controls(options)
+            if store.serves(controls, step_of(options), others, halves):
+                return store.opened_for(others), True
+        if self._evaluation == "in turn":
+            return StepStore(frozenset(self.branch_names)), False
+        return (branch.open_step(), False) if branch is not None else (None, False)
+
+    def _groups(self, options: dict[str, Any], is_kept: bool) -> list[Names]:
+        """The branches of each evaluation of a step."""
+        names = self._other_names() if is_kept else self.branch_names
+        if self._evaluation == "together":
+            return [names]
+        reads: dict[str, frozenset[str]] = {}
+        for control in running_controls(options):
+            for branch, read in control.reads.items():
+                reads[branch] = reads.get(branch, frozenset()) | read
+        order = running_order(self.branch_names, reads)
+        if order is None:
+            raise ValueError(
+                f"{NODE}: evaluation is in turn, but the branches of this run read each "
+                "other within one layer. Set evaluation to together."
+            )
+        return [(name,) for name in order if name in names]
+
+    def _rows(self, names: Names, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """The latents and sigmas of some branches."""
+        if names == self.branch_names:
+            return x, timestep
+        count = len(self.branch_names)
+        of_branch = dict(zip(self.branch_names, range(count), strict=True))
+        parts, times = x.chunk(count), timestep.chunk(count)
+        return (
+            torch.cat([parts[of_branch[name]] for name in names]),
+            torch.cat([times[of_branch[name]] for name in names]),
+        )
+
+    def _predict(
+        self, names: Names, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+    ) -> dict[str, Tensor]:
+        """The guided predictions (B, C, h, w) of branches that run together."""
+        batch = x.shape[0] // len(names)
+        conds = tuple(self.conds[key] for key in self._keys(names))
+        outs = self._predictions(names, x, timestep, model_options)
+        # guidance patches see the whole batch, as they may call the model again; each scale's own
+        # branches are taken from the result
+        scales = self._scales(names, model_options)
+        guided = {
+            scale: guide(self.inner_model, conds, outs, scale, x, timestep, model_options)
+            for scale in set(scales.values())
+        }
+        return {
+            name: guided[scales[name]][i * batch : (i + 1) * batch] for i, name in enumerate(names)
+        }
+
+    def _scales(self, names: Names, model_options: dict[str, Any]) -> dict[str, float]:
+        """The scale at which each branch's guidance is computed.
+
+        A branch without guidance has its conditional prediction in both places, which every scale
+        leaves as it is. It goes along at another branch's, so that patches with a memory (APG's
+        momentum) are called once a step for each scale.
+        """
+        guided = [name for name in names if not self._is_off(name, model_options)]
+        leading = guided[-1] if guided else names[-1]
+        return {name: self._guidance[name if name in guided else leading] for name in names}
+
+    def _is_off(self, name: str, model_options: dict[str, Any]) -> bool:
+        """Whether a branch needs no unconditional prediction."""
+        if model_options.get("disable_cfg1_optimization", False):
+            return False
+        return math.isclose(self._guidance[name], 1.0)
+
+    def _predictions(
+        self, names: Names, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Conditional and unconditional predictions of branches that run together.
+
+        A branch at guidance 1 has its conditional prediction in both. The rows that it does not
+        need are left out of the call where no other row depends on them.
+        """
+        positive, negative = (self.conds[key] for key in self._keys(names))
+        is_off = [self._is_off(name, model_options) for name in names]
+        if all(is_off):
+            # in turn, the halves of branches that guided ones read must run all the same
+            other = negative if self._is_read(names, model_options) else None
+            cond, _ = call_model(
+                self.inner_model, [positive, other], x, timestep, model_options, NODE
+            )
+            return cond, cond
+        guided = tuple(name for name, off in zip(names, is_off, strict=True) if not off)
+        if is_off[0] and not self._is_one_call(guided, x, len(names), model_options):
+            cond, _ = call_model(
+                self.inner_model, [positive, None], x, timestep, model_options, NODE
+            )
+            negative = self.conds[self._keys(guided)[1]]
+            kept = torch.cat(_parts(x, is_off)), torch.cat(_parts(timestep, is_off))
+            _, uncond = call_model(self.inner_model, [None, negative], *kept, model_options, NODE)
+            rest = iter(uncond.chunk(len(guided)))
+        else:
+            cond, uncond = call_model(
+                self.inner_model, [positive, negative], x, timestep, model_options, NODE
+            )
+            rest = iter(_parts(uncond, is_off))
+        own = zip(cond.chunk(len(names)), is_off, strict=True)
+        return cond, torch.cat([part if off else next(rest) for part, off in own])
+
+    def _is_one_call(
+        self, guided: Names, x: Tensor, count: int, model_options: dict[str, Any]
+    ) -> bool:
+        """Whether this step keeps the unconditional rows of branches without guidance, in one call
+        with the others: where guided branches read them, where something keeps rows from one call
+        to the next, and where one larger call is faster (docs/performance.md)."""
+        if x.device.type != "cpu" or x.shape[0] // count * x[0, 0].numel() < LEAST_SPLIT_POSITIONS:
+            return True
+        others = frozenset(self.branch_names) - {*guided}
+        return self._reads(guided, others, model_options) or keeps_rows(
+            model_options, self.conds["positive"]
+        )
+
+    def _is_read(self, names: Names, model_options: dict[str, Any]) -> bool:
+        """Whether guided branches that run elsewhere read these."""
+        others = (name for name in self.branch_names if name not in names)
+        guided = [name for name in others if not self._is_off(name, model_options)]
+        return self._reads(guided, frozenset(names), model_options)
+
+    def _reads(
+        self, readers: Sequence[str], read: frozenset[str], model_options: dict[str, Any]
+    ) -> bool:
+        """Whether a control lets any of the readers read any of the others at this step."""
+        options = model_options["transformer_options"]
+        step = step_of(options)
+        return any(
+            control.reads.get(name, frozenset()) & read
+            for control in running_controls(options)
+            if control.is_active(step)
+            for name in readers
+        )
+
+
+def _parts(rows: Tensor, is_off: Sequence[bool]) -> list[Tensor]:
+    """The rows of each branch whose guidance is on."""
+    parts = rows.chunk(len(is_off))
+    return [part for part, off in zip(parts, is_off, strict=True) if not off]

@@ -1,0 +1,90 @@
+"""Calls of a model for conditional and unconditional rows, and their guidance, with every patch of
+other nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import comfy.samplers
+from torch import Tensor
+
+from .patching import WRAPPERS
+from .rows import with_latent
+
+
+def call_model(
+    model: Any,
+    conds: list[Any],
+    x: Tensor,
+    timestep: Tensor,
+    model_options: Mapping[str, Any],
+    node: str,
+) -> list[Tensor]:
+    """Denoised predictions (rows, C, h, w), one for each list of conditioning entries.
+
+    node: to name in errors.
+    """
+    options = with_latent(model_options, x, node)
+    if "sampler_calc_cond_batch_function" in options:
+        args = {
+            "conds": conds,
+            "input": x,
+            "sigma": timestep,
+            "model": model,
+            "model_options": options,
+        }
+        return options["sampler_calc_cond_batch_function"](args)
+    return comfy.samplers.calc_cond_batch(model, conds, x, timestep, options)
+
+
+def guide(
+    model: Any,
+    conds: Sequence[Any],
+    outs: Sequence[Tensor],
+    scale: float,
+    x: Tensor,
+    timestep: Tensor,
+    model_options: dict[str, Any],
+) -> Tensor:
+    """Classifier-free guidance of all rows at one scale, with every guidance patch on the model.
+
+    conds: the positive and the negative entries. outs: their predictions (rows, C, h, w).
+    """
+    positive, negative = conds
+    out = list(outs)
+    for patch in model_options.get("sampler_pre_cfg_function", []):
+        out = patch(
+            {
+                "conds": [positive, negative],
+                "conds_out": out,
+                "cond_scale": scale,
+                "timestep": timestep,
+                "input": x,
+                "sigma": timestep,
+                "model": model,
+                "model_options": model_options,
+            }
+        )
+    return comfy.samplers.cfg_function(
+        model,
+        out[0],
+        out[1],
+        scale,
+        x,
+        timestep,
+        model_options=model_options,
+        cond=positive,
+        uncond=negative,
+    )
+
+
+def keeps_rows(model_options: Mapping[str, Any], positive: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a control or a wrapper of another node may expect as many rows in each call."""
+    wrappers = model_options["transformer_options"].get("wrappers", {})
+    kinds = (WRAPPERS.CALC_COND_BATCH, WRAPPERS.DIFFUSION_MODEL)
+    return (
+        "model_function_wrapper" in model_options
+        or any(wrappers.get(kind) for kind in kinds)
+        or any("control" in cond for cond in positive)
+    )

@@ -1,0 +1,26 @@
+"""Noise levels of a MODEL, read from its sampling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_sampling
+
+from ..inversion.update_rule import Level
+
+
+def is_flow(sampling: Any) -> bool:
+    """Whether a model_sampling mixes image and noise (flow matching) instead of adding noise."""
+    return isinstance(sampling, comfy.model_sampling.CONST)
+
+
+def level_at(sampling: Any, sigma: float) -> Level:
+    """The noise level at a sigma. ComfyUI 0.33 scales the noise of some flow models."""
+    if is_flow(sampling):
+        return Level(1 - sigma, sigma * float(getattr(sampling, "noise_scale", 1.0)))
+    return Level(1.0, sigma)
+
+
+def is_largest(sampling: Any, sigma: float) -> bool:
+    """Whether a schedule starts at the model's largest sigma."""
+    return sigma >= float(sampling.sigma_max) * (1 - 1e-4)

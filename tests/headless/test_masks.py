@@ -1,0 +1,149 @@
+"""Mask pictures as editors save them: the object is found in the channel that it is drawn in."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from ale_edit.headless.edits import MASKED
+from ale_edit.headless.masks import as_read_by, read_mask, tell_of_whole_masks
+from ale_edit.headless.workflow import Workflow
+
+SIZE, BOX = (20, 10), (4, 2, 11, 7)
+
+
+def drawn(inside: int = 255, outside: int = 0) -> Image.Image:
+    """The object, inside BOX."""
+    mask = Image.new("L", SIZE, outside)
+    ImageDraw.Draw(mask).rectangle(BOX, fill=inside)
+    return mask
+
+
+def with_channel(colour: str | Image.Image, alpha: Image.Image) -> Image.Image:
+    picture = Image.new("RGB", SIZE, colour) if isinstance(colour, str) else colour.convert("RGB")
+    picture.putalpha(alpha)
+    return picture
+
+
+def noisy() -> Image.Image:
+    """As a brush leaves it: nearly white; and anything where it is not seen."""
+    picture = Image.effect_noise(SIZE, 90).convert("RGB")
+    ImageDraw.Draw(picture).rectangle(BOX, fill=(255, 254, 250))
+    picture.putpixel((BOX[0], BOX[1]), (246, 255, 255))
+    return picture
+
+
+def palette() -> Image.Image:
+    """One colour, transparent outside the object, in a palette."""
+    picture = Image.new("P", SIZE, 0)
+    picture.putpalette([255, 255, 255, 255, 255, 255])
+    ImageDraw.Draw(picture).rectangle(BOX, fill=1)
+    picture.info["transparency"] = bytes([0, 255])
+    return picture
+
+
+OPAQUE, CLEAR = drawn(), drawn(0, 255)
+COLOURS = {
+    "grey": drawn(),
+    "in two values": drawn().convert("1"),
+    "in colours": drawn().convert("RGB"),
+    "in colours, and opaque": with_channel(drawn(), Image.new("L", SIZE, 255)),
+    "in colours, and half transparent": with_channel(drawn(), Image.new("L", SIZE, 60)),
+    "in colours, with another alpha": with_channel(drawn(), drawn(255, 200)),
+    "white on nothing": with_channel(drawn(), OPAQUE),
+    "hidden": with_channel(drawn(), CLEAR),
+}
+ALPHAS = {
+    "white, opaque on the object": (with_channel("white", OPAQUE), "where it is opaque"),
+    "red, opaque on the object": (with_channel("red", OPAQUE), "where it is opaque"),
+    "red on black that is not seen": (
+        with_channel(Image.merge("RGB", (OPAQUE, drawn(0), drawn(0))), OPAQUE),
+        "where it is opaque",
+    ),
+    "grey and alpha": (
+        Image.merge("LA", (Image.new("L", SIZE, 255), OPAQUE)),
+        "where it is opaque",
+    ),
+    "a brush's noise": (with_channel(noisy(), OPAQUE), "where it is opaque"),
+    "a palette": (palette(), "where it is opaque"),
+    "ComfyUI's mask editor": (with_channel("black", CLEAR), "where it is transparent"),
+}
+
+
+def read(tmp_path: Path, picture: Image.Image) -> tuple[list[int], list[str]]:
+    """The pixels as 0 or 1, and what was told."""
+    told: list[str] = []
+    picture.save(tmp_path / "m.png")
+    mask = read_mask(tmp_path / "m.png", told.append)
+    assert mask.mode == "L" and mask.size == SIZE
+    return [value // 128 for value in mask.tobytes()], told
+
+
+OBJECT = [value // 255 for value in drawn().tobytes()]
+
+
+@pytest.mark.parametrize("picture", COLOURS.values(), ids=COLOURS)
+def test_a_mask_that_is_drawn_in_its_colours_is_read_there(tmp_path, picture):
+    assert read(tmp_path, picture) == (OBJECT, [])
+
+
+@pytest.mark.parametrize(("picture", "where"), ALPHAS.values(), ids=ALPHAS)
+def test_a_mask_of_one_colour_is_read_in_its_alpha_channel_and_that_is_told(
+    tmp_path, picture, where
+):
+    found, told = read(tmp_path, picture)
+    assert found == OBJECT and len(told) == 1
+    assert "drawn in its alpha channel" in told[0] and told[0].endswith(f"to be {where}.")
+
+
+def test_a_photograph_with_a_mask_in_its_alpha_channel_is_refused_with_the_cure(tmp_path):
+    noise = Image.effect_noise(SIZE, 40)
+    for alpha in (OPAQUE, CLEAR):  # whether the object is what is cut out or what is left
+        with pytest.raises(ValueError, match="m.png is no mask: .* image of its own"):
+            read(tmp_path, with_channel(noise, alpha))
+
+
+@pytest.mark.parametrize("alpha", [0, 255])
+def test_a_mask_that_marks_nothing_is_refused_whatever_its_alpha(tmp_path, alpha):
+    with pytest.raises(ValueError, match="m.png is black all over. Paint the object white."):
+        read(tmp_path, with_channel("black", Image.new("L", SIZE, alpha)))
+
+
+def test_a_mask_of_16_bits_is_read_and_that_is_told(tmp_path):
+    deep = drawn().convert("I").point(lambda value: value * 257).convert("I;16")
+    found, told = read(tmp_path, deep)
+    assert found == OBJECT and told == [
+        f"{tmp_path / 'm.png'} has 16 bits a channel: converted to 8."
+    ]
+
+
+def test_of_several_masks_one_that_marks_everything_is_told():
+    told: list[str] = []
+    whole = Image.new("L", SIZE, 255)
+    tell_of_whole_masks({Path("all.png"): whole, Path("m.png"): drawn(255, 127)}, told.append)
+    assert len(told) == 1 and told[0].startswith("all.png marks the whole picture, and others are")
+    tell_of_whole_masks({Path("all.png"): whole}, pytest.fail)
+
+
+LOADERS = [
+    ("LoadImageMask", {"channel": channel}) for channel in ("red", "green", "blue", "alpha")
+] + [("LoadImage", {})]
+
+
+@pytest.mark.parametrize(("kind", "inputs"), LOADERS)
+def test_a_mask_is_uploaded_as_the_workflow_s_node_reads_it(kind, inputs):
+    """As ComfyUI's nodes.py has it: the channel, and of alpha what is transparent; LoadImage's mask
+    is that of alpha."""
+    picture = as_read_by({"class_type": kind, "inputs": inputs}, drawn())
+    channel = inputs.get("channel", "alpha")[0].upper()
+    read = picture.convert("RGBA").getchannel(channel)
+    if channel == "A":
+        read = read.point([255 - value for value in range(256)])
+    assert read.tobytes() == drawn().tobytes()
+    assert picture.getchannel("R").tobytes() == drawn().tobytes()
+
+
+def test_the_pack_s_own_workflow_reads_red():
+    for number in (1, 2):
+        node = Workflow.load(MASKED).inputs(f"Mask {number}")
+        assert node["channel"] == "red"

@@ -1,0 +1,179 @@
+"""What holds for every editor: in whichever way its branches run, and with the source branch of the
+edit before, the edit is the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ale_edit.attention.control import running_order
+from ale_edit.editors import EDITORS, infedit, masactrl
+from ale_edit.editors.editor import Editor, Task
+from ale_edit.host.attention.adapter import add_control
+from ale_edit.host.branch_guider import Branch, BranchGuider
+from ale_edit.host.text import encode_prompt, read_word
+from ale_edit.host.unet import self_attention_layers
+from ale_edit.tests.host.runs import STEPS, edit, plain, relative_error
+from ale_edit.tests.tiny import edits_of, source_latent
+
+pytestmark = pytest.mark.comfy
+
+TARGETS = (("wolf", "red fox"), ("yellow moon", "yellow balloon"))
+
+SETTINGS = {
+    "infedit": infedit.InfEditSettings(steps=STEPS, cross_share=0.75, self_share=0.5),
+    "masactrl": masactrl.MasaCtrlSettings(steps=STEPS, start_step_share=0.25),
+}
+
+every_editor = pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
+
+
+def guide_by(
+    editor: Editor,
+    model: Any,
+    clip: Any,
+    settings: Any = None,
+    pairs: Any = TARGETS,
+    guidance: tuple[float, float] = (1.0, 2.0),
+    **options: Any,
+) -> BranchGuider:
+    """As the editor's node, without its VAE."""
+    settings = replace(
+        settings or SETTINGS[editor.name],
+        source_guidance=guidance[0],
+        target_guidance=guidance[1],
+    )
+    edits = edits_of(pairs)
+    prompts = {side: encode_prompt(clip, edits, side) for side in ("source", "target")}
+    layers = len(self_attention_layers(model.get_model_object("diffusion_model")))
+    task = Task(
+        prompts["source"][1], prompts["target"][1], lambda word: read_word(clip, word), layers
+    )
+    patched = add_control(
+        model, f"ale_edit.{editor.name}", lambda *_: editor.make_control(settings, task), "it"
+    )
+    texts = {"source": prompts["source"][0], "target": prompts["target"][0]}
+    texts["empty"] = plain(clip, "")
+    branches = [
+        Branch(plan.name, texts[plan.text], getattr(settings, plan.guidance))
+        for plan in editor.branches(settings)
+    ]
+    return BranchGuider(patched, branches, plain(clip, "blurry"), **options)
+
+
+def rows_of(monkeypatch: pytest.MonkeyPatch, model: Any) -> list[int]:
+    """UNet rows of every call from now on."""
+    rows: list[int] = []
+    apply_model = model.model.apply_model
+
+    def count(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        rows.append(x.shape[0])
+        return apply_model(x, *args, **kwargs)
+
+    monkeypatch.setattr(model.model, "apply_model", count)
+    return rows
+
+
+@every_editor
+def test_a_control_orders_its_branches_or_says_that_they_read_each_other(model, clip, editor):
+    """A branch that is read by no one may come last; the source reads nobody."""
+    edits = edits_of(TARGETS)
+    source, target = (encode_prompt(clip, edits, side)[1] for side in ("source", "target"))
+    task = Task(source, target, lambda word: read_word(clip, word), 10)
+    settings = SETTINGS[editor.name]
+    control = editor.make_control(settings, task)
+    names = tuple(plan.name for plan in editor.branches(settings))
+    assert names[0] == "source" and "source" not in control.reads
+    order = running_order(names, control.reads)
+    assert order is None or order[0] == "source"
+
+
+@every_editor
+@pytest.mark.parametrize("guidance", [(1.0, 2.0), (1.0, 1.0), (1.5, 3.0)])
+def test_branches_that_run_in_turn_give_the_edit_of_those_that_run_together(
+    model, clip, editor, guidance
+):
+    def run(evaluation: Any) -> Tensor:
+        guider = guide_by(
+            editor, model, clip, guidance=guidance, evaluation=evaluation, reuses_source=False
+        )
+        return edit(guider, source_latent(2))
+
+    together, in_turn = run("together"), run("in turn")
+    print(f"{editor.name} {guidance}: in turn {relative_error(in_turn, together):.1e}")
+    assert relative_error(in_turn, together) < 1e-4
+
+
+def test_branches_that_read_each_other_cannot_run_in_turn(model, clip):
+    """run_pie_bench.py: the target takes the layout branch's map in steps in which the layout
+    branch takes the target's queries."""
+    settings = infedit.InfEditSettings(
+        steps=STEPS, cross_share=1.0, self_share=0.0, script="pie bench"
+    )
+    guider = guide_by(
+        infedit.EDITOR, model, clip, settings, evaluation="in turn", reuses_source=False
+    )
+    with pytest.raises(ValueError, match=r"read each other.*Set evaluation to together\."):
+        edit(guider)
+
+
+@every_editor
+@pytest.mark.parametrize("guidance", [(1.0, 2.0), (1.0, 1.0), (1.5, 3.0)])
+@pytest.mark.parametrize("evaluation", ["together", "in turn"])
+def test_a_second_edit_takes_the_source_of_the_first(
+    model, clip, monkeypatch, editor, guidance, evaluation
+):
+    def run(pairs: Any, reuses_source: bool) -> Tensor:
+        return edit(
+            guide_by(
+                editor, model, clip, None, pairs, guidance,
+                evaluation=evaluation, reuses_source=reuses_source,
+            )
+        )  # fmt: skip
+
+    second = (("wolf", "brown goat"), ("yellow moon", "soccer ball"))
+    expected = run(second, False)
+    first = run(TARGETS, True)
+    rows = rows_of(monkeypatch, model)
+    again = run(second, True)
+    others = len(editor.branches(SETTINGS[editor.name])) - 1
+    print(f"{editor.name} {guidance}: re-edit {relative_error(again, expected):.1e}, {sum(rows)}")
+    assert relative_error(again, expected) < 1e-4
+    assert sum(rows) <= STEPS * others * 2 and sum(rows) < STEPS * (others + 1) * 2
+    assert relative_error(again, first) > 0.01
+
+
+@every_editor
+def test_item_j_of_a_batch_is_the_single_edit_at_seed_plus_j(model, clip, editor):
+    latent = source_latent(2)
+    made = edit(guide_by(editor, model, clip, reuses_source=False), latent, seed=5)
+    alone = edit(guide_by(editor, model, clip, reuses_source=False), latent[1:], seed=6)
+    assert relative_error(made[1:], alone) < 1e-4
+
+
+@every_editor
+def test_each_editor_changes_the_edit(model, clip, editor):
+    """Its control is not the plain edit of the same branches."""
+    controlled = guide_by(editor, model, clip, reuses_source=False)
+    branches = [
+        Branch(name, [[cond["cross_attn"], {}]], controlled._guidance[name])
+        for name, cond in controlled._branches.items()
+    ]
+    bare = BranchGuider(model, branches, plain(clip, "blurry"), reuses_source=False)
+    assert relative_error(edit(controlled), edit(bare)) > 0.01
+
+
+@every_editor
+def test_rows_at_the_papers_steps(model, clip, monkeypatch, editor):
+    """methods.md F: InfEdit 90 rows in 15 steps, the two branches of MasaCtrl 60."""
+    monkeypatch.setattr(BranchGuider, "_is_one_call", lambda *_: True)
+    rows = rows_of(monkeypatch, model)
+    settings = replace(SETTINGS[editor.name], steps=15)
+    edit(guide_by(editor, model, clip, settings, reuses_source=False), steps=15)
+    print(f"{editor.name}: {sum(rows)} rows in 15 steps")
+    assert sum(rows) == {"infedit": 90, "masactrl": 60}[editor.name]
+    assert torch.tensor(rows).unique().numel() == 1

@@ -1,0 +1,102 @@
+"""What differs between the versions of ComfyUI that the tests were run on: 0.3.75, the oldest that
+the pack works with, and 0.33.0. Each difference stands here alone, with the version it is for;
+versions in between were not tried.
+
+Imported by tests as `ale_edit.tests.versions`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfyui_version
+import torch
+
+VERSION = tuple(int(part) for part in comfyui_version.__version__.split(".") if part.isdigit())
+IS_0_33 = VERSION >= (0, 33)
+
+FLUX_CONFIG: dict[str, Any] = {"txt_ids_dims": []} if IS_0_33 else {}
+"""What Flux's classes ask for besides: 0.33 lets a model number its text's positions."""
+
+PASSED_ON: dict[str, tuple[str, ...]] = (
+    {
+        "SaveImage": ("IMAGE",),
+        "PreviewImage": ("IMAGE",),
+        "MaskPreview": ("MASK",),
+        "PreviewAny": ("STRING",),
+    }
+    if IS_0_33
+    else {}
+)
+"""Outputs that 0.33 gave to stock nodes which only show something in 0.3.75. The pack's workflows
+are saved without them, so that both versions open them."""
+
+
+def keeps_scaled_fp8(model: Any, layer: Any) -> bool:
+    """Whether a MODEL holds the fp8 numbers and the scale that its file has for a linear layer: in
+    0.3.75 as a weight of its own kind of layer, in 0.33 as a tensor that stands for the product."""
+    if IS_0_33:
+        return layer.weight._qdata.dtype == torch.float8_e4m3fn
+    return model.model.model_config.scaled_fp8 == layer.weight.dtype == torch.float8_e4m3fn
+
+
+SCALED_FP8_ROUNDS_BIASES = not IS_0_33
+"""0.3.75 keeps the biases of such layers in fp8 too, 0.33 in the file's type."""
+
+
+@dataclass(frozen=True)
+class PageParts:
+    """Where a front end has what the browser tests press and read, as CSS selectors.
+
+    error_card: what says that a run failed. details_button, dismiss_button: in that card, where it
+    is no dialog with the whole message. missing_link: its words for an input without a link.
+    right_panel: the setting that is true while it is open.
+    help_picture: (left, top, right, bottom) of the help panel and its node in a screenshot.
+    """
+
+    dialog: str
+    close: str
+    search: str
+    run_button: str
+    error_card: str
+    details: str
+    details_button: str | None
+    dismiss_button: str | None
+    missing_link: str
+    right_panel: str | None
+    help_panel: str
+    help_picture: tuple[int, int, int, int]
+
+
+PAGE = (
+    PageParts(  # front end 1.49.6
+        dialog="[role=dialog][data-state=open]",
+        close="button[aria-label=Close], button:has(.pi-times), button:has(.icon-\\[lucide--x\\])",
+        search="input[type=text][placeholder^=Search]",
+        run_button="button[data-testid=queue-button]",
+        error_card="[data-testid=error-overlay]",
+        details="[data-testid=properties-panel]",
+        details_button="[data-testid=error-overlay-see-errors]",
+        dismiss_button="[data-testid=error-overlay-dismiss]",
+        missing_link="Required input slots have no connection",
+        right_panel="Comfy.RightSidePanel.IsOpen",
+        help_panel="[data-testid=properties-panel]",
+        help_picture=(1000, 0, 2000, 1000),
+    )
+    if IS_0_33
+    else PageParts(  # front end 1.32.9
+        dialog=".p-dialog",
+        close="button:has(.pi-times), .p-dialog-close-button",
+        search="input[type=text][placeholder^=Search]",
+        run_button="[data-testid=queue-button] button",
+        error_card=".p-dialog",
+        details=".p-dialog",
+        details_button=None,
+        dismiss_button=None,
+        missing_link="Required input is missing",
+        right_panel=None,
+        help_panel=".side-bar-panel, .sidebar-content-container",
+        help_picture=(0, 0, 1000, 1000),
+    )
+)
