@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ale_edit.attention.control import Layer
-from ale_edit.attention.word_maps import WordMaps, fold_keys, refine
+from ale_edit.attention.word_maps import WordMaps, refine
 from ale_edit.tests.tiny import randn
 
 SD15 = [
@@ -109,14 +109,6 @@ def test_of_several_words_the_greatest_counts_and_each_image_has_its_own_scale()
             for x in range(24):
                 assert bool(found[j, 0, y, x]) == bool(share[y // 2, x // 3] > 0.8)
     assert not maps.mask("layout", [], (16, 24), 0.0).any()
-
-
-def test_a_text_that_is_repeated_has_the_map_of_one():
-    scores, values = randn(2, 5, 7), randn(7, 4, seed=1)
-    plain = scores.softmax(-1)
-    repeated = scores.repeat(1, 1, 3).softmax(-1)
-    torch.testing.assert_close(fold_keys(repeated, 7), plain)
-    torch.testing.assert_close(repeated @ values.repeat(3, 1), plain @ values)
 
 
 def test_a_map_is_seen_by_other_words_row_by_row():

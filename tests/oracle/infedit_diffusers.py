@@ -126,9 +126,7 @@ class Masks:
     both: Tensor
 
 
-def local_blend_masks(
-    attention: InfEditAttention, size: tuple[int, int], abar: float
-) -> Masks:
+def local_blend_masks(attention: InfEditAttention, size: tuple[int, int], abar: float) -> Masks:
     settings, chosen = attention.settings, attention.words
     by_grid: dict[tuple[int, int], list[Tensor]] = {}
     for place, maps in attention.maps.items():
@@ -213,9 +211,7 @@ def edit(
         attention.done = (i + settings.skipped + 1) / settings.steps
         with attended_by(network.unet, attention):
             e = guided(network, z, t, text, settings)
-        p = [
-            virtual_prediction(z[SOURCE], z[b], x0, e[SOURCE], e[b], abar=abar) for b in range(3)
-        ]
+        p = [virtual_prediction(z[SOURCE], z[b], x0, e[SOURCE], e[b], abar=abar) for b in range(3)]
         if settings.has_blend and 0 < i < last:
             masks = local_blend_masks(attention, (x0.shape[-2], x0.shape[-1]), abar)
             is_late = i == last - 1

@@ -86,6 +86,8 @@ def words(
     for flags, ids in ((edited, e), (kept := [False] * N, m)):
         at = 1
         for token in ids:
+            if token not in y[at:]:
+                break  # a word of the source prompt, for which `edited` has the word in its place
             at = y.index(token, at)
             flags[at] = True
     assert all(y[j] == x[source_of[j]] for j in range(N) if kept[j])
@@ -94,7 +96,5 @@ def words(
 
 def seen_by_target(base: Tensor, own: Tensor, source_of: list[int]) -> Tensor:
     """R: (heads, L, 77) of the source's map, row by row; a row without a source has its own."""
-    columns = [
-        own[..., j] if s < 0 else base[..., s] for j, s in enumerate(source_of)
-    ]
+    columns = [own[..., j] if s < 0 else base[..., s] for j, s in enumerate(source_of)]
     return torch.stack(columns, dim=-1)
