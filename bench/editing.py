@@ -161,7 +161,7 @@ def _packed(mode: str, size: tuple[int, int], pixels: bytes) -> bytes:
 
 
 def _reuse_order(method: Method) -> tuple[bool, str, str]:
-    """Methods with one source branch side by side (host/source_branch.py keeps one)."""
+    """Methods with one source branch side by side (host/sampling/source_branch.py keeps one)."""
     switches = method.inputs.get("Method", {})
     return switches.get("ore", True), switches.get("variant", ""), method.name
 

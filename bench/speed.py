@@ -38,14 +38,14 @@ from ..demo.models import UNET_CONFIG, build_model, load_demo_model, new_unet
 from ..demo.world import demo_edits, make_scene, render
 from ..editors.ale import SCHEDULES, ALESettings
 from ..host.ale_edit import edit_image
-from ..host.blending import apply_background_blending
-from ..host.branch_guider import Branch, BranchGuider
-from ..host.conditioning import make_conditioning
-from ..host.rgb_cam import apply_rgb_cam
-from ..host.schedule import lcm_sigmas
-from ..host.self_injection import apply_self_injection
-from ..host.source_branch import forget
-from ..host.virtual_inversion import BranchSampler, virtual_inversion_sampler
+from ..host.attention.rgb_cam import apply_rgb_cam
+from ..host.attention.self_injection import apply_self_injection
+from ..host.sampling.blending import apply_background_blending
+from ..host.sampling.branch_guider import Branch, BranchGuider
+from ..host.sampling.schedule import lcm_sigmas
+from ..host.sampling.source_branch import forget
+from ..host.sampling.virtual_inversion import BranchSampler, virtual_inversion_sampler
+from ..host.text.conditioning import make_conditioning
 from ..prompts.edits import Edits, MethodSettings, make_edit
 from ..prompts.ore import BACKGROUND, ObjectRestrictedEmbeddings
 from ..regions.grid import cell_groups, coverage

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..host.rgb_cam import apply_rgb_cam
-from ..host.text import embed_side
+from ..host.attention.rgb_cam import apply_rgb_cam
+from ..host.text.embedding import embed_side
 from ..prompts.edits import Edits, make_edit
 from ..regions.detection import Thresholds, match
 from ..regions.regions import make_regions

@@ -10,13 +10,13 @@ from ..editors.ale import ALESettings
 from ..prompts.edits import Edits
 from ..regions.paste import paste_background, restore_size
 from ..regions.regions import AnyRegions, each_image
-from .blending import apply_background_blending
-from .branch_guider import Branch, BranchGuider
+from .attention.rgb_cam import apply_rgb_cam
+from .attention.self_injection import apply_self_injection
 from .editing import require_decoded, require_one_text, require_size, sample_edit
 from .messages import name_node
-from .rgb_cam import apply_rgb_cam
-from .self_injection import apply_self_injection
-from .text import embed_edits
+from .sampling.blending import apply_background_blending
+from .sampling.branch_guider import Branch, BranchGuider
+from .text.embedding import embed_edits
 
 NODE = "ALE Edit"
 

@@ -13,14 +13,14 @@ from ..prompts.edits import Edits
 from ..regions.paste import restore_size
 from ..regions.regions import AnyRegions
 from .attention.adapter import add_control
-from .branch_guider import Branch, BranchGuider
-from .latents import pixels_per_cell
+from .attention.unet import require_cross_attention, self_attention_layers
 from .messages import name_node
-from .run_checks import require_width
-from .schedule import lcm_sigmas
-from .text import encode_prompt, read_word, tell_unknown_words
-from .unet import require_cross_attention, self_attention_layers
-from .virtual_inversion import virtual_inversion_sampler
+from .sampling.branch_guider import Branch, BranchGuider
+from .sampling.latents import pixels_per_cell
+from .sampling.run_checks import require_width
+from .sampling.schedule import lcm_sigmas
+from .sampling.virtual_inversion import virtual_inversion_sampler
+from .text.embedding import encode_prompt, read_word, tell_unknown_words
 
 
 def edit_image(

@@ -18,8 +18,8 @@ from ..demo.models import build_clip, load_demo_model
 from ..demo.render import IMAGE_SIZE, render
 from ..demo.scenes import MAX_OBJECTS, make_scene
 from ..demo.weights import read_weights
-from ..host.similarity import offer_similarity
-from ..host.tokens import unknown_words
+from ..host.scoring.similarity import offer_similarity
+from ..host.text.tokens import unknown_words
 from ..prompts.edits import ARROW
 from ..scoring.similarity import Similarity
 from . import sockets

@@ -7,8 +7,14 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..host import model_files
-from ..host.grounded_sam import MISSING, NOTHING_FOUND, MaskSettings, grounded_regions, pictures_of
-from ..host.grounding import PRECISIONS, load_detector, load_segmenter
+from ..host.segmenting.grounded_sam import (
+    MISSING,
+    NOTHING_FOUND,
+    MaskSettings,
+    grounded_regions,
+    pictures_of,
+)
+from ..host.segmenting.grounding import PRECISIONS, load_detector, load_segmenter
 from ..prompts.edits import Edits
 from ..regions.preview import previews
 from ..regions.regions import object_masks, soft_backgrounds
@@ -42,6 +48,10 @@ class GroundingDINOLoader(io.ComfyNode):
                 sockets.Detector.Output(display_name="detector", tooltip="For Grounded-SAM Masks.")
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, detector_name: str | None = None) -> bool | str:
+        return model_files.validate(model_files.DETECTOR, detector_name)
 
     @classmethod
     def execute(cls, detector_name: str) -> io.NodeOutput:
@@ -85,6 +95,10 @@ class SAMLoader(io.ComfyNode):
                 )
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, sam_name: str | None = None) -> bool | str:
+        return model_files.validate(model_files.SEGMENTER, sam_name)
 
     @classmethod
     def execute(cls, sam_name: str, precision: str) -> io.NodeOutput:

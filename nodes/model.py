@@ -7,10 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..editors.ale import SCHEDULES
-from ..host.blending import apply_background_blending
+from ..host.attention.rgb_cam import apply_rgb_cam
+from ..host.attention.self_injection import apply_self_injection
 from ..host.messages import name_node
-from ..host.rgb_cam import apply_rgb_cam
-from ..host.self_injection import apply_self_injection
+from ..host.sampling.blending import apply_background_blending
 from ..prompts.edits import require_choice
 from ..regions.regions import AnyRegions
 from . import sockets

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..host.messages import name_node
 from ..host.regions import edit_mask
-from ..host.text import embed_edits
+from ..host.text.embedding import embed_edits
 from ..prompts.edits import (
     END_OF_TEXT,
     OVERLAPS,

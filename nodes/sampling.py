@@ -7,9 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..editors.ale import ALESettings
-from ..host.branch_guider import Branch, BranchGuider
-from ..host.schedule import lcm_sigmas
-from ..host.virtual_inversion import virtual_inversion_sampler
+from ..host.sampling.branch_guider import Branch, BranchGuider
+from ..host.sampling.schedule import lcm_sigmas
+from ..host.sampling.virtual_inversion import virtual_inversion_sampler
 
 CATEGORY = "ALE-Edit/sampling"
 

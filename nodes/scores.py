@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..host import model_files
-from ..host.scores import (
+from ..host.scoring.scores import (
     compared,
     comparison_sheet,
     leakage_report,
@@ -15,7 +15,7 @@ from ..host.scores import (
     shown,
     weights_stamp,
 )
-from ..host.similarity import load_clip_folder, similarity_of_sockets
+from ..host.scoring.similarity import load_clip_folder, similarity_of_sockets
 from ..prompts.edits import Edits
 from ..regions.regions import AnyRegions
 from ..scoring.structure import SCALES
@@ -54,6 +54,10 @@ class CLIPSimilarityLoader(io.ComfyNode):
                 sockets.Similarity.Output(display_name="similarity", tooltip=SIMILARITY_TOOLTIP)
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, clip_name: str | None = None) -> bool | str:
+        return model_files.validate(model_files.SIMILARITY, clip_name)
 
     @classmethod
     def execute(cls, clip_name: str) -> io.NodeOutput:

@@ -236,7 +236,7 @@ def random_ore(
 
 def conditioning(seed: int, width: int = WIDTH, **settings: Any) -> list[list[Any]]:
     """As Object-Restricted Embeddings gives it for two objects, with SDXL's pooled vector."""
-    from ale_edit.host.conditioning import make_conditioning
+    from ale_edit.host.text.conditioning import make_conditioning
 
     return make_conditioning(random_ore(2, seed, width, **settings), pooled(seed))
 

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from ...attention.control import Control, Kind, Layer, Step
-from ..conditioning import branch_entries
 from ..patching import WRAPPERS, add_outermost_wrapper, with_wrapper
-from ..rows import (
+from ..text.conditioning import branch_entries
+from .layer_call import LayerCall
+from .row_exchange import RowIndices, exchange_rows, find_routes, put_inputs
+from .rows import (
     STEP_KEY,
     chunks_of,
     require_options,
@@ -31,10 +33,8 @@ from ..rows import (
     with_latent,
     with_step,
 )
-from ..unet import LayerKey, cross_attention_layers, self_attention_layers
-from .layer_call import LayerCall
-from .row_exchange import RowIndices, exchange_rows, find_routes, put_inputs
 from .store import STORE_KEY, StepStore
+from .unet import LayerKey, cross_attention_layers, self_attention_layers
 
 RUN_KEY = "ale_edit_attention"
 """Entry of transformer_options with the AttentionRun of the running sampler."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ...attention.control import Call, Control, Layer, Step
-from ..rows import Chunk
 from .kernels import choose_attention, choose_attention_of_parts, is_slow_to_start
+from .rows import Chunk
 from .store import Place, StepStore
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...attention.control import Control, Layer, Route, Step
 from ...attention.self_injection import rows_with_source
-from ..rows import Chunk
+from .rows import Chunk
 from .store import Place, StepStore
 
 RowIndices: TypeAlias = dict[Any, Tensor]

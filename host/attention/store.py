@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from torch import Tensor
 
 from ...attention.control import Control, Layer, Step
-from ..unet import LayerKey
+from .unet import LayerKey
 
 Half: TypeAlias = int
 """ComfyUI's cond_or_uncond: 0 conditional, 1 unconditional."""

@@ -12,13 +12,13 @@ import comfy.sample
 import torch
 from torch import Tensor
 
-from ale_edit.host.blending import apply_background_blending
-from ale_edit.host.branch_guider import Branch, BranchGuider
-from ale_edit.host.rgb_cam import apply_rgb_cam
-from ale_edit.host.schedule import lcm_sigmas
-from ale_edit.host.self_injection import apply_self_injection
-from ale_edit.host.text import embed_side
-from ale_edit.host.virtual_inversion import virtual_inversion_sampler
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.self_injection import apply_self_injection
+from ale_edit.host.sampling.blending import apply_background_blending
+from ale_edit.host.sampling.branch_guider import Branch, BranchGuider
+from ale_edit.host.sampling.schedule import lcm_sigmas
+from ale_edit.host.sampling.virtual_inversion import virtual_inversion_sampler
+from ale_edit.host.text.embedding import embed_side
 from ale_edit.prompts.edits import Edits
 from ale_edit.regions.regions import AnyRegions
 from ale_edit.tests.tiny import edits_of, randn, source_latent, two_regions

@@ -14,7 +14,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ale_edit.host.schedule import lcm_sigmas
+from ale_edit.host.sampling.schedule import lcm_sigmas
 from ale_edit.inversion.update_rule import ItemNoise
 from ale_edit.tests.host.runs import STEPS, plain, side
 from ale_edit.tests.tiny import edits_of, source_latent

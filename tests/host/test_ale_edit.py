@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ale_edit.editors.ale import ALESettings
 from ale_edit.host.ale_edit import edit_image
-from ale_edit.host.schedule import lcm_sigmas
-from ale_edit.host.virtual_inversion import virtual_inversion_sampler
+from ale_edit.host.sampling.schedule import lcm_sigmas
+from ale_edit.host.sampling.virtual_inversion import virtual_inversion_sampler
 from ale_edit.regions.paste import restore_size
 from ale_edit.tests.host.runs import guide, patched
 from ale_edit.tests.tiny import edits_of, generator, tiny_vae, two_regions

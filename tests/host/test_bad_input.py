@@ -14,11 +14,11 @@ import comfy.samplers
 import pytest
 import torch
 
-from ale_edit.host.blending import apply_background_blending
-from ale_edit.host.rgb_cam import apply_rgb_cam
-from ale_edit.host.schedule import lcm_sigmas
-from ale_edit.host.self_injection import apply_self_injection
-from ale_edit.host.virtual_inversion import virtual_inversion_sampler
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.self_injection import apply_self_injection
+from ale_edit.host.sampling.blending import apply_background_blending
+from ale_edit.host.sampling.schedule import lcm_sigmas
+from ale_edit.host.sampling.virtual_inversion import virtual_inversion_sampler
 from ale_edit.regions.regions import make_regions
 from ale_edit.tests.host.runs import (
     edit,

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ale_edit.editors.ale import background_weights
-from ale_edit.host.blending import apply_background_blending
-from ale_edit.host.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.sampling.blending import apply_background_blending
 from ale_edit.regions.regions import Regions, RegionsBatch, make_regions
 from ale_edit.tests.host.runs import (
     edit,

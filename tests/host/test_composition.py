@@ -26,11 +26,11 @@ from comfy_extras.nodes_hooks import PairConditioningSetProperties
 from torch import Tensor, nn
 
 from ale_edit.editors.ale import background_weights
-from ale_edit.host import branch_guider
-from ale_edit.host.blending import apply_background_blending
-from ale_edit.host.rgb_cam import apply_rgb_cam
-from ale_edit.host.self_injection import apply_self_injection
-from ale_edit.host.unet import cross_attention_layers
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.self_injection import apply_self_injection
+from ale_edit.host.attention.unet import cross_attention_layers
+from ale_edit.host.sampling import branch_guider
+from ale_edit.host.sampling.blending import apply_background_blending
 from ale_edit.tests.host.runs import (
     edit,
     generate,
@@ -52,6 +52,7 @@ from ale_edit.tests.tiny import (
     tiny_controlnet,
     two_regions,
 )
+from ale_edit.tests.versions import HAS_CFG_OVERRIDE
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
 Conds = tuple[Any, Any, Any]
@@ -220,6 +221,14 @@ def test_guidance_that_averages_over_the_batch_is_refused(model, clip):
     mahiro = core_node("nodes_mahiro", "Mahiro")(model)
     with pytest.raises(ValueError, match=r"Two-Branch Guider: .*Mahiro.*Remove Mahiro\."):
         edit(guide(mahiro, clip))
+
+
+@pytest.mark.skipif(not HAS_CFG_OVERRIDE, reason="this ComfyUI has no CFG Override")
+def test_cfg_override_is_refused(model, clip):
+    """It would set a guidance that no branch reads, and so do nothing."""
+    override = core_node("nodes_custom_sampler", "CFGOverride", 4.0)(model)
+    with pytest.raises(ValueError, match=r"Two-Branch Guider: .*CFG Override.*target_guidance\."):
+        edit(guide(override, clip))
 
 
 # -- LoRA and weight hooks -------------------------------------------------------------------------

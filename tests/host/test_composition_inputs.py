@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ale_edit.editors.ale import ALESettings, background_weights
 from ale_edit.host.ale_edit import edit_image
-from ale_edit.host.conditioning import ORE_KEY
-from ale_edit.host.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.text.conditioning import ORE_KEY
 from ale_edit.inversion.lcm_schedule import lcm_timesteps
 from ale_edit.regions.regions import make_regions
 from ale_edit.tests.host.runs import (

@@ -16,9 +16,9 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
-from ale_edit.host.conditioning import ORE_KEY
-from ale_edit.host.rgb_cam import apply_rgb_cam
-from ale_edit.host.unet import cross_attention_layers
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.unet import cross_attention_layers
+from ale_edit.host.text.conditioning import ORE_KEY
 from ale_edit.tests.families import (
     IN_9,
     KOALA,

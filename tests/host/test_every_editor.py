@@ -14,9 +14,9 @@ from ale_edit.attention.control import running_order
 from ale_edit.editors import EDITORS, infedit, masactrl
 from ale_edit.editors.editor import Editor, Task
 from ale_edit.host.attention.adapter import add_control
-from ale_edit.host.branch_guider import Branch, BranchGuider
-from ale_edit.host.text import encode_prompt, read_word
-from ale_edit.host.unet import self_attention_layers
+from ale_edit.host.attention.unet import self_attention_layers
+from ale_edit.host.sampling.branch_guider import Branch, BranchGuider
+from ale_edit.host.text.embedding import encode_prompt, read_word
 from ale_edit.tests.host.runs import STEPS, edit, plain, relative_error
 from ale_edit.tests.tiny import edits_of, source_latent
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ale_edit.editors.ale import background_weights
-from ale_edit.host.branch_guider import BranchGuider
-from ale_edit.host.conditioning import ORE_KEY, make_conditioning
-from ale_edit.host.rgb_cam import apply_rgb_cam
-from ale_edit.host.unet import cross_attention_layers
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.unet import cross_attention_layers
+from ale_edit.host.sampling.branch_guider import BranchGuider
+from ale_edit.host.text.conditioning import ORE_KEY, make_conditioning
 from ale_edit.prompts.ore import ObjectRestrictedEmbeddings
 from ale_edit.regions.regions import make_regions
 from ale_edit.tests.families import (

@@ -16,7 +16,7 @@ from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ale_edit.host.text import embed_side
+from ale_edit.host.text.embedding import embed_side
 from ale_edit.tests.families import FAMILIES, Family, randomise
 from ale_edit.tests.host.runs import edit, patched, plain, relative_error, two_branch_guider
 from ale_edit.tests.tiny import edits_of, generator, tiny_clip, tiny_sd2_clip, tiny_sdxl_clip

@@ -8,10 +8,10 @@ import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
 
-from ale_edit.host.blending import apply_background_blending
-from ale_edit.host.rgb_cam import apply_rgb_cam
-from ale_edit.host.schedule import lcm_sigmas
-from ale_edit.host.self_injection import apply_self_injection
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.self_injection import apply_self_injection
+from ale_edit.host.sampling.blending import apply_background_blending
+from ale_edit.host.sampling.schedule import lcm_sigmas
 from ale_edit.tests.families import REFUSED, family_model
 from ale_edit.tests.host.runs import edit, two_branch_guider
 from ale_edit.tests.host.test_families import guide
@@ -69,7 +69,7 @@ def test_a_sampling_whose_latents_are_no_image_plus_noise(name, reason):
 
 
 def guided(model: Any) -> torch.Tensor:
-    from ale_edit.host.virtual_inversion import virtual_inversion_sampler
+    from ale_edit.host.sampling.virtual_inversion import virtual_inversion_sampler
     from ale_edit.tests.tiny import source_latent
 
     sigmas, latent = torch.tensor([0.9, 0.4, 0.0]), source_latent()

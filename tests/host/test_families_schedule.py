@@ -12,8 +12,8 @@ from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from torch import Tensor
 
 from ale_edit.editors.ale import background_weights
-from ale_edit.host.schedule import lcm_sigmas
-from ale_edit.host.virtual_inversion import virtual_inversion_sampler
+from ale_edit.host.sampling.schedule import lcm_sigmas
+from ale_edit.host.sampling.virtual_inversion import virtual_inversion_sampler
 from ale_edit.tests.families import CONTINUOUS, FAMILIES, conditioning, family_model
 from ale_edit.tests.host.runs import patched, relative_error
 from ale_edit.tests.host.test_families import NEGATIVE, OFF, SOURCE, TARGET, guide

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ale_edit.host.conditioning import ORE_KEY
-from ale_edit.host.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.text.conditioning import ORE_KEY
 from ale_edit.prompts.ore import ObjectRestrictedEmbeddings
 from ale_edit.tests.families import FAMILIES, conditioning, family_model, plain_conditioning
 from ale_edit.tests.host.runs import edit, generate, patched, relative_error, with_option

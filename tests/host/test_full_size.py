@@ -18,8 +18,8 @@ import psutil
 import pytest
 import torch
 
-from ale_edit.host.conditioning import ORE_KEY
-from ale_edit.host.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.text.conditioning import ORE_KEY
 from ale_edit.tests.families import conditioning, plain_conditioning
 from ale_edit.tests.full_size import write_sd15, write_sdxl_unet
 from ale_edit.tests.host.runs import edit, generate, patched, relative_error

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ale_edit.host import grounding
-from ale_edit.host.grounding import GroundingDinoDetector, SamSegmenter
+from ale_edit.host.segmenting import grounding
+from ale_edit.host.segmenting.grounding import GroundingDinoDetector, SamSegmenter
 from ale_edit.regions import grounding_dino, sam
 from ale_edit.tests.tiny_grounding import tiny_original, tiny_sam
 

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from ale_edit.headless import schema
-from ale_edit.host import grounding, model_files
+from ale_edit.host import model_files
 from ale_edit.host.model_files import DETECTOR, NOTHING, SEGMENTER
+from ale_edit.host.segmenting import grounding
 from ale_edit.regions import sam
 from ale_edit.tests.regions.test_sam import tiny_sam2
 from ale_edit.tests.tiny import empty_models

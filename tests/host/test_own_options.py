@@ -12,10 +12,10 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ale_edit.host.blending import apply_background_blending
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.self_injection import apply_self_injection
 from ale_edit.host.patching import add_outermost_wrapper
-from ale_edit.host.rgb_cam import apply_rgb_cam
-from ale_edit.host.self_injection import apply_self_injection
+from ale_edit.host.sampling.blending import apply_background_blending
 from ale_edit.tests.host.runs import edit, guide, plain, side, with_option
 from ale_edit.tests.tiny import edits_of, randn, two_regions
 

@@ -14,9 +14,9 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ale_edit.host.conditioning import ORE_KEY
-from ale_edit.host.rgb_cam import apply_rgb_cam
-from ale_edit.host.unet import cross_attention_layers
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.unet import cross_attention_layers
+from ale_edit.host.text.conditioning import ORE_KEY
 from ale_edit.prompts.ore import ObjectRestrictedEmbeddings
 from ale_edit.regions.grid import coverage
 from ale_edit.regions.regions import Regions, make_regions

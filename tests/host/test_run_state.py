@@ -17,9 +17,9 @@ from torch import Tensor
 from ale_edit.attention.rgb_cam import LayerText, RegionText
 from ale_edit.editors.ale import RegionControl
 from ale_edit.host.attention.adapter import AttentionRun
-from ale_edit.host.blending import apply_background_blending
-from ale_edit.host.rgb_cam import apply_rgb_cam
-from ale_edit.host.self_injection import apply_self_injection
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.self_injection import apply_self_injection
+from ale_edit.host.sampling.blending import apply_background_blending
 from ale_edit.regions.grid import CellGroup
 from ale_edit.tests.host.runs import edit, generate, guide, patched, plain, side, two_branch_guider
 from ale_edit.tests.tiny import edits_of, source_latent, two_regions

@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_lcm import LCMScheduler
 
-from ale_edit.host.schedule import lcm_sigmas
+from ale_edit.host.sampling.schedule import lcm_sigmas
 
 
 def test_15_steps_are_the_sigmas_of_the_specification(model):

@@ -17,8 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchmetrics.functional.multimodal import clip_score
 
-from ale_edit.host import grounding, model_files, similarity
+from ale_edit.host import model_files
 from ale_edit.host.model_files import NOTHING, SIMILARITY
+from ale_edit.host.scoring import similarity
+from ale_edit.host.segmenting import grounding
 from ale_edit.scoring import clip as clip_model
 from ale_edit.scoring.leakage import cut_outs, leakage
 from ale_edit.scoring.similarity import Similarity, edit_similarity

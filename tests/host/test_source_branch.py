@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ale_edit.host import source_branch
-from ale_edit.host.branch_guider import BranchGuider
+from ale_edit.host.sampling import source_branch
+from ale_edit.host.sampling.branch_guider import BranchGuider
 from ale_edit.prompts.edits import Edits
 from ale_edit.tests.host import runs
 from ale_edit.tests.host.runs import (

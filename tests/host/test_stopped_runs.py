@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ale_edit.host import source_branch
+from ale_edit.host.sampling import source_branch
 from ale_edit.tests.host.runs import (
     STEPS,
     edit,

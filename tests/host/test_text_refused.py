@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 from torch import Tensor
 
-from ale_edit.host.text import embed_side
+from ale_edit.host.text.embedding import embed_side
 from ale_edit.prompts.edits import Edits
 from ale_edit.tests.host.text_by_hand import FAMILIES, G, L, clip_of
 from ale_edit.tests.host.texts import embed, rows, sources

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ale_edit.host.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
 from ale_edit.tests import families
 from ale_edit.tests.host.runs import edit, generate, guide, patched, plain, side, with_option
 from ale_edit.tests.host.text_by_hand import G, L, clip_of, stock
@@ -169,7 +169,7 @@ def test_the_text_of_another_family_is_refused_before_the_first_call(model, clip
     ],
 )
 def test_the_refusal_names_the_families_of_true_widths(width, expected, parts):
-    from ale_edit.host.run_checks import require_width
+    from ale_edit.host.sampling.run_checks import require_width
 
     with pytest.raises(ValueError) as error:
         require_width("target", width, expected, "Two-Branch Guider")

@@ -17,12 +17,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ale_edit.host import branch_guider
-from ale_edit.host.blending import apply_background_blending
-from ale_edit.host.branch_guider import BranchGuider
-from ale_edit.host.rgb_cam import apply_rgb_cam
-from ale_edit.host.schedule import lcm_sigmas
-from ale_edit.host.self_injection import apply_self_injection
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.self_injection import apply_self_injection
+from ale_edit.host.sampling import branch_guider
+from ale_edit.host.sampling.blending import apply_background_blending
+from ale_edit.host.sampling.branch_guider import BranchGuider
+from ale_edit.host.sampling.schedule import lcm_sigmas
 from ale_edit.tests.host.runs import (
     STEPS,
     edit,

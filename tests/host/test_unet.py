@@ -1,6 +1,6 @@
 import comfy.ldm.modules.attention
 
-from ale_edit.host.unet import cross_attention_layers
+from ale_edit.host.attention.unet import cross_attention_layers
 from ale_edit.tests.host.runs import generate, plain, with_option
 from ale_edit.tests.tiny import tiny_flux
 

@@ -12,7 +12,7 @@ import torch
 
 from ale_edit.demo.models import build_clip
 from ale_edit.demo.weights import read_weights
-from ale_edit.host.text import embed_edits
+from ale_edit.host.text.embedding import embed_edits
 from ale_edit.prompts.edits import Edits, make_edit
 
 pytestmark = pytest.mark.comfy

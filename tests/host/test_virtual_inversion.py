@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ale_edit.editors.ale import background_weights
-from ale_edit.host.blending import apply_background_blending
-from ale_edit.host.rgb_cam import apply_rgb_cam
-from ale_edit.host.self_injection import apply_self_injection
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.attention.self_injection import apply_self_injection
+from ale_edit.host.sampling.blending import apply_background_blending
 from ale_edit.prompts.edits import Variant
 from ale_edit.regions.regions import Regions, make_regions
 from ale_edit.tests.host.runs import edit, guide, patched, relative_error, with_option
@@ -189,8 +189,8 @@ def test_eta_changes_the_edit(model, clip):
 
 
 def test_the_noise_input_of_the_sampler_is_not_used(model, clip):
-    from ale_edit.host.schedule import lcm_sigmas
-    from ale_edit.host.virtual_inversion import virtual_inversion_sampler
+    from ale_edit.host.sampling.schedule import lcm_sigmas
+    from ale_edit.host.sampling.virtual_inversion import virtual_inversion_sampler
 
     latent, guider = source_latent(), guide(patched(model), clip)
     args = (latent, virtual_inversion_sampler(), lcm_sigmas(model, 4, 1.0))

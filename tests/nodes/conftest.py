@@ -57,7 +57,7 @@ def inference_mode() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_source_branch_of_another_test(request: pytest.FixtureRequest) -> Iterator[None]:
-    from ale_edit.host import source_branch
+    from ale_edit.host.sampling import source_branch
 
     yield
     if "model" in request.fixturenames:

@@ -13,7 +13,7 @@ from comfy_execution.utils import CurrentNodeContext
 from ale_edit.demo.render import render
 from ale_edit.demo.scenes import make_scene
 from ale_edit.demo.weights import FOLDER, PARTS, TABLE
-from ale_edit.host.similarity import chosen_similarity
+from ale_edit.host.scoring.similarity import chosen_similarity
 from ale_edit.nodes.demo import MINI_CLIP
 from ale_edit.tests.nodes.graph import one, run
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ale_edit.host import grounding
 from ale_edit.host.model_files import DETECTOR, NOTHING, SEGMENTER
+from ale_edit.host.segmenting import grounding
 from ale_edit.regions import sam
 from ale_edit.tests.nodes.graph import edit_by_single_nodes, one, picture, run, schema
 from ale_edit.tests.nodes.test_help_pages import page

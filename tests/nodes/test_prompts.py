@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ale_edit.host.conditioning import ORE_KEY
+from ale_edit.host.text.conditioning import ORE_KEY
 from ale_edit.prompts.edits import MethodSettings
 from ale_edit.tests.nodes.graph import TEXT, edits_with_masks, one, run
 from ale_edit.tests.tiny import PAIRS, two_boxes

@@ -53,8 +53,8 @@ def test_no_schema_has_changed() -> None:
     )
 
 
-def test_there_are_twenty_five_nodes() -> None:
-    assert len(nodes()) == 25
+def test_there_are_twenty_seven_nodes() -> None:
+    assert len(nodes()) == 27
 
 
 @every_node

@@ -18,9 +18,9 @@ from comfy_execution.utils import CurrentNodeContext
 from PIL import Image
 from torch import Tensor
 
-from ale_edit.host import scores as host_scores
-from ale_edit.host.grounding import managed
 from ale_edit.host.model_files import DINO, LPIPS
+from ale_edit.host.scoring import scores as host_scores
+from ale_edit.host.segmenting.grounding import managed
 from ale_edit.nodes import demo
 from ale_edit.scoring import structure
 from ale_edit.scoring.leakage import leakage

@@ -112,20 +112,24 @@ def joining_words_kept(right: Any) -> Any:
 
 
 TEXT = [
-    Mistake("word rows off by one", "host.text:spans_in_order", shifted_spans),
+    Mistake("word rows off by one", "host.text.embedding:spans_in_order", shifted_spans),
     Mistake(
-        "objects' values exchanged", "host.text:object_restricted_embeddings", exchanged_values
+        "objects' values exchanged",
+        "host.text.embedding:object_restricted_embeddings",
+        exchanged_values,
     ),
-    Mistake("keys from e'_base", "host.text:object_restricted_embeddings", keys_from_base),
-    Mistake("e'_base left plain", "host.text:object_restricted_embeddings", plain_base),
+    Mistake(
+        "keys from e'_base", "host.text.embedding:object_restricted_embeddings", keys_from_base
+    ),
+    Mistake("e'_base left plain", "host.text.embedding:object_restricted_embeddings", plain_base),
     Mistake(
         "the other variant's embeddings",
-        "host.text:object_restricted_embeddings",
+        "host.text.embedding:object_restricted_embeddings",
         other_variants_embeddings,
     ),
     Mistake(
         "no row bug in the published code",
-        "host.text:object_restricted_embeddings",
+        "host.text.embedding:object_restricted_embeddings",
         no_row_bug,
         CODE,
     ),
@@ -337,44 +341,44 @@ def first_items_concat(right: Any) -> Any:
 LOOP = [
     Mistake(
         "source and target conditioning exchanged",
-        "host.branch_guider:branches_entry",
+        "host.sampling.branch_guider:branches_entry",
         exchanged_branches,
     ),
     Mistake(
         "source and target prediction exchanged",
-        "host.virtual_inversion:predict_edit",
+        "host.sampling.virtual_inversion:predict_edit",
         lambda right: lambda x0, source, target: right(x0, target, source),
     ),
     Mistake(
         "guidance scales exchanged",
-        "host.branch_guider:BranchGuider.__init__",
+        "host.sampling.branch_guider:BranchGuider.__init__",
         exchanged_guidance,
     ),
     Mistake("noise not shared", "inversion.update_rule:UpdateRule.advance", unshared_noise),
     Mistake(
         "every item has the first one's noise",
-        "host.virtual_inversion:ItemNoise",
+        "host.sampling.virtual_inversion:ItemNoise",
         first_items_noise,
         scene="two objects",
     ),
     Mistake(
         "start from the noised source",
-        "host.virtual_inversion:is_largest",
+        "host.sampling.virtual_inversion:is_largest",
         lambda _: lambda *_: False,
     ),
     Mistake(
         "old diffusers' time steps",
-        "host.schedule:lcm_timesteps",
+        "host.sampling.schedule:lcm_timesteps",
         lambda right: lambda steps, *_: [999 - 60 * i for i in range(steps)],
     ),
     Mistake(
         "time steps off by one",
-        "host.schedule:lcm_timesteps",
+        "host.sampling.schedule:lcm_timesteps",
         lambda right: lambda *args: [t - 1 for t in right(*args)],
     ),
 ]
 
-BRANCHES = "host.branch_guider:branches_entry"
+BRANCHES = "host.sampling.branch_guider:branches_entry"
 FAMILY = [
     Mistake("pooled vectors exchanged", BRANCHES, exchanged_pooled, family="SDXL"),
     Mistake("the target's pooled vector for both", BRANCHES, targets_pooled, family="SDXL"),

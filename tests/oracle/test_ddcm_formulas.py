@@ -53,7 +53,7 @@ def test_pure_noise_has_the_total_variance():
 
 @pytest.mark.comfy
 def test_the_sigmas_are_those_of_diffusers_alphas():
-    from ale_edit.host.schedule import lcm_sigmas
+    from ale_edit.host.sampling.schedule import lcm_sigmas
     from ale_edit.tests.tiny import tiny_model
 
     abars = scheduler().alphas_cumprod[timesteps(15)]

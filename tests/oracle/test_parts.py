@@ -24,8 +24,8 @@ PAIRS = (
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_embeddings_equal_algorithm_1_by_hand(side, variant):
-    from ale_edit.host.conditioning import ORE_KEY
-    from ale_edit.host.text import embed_side
+    from ale_edit.host.text.conditioning import ORE_KEY
+    from ale_edit.host.text.embedding import embed_side
 
     ((_, options),) = embed_side(twins().clip, edits_of(PAIRS, variant=variant), side)
     ours = options[ORE_KEY]

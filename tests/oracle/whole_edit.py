@@ -153,15 +153,9 @@ def run_pack(
     family: of families.py, or networks of the caller's. has_every_row: run the rows that guidance 1
     does not need, as on a GPU. method: what MethodSettings has in place of `settings`.
     """
-    from ale_edit.host import (
-        blending,
-        branch_guider,
-        rgb_cam,
-        schedule,
-        self_injection,
-        text,
-        virtual_inversion,
-    )
+    from ale_edit.host.attention import rgb_cam, self_injection
+    from ale_edit.host.sampling import blending, branch_guider, schedule, virtual_inversion
+    from ale_edit.host.text import embedding as text
     from ale_edit.prompts.edits import Edits, MethodSettings, make_edit
     from ale_edit.regions.regions import make_regions
 

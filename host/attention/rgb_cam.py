@@ -10,16 +10,16 @@ from typing import Any
 
 from torch import Tensor
 
-from ..editors.ale import RegionControl
-from ..prompts.ore import ObjectRestrictedEmbeddings
-from ..regions.regions import AnyRegions
-from .attention.adapter import add_control
-from .conditioning import TARGET, BranchEntry, branch_entries
-from .latents import pixels_per_cell
-from .messages import NodeName
-from .patching import RGB_CAM_KEY
-from .regions import masks_of_latent
-from .run_checks import require_width
+from ...editors.ale import RegionControl
+from ...prompts.ore import ObjectRestrictedEmbeddings
+from ...regions.regions import AnyRegions
+from ..messages import NodeName
+from ..patching import RGB_CAM_KEY
+from ..regions import masks_of_latent
+from ..sampling.latents import pixels_per_cell
+from ..sampling.run_checks import require_width
+from ..text.conditioning import TARGET, BranchEntry, branch_entries
+from .adapter import add_control
 from .unet import cross_attention_layers, require_cross_attention
 
 NODE = NodeName("Region Cross-Attention")

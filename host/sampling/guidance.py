@@ -9,8 +9,8 @@ from typing import Any
 import comfy.samplers
 from torch import Tensor
 
-from .patching import WRAPPERS
-from .rows import with_latent
+from ..attention.rows import with_latent
+from ..patching import WRAPPERS
 
 
 def call_model(

@@ -13,16 +13,16 @@ from typing import Any
 import comfy.model_management as mm
 from torch import Tensor, nn
 
-from ..prompts.edits import Edits, base_prompt, require_choice
-from ..regions.regions import AnyRegions, each_image, fit_masks
-from ..scoring import comparison, structure
-from ..scoring.comparison import Entry
-from ..scoring.leakage import leakage
-from ..scoring.lpips import background_lpips, pie_bench_lpips
-from ..scoring.lpips_network import LpipsNetwork
-from ..scoring.preservation import background_scores, pie_bench_scores
-from ..scoring.similarity import Similarity, edit_similarity
-from ..scoring.summary import (
+from ...prompts.edits import Edits, base_prompt, require_choice
+from ...regions.regions import AnyRegions, each_image, fit_masks
+from ...scoring import comparison, structure
+from ...scoring.comparison import Entry
+from ...scoring.leakage import leakage
+from ...scoring.lpips import background_lpips, pie_bench_lpips
+from ...scoring.lpips_network import LpipsNetwork
+from ...scoring.preservation import background_scores, pie_bench_scores
+from ...scoring.similarity import Similarity, edit_similarity
+from ...scoring.summary import (
     BACKGROUND,
     PIE_BENCH,
     EditScores,
@@ -32,10 +32,10 @@ from ..scoring.summary import (
     picture_lines,
     preservation_summary,
 )
-from . import model_files
-from .grounding import GroundedSAMPart, managed, with_room
-from .messages import name_node, show
-from .model_files import DINO, LPIPS, Kind
+from .. import model_files
+from ..messages import name_node, show
+from ..model_files import DINO, LPIPS, Kind
+from ..segmenting.grounding import GroundedSAMPart, managed, with_room
 from .similarity import chosen_similarity
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from uuid import UUID
 
 from torch import Tensor
 
-from ..prompts.edits import MethodSettings
-from ..prompts.ore import ObjectRestrictedEmbeddings
+from ...prompts.edits import MethodSettings
+from ...prompts.ore import ObjectRestrictedEmbeddings
 
 ORE_KEY = "ale_edit_ore"
 BRANCHES_KEY = "ale_edit_branches"

@@ -9,7 +9,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..inversion.update_rule import (
+from ...inversion.update_rule import (
     SOURCE,
     ItemNoise,
     UpdateRule,
@@ -17,7 +17,7 @@ from ..inversion.update_rule import (
     predict_edit,
     pure_noise,
 )
-from .messages import NodeName
+from ..messages import NodeName
 from .noise_levels import is_flow, is_largest, level_at
 
 NODE = NodeName("Virtual Inversion")

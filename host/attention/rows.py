@@ -13,8 +13,8 @@ from uuid import UUID
 
 from torch import Tensor
 
-from ..attention.control import Step
-from .conditioning import BranchEntry
+from ...attention.control import Step
+from ..text.conditioning import BranchEntry
 
 STEP_KEY = "ale_edit_step"
 """Entry of transformer_options with the 0-based step; set by the two-branch guider once a step."""

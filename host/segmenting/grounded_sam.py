@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..prompts.edits import ARROW, Edit, Edits, require_choice
-from ..regions.cleaning import without_specks
-from ..regions.detection import Detector, Segmenter, Thresholds
-from ..regions.objects import Found, find_objects, parse_choices, require_words
-from ..regions.phrases import clean_phrase
-from ..regions.regions import AnyRegions, Regions, make_regions, resize_masks
+from ...prompts.edits import ARROW, Edit, Edits, require_choice
+from ...regions.cleaning import without_specks
+from ...regions.detection import Detector, Segmenter, Thresholds
+from ...regions.objects import Found, find_objects, parse_choices, require_words
+from ...regions.phrases import clean_phrase
+from ...regions.regions import AnyRegions, Regions, make_regions, resize_masks
+from ..messages import name_node, speak_as, tell
+from ..regions import CURE_OF_EMPTY, mask_batch, regions_from_edits
 from .grounding import NODE
-from .messages import name_node, speak_as, tell
-from .regions import CURE_OF_EMPTY, mask_batch, regions_from_edits
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..inversion.lcm_schedule import TRAIN_STEPS, lcm_timesteps
-from .messages import NodeName, name_node
+from ...inversion.lcm_schedule import TRAIN_STEPS, lcm_timesteps
+from ..attention.unet import require_cross_attention
+from ..messages import NodeName, name_node
 from .run_checks import require_noise_space
-from .unet import require_cross_attention
 
 NODE = NodeName("LCM Schedule")
 

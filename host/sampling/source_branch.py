@@ -19,10 +19,10 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from .attention.store import StepStore
-from .compare import is_same
-from .conditioning import BRANCHES_KEY, ORE_KEY
-from .patching import OWN_KEY
+from ..attention.store import StepStore
+from ..compare import is_same
+from ..patching import OWN_KEY
+from ..text.conditioning import BRANCHES_KEY, ORE_KEY
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ import comfy.sd1_clip
 import torch
 from torch import Tensor, nn
 
-from ..scoring import clip as clip_model
-from ..scoring.similarity import Similarity
-from . import model_files
-from .grounding import GroundedSAMPart, managed, named, require_type, with_room
-from .model_files import SIMILARITY
-from .tokens import ENCODERS
+from ...scoring import clip as clip_model
+from ...scoring.similarity import Similarity
+from .. import model_files
+from ..model_files import SIMILARITY
+from ..segmenting.grounding import GroundedSAMPart, managed, named, require_type, with_room
+from ..text.tokens import ENCODERS
 
 IMAGES_AT_ONCE = 16
 BYTES_AN_IMAGE = 40 * 2**20

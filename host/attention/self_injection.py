@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..editors.ale import InjectionControl
-from .attention.adapter import add_control
-from .conditioning import run_settings
-from .messages import NodeName
-from .patching import SELF_INJECTION_KEY
-from .run_checks import require_branches
+from ...editors.ale import InjectionControl
+from ..messages import NodeName
+from ..patching import SELF_INJECTION_KEY
+from ..sampling.run_checks import require_branches
+from ..text.conditioning import run_settings
+from .adapter import add_control
 from .unet import require_cross_attention
 
 NODE = NodeName("Self-Attention Injection")

@@ -17,9 +17,9 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from .compare import is_same
-from .conditioning import BRANCHES_KEY, ORE_KEY, TARGET, BranchEntry
-from .unet import cross_attention_layers
+from ..attention.unet import cross_attention_layers
+from ..compare import is_same
+from ..text.conditioning import BRANCHES_KEY, ORE_KEY, TARGET, BranchEntry
 
 OWN_KEYS = {"pooled_output", ORE_KEY}
 """Entries of a conditioning that each branch has its own of."""

@@ -14,8 +14,8 @@ from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
-from ..prompts.spans import Token, Tokens
-from .messages import NodeName
+from ...prompts.spans import Token, Tokens
+from ..messages import NodeName
 
 NODE = NodeName("Object-Restricted Embeddings")
 END_OF_TEXT = 49407

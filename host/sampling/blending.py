@@ -6,16 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-from ..editors.ale import BlendingControl
-from ..regions.regions import AnyRegions
-from .attention.adapter import add_control
-from .conditioning import run_settings
+from ...editors.ale import BlendingControl
+from ...regions.regions import AnyRegions
+from ..attention.adapter import add_control
+from ..attention.unet import require_cross_attention
+from ..messages import NodeName
+from ..patching import BLENDING_KEY
+from ..regions import masks_of_latent
+from ..text.conditioning import run_settings
 from .latents import pixels_per_cell
-from .messages import NodeName
-from .patching import BLENDING_KEY
-from .regions import masks_of_latent
 from .run_checks import require_branches
-from .unet import require_cross_attention
 
 NODE = NodeName("Background Blending")
 

@@ -21,9 +21,13 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..attention.control import running_order
-from .attention.adapter import running_controls
-from .attention.store import STORE_KEY, StepStore
+from ...attention.control import running_order
+from ..attention.adapter import running_controls
+from ..attention.rows import STEP_KEY, step_of, with_latent, with_step
+from ..attention.store import STORE_KEY, StepStore
+from ..attention.unet import require_cross_attention
+from ..messages import NodeName
+from ..patching import WRAPPERS
 from .branch_inputs import (
     branches_entry,
     negative_entry,
@@ -34,14 +38,12 @@ from .branch_inputs import (
     require_same_hidden_part,
 )
 from .guidance import call_model, guide, keeps_rows
-from .messages import NodeName
-from .patching import WRAPPERS
-from .rows import STEP_KEY, step_of, with_latent, with_step
 from .run_checks import (
     advise_size,
     require_branch_sampler,
     require_latent,
     require_noise_space,
+    require_own_guidance,
     require_sigmas,
     require_text_width,
     require_whole_rows,
@@ -55,7 +57,6 @@ from .source_branch import (
     keep,
     run_inputs,
 )
-from .unet import require_cross_attention
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +183,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         require_sigmas(sigmas, NODE)
         require_latent(latent_image, model, NODE)
         require_whole_rows(self.model_options, NODE)
+        require_own_guidance(model, NODE)
         for name, cond in [*self._branches.items(), *(("negative", c) for c in self._negative)]:
             require_text_width(name, cond, model, NODE)
             require_control(name, cond, latent_image.shape[0], model, NODE)

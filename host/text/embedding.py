@@ -10,10 +10,10 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from ..prompts.alignment import EncodedPrompt, Word
-from ..prompts.edits import JOINER, Edits, MethodSettings, base_prompt
-from ..prompts.ore import Phrase, Prompt, object_restricted_embeddings
-from ..prompts.spans import (
+from ...prompts.alignment import EncodedPrompt, Word
+from ...prompts.edits import JOINER, Edits, MethodSettings, base_prompt
+from ...prompts.ore import Phrase, Prompt, object_restricted_embeddings
+from ...prompts.spans import (
     Span,
     SpanSearch,
     Token,
@@ -23,8 +23,8 @@ from ..prompts.spans import (
     spans_first,
     spans_in_order,
 )
+from ..messages import tell
 from .conditioning import make_conditioning
-from .messages import tell
 from .tokens import (
     NODE,
     Tokenized,

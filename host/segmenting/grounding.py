@@ -15,13 +15,13 @@ import comfy.model_patcher
 import torch
 from torch import Tensor, nn
 
-from ..prompts.edits import require_choice
-from ..regions import grounding_dino, sam
-from ..regions.checkpoints import UnfitFile
-from ..regions.detection import Detections, concatenated
-from . import model_files
-from .messages import NodeName, name_node
-from .model_files import DETECTOR, SEGMENTER
+from ...prompts.edits import require_choice
+from ...regions import grounding_dino, sam
+from ...regions.checkpoints import UnfitFile
+from ...regions.detection import Detections, concatenated
+from .. import model_files
+from ..messages import NodeName, name_node
+from ..model_files import DETECTOR, SEGMENTER
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Guiders, samplers and schedules: runs of several branches."""

@@ -1,0 +1,1 @@
+"""Scores of edits, and the models that they use."""

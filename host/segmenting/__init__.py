@@ -1,0 +1,1 @@
+"""GroundingDINO and SAM in ComfyUI: words become masks."""

@@ -1,0 +1,1 @@
+"""ComfyUI's CLIP and CONDITIONING."""
