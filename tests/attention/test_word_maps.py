@@ -3,34 +3,8 @@ import torch
 
 from ale_edit.attention.control import Layer
 from ale_edit.attention.word_maps import WordMaps, refine
+from ale_edit.tests.editors.layers import sd15
 from ale_edit.tests.tiny import randn
-
-SD15 = [
-    *(("input", n, 1) for n in (1, 2)),
-    *(("input", n, 2) for n in (4, 5)),
-    *(("input", n, 4) for n in (7, 8)),
-    ("middle", 0, 8),
-    *(("output", n, 4) for n in (3, 4, 5)),
-    *(("output", n, 2) for n in (6, 7, 8)),
-    *(("output", n, 1) for n in (9, 10, 11)),
-]
-"""SD 1.5's cross-attention layers in the order in which they run: block and divisor of the latent
-(methods.md 0)."""
-
-
-def sd15(height: int, width: int) -> list[Layer]:
-    """Of a latent of so many cells."""
-    return [
-        Layer(
-            "cross",
-            (name, number, 0),
-            ordinal,
-            len(SD15),
-            (-(-height // divisor), -(-width // divisor)),
-            (height, width),
-        )
-        for ordinal, (name, number, divisor) in enumerate(SD15)
-    ]
 
 
 def maps_of(layers: list[Layer], steps: int = 2) -> tuple[WordMaps, list[Layer]]:

@@ -37,7 +37,8 @@ class Method:
 
 def run_pack(method: Method, scene: Scene, settings: Any, variant: Variant = "paper") -> list[Step]:
     """z and p (B, C, h, w) of the target at every step, and last the result."""
-    from ale_edit.host import editing, schedule, virtual_inversion
+    from ale_edit.host import editing
+    from ale_edit.host.sampling import schedule, virtual_inversion
 
     pack, mine = twins(), method.translate(settings)
     source, target = PROMPTS
