@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 from ..host import model_files
 from ..host.grounded_sam import MISSING, NOTHING_FOUND, MaskSettings, grounded_regions, single_image
 from ..host.grounding import PRECISIONS, load_detector, load_segmenter
+from ..host.versions import LEFT_TO_THE_RUN
 from ..prompts.edits import Edits
 from ..regions.preview import previews
 from . import sockets
@@ -43,8 +44,8 @@ class GroundingDINOLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, detector_name: str | None = None) -> bool | str:
-        return model_files.validate(model_files.DETECTOR, detector_name)
+    def validate_inputs(cls, detector_name: str | None = None) -> bool:
+        return LEFT_TO_THE_RUN
 
     @classmethod
     def execute(cls, detector_name: str) -> io.NodeOutput:
@@ -90,8 +91,8 @@ class SAMLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, sam_name: str | None = None) -> bool | str:
-        return model_files.validate(model_files.SEGMENTER, sam_name)
+    def validate_inputs(cls, sam_name: str | None = None) -> bool:
+        return LEFT_TO_THE_RUN
 
     @classmethod
     def execute(cls, sam_name: str, precision: str) -> io.NodeOutput:
