@@ -4,13 +4,13 @@ where a file belongs, and not only that the value is not in the list."""
 from __future__ import annotations
 
 import asyncio
+import importlib
 from pathlib import Path
 from typing import Any
 
 import execution
 import pytest
 
-import nodes
 from ale_edit.host.model_files import NOTHING
 from ale_edit.tests.nodes.graph import one
 from ale_edit.tests.tiny import empty_models
@@ -28,8 +28,9 @@ FOLDERS = ("grounding-dino", "sams", "sam2", "clip", "text_encoders", "clip_visi
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for node_id in {node_id for node_id, _ in LISTS}:
-        monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, node_id, node_class(node_id))
+    known = importlib.import_module("nodes").NODE_CLASS_MAPPINGS
+    for node_id, _ in LISTS:
+        monkeypatch.setitem(known, node_id, node_class(node_id))
     return empty_models(tmp_path / "models", FOLDERS, monkeypatch)
 
 
