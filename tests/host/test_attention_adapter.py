@@ -71,6 +71,7 @@ def test_a_route_is_what_the_control_could_compute(model, clip, control, evaluat
 class Seen(Control):
     """Changes nothing, and remembers what it was asked."""
 
+    reads = {"source": frozenset(), "target": frozenset()}
     kinds = frozenset({"self", "cross"})
 
     def __init__(self) -> None:
@@ -110,6 +111,7 @@ def test_a_control_sees_every_layer_in_its_order_at_every_step(model, clip):
 class Constant(Control):
     """The target's self-attention output is a number everywhere."""
 
+    reads = {"target": frozenset()}
     kinds = frozenset({"self"})
 
     def __init__(self, number: float) -> None:
@@ -144,6 +146,7 @@ class InjectedRoute(Control):
 
 def test_controls_of_different_layers_act_beside_each_other(model, clip):
     class CrossZero(Control):
+        reads = {"target": frozenset()}
         kinds = frozenset({"cross"})
 
         def outputs(self, call: Call) -> Mapping[str, Tensor]:
