@@ -232,6 +232,11 @@ def test_the_nodes_speak_for_themselves_again_after_a_refusal(world: World) -> N
 @pytest.mark.parametrize(
     ("node_id", "name", "inputs"),
     [
+        (
+            "ALETwoBranchGuider",
+            "evaluation",
+            dict.fromkeys(("model", "source", "target", "negative")),
+        ),
         ("ALEMethodSettings", "overlap", {"edits": Edits(())}),
         ("ALESelfAttentionInjection", "edit_type", {"model": None}),
         ("ALEBackgroundBlending", "edge", {"model": None, "regions": None}),
