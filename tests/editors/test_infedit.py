@@ -336,8 +336,8 @@ def make_control(settings: InfEditSettings, source: str = SOURCE, target: str = 
 
 
 def rows_of(target_blend: str, source_blend: str = "") -> BlendRows:
-    blends = {"target_blend": target_blend, "source_blend": source_blend}
-    return make_control(InfEditSettings(**blends)).rows
+    settings = InfEditSettings(target_blend=target_blend, source_blend=source_blend)
+    return make_control(settings).rows
 
 
 def test_blend_words_stand_between_blanks_or_commas():
