@@ -129,21 +129,6 @@ def path_of(kind: Kind, name: str) -> Path:
     )
 
 
-def validate(kind: Kind, name: str | None) -> bool | str:
-    """True, or why a file or folder is not there: path_of's sentence, for a loader's
-    validate_inputs. Without it 0.33 refuses what is not in the list in words of its own, which do
-    not say where the file belongs, and 0.3.75 lets it run.
-
-    name: None where another node gives it, so that it is known in the run alone.
-    """
-    if name is not None:
-        try:
-            path_of(kind, name)
-        except ValueError as error:
-            return str(error)
-    return True
-
-
 def places(kind: Kind) -> list[str]:
     """The folders in which files of this kind are looked for."""
     register(kind)

@@ -15,6 +15,11 @@ a model's prediction."""
 
 SCALING_NODE = "ImageScaleToTotalPixels (Scale Image to Total Pixels in ComfyUI 0.33)"
 
+LEFT_TO_THE_RUN = True
+"""What a loader's validate_inputs says of the file in its list: 0.33 refuses a value that is not in
+a list with "Value not in list" alone, unless the node validates it; 0.3.75 lets it run. So left,
+both say in the run where the file belongs and where it is published."""
+
 RATIOS_ON_THE_FLOOR = {
     "Flux2": 16,
     "Wan22": 16,

@@ -16,6 +16,7 @@ from ..host.scoring.scores import (
     weights_stamp,
 )
 from ..host.scoring.similarity import load_clip_folder, similarity_of_sockets
+from ..host.versions import LEFT_TO_THE_RUN
 from ..prompts.edits import Edits
 from ..regions.regions import AnyRegions
 from ..scoring.structure import SCALES
@@ -56,8 +57,8 @@ class CLIPSimilarityLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, clip_name: str | None = None) -> bool | str:
-        return model_files.validate(model_files.SIMILARITY, clip_name)
+    def validate_inputs(cls, clip_name: str | None = None) -> bool:
+        return LEFT_TO_THE_RUN
 
     @classmethod
     def execute(cls, clip_name: str) -> io.NodeOutput:
