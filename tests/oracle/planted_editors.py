@@ -165,13 +165,13 @@ INFEDIT_MISTAKES = [
     ),
     Mistake(
         "words of both blends kept as the source",
-        f"{INFEDIT}:BlendRows.kept_alone",
+        "prompts.blend_words:BlendRows.kept_alone",
         lambda _: property(lambda self: self.kept),
         RESHAPE,
     ),
     Mistake(
         "words of both blends not kept in the end",
-        f"{INFEDIT}:BlendRows.reshaped",
+        "prompts.blend_words:BlendRows.reshaped",
         lambda _: property(lambda self: ()),
         RESHAPE,
     ),
