@@ -337,12 +337,12 @@ def measure_re_edit(model: Any, shape: Shape, rounds: int) -> dict[str, Any]:
         for _ in range(rounds):
             if first and time.perf_counter() - start > ENOUGH_S:
                 break
-            forget()
+            forget(model.model)
             first.append(seconds(run))
             again.append(seconds(run))
         found[f"{name}_first_seconds"] = round(statistics.median(first), 3)
         found[f"{name}_again_over_first"] = over(again, first)
-    forget()
+    forget(model.model)
     return found
 
 
