@@ -20,6 +20,7 @@ RESULTS = ("Save edited", "Edited image")  # titles of the nodes that save the e
 REGIONS = ("Save regions", "Where the objects are")
 LCM_GUIDANCE = {"source_guidance": 1.0, "target_guidance": 2.0}
 DEMO_GUIDANCE = {"source_guidance": 3.0, "target_guidance": 5.0}  # that model is not distilled
+DEMO_LOADER = "ALEDemoModelLoader"
 PROMPTS_NODE = "ALEFullPrompts"
 PROMPTS = ("source_prompt", "target_prompt")
 CUSTOM_TYPE = "custom"  # of edit: the schedule is the one given, not the type's own
@@ -131,7 +132,8 @@ def editor_workflow(
     workflow.rename(find_class(workflow, "LoadImage"), "Source image")
     fill_edits(workflow, image, edits)
     workflow.keep_only(result_title(workflow))
-    use_model(workflow, find_class(workflow, "ALEDemoModelLoader"), model)
+    workflow.rename(find_class(workflow, DEMO_LOADER), "Model")
+    use_model(workflow, "Model", model)
     return workflow
 
 
@@ -194,10 +196,10 @@ def mask_node(workflow: Workflow, number: int) -> dict[str, Any]:
 
 def use_model(workflow: Workflow, loader: str, model: Model) -> None:
     """Put a model in the place of the node that loads one, with the guidance that suits it."""
-    if model.checkpoint is None:
-        workflow.replace(loader, "ALEDemoModelLoader", {})
-    else:
+    if model.checkpoint is not None:
         workflow.replace(loader, "CheckpointLoaderSimple", {"ckpt_name": model.checkpoint})
+    elif workflow.nodes[workflow.find(loader)]["class_type"] != DEMO_LOADER:
+        workflow.replace(loader, DEMO_LOADER, {})
     if model.lora is not None or model.lcm:
         sampling = {"sampling": "lcm", "zsnr": False}
         workflow.add("ModelSamplingDiscrete", "ModelSamplingDiscrete", sampling)
