@@ -136,8 +136,9 @@ class Call:
 class Control:
     """A method's attention control for one run. State of the run may live here.
 
-    reads: the branches that each changed branch reads; the host runs the branches together, or in
-        turn in an order that this allows. kinds: the kinds of layers whose `outputs` it gives.
+    reads: the branches that the control changes, and which others each of them reads. The host runs
+        the branches together, or in turn in an order that this allows. kinds: the kinds of layers
+        whose `outputs` it gives.
     replaces_text: whether its outputs use another text than the layer was given, so that no other
         node may change that text inside the layer.
     """
@@ -161,7 +162,7 @@ class Control:
     def outputs(self, call: Call) -> Mapping[str, Tensor]:
         """New attention outputs (B, L, C) by branch; a branch without one stays as it is.
 
-        Only branches of `call.running` may be given.
+        Called where a branch that the control changes is running; only those may be given.
         """
         return {}
 

@@ -18,12 +18,6 @@ LEAST_CELLS = 16
 """Cells on the short side of a grid below which its maps are too coarse to show where a word is."""
 
 
-def fold_keys(probs: Tensor, tokens: int) -> Tensor:
-    """(..., tokens) of a map over a text that stands there r times, (..., r * tokens): a text is
-    repeated where another branch's is longer, which leaves attention as it is."""
-    return probs.unflatten(-1, (-1, tokens)).sum(-2)
-
-
 def refine(source: Tensor, own: Tensor, mapper: Tensor) -> Tensor:
     """The source's map seen by the words of the target: (..., N_target).
 

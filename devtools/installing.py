@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,7 +11,12 @@ from pathlib import Path
 
 from .messages import DevError
 from .pins import CONSTRAINTS
+from .uv import Settings, has_uv, pip_settings, translate
 
+LEFT_OUT = {  # variables that would send packages elsewhere, or other versions here
+    *("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_CONSTRAINT"),
+    *("UV_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE_NEWER", "UV_SYSTEM_PYTHON"),
+}
 NO_NETWORK = (
     "NewConnectionError",
     "NameResolutionError",
@@ -32,21 +38,29 @@ def download(python: Path, log: Path, package: str, folder: Path) -> None:
 
 def install(python: Path, log: Path, *packages: str) -> None:
     """Install packages (and pip's options) for this Python, each in its pinned version."""
-    pip = [str(python), "-m", "pip", "install", "--no-input", "-c", str(CONSTRAINTS)]
-    run_logged([*pip, *packages], log)
+    pinned = ["-c", str(CONSTRAINTS), *packages]
+    if has_uv(python) and (settings := translate(pip_settings(python))):
+        cache = log.parent.parent / "uv"  # beside the environments: their files are links to it
+        uv = [str(python), "-m", "uv", "pip", "install", "--python", str(python)]
+        try:
+            run_logged([*uv, *settings.options, "--cache-dir", str(cache), *pinned], log, settings)
+            return
+        except DevError as error:
+            with log.open("a", encoding="utf-8") as output:
+                output.write(f"uv could not do it, so pip does: {error}\n")
+    run_logged([str(python), "-m", "pip", "install", "--no-input", *pinned], log)
 
 
-def run_logged(command: Sequence[str], log: Path) -> None:
+def install_uv(python: Path, log: Path) -> None:
+    """So that install() is quick; where there is none for this machine or in the index, pip is."""
+    with contextlib.suppress(DevError):
+        install(python, log, "uv")
+
+
+def run_logged(command: Sequence[str], log: Path, settings: Settings | None = None) -> None:
     """Run one set-up step, its output in the log; explain a failure in one sentence."""
-    left_out = {
-        "PYTHONPATH",
-        "PYTHONHOME",
-        "PIP_TARGET",
-        "PIP_PREFIX",
-        "PIP_USER",
-        "PIP_CONSTRAINT",
-    }
-    environ = {name: value for name, value in os.environ.items() if name not in left_out}
+    environ = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
+    environ.update(settings.variables if settings else {})
     with log.open("a", encoding="utf-8") as output:
         output.write(f"$ {' '.join(command)}\n")
         output.flush()
@@ -56,6 +70,7 @@ def run_logged(command: Sequence[str], log: Path) -> None:
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environ,
+            cwd=log.parent if settings else None,  # where no project has settings for uv
             close_fds=False,  # the lock of building.marked_unfinished is the step's, too
         ).returncode
     if code != 0:

@@ -14,6 +14,7 @@ PYTHONS = ((3, 10), (3, 14))  # what the pinned PyTorch has wheels for, both inc
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 UNLISTED = ("requests",)  # ComfyUI 0.3.75 imports it and does not list it
 TOOLS = (
+    "uv",  # installs all others
     *("pytest", "pytest-xdist", "ruff", "basedpyright"),
     *("diffusers", "torchmetrics", "accelerate"),
     *("dask", "distributed"),  # `bench --dask`

@@ -110,6 +110,7 @@ class RegionControl(Control):
         text of its own for the cells of no region, or None.
     """
 
+    reads = {"target": frozenset()}
     kinds = frozenset({"cross"})
     replaces_text = True
 
@@ -124,7 +125,7 @@ class RegionControl(Control):
 
     def outputs(self, call: Call) -> Mapping[str, Tensor]:
         ore: ObjectRestrictedEmbeddings | None = call.texts.get("target")
-        if ore is None or "target" not in call.running:
+        if ore is None:
             return {}
         q = call.q["target"]
         if len(self._masks) == 1:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from ..attention.control import Control
 from ..prompts.alignment import EncodedPrompt, Word
+from ..prompts.edits import Variant
 from ..regions.regions import AnyRegions
 
 BranchText: TypeAlias = Literal["source", "target", "empty"]
@@ -39,14 +40,16 @@ class Task:
     """What the control of one run is made from.
 
     source, target: the base prompts. read_word: a word in the tokens of the text encoder.
-    self_layers: number of the model's self-attention layers. regions: those of each image, or None
-        for an editor that needs none.
+    self_layers: number of the model's self-attention layers. variant: the paper, or the published
+        code where the two differ. regions: those of each image, or None for an editor that needs
+        none.
     """
 
     source: EncodedPrompt
     target: EncodedPrompt
     read_word: Callable[[str], Word]
     self_layers: int
+    variant: Variant = "paper"
     regions: AnyRegions | None = None
 
 

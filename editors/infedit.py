@@ -19,7 +19,7 @@ from typing import Literal, get_args
 from torch import Tensor, where
 
 from ..attention.control import Call, Control, Layer, Reads, Route, Step, running_order
-from ..attention.word_maps import WordMaps, fold_keys, refine
+from ..attention.word_maps import WordMaps, refine
 from ..prompts.alignment import (
     Alignment,
     EncodedPrompt,
@@ -268,7 +268,6 @@ class InfEditControl(Control):
         self._has_blend = bool(self.rows.edited or self.rows.kept)
         self.reads = _reads(settings, self._has_blend)
         self._mapper = alignment.mapper
-        self._source_rows = alignment.source_rows
         self._maps = WordMaps()
         self._last = (running_order(BRANCHES, self.reads) or BRANCHES)[-1]
 
@@ -295,11 +294,11 @@ class InfEditControl(Control):
             return {}
         q, v = call.q["target"], call.v["target"]
         self._mapper = self._mapper.to(q.device)
-        own = fold_keys(call.probs(q, call.k["target"]), len(self._mapper))
+        own = call.probs(q, call.k["target"])
         giver = "source" if self._settings.script == "app" else "layout"
         read = {giver} if replaces else set[str]()
         refined = {
-            branch: self._refined(call, branch, own)
+            branch: refine(call.probs(call.q[branch], call.k[branch]), own, self._mapper)
             for branch in (read | {"source", "layout"} if keeps else read)
         }
         if keeps:
@@ -310,11 +309,7 @@ class InfEditControl(Control):
             self._maps.add(call.layer, maps)
         if not replaces:
             return {}
-        return {"target": call.mix(refined[giver], v[:, : len(self._mapper)])}
-
-    def _refined(self, call: Call, branch: str, own: Tensor) -> Tensor:
-        probs = fold_keys(call.probs(call.q[branch], call.k[branch]), self._source_rows)
-        return refine(probs, own, self._mapper)
+        return {"target": call.mix(refined[giver], v)}
 
     def _takes(self, layer: Layer, step: Step) -> bool:
         """Whether the maps of a layer go into a local blend after this step."""
@@ -401,7 +396,7 @@ def _make_control(settings: InfEditSettings, task: Task) -> InfEditControl:
         [task.read_word(word) for word in blend_words(blend)]
         for blend in (settings.target_blend, settings.source_blend)
     )
-    return infedit_control(settings, task.source, task.target, *words)
+    return infedit_control(settings, task.source, task.target, *words, task.variant)
 
 
 EDITOR = Editor(

@@ -43,6 +43,27 @@ def edit_image(
     the source branch from the last edit where it is the same.
     """
     require_size(image, model, editor.title)
+    guider = guide(
+        editor, settings, model, clip, edits,
+        regions=regions, negative=negative, reuses_source=reuses_source,
+    )  # fmt: skip
+    edited = sample_edit(guider, vae, image, settings, seed)
+    require_decoded(edited, image, model, editor.title)
+    return restore_size(edited, image)
+
+
+def guide(
+    editor: Editor,
+    settings: Any,
+    model: Any,
+    clip: Any,
+    edits: Edits,
+    *,
+    regions: AnyRegions | None = None,
+    negative: Any = None,
+    reuses_source: bool = True,
+) -> BranchGuider:
+    """The guider of an editor's branches under its control; see `edit_image`."""
     require_cross_attention(model, editor.title)
     prompts = {side: encode_prompt(clip, edits, side) for side in ("source", "target")}
     for conditioning, _ in prompts.values():
@@ -53,6 +74,7 @@ def edit_image(
         target=prompts["target"][1],
         read_word=lambda word: read_word(clip, word),
         self_layers=len(self_attention_layers(model.get_model_object("diffusion_model"))),
+        variant=edits.settings.variant,
         regions=regions,
     )
 
@@ -69,12 +91,9 @@ def edit_image(
         return Branch(plan.name, texts[plan.text], getattr(settings, plan.guidance))
 
     branches = [branch(plan) for plan in editor.branches(settings)]
-    guider = BranchGuider(
+    return BranchGuider(
         patched, branches, empty if negative is None else negative, reuses_source=reuses_source
     )
-    edited = sample_edit(guider, vae, image, settings, seed)
-    require_decoded(edited, image, model, editor.title)
-    return restore_size(edited, image)
 
 
 def sample_edit(guider: BranchGuider, vae: Any, image: Tensor, settings: Any, seed: int) -> Tensor:

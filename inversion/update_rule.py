@@ -73,7 +73,7 @@ def predict_edit(x0: Tensor, source_denoised: Tensor, edited_denoised: Tensor) -
 
 @dataclass(frozen=True)
 class UpdateRule:
-    """kappa in [0, 1]: how much of the difference so far a step keeps. zeta at least 0: how much of
+    """kappa in [0, 1]: how much of the difference so far a step keeps. zeta in [0, 1]: how much of
     the predicted change it holds back. eta in [0, 1]: the share of fresh noise in the variance; the
     rest is an edited branch's own noise, and only 1 is self-consistent.
 
@@ -85,10 +85,9 @@ class UpdateRule:
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value, most in (("kappa", self.kappa, 1.0), ("zeta", self.zeta, 1.0),
-                                  ("eta", self.eta, 1.0)):  # fmt: skip
-            if not 0 <= value <= most:
-                raise ValueError(f"{name} is {value}. Set it between 0 and {most:g}.")
+        for name, value in (("kappa", self.kappa), ("zeta", self.zeta), ("eta", self.eta)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}. Set it between 0 and 1.")
 
     @property
     def is_source_free(self) -> bool:

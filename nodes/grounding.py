@@ -15,6 +15,7 @@ from ..host.segmenting.grounded_sam import (
     pictures_of,
 )
 from ..host.segmenting.grounding import PRECISIONS, load_detector, load_segmenter
+from ..host.versions import LEFT_TO_THE_RUN
 from ..prompts.edits import Edits
 from ..regions.preview import previews
 from ..regions.regions import object_masks, soft_backgrounds
@@ -48,6 +49,10 @@ class GroundingDINOLoader(io.ComfyNode):
                 sockets.Detector.Output(display_name="detector", tooltip="For Grounded-SAM Masks.")
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, detector_name: str | None = None) -> bool:
+        return LEFT_TO_THE_RUN
 
     @classmethod
     def execute(cls, detector_name: str) -> io.NodeOutput:
@@ -91,6 +96,10 @@ class SAMLoader(io.ComfyNode):
                 )
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, sam_name: str | None = None) -> bool:
+        return LEFT_TO_THE_RUN
 
     @classmethod
     def execute(cls, sam_name: str, precision: str) -> io.NodeOutput:

@@ -16,6 +16,7 @@ from ..host.scoring.scores import (
     weights_stamp,
 )
 from ..host.scoring.similarity import load_clip_folder, similarity_of_sockets
+from ..host.versions import LEFT_TO_THE_RUN
 from ..prompts.edits import Edits
 from ..regions.regions import AnyRegions
 from ..scoring.structure import SCALES
@@ -54,6 +55,10 @@ class CLIPSimilarityLoader(io.ComfyNode):
                 sockets.Similarity.Output(display_name="similarity", tooltip=SIMILARITY_TOOLTIP)
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, clip_name: str | None = None) -> bool:
+        return LEFT_TO_THE_RUN
 
     @classmethod
     def execute(cls, clip_name: str) -> io.NodeOutput:

@@ -43,15 +43,11 @@ class Word:
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """For each of the N target rows a source row, or UNALIGNED.
-
-    mapper: (N,) int64. is_filled: (N,) bool, the rows aligned by likeness instead of by an equal
-    token. source_rows: number of rows of the source prompt.
-    """
+    """mapper: (N,) int64, for each of the N target rows a source row, or UNALIGNED. is_filled: (N,)
+    bool, the rows aligned by likeness instead of by an equal token."""
 
     mapper: Tensor
     is_filled: Tensor
-    source_rows: int
 
 
 def align(source: Tokens, target: Tokens) -> Alignment:
@@ -69,7 +65,7 @@ def align(source: Tokens, target: Tokens) -> Alignment:
             rows = torch.cat([rows, torch.arange(end + 1, length)])
             mapper[c] = torch.where(rows >= 0, rows + c * length, UNALIGNED)
     flat = mapper.flatten()
-    return Alignment(flat, torch.zeros_like(flat, dtype=torch.bool), length * len(source.chunks))
+    return Alignment(flat, torch.zeros_like(flat, dtype=torch.bool))
 
 
 def align_by_likeness(source: EncodedPrompt, target: EncodedPrompt, variant: Variant) -> Alignment:

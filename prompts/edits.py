@@ -7,6 +7,7 @@ the phrases are given.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -15,6 +16,7 @@ from torch import Tensor
 
 ARROW = "->"
 JOINER = " and "
+LINE_END = re.compile(r"\r\n|\r|\n")
 
 Variant = Literal["paper", "published code"]
 EndOfText = Literal["ours", "naive", "zeros", "bos", "empty string"]
@@ -121,7 +123,7 @@ def parse_edits(text: str) -> tuple[Edit, ...]:
     no edit is left.
     """
     edits: list[Edit] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(LINE_END.split(text), start=1):
         line = line.replace("→", ARROW).strip()
         if not line or line.startswith("#"):
             continue

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ NEED_COMFYUI = (
     "server",
     "workflows",
 )  # folders whose tests import ComfyUI
+LAST_LINE = pytest.StashKey[str]()
 
 
 def load_dev() -> ModuleType:
@@ -43,9 +45,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_report_header() -> str:
-    if COMFYUI:
-        return f"ComfyUI: {COMFYUI}"
-    return f"COMFYUI_PATH is not set: left out are tests/{{{','.join(NEED_COMFYUI)}}} and `comfy`"
+    from ale_edit.tests.run_report import host_line
+
+    return f"Tests on {host_line(COMFYUI)}"
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    from ale_edit.tests.run_report import host_line, not_run_line
+
+    skipped = terminalreporter.stats.get("skipped", [])
+    line = not_run_line(skipped, config.getoption("markexpr"), collect_ignore)
+    config.stash[LAST_LINE] = f"Tests on {host_line(COMFYUI)}. {line}"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """After pytest's own last line."""
+    if line := config.stash.get(LAST_LINE, None):
+        print(line)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

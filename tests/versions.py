@@ -44,6 +44,9 @@ def keeps_scaled_fp8(model: Any, layer: Any) -> bool:
 SCALED_FP8_ROUNDS_BIASES = not IS_0_33
 """0.3.75 keeps the biases of such layers in fp8 too, 0.33 in the file's type."""
 
+HAS_CFG_OVERRIDE = IS_0_33
+"""A stock node that sets a guider's guidance for a part of the steps; 0.3.75 has none such."""
+
 
 @dataclass(frozen=True)
 class PageParts:

@@ -52,6 +52,8 @@ class LayerCall:
             require_whole_queries(self._inputs[0], self._options, node)
             if self._store is not None:
                 self._put_inputs(self._store, control, chunk)
+            if not control.reads.keys() & chunk.rows.keys():
+                continue
             for branch, output in control.outputs(self._call(control, chunk)).items():
                 self._outputs[number, branch] = chunk.rows[branch], output
 

@@ -43,6 +43,7 @@ from .run_checks import (
     require_branch_sampler,
     require_latent,
     require_noise_space,
+    require_own_guidance,
     require_sigmas,
     require_text_width,
     require_whole_rows,
@@ -182,6 +183,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         require_sigmas(sigmas, NODE)
         require_latent(latent_image, model, NODE)
         require_whole_rows(self.model_options, NODE)
+        require_own_guidance(model, NODE)
         for name, cond in [*self._branches.items(), *(("negative", c) for c in self._negative)]:
             require_text_width(name, cond, model, NODE)
             require_control(name, cond, latent_image.shape[0], model, NODE)

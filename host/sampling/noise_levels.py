@@ -7,6 +7,7 @@ from typing import Any
 import comfy.model_sampling
 
 from ...inversion.update_rule import Level
+from ..versions import noise_scale_of
 
 
 def is_flow(sampling: Any) -> bool:
@@ -15,9 +16,9 @@ def is_flow(sampling: Any) -> bool:
 
 
 def level_at(sampling: Any, sigma: float) -> Level:
-    """The noise level at a sigma. ComfyUI 0.33 scales the noise of some flow models."""
+    """The noise level at a sigma."""
     if is_flow(sampling):
-        return Level(1 - sigma, sigma * float(getattr(sampling, "noise_scale", 1.0)))
+        return Level(1 - sigma, sigma * noise_scale_of(sampling))
     return Level(1.0, sigma)
 
 

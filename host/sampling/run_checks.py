@@ -13,14 +13,13 @@ import comfy.model_sampling
 import torch
 from torch import Tensor
 
+from ..patching import WRAPPERS
+from ..versions import CFG_OVERRIDE_MODULE, MAHIRO, MAHIRO_MODULE, SCALING_NODE
 from .latents import pixels_per_cell
 
 logger = logging.getLogger(__name__)
 
 LARGE_PIXELS = 4_000_000
-MIXING_GUIDANCE = "nodes_mahiro"
-"""End of the name of a core module; ComfyUI loads it by its path."""
-
 OTHER_SPACES = (
     comfy.model_sampling.CONST,
     comfy.model_sampling.COSMOS_RFLOW,
@@ -111,12 +110,13 @@ def advise_size(latent: Tensor, model: Any, node: str) -> None:
         "%s: the latent of this run stands for %dx%d pixels (height x width, %.0f megapixels), "
         "many times the size that these models were made for; a model call of both branches needs "
         "about %.0f GB by ComfyUI's estimate. Scale the image to 0.3 to 1 megapixel first, with "
-        "Scale Image to Total Pixels.",
+        "%s.",
         str(node),
         height,
         width,
         height * width / 1e6,
         needed / 1024**3,
+        SCALING_NODE,
     )
 
 
@@ -153,8 +153,24 @@ def require_whole_rows(model_options: dict[str, Any], node: str) -> None:
             "and edit into windows. Remove Context Windows."
         )
     patches = model_options.get("sampler_post_cfg_function", [])
-    if any(str(getattr(patch, "__module__", "")).endswith(MIXING_GUIDANCE) for patch in patches):
+    if any(_is_of(MAHIRO_MODULE, patch) for patch in patches):
         raise ValueError(
-            f"{node}: the model went through Mahiro, whose guidance averages over all images of a "
-            "batch and so would mix source and edit. Remove Mahiro."
+            f"{node}: the model went through {MAHIRO}, whose guidance averages over all images of "
+            "a batch and so would mix source and edit. Remove Mahiro."
         )
+
+
+def require_own_guidance(model: Any, node: str) -> None:
+    """Raises ValueError where another node sets the one guidance of a stock guider, which a guider
+    with one for each branch would not follow."""
+    wrappers = model.wrappers.get(WRAPPERS.PREDICT_NOISE, {}).values()
+    if any(_is_of(CFG_OVERRIDE_MODULE, wrapper) for each in wrappers for wrapper in each):
+        raise ValueError(
+            f"{node}: the model went through CFG Override, which sets one guidance for all, but "
+            "source and target have one each here. Remove CFG Override, and set source_guidance "
+            "and target_guidance."
+        )
+
+
+def _is_of(module: str, function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).endswith(module)

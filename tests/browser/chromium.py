@@ -1,6 +1,7 @@
 """Finds a Chromium and the driver for it, or says why there is none.
 
-Imported by tests as `ale_edit.tests.browser.chromium`.
+Imported by tests as `ale_edit.tests.browser.chromium`. As a program it prints the browser's place,
+and ends with 1 where there is none.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from pathlib import Path
 
 VARIABLE = "ALE_EDIT_CHROMIUM"
@@ -49,3 +51,9 @@ def why_no_browser() -> str | None:
             return f"{VARIABLE} names {chosen!r}, which is no program here"
         return f"needs a Chromium or Chrome; none was found, {VARIABLE} can name one"
     return None
+
+
+if __name__ == "__main__":
+    found = find_chromium()
+    print(f"Chromium: {found}")
+    sys.exit(0 if found else 1)

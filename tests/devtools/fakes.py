@@ -61,7 +61,7 @@ class Installer:
         self.steps: list[str] = []
         self.fail_at: str | None = None
 
-    def __call__(self, command: list[str], log: Path) -> None:
+    def __call__(self, command: list[str], log: Path, settings: object = None) -> None:
         line = " ".join(command)
         self.steps.append(line)
         log.write_text("\n".join(self.steps))

@@ -52,6 +52,7 @@ from ale_edit.tests.tiny import (
     tiny_controlnet,
     two_regions,
 )
+from ale_edit.tests.versions import HAS_CFG_OVERRIDE
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
 Conds = tuple[Any, Any, Any]
@@ -220,6 +221,14 @@ def test_guidance_that_averages_over_the_batch_is_refused(model, clip):
     mahiro = core_node("nodes_mahiro", "Mahiro")(model)
     with pytest.raises(ValueError, match=r"Two-Branch Guider: .*Mahiro.*Remove Mahiro\."):
         edit(guide(mahiro, clip))
+
+
+@pytest.mark.skipif(not HAS_CFG_OVERRIDE, reason="this ComfyUI has no CFG Override")
+def test_cfg_override_is_refused(model, clip):
+    """It would set a guidance that no branch reads, and so do nothing."""
+    override = core_node("nodes_custom_sampler", "CFGOverride", 4.0)(model)
+    with pytest.raises(ValueError, match=r"Two-Branch Guider: .*CFG Override.*target_guidance\."):
+        edit(guide(override, clip))
 
 
 # -- LoRA and weight hooks -------------------------------------------------------------------------

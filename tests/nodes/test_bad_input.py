@@ -36,6 +36,7 @@ from ale_edit.tests.tiny import (
     tiny_sdxl_clip,
     two_boxes,
 )
+from ale_edit.tests.versions import HAS_CFG_OVERRIDE
 
 VERBS = (
     "Add|Apply|Connect|Do not|Encode|Make|Name|Paint|Put|Raise|Remove|Select|Set|Shorten|Use|Write"
@@ -238,6 +239,7 @@ def merge_queries(model: Any) -> Any:
 
 
 MAHIRO = core_node("nodes_mahiro", "Mahiro")
+CFG_OVERRIDE = core_node("nodes_custom_sampler", "CFGOverride", 4.0)
 WINDOWS = core_node(
     "nodes_context_windows",
     *("ContextWindowsManualNode", 2, 0, "standard_static", 1, False, "flat", 0),
@@ -775,7 +777,21 @@ PATCH_CASES = [
         "the model went through Context Windows",
         ("Two-Branch Guider", "batch of source and edit"),
     ),
+    *(
+        [
+            Case(
+                "CFG Override",
+                lambda w: w.sample(w.guide(CFG_OVERRIDE(w.model))),
+                "ALETwoBranchGuider",
+                "the model went through CFG Override",
+                ("Two-Branch Guider", "one guidance for all", "source_guidance"),
+            )
+        ]
+        if HAS_CFG_OVERRIDE
+        else []
+    ),
 ]
+OF_NODES_NOT_HERE = [] if HAS_CFG_OVERRIDE else ["the model went through CFG Override"]
 LATENT_OF_ANOTHER = "Encode the source image with the VAE of the same checkpoint"
 SAMPLING_CASES = [
     Case(
@@ -1024,7 +1040,7 @@ def test_a_bad_demo_weight_file_is_named_with_the_cure(
 
 @pytest.mark.parametrize("node_id", NODE_IDS)
 def test_every_sentence_that_a_help_page_quotes_is_one_that_is_said(node_id: str) -> None:
-    said = [*DEMO_QUOTES, *GROUNDING_SAID, *SCORES_SAID, *LOADERS_SAY]
+    said = [*DEMO_QUOTES, *GROUNDING_SAID, *SCORES_SAID, *LOADERS_SAY, *OF_NODES_NOT_HERE]
     said += [case.quote for case in CASES]
     mistakes = page(node_id).split("## Typical mistakes")[1].split("## See it in")[0]
     quoted = [line.split("`")[1] for line in mistakes.splitlines() if line.startswith("| `")]

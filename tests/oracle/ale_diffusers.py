@@ -72,16 +72,19 @@ class Network:
         kind = {"prediction_type": self.predicts, "rescale_betas_zero_snr": self.has_zero_snr}
         return {**BETAS, **kind}
 
-    def __call__(self, z: Tensor, t: int, text: Tensor) -> Tensor:
-        """The UNet's output for the four rows z (4, C, h, w)."""
+    def __call__(
+        self, z: Tensor, t: int, text: Tensor, prompts: Sequence[int] = (0, 0, 1, 2)
+    ) -> Tensor:
+        """The UNet's output for the rows z (R, C, h, w). prompts: which of the three prompts each
+        row has."""
         beside: dict[str, Any] = {}
         if self.pooled is not None:
             height, width = (8 * n for n in z.shape[-2:])
-            sizes = torch.tensor([[height, width, 0, 0, height, width]]).repeat(4, 1)
-            rows = self.pooled[[0, 0, 1, 2]]
+            sizes = torch.tensor([[height, width, 0, 0, height, width]]).repeat(len(z), 1)
+            rows = self.pooled[list(prompts)]
             beside = {"added_cond_kwargs": {"text_embeds": rows, "time_ids": sizes}}
         if self.concat is not None:
-            z = torch.cat([z, self.concat.expand(4, -1, -1, -1)], dim=1)
+            z = torch.cat([z, self.concat.expand(len(z), -1, -1, -1)], dim=1)
         with torch.no_grad():
             return self.unet(z, torch.tensor(t), encoder_hidden_states=text, **beside).sample
 
@@ -262,7 +265,7 @@ def edit(
 
 
 @contextmanager
-def attended_by(unet: Any, attention: ALEAttention) -> Iterator[None]:
+def attended_by(unet: Any, attention: Any) -> Iterator[None]:
     """All layers go through `attention`; afterwards through what they had before."""
     before = dict(unet.attn_processors)
     unet.set_attn_processor(attention)

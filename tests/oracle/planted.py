@@ -25,13 +25,13 @@ OTHER = {"paper": "published code", "published code": "paper"}
 
 @dataclass(frozen=True)
 class Mistake:
-    """target: what to replace. wrong: right function -> wrong function. settings: of the edit.
-    scene and family: where it shows."""
+    """target: what to replace. wrong: right function -> wrong function. settings: of the edit, as
+    its oracle takes them. scene and family: where it shows."""
 
     name: str
     target: str
     wrong: Callable[[Any], Any]
-    settings: Settings = PAPER
+    settings: Any = PAPER
     scene: str = "small"
     family: str | None = None
 

@@ -83,3 +83,10 @@ def test_an_unknown_choice_is_refused_with_the_choices(name: str):
     with pytest.raises(ValueError) as error:
         MethodSettings(**wrong)
     assert str(error.value) == (f'the {name} input is "other". Choose one of {choices[name]}.')
+
+
+def test_a_line_ends_at_a_line_feed_or_a_return_alone():
+    """Text that was pasted may hold other separators, such as U+2028 and U+0085."""
+    (edit,) = parse_edits("grey\u2028wolf -> red\u0085fox")
+    assert edit.source == "grey\u2028wolf" and edit.target == "red\u0085fox"
+    assert len(parse_edits("a -> b\r\nc -> d\re -> f\n")) == 3
