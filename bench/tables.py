@@ -25,6 +25,7 @@ from .methods import (
     CODE,
     COMPONENTS,
     DILATIONS,
+    EDITOR_METHODS,
     END_OF_TEXT,
     LCM,
     MASK_ERRORS,
@@ -68,6 +69,9 @@ TABLES = (
         "mask-errors", "Mask errors, by a fraction of the image's height", (NAIVE, *MASK_ERRORS)
     ),
     PaperTable("variants", "Paper and published code", (ALE, CODE), by_type=True),
+    PaperTable(
+        "editors", "Editors, with one model, steps and guidance", (NAIVE, ALE, *EDITOR_METHODS)
+    ),
     PaperTable("lcm", "Latent consistency LoRA, guidance 1 and 2", (NAIVE, ALE, *LCM)),
 )
 

@@ -38,6 +38,7 @@ PACK: dict[str, set[str]] = {
     "bench/demo_scenes.py": {"demo"},
     "bench/speed.py": {"host", "editors", "demo", *PURE},
     "bench/options.py": set(),
+    "bench/methods.py": {"headless", "editors"},
     "bench/own_input.py": {"headless"},
     "bench/lpips_network.py": {"scoring"},
     "bench/clip_network.py": {"scoring"},
@@ -74,6 +75,7 @@ OTHERS: dict[str, set[str]] = {
     "bench/dask_workers.py": set(),
     "bench/speed.py": {"torch", "numpy", *COMFY},
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
+    "bench/methods.py": {"torch", "numpy", "PIL"},
     "bench/own_input.py": {"PIL"},
     "headless": {"aiohttp"},
     **{f"headless/{name}.py": {"PIL"} for name in ("batch", "jobs", "masks", "pictures")},
