@@ -17,6 +17,8 @@ from ..headless import Workflow
 from ..headless.editors import ALE as ALE_EDITOR
 
 MaskError = Literal["eroded", "shifted", "box"]
+SAMPLING = ("steps", "strength", "source_guidance", "target_guidance")
+"""Settings that every editor has as `ale` has them, unless its method says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,12 @@ DEFAULT = (*COMPONENTS, CODE)
 
 
 def _by_editor(editor: Editor) -> tuple[Method, Method]:
-    """An editor with the model, steps and guidance of `ale`, which editing.Plan gives it; and with
-    all settings of its paper, by the same model."""
+    """An editor with its own defaults and the model, steps and guidance of `ale`, which
+    editing.Plan gives it; and with all settings of its paper, by the same model."""
     paper = editor.paper if editor.paper is not None else editor.settings()
+    own = {k: v for k, v in asdict(editor.settings()).items() if k not in SAMPLING}
     return (
-        Method(editor.name, editor.title, editor=editor.name),
+        Method(editor.name, editor.title, {editor.title: own}, editor=editor.name),
         Method(
             f"{editor.name}-paper",
             f"{editor.title}, its paper's settings",

@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import comfy.patcher_extension
 import comfy.sampler_helpers
@@ -66,6 +66,7 @@ LEAST_SPLIT_POSITIONS = 32 * 32
 
 Names: TypeAlias = tuple[str, ...]
 Evaluation: TypeAlias = Literal["together", "in turn"]
+EVALUATIONS: Names = get_args(Evaluation)
 
 
 @dataclass(frozen=True, eq=False)

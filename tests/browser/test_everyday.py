@@ -93,7 +93,7 @@ def test_the_help_panel_shows_our_page(
 def test_an_edit_without_an_arrow_is_a_readable_error(
     front_end: FrontEnd, shots: Path, screenshots: Path
 ) -> None:
-    front_end.open_template("node_edit_list")
+    front_end.open_workflow("edit_list")
     front_end.page.locator("textarea").filter(visible=True).last.fill("a box that becomes purple")
     run = front_end.run()
     assert run.error is not None and run.error["node_type"] == "ALEEditList"
@@ -107,7 +107,7 @@ def test_an_edit_without_an_arrow_is_a_readable_error(
 
 
 def test_a_missing_link_names_its_node_and_input(front_end: FrontEnd) -> None:
-    front_end.open_template("node_edit_list")
+    front_end.open_workflow("edit_list")
     front_end.page.evaluate(CUT_LINK, ["Regions", "edits"])
     front_end.run()
     said = front_end.error_text()
@@ -120,7 +120,7 @@ def test_a_missing_link_names_its_node_and_input(front_end: FrontEnd) -> None:
 def test_the_node_shows_the_regions_of_a_small_image_magnified(
     front_end: FrontEnd, screenshots: Path
 ) -> None:
-    front_end.open_template("node_regions")
+    front_end.open_workflow("regions")
     front_end.run()
     picture = front_end.pictures("Regions")[0]
     assert picture.height >= 512 > front_end.pictures("Background mask")[0].height

@@ -17,26 +17,20 @@ from comfy_extras.nodes_hooks import SetClipHooks
 from ale_edit.prompts.edits import Edits
 from ale_edit.tests.families import family_model
 from ale_edit.tests.host.test_composition import in_tiles, row_by_row
-from ale_edit.tests.nodes.graph import nodes, one, picture, run
-from ale_edit.tests.nodes.test_bad_input import (
+from ale_edit.tests.nodes.bad_edits import sentences
+from ale_edit.tests.nodes.bad_input import (
     CURE,
-    MAHIRO,
-    WINDOWS,
     World,
     boxes,
-    continuous,
-    couple,
-    doubling_clip,
-    flow_matching,
     listed,
-    merge_queries,
     only_wolf,
     regions,
     regions_of_two,
-    sd3_clip,
-    sentences,
 )
-from ale_edit.tests.nodes.test_grounding import KnownDetector
+from ale_edit.tests.nodes.bad_models import continuous, doubling_clip, flow_matching, sd3_clip
+from ale_edit.tests.nodes.bad_patches import MAHIRO, WINDOWS, couple, merge_queries
+from ale_edit.tests.nodes.graph import nodes, one, picture, run
+from ale_edit.tests.regions.test_objects import KnownDetector
 from ale_edit.tests.tiny import two_boxes
 
 ROOT = Path(__file__).resolve().parents[2]
