@@ -51,7 +51,7 @@ def run_bench(
     out: Path,
     settings: Settings | None = None,
 ) -> Results:
-    """Edit and score the first edits of a data set. `args` are those of options.bench_parser;
+    """Edit and score the first edits of a data set. `args` are those of parsers.bench_parser;
     images and scores go below `out`, which the caller is alone in (lock.alone_in)."""
     edits = dataset.edits[: args.edits]
     plan = _plan(args, dataset, edits, methods, out, settings)

@@ -19,6 +19,7 @@ from ..headless.pictures import write_whole
 from .dataset import Dataset
 from .demo_bench import scene_facts
 from .demo_scenes import LARGE_SIZE, demo_dataset
+from .figure_table import Table
 from .main_job import GOES_ON, guarded
 from .methods import (
     ALE,
@@ -35,7 +36,7 @@ from .methods import (
 )
 from .options import tables_arguments
 from .page import page
-from .report import PIE_PRESERVATION, PRESERVATION, Results, Table
+from .report import PIE_PRESERVATION, PRESERVATION, Results
 from .runner import check_bench, exit_code_of, run_bench, set_up
 
 SMALL = "demo"  # the folder of the scenes that all tables use
