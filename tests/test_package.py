@@ -14,6 +14,7 @@ from ale_edit.tests.packing import ROOT, pack, packed_names
 from ale_edit.tests.test_house import imports
 
 CLONE = re.compile(r"from a clone|git clone", re.IGNORECASE)
+TEMPLATES = "/api/workflow_templates/ale-edit/"
 LINK = re.compile(r"\]\(([^)\s]+)\)|<img[^>]* src=\"([^\"]+)\"")
 DEVELOPERS = ("dev.py", "devtools/", "bench/", "tests/", ".ci/", "demo/train", "dev-constraints")
 
@@ -52,13 +53,21 @@ def anchors(page: Path) -> set[str]:
     return {heading.strip().replace(" ", "-") for heading in kept}
 
 
+def package_of(page: Path) -> Path:
+    """The root of the package that a page is in."""
+    return next(folder for folder in page.parents if (folder / "pyproject.toml").is_file())
+
+
 def broken_links(page: Path) -> list[str]:
     found = []
     for pair in LINK.findall(page.read_text(encoding="utf-8")):
         target, _, anchor = "".join(pair).partition("#")
         if ":" in target:  # of the web
             continue
-        path = page.parent / target if target else page
+        if target.startswith(TEMPLATES):  # ComfyUI serves the pack's workflows there
+            path = package_of(page) / "workflows" / target.removeprefix(TEMPLATES)
+        else:
+            path = page.parent / target if target else page
         if not path.exists() or (anchor and anchor not in anchors(path)):
             found.append(f"{page.name}: {''.join(pair)}")
     return found
