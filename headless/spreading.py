@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .client import without_password
 from .errors import (
@@ -28,7 +28,8 @@ from .errors import (
     ServerGone,
     WorkflowRejected,
 )
-from .work import Facts, Item, Made
+from .tasks import Hopeless, Outcome, Task, TaskFailed
+from .work import Facts, Made
 from .workers import QUEUED, Workers
 
 PATIENCE_S = 120.0  # without any server, before a run gives up
@@ -41,59 +42,8 @@ FAILURES = (NodeFailed, WorkflowRejected, NoImage)  # of the task
 AWAY = (ServerGone, RunLost, PackMissing, OtherVersion)  # another server can do the task
 
 
-class TaskFailed(ComfyError):
-    """A task cannot be given to any server."""
-
-
-class Hopeless(ComfyError):
-    """The first tasks all failed; `last` is why the last of them did."""
-
-    def __init__(self, message: str, last: ComfyError):
-        super().__init__(message)
-        self.last = last
-
-
-class Task(Protocol):
-    """`group`: tasks of one group in a row go to one server, as far as all have work.
-
-    tag: as Item.tag, by which what a killed process left is found (tag_of).
-    item may raise TaskFailed. keep writes what was made; it may raise ServerGone where that is
-    damaged. failed notes why there will be no image, and returns that as a sentence.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def group(self) -> str: ...
-    @property
-    def tag(self) -> str: ...
-    def item(self, run: str, /) -> Item: ...
-    def keep(self, made: Made, server: str, versions: Mapping[str, str], /) -> None: ...
-    def failed(self, error: ComfyError, server: str, versions: Mapping[str, str], /) -> str: ...
-
-
 T = TypeVar("T", bound=Task)
 _R = TypeVar("_R")
-
-
-@dataclass
-class Outcome:
-    """What came of a run: images made, seconds it took, failed tasks with the reason; images by
-    server.
-
-    cancelled: tasks that a person cancelled at a server, with a sentence; the next run does them.
-    """
-
-    made: int = 0
-    seconds: float = 0.0
-    failed: dict[str, str] = field(default_factory=dict)
-    by_server: dict[str, int] = field(default_factory=dict)
-    cancelled: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def over(self) -> int:
-        """How many tasks are done with, one way or the other."""
-        return self.made + len(self.failed) + len(self.cancelled)
 
 
 @dataclass
