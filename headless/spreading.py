@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from .client import without_password
+from .connection import without_password
 from .errors import (
     ComfyError,
     Interrupted,

@@ -23,7 +23,7 @@ from ale_edit.headless import (
     Workflow,
     WorkflowRejected,
 )
-from ale_edit.headless.client import without_password
+from ale_edit.headless.connection import without_password
 from ale_edit.headless.edits import MASKED
 from ale_edit.tests.headless.fake_server import FakeServer
 from ale_edit.tests.headless.fake_server import serving as serving_many
@@ -273,7 +273,7 @@ def test_a_websocket_that_drops_is_opened_again_and_progress_goes_on(fake):
 
 
 def test_a_question_that_fails_for_a_moment_is_asked_again(fake, monkeypatch):
-    monkeypatch.setattr("ale_edit.headless.client.PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr("ale_edit.headless.connection.PAUSES_S", (0.01, 0.01))
     fake.with_socket, fake.troubles = False, 2
     fake.outputs = {"1": {"images": [{"filename": "x.png", "subfolder": "", "type": "temp"}]}}
     assert len(run(fake)[0]) == 1
