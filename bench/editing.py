@@ -33,7 +33,8 @@ from ..headless.edits import (
 )
 from ..headless.pack import pack_version
 from ..headless.pictures import as_png, check_sent, undamaged, upload_name, write_whole
-from ..headless.spreading import Outcome, Spread, tag_of
+from ..headless.spreading import Spread
+from ..headless.tasks import Outcome, tag_of
 from ..headless.work import Item, Made
 from ..headless.workers import Workers
 from .dataset import Dataset, ImageEdit

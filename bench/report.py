@@ -7,7 +7,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from ..headless.spreading import Outcome
+from ..headless.tasks import Outcome
 from .dataset import Dataset, ImageEdit
 from .figure_table import BACKGROUND, JUDGED, PIE_BENCH, SPLIT, Column, Table, shown
 from .methods import ALE, Method

@@ -19,7 +19,7 @@ from ..headless.edits import MASKED
 from ..headless.lock import alone_in
 from ..headless.pack import ROOT, pack_version
 from ..headless.pictures import write_whole
-from ..headless.spreading import Outcome
+from ..headless.tasks import Outcome
 from ..headless.workers import Workers, local_workers
 from .dask_workers import dask_workers
 from .dataset import Dataset, ImageEdit, read_dataset

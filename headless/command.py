@@ -21,8 +21,9 @@ from .manifest import FILE, Manifest
 from .output import print_anything
 from .pack import pack_version
 from .signals import ended_as_by_ctrl_c
-from .spreading import PATIENCE_S, Outcome
+from .spreading import PATIENCE_S
 from .table import Problems, Row, named, read_table, rows_of, split_edit
+from .tasks import Outcome
 from .workflow import Workflow
 
 SERVER = "http://127.0.0.1:8188"  # ComfyUI's own default

@@ -5,18 +5,15 @@ share; first of all it takes what an earlier, killed process left there. Where a
 its tasks go to the others; it is asked again from time to time, and used again when it is back.
 """
 
-import hashlib
-import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from .client import without_password
+from .connection import without_password
 from .errors import (
     ComfyError,
     Interrupted,
@@ -28,7 +25,7 @@ from .errors import (
     ServerGone,
     WorkflowRejected,
 )
-from .tasks import Hopeless, Outcome, Task, TaskFailed
+from .tasks import Outcome, T, TaskFailed, group_tasks
 from .work import Facts, Made
 from .workers import QUEUED, Workers
 
@@ -42,7 +39,14 @@ FAILURES = (NodeFailed, WorkflowRejected, NoImage)  # of the task
 AWAY = (ServerGone, RunLost, PackMissing, OtherVersion)  # another server can do the task
 
 
-T = TypeVar("T", bound=Task)
+class Hopeless(ComfyError):
+    """The first tasks all failed; `last` is why the last of them did."""
+
+    def __init__(self, message: str, last: ComfyError):
+        super().__init__(message)
+        self.last = last
+
+
 _R = TypeVar("_R")
 
 
@@ -84,7 +88,7 @@ class Spread(Generic[T]):
         recheck_s: float = RECHECK_S,
     ):
         self._run = uuid.uuid4().hex
-        self._groups = _grouped(tasks)
+        self._groups = group_tasks(tasks)
         self._left = len(tasks)
         self._needed, self._version, self._workers = needed, version, workers
         self._on_done, self._tell = on_done, tell
@@ -352,21 +356,3 @@ def _result(future: "Future[_R]") -> _R:
             "The dask scheduler dropped the work. Look into its log; images that were made are "
             "kept: give the same command again."
         ) from error
-
-
-def tag_of(fingerprint: str, place: Path) -> str:
-    """A Task.tag: of what is made, and where, so that a run for another folder is not taken over:
-    its own process may be following it, and whoever stops takes the runs that it follows away."""
-    return hashlib.sha256(f"{fingerprint} {os.path.abspath(place)}".encode()).hexdigest()
-
-
-def _grouped(tasks: Iterable[T]) -> deque[deque[T]]:
-    """Tasks of one group that follow each other, together."""
-    groups: deque[deque[T]] = deque()
-    last = None
-    for task in tasks:
-        if task.group != last:
-            groups.append(deque())
-        groups[-1].append(task)
-        last = task.group
-    return groups

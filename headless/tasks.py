@@ -1,8 +1,12 @@
-"""What a run spreads over servers (spreading.py), and what comes of it."""
+"""What a spreader is given to do, and what comes of it (spreading.py)."""
 
-from collections.abc import Mapping
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 from .errors import ComfyError
 from .work import Item, Made
@@ -10,14 +14,6 @@ from .work import Item, Made
 
 class TaskFailed(ComfyError):
     """A task cannot be given to any server."""
-
-
-class Hopeless(ComfyError):
-    """The first tasks all failed; `last` is why the last of them did."""
-
-    def __init__(self, message: str, last: ComfyError):
-        super().__init__(message)
-        self.last = last
 
 
 class Task(Protocol):
@@ -39,6 +35,9 @@ class Task(Protocol):
     def failed(self, error: ComfyError, server: str, versions: Mapping[str, str], /) -> str: ...
 
 
+T = TypeVar("T", bound=Task)
+
+
 @dataclass
 class Outcome:
     """What came of a run: images made, seconds it took, failed tasks with the reason; images by
@@ -57,3 +56,21 @@ class Outcome:
     def over(self) -> int:
         """How many tasks are done with, one way or the other."""
         return self.made + len(self.failed) + len(self.cancelled)
+
+
+def tag_of(fingerprint: str, place: Path) -> str:
+    """A Task.tag: of what is made, and where, so that a run for another folder is not taken over:
+    its own process may be following it, and whoever stops takes the runs that it follows away."""
+    return hashlib.sha256(f"{fingerprint} {os.path.abspath(place)}".encode()).hexdigest()
+
+
+def group_tasks(tasks: Iterable[T]) -> deque[deque[T]]:
+    """Tasks of one group that follow each other, together."""
+    groups: deque[deque[T]] = deque()
+    last = None
+    for task in tasks:
+        if task.group != last:
+            groups.append(deque())
+        groups[-1].append(task)
+        last = task.group
+    return groups

@@ -25,7 +25,7 @@ from ale_edit.bench.editing import (
 from ale_edit.bench.methods import ALE, CODE, COMPONENTS, NAIVE, all_methods
 from ale_edit.headless import PackMissing
 from ale_edit.headless.pictures import as_png
-from ale_edit.headless.spreading import Outcome
+from ale_edit.headless.tasks import Outcome
 from ale_edit.headless.workers import local_workers
 from ale_edit.tests.headless.fake_server import FakeServer, serving
 

@@ -16,7 +16,7 @@ from ale_edit.bench.page import caption, leak_of, page, ranked, spread_evenly
 from ale_edit.bench.plots import Point, places, scatter, ticks
 from ale_edit.bench.report import Results, markdown, told
 from ale_edit.bench.statistics import Figure
-from ale_edit.headless.spreading import Outcome
+from ale_edit.headless.tasks import Outcome
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from ale_edit.bench.runner import run_bench
 from ale_edit.bench.tables import TABLES, command_of, main, named_tables, renewed
 from ale_edit.headless.lock import Taken, alone_in
 from ale_edit.headless.pictures import as_png
-from ale_edit.headless.spreading import Outcome
+from ale_edit.headless.tasks import Outcome
 
 MARKED = "Before.\n<!-- table variants -->\nold\n<!-- end variants -->\nAfter.\n"
 
