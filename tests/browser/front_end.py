@@ -169,6 +169,16 @@ class FrontEnd:
         self.page.wait_for_function(IS_NEW)
         self.settle()
 
+    def drag_onto_canvas(self, link: Locator) -> None:
+        """Drag a link of the page there by the mouse."""
+        self.page.evaluate(MARK_OLD)
+        canvas = self.page.locator("canvas#graph-canvas")
+        width, height = self.view
+        place = {"x": width - 300, "y": height - 300}  # no node and no panel is there
+        link.drag_to(canvas, target_position=place)
+        self.page.wait_for_function(IS_NEW)
+        self.settle()
+
     def open_template(self, name: str) -> None:
         """Through the template browser, under the pack's own category."""
         self.close_dialogs()

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ale_edit.demo import models, weights
+from ale_edit.tests.nodes.bad_editors import EDITOR_CASES
 from ale_edit.tests.nodes.bad_edits import EDIT_CASES, REGION_CASES
 from ale_edit.tests.nodes.bad_input import CURE, Case, World
 from ale_edit.tests.nodes.bad_models import MODEL_CASES, NO_UNET, OTHER_MODEL_CASES
@@ -33,6 +34,7 @@ CASES = [
     *OTHER_MODEL_CASES,
     *PATCH_CASES,
     *SAMPLING_CASES,
+    *EDITOR_CASES,
 ]
 
 
@@ -90,7 +92,7 @@ def test_the_help_page_explains_it(case: Case) -> None:
 
 def test_every_node_that_takes_a_model_refuses_one_without_a_unet() -> None:
     takers = {i for i in NODE_IDS if any(e.io_type == "MODEL" for e in schema(i).inputs)}
-    assert takers == {case.page for case in MODEL_CASES if case.quote == NO_UNET}
+    assert takers == {case.page for case in MODEL_CASES + EDITOR_CASES if case.quote == NO_UNET}
 
 
 def test_a_run_that_is_right_does_sample(world: World) -> None:
