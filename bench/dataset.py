@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 from ..headless.masks import WHOLE, is_whole, read_mask
 from ..headless.pictures import as_png, write_whole
 from .json_files import Entry, listed, read_json
-from .options import DATASET, EDIT_TYPES, MAKING
+from .options import DATASET, MAKING
+from .parsers import EDIT_TYPES
 
 FILE = DATASET
 FORMAT = "ale-edit dataset 1"

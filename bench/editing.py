@@ -13,26 +13,36 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, PngImagePlugin
 
 from ..headless import ComfyClient, ComfyError, ServerGone, Workflow
-from ..headless.edits import filled_workflow
+from ..headless.editors import ALE, takes_masks
+from ..headless.edits import (
+    PROMPTS,
+    Model,
+    apply_setting,
+    editor_workflow,
+    filled_workflow,
+    result_title,
+    settings_of,
+    use_prompts,
+)
 from ..headless.pack import pack_version
 from ..headless.pictures import as_png, check_sent, undamaged, upload_name, write_whole
-from ..headless.spreading import Outcome, Spread, tag_of
+from ..headless.spreading import Spread
+from ..headless.tasks import Outcome, tag_of
 from ..headless.work import Item, Made
 from ..headless.workers import Workers
 from .dataset import Dataset, ImageEdit
-from .methods import Method
+from .methods import SAMPLING, Method
 from .worlds import own_model
 
 FINGERPRINT = "ale-edit fingerprint"
 MADE_ON = "ale-edit made on"
-RESULT = "Save edited"  # the workflow's node
 UNUSED = ("Save reconstruction", "Save regions", "Decode source")
 Settings = dict[str, dict[str, Any]]
 """Inputs by node title."""
@@ -65,7 +75,7 @@ class Job:
     def item(self, run: str) -> Item:
         workflow, pictures = self.prepare()
         files = {name: _packed(p.mode, p.size, p.tobytes()) for name, p in pictures.items()}
-        return Item(run, self.name, workflow.nodes, files, RESULT, tag=self.tag)
+        return Item(run, self.name, workflow.nodes, files, result_title(workflow), tag=self.tag)
 
     def keep(self, made: Made, server: str, versions: Mapping[str, str]) -> None:
         check_sent(made.image, server)
@@ -83,7 +93,7 @@ class Plan:
 
     out: where images/METHOD/EDIT.png go.
     context: what else an image depends on, such as the weights' hash.
-    settings: inputs by node title that every method gets.
+    settings: inputs by node title, for the methods whose workflow has such a node.
     checkpoint: of the servers; without it the demo model.
     """
 
@@ -102,6 +112,9 @@ class Plan:
         self._context, self._checkpoint = context, checkpoint
         self._settings = settings or {}
         self._pictures = lru_cache(maxsize=4)(self._loaded)
+        self._first = edits[0]
+        self._placeholders = [""] * (1 + len(edits[0].objects))  # where no picture is looked at
+        self._check_settings(methods)
         self.jobs = [
             self._job(edit, method)
             for edit in sorted(edits, key=lambda e: (e.image, e.type, e.id))
@@ -123,36 +136,61 @@ class Plan:
         masks = [mask.convert("RGB") for mask in self.dataset.masks(image)]
         return self.dataset.picture(image), masks
 
+    def _check_settings(self, methods: Sequence[Method]) -> None:
+        """Raise ValueError where no method has the node of some settings."""
+        editors = dict.fromkeys(method.editor for method in methods)
+        workflows = [self._filled(self._first, editor, self._placeholders) for editor in editors]
+        for title in self._settings:
+            if not any(_has(workflow, title) for workflow in workflows):
+                workflows[0].find(title)
+
+    @cached_property
+    def _sampling(self) -> dict[str, Any]:
+        """The steps and guidance of `ale`."""
+        found = settings_of(self._filled(self._first, ALE, self._placeholders))
+        return {name: found[name] for name in SAMPLING}
+
     def _prepared(self, edit: ImageEdit, method: Method) -> tuple[Workflow, dict[str, Image.Image]]:
         picture, masks = self._pictures(edit.image)
-        own = method.masks([masks[o.object] for o in edit.objects], edit.seed)
-        names = [upload_name(mask) for mask in own]
-        triples = [(o.source, o.target, n) for o, n in zip(edit.objects, names, strict=True)]
-        source = upload_name(picture)
-        workflow = filled_workflow(
-            source, triples, seed=edit.seed, edit_type=edit.type, checkpoint=self._checkpoint
-        )
-        add_prompts(workflow, edit)
-        for title in UNUSED:
-            workflow.remove(title)
-        link = workflow.inputs(RESULT)["images"]
-        workflow.replace(RESULT, "PreviewImage", {"images": link})  # leaves no file in output/
-        for title, inputs in self._settings.items():
-            workflow.fill(title, **inputs)
+        pictures = [picture]
+        if takes_masks(method.editor):
+            pictures += method.masks([masks[o.object] for o in edit.objects], edit.seed)
+        names = [upload_name(picture) for picture in pictures]
+        workflow = self._filled(edit, method.editor, names)
         method.apply(workflow)
-        return workflow, {source: picture, **dict(zip(names, own, strict=True))}
+        return workflow, dict(zip(names, pictures, strict=True))
+
+    def _filled(self, edit: ImageEdit, editor: str, names: Sequence[str]) -> Workflow:
+        """An editor's workflow for an edit, with what holds for all methods. names: of the uploaded
+        image, then of the masks, which only some editors take."""
+        source, *masks = names
+        if takes_masks(editor):
+            triples = [(o.source, o.target, n) for o, n in zip(edit.objects, masks, strict=True)]
+            workflow = filled_workflow(
+                source, triples, seed=edit.seed, edit_type=edit.type, checkpoint=self._checkpoint
+            )
+        else:
+            pairs = [(o.source, o.target) for o in edit.objects]
+            workflow = editor_workflow(editor, source, pairs, Model(self._checkpoint))
+            for name, value in {"seed": edit.seed, **self._sampling}.items():
+                apply_setting(workflow, name, value)
+        if edit.source_prompt or edit.target_prompt:
+            prompts = (edit.source_prompt, edit.target_prompt)
+            use_prompts(workflow, dict(zip(PROMPTS, prompts, strict=True)))
+        for title in set(UNUSED) & set(workflow.titles()):
+            workflow.remove(title)
+        result = result_title(workflow)
+        images = workflow.inputs(result)["images"]
+        workflow.replace(result, "PreviewImage", {"images": images})  # no file in output/
+        for title, inputs in self._settings.items():
+            if _has(workflow, title):
+                workflow.fill(title, **inputs)
+        return workflow
 
 
-def add_prompts(workflow: Workflow, edit: ImageEdit) -> None:
-    """A Full Prompts node between the edits and the method, where the edit has sentences."""
-    if not (edit.source_prompt or edit.target_prompt):
-        return
-    prompts = {"source_prompt": edit.source_prompt, "target_prompt": edit.target_prompt}
-    workflow.clone("Method", "Full prompts")
-    workflow.replace(
-        "Full prompts", "ALEFullPrompts", {"edits": workflow.inputs("Method")["edits"], **prompts}
-    )
-    workflow.connect("Method", "edits", "Full prompts")
+def _has(workflow: Workflow, name: str) -> bool:
+    """Whether a node has this title, or else this id."""
+    return name in workflow.titles() or name in workflow.nodes
 
 
 @lru_cache(maxsize=64)
@@ -160,10 +198,11 @@ def _packed(mode: str, size: tuple[int, int], pixels: bytes) -> bytes:
     return as_png(Image.frombytes(mode, size, pixels))
 
 
-def _reuse_order(method: Method) -> tuple[bool, str, str]:
+def _reuse_order(method: Method) -> tuple[bool, str, bool, str, str]:
     """Methods with one source branch side by side (host/sampling/source_branch.py keeps one)."""
     switches = method.inputs.get("Method", {})
-    return switches.get("ore", True), switches.get("variant", ""), method.name
+    variant = switches.get("variant", "")
+    return method.editor != ALE, method.editor, switches.get("ore", True), variant, method.name
 
 
 def image_path(out: Path, method: str, edit: str) -> Path:
@@ -259,9 +298,10 @@ def edit_all(
     if not jobs:
         return Outcome()
     needed: dict[str, frozenset[str] | None] = {}
-    for node in jobs[0].prepare()[0].nodes.values():
-        kind = node["class_type"]
-        needed[kind] = (needed.get(kind) or frozenset()) | frozenset(node["inputs"])
+    for job in {job.method.name: job for job in jobs}.values():
+        for node in job.prepare()[0].nodes.values():
+            kind = node["class_type"]
+            needed[kind] = (needed.get(kind) or frozenset()) | frozenset(node["inputs"])
     return Spread(jobs, needed, pack_version(), workers, on_done, tell, **waiting).run()
 
 

@@ -1,7 +1,7 @@
-"""Methods: named settings of the main workflow, and what happens to the masks before it."""
+"""Methods: named settings of an editor's workflow, and what happens to the masks before it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import cos, pi, sin
 from typing import Any, Literal
 
@@ -11,14 +11,20 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..editors import EDITORS
+from ..editors.editor import Editor
 from ..headless import Workflow
+from ..headless.editors import ALE as ALE_EDITOR
 
 MaskError = Literal["eroded", "shifted", "box"]
+SAMPLING = ("steps", "strength", "source_guidance", "target_guidance")
+"""Settings that every editor has as `ale` has them, unless its method says otherwise."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """Inputs to change, by node title, in workflows/api/ale_edit.json.
+    """Inputs to change, by node title, in the workflow of an editor: workflows/api/ale_edit.json,
+    or workflows/nodes/api/EDITOR.json.
 
     mask_error with its amount, a fraction of the image's height, spoils the masks that the method
     is given; scores use the true ones.
@@ -30,6 +36,7 @@ class Method:
     mask_error: MaskError | None = None
     amount: float = 0.0
     parts: tuple[str, ...] = ()  # of the demo model, beyond what every method uses
+    editor: str = ALE_EDITOR
 
     def apply(self, workflow: Workflow) -> None:
         for title, inputs in self.inputs.items():
@@ -110,9 +117,28 @@ LCM = (
 DEFAULT = (*COMPONENTS, CODE)
 
 
+def _by_editor(editor: Editor) -> tuple[Method, Method]:
+    """An editor with its own defaults and the model, steps and guidance of `ale`, which
+    editing.Plan gives it; and with all settings of its paper, by the same model."""
+    paper = editor.paper if editor.paper is not None else editor.settings()
+    own = {k: v for k, v in asdict(editor.settings()).items() if k not in SAMPLING}
+    return (
+        Method(editor.name, editor.title, {editor.title: own}, editor=editor.name),
+        Method(
+            f"{editor.name}-paper",
+            f"{editor.title}, its paper's settings",
+            {editor.title: asdict(paper)},
+            editor=editor.name,
+        ),
+    )
+
+
+EDITOR_METHODS = tuple(method for editor in EDITORS for method in _by_editor(editor))
+
+
 def all_methods() -> dict[str, Method]:
     """Every named method."""
-    groups = (DEFAULT, END_OF_TEXT, SCHEDULES, DILATIONS, MASK_ERRORS, LCM)
+    groups = (DEFAULT, EDITOR_METHODS, END_OF_TEXT, SCHEDULES, DILATIONS, MASK_ERRORS, LCM)
     return {method.name: method for group in groups for method in group}
 
 

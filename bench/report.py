@@ -1,16 +1,15 @@
 """Results as tables of figures with intervals, as Markdown and as JSON (page.py: as a page)."""
 
-import html
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from math import isnan
 from pathlib import Path
 from typing import Any
 
-from ..headless.spreading import Outcome
+from ..headless.tasks import Outcome
 from .dataset import Dataset, ImageEdit
+from .figure_table import BACKGROUND, JUDGED, PIE_BENCH, SPLIT, Column, Table, shown
 from .methods import ALE, Method
 from .scoring_pass import Values
 from .statistics import DRAWS, SEED, Bootstrap, Figure
@@ -19,46 +18,6 @@ Parts = Sequence[tuple[str, Callable[[ImageEdit], bool]]]
 """Parts of the edits: their name, and which they are."""
 
 
-@dataclass(frozen=True)
-class Column:
-    """A figure in a table: its heading, digits, and the factor it is shown with.
-
-    metric: of scoring_pass.py, where the column says n/a as long as that is missing; a column of
-    another metric is left out where nothing has its figure.
-    """
-
-    figure: str
-    heading: str
-    digits: int = 3
-    factor: float = 1.0
-    metric: str = ""
-
-
-JUDGED = (
-    Column("TE", "TE ↓", 2, metric="leakage"),
-    Column("TI", "TI ↓", 2, metric="leakage"),
-    Column("CLIP, objects", "CLIP, each object ↑", 2, metric="leakage"),
-    Column("CLIP, union", "CLIP, edited regions ↑", 2, metric="leakage"),
-    Column("CLIP, whole", "CLIP, whole image ↑", 2, metric="leakage"),
-    Column("object", "object ↑"),
-    Column("color", "color ↑"),
-    Column("material", "material ↑"),
-    Column("all", "all asked ↑"),
-    Column("all, trained", "all, trained triples ↑"),
-    Column("all, held out", "all, held-out triples ↑"),
-    Column("wrong, edited", "wrong attribute, edited ↓"),
-    Column("wrong, untouched", "wrong attribute, untouched ↓"),
-)
-BACKGROUND = (
-    Column("psnr", "PSNR (dB) ↑", 2),
-    Column("mse", "MSE x1000 ↓", 2, 1000),
-    Column("ssim", "SSIM ↑"),
-    Column("lpips", "LPIPS ↓", metric="lpips"),
-    Column("structure", "structure distance x1000 ↓", 2, 1000, metric="structure"),
-)
-PIE_BENCH = tuple(replace(c, figure=f"{c.figure}, PIE-Bench") for c in BACKGROUND)
-SPLIT = ("TE", "TI", "all", "wrong, edited", "psnr")
-"""Figures that are also shown by kind of edit and by number of objects."""
 OF_THE_SOURCE = {
     name: f"{name} of the source"
     for name in ("TE", "TI", "CLIP, objects", "CLIP, union", "CLIP, whole")
@@ -66,7 +25,6 @@ OF_THE_SOURCE = {
 PRESERVATION = "Background and structure"
 PIE_PRESERVATION = f"{PRESERVATION}, in PIE-Bench's way"
 SOURCE = "source, unedited"
-NONE = "n/a"
 INTERVALS = (
     "Mean [95 % interval], by bootstrap over groups of edits that share an image ({draws} draws, "
     "seed {seed}); without an interval where all edits are of one image. "
@@ -90,52 +48,6 @@ JUDGED_LEGEND = (
 )
 BETWEEN = {"TI": "TI", "wrong, edited": "Wrong attribute, edited"}
 """Figures that need several edited objects, and how a text calls them."""
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def shown(self) -> "Table":
-        """Without the columns that have no figure in any row."""
-        kept = [
-            k
-            for k in range(len(self.columns))
-            if not self.rows or any(row[k] not in (NONE, "-") for row in self.rows)
-        ]
-        rows = tuple(tuple(row[k] for k in kept) for row in self.rows)
-        return Table(self.title, tuple(self.columns[k] for k in kept), rows)
-
-    @property
-    def has_figures(self) -> bool:
-        return any(c not in (self.columns[0], "edits") for c in self.shown().columns)
-
-    def markdown(self) -> str:
-        shown = self.shown()
-        lines = [f"| {' | '.join(row)} |" for row in (shown.columns, *shown.rows)]
-        lines.insert(1, "|" + "---|" * len(shown.columns))
-        return f"{self.title}\n\n" + "\n".join(lines)
-
-    def html(self) -> str:
-        """The table under its title, in a box that scrolls by itself; intervals stand below their
-        means."""
-
-        def cell(text: str) -> str:
-            text = html.escape(text.replace(" ↑", "\xa0↑").replace(" ↓", "\xa0↓"))
-            return re.sub(r" (\[[^]]*\])$", r"<small> \1</small>", text)
-
-        def cells(row: Sequence[str], tag: str) -> str:
-            first, *others = map(cell, row)
-            return f"<tr><th>{first}</th>" + "".join(f"<{tag}>{c}</{tag}>" for c in others)
-
-        shown = self.shown()
-        head, body = cells(shown.columns, "th"), "".join(cells(row, "td") for row in shown.rows)
-        return (
-            f"<h3>{html.escape(self.title)}</h3><div class=wide tabindex=0>"
-            f"<table><thead>{head}</thead><tbody>{body}</tbody></table></div>"
-        )
 
 
 @dataclass(frozen=True)
@@ -353,15 +265,6 @@ def reference_of(methods: Sequence[Method]) -> Method:
 
 def _everything(_edit: ImageEdit) -> bool:
     return True
-
-
-def shown(figure: Figure, column: Column) -> str:
-    """ "0.85 [0.80, 0.90]"; the mean alone of one image; or n/a."""
-    if not figure.count:
-        return NONE
-    numbers = (figure.value, figure.low, figure.high)
-    value, low, high = (f"{n * column.factor:.{column.digits}f}" for n in numbers)
-    return f"{value} [{low}, {high}]" if figure.has_interval else value
 
 
 def _plain(figure: dict[str, Any]) -> dict[str, Any]:

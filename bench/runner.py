@@ -14,10 +14,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from ..headless.editors import ALE, editor_files
+from ..headless.edits import MASKED
 from ..headless.lock import alone_in
-from ..headless.pack import pack_version
+from ..headless.pack import ROOT, pack_version
 from ..headless.pictures import write_whole
-from ..headless.spreading import Outcome
+from ..headless.tasks import Outcome
 from ..headless.workers import Workers, local_workers
 from .dask_workers import dask_workers
 from .dataset import Dataset, ImageEdit, read_dataset
@@ -49,7 +51,7 @@ def run_bench(
     out: Path,
     settings: Settings | None = None,
 ) -> Results:
-    """Edit and score the first edits of a data set. `args` are those of options.bench_parser;
+    """Edit and score the first edits of a data set. `args` are those of parsers.bench_parser;
     images and scores go below `out`, which the caller is alone in (lock.alone_in)."""
     edits = dataset.edits[: args.edits]
     plan = _plan(args, dataset, edits, methods, out, settings)
@@ -167,7 +169,7 @@ def set_up(
         "data set": f"{results.dataset.name}: {len(results.edits)} of "
         f"{len(results.dataset.edits)} edits, {len(results.dataset.images)} images",
         **facts,
-        "settings": settings or "those of workflows/api/ale_edit.json",
+        "settings": settings or "those of the workflows",
         "methods": {m.name: _what(m) for m in results.methods},
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
         "made on": "; ".join(f"{what} ({n} images)" for what, n in sorted(servers.items())),
@@ -175,9 +177,12 @@ def set_up(
 
 
 def _what(method: Method) -> Any:
-    """A method's own settings."""
+    """A method's workflow, and its own settings."""
+    path = MASKED if method.editor == ALE else editor_files()[method.editor].path
     spoiled = {"masks": f"{method.mask_error} {method.amount}"} if method.mask_error else {}
-    return {**method.inputs, **spoiled} or "as the workflow has them"
+    sampling = "" if method.editor == ALE or method.inputs else ", steps and guidance of ale"
+    workflow = f"{path.relative_to(ROOT).as_posix()}{sampling}"
+    return {"workflow": workflow, **method.inputs, **spoiled}
 
 
 def command_of(job: str, argv: Sequence[str]) -> str:

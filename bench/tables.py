@@ -19,12 +19,14 @@ from ..headless.pictures import write_whole
 from .dataset import Dataset
 from .demo_bench import scene_facts
 from .demo_scenes import LARGE_SIZE, demo_dataset
+from .figure_table import Table
 from .main_job import GOES_ON, guarded
 from .methods import (
     ALE,
     CODE,
     COMPONENTS,
     DILATIONS,
+    EDITOR_METHODS,
     END_OF_TEXT,
     LCM,
     MASK_ERRORS,
@@ -34,7 +36,7 @@ from .methods import (
 )
 from .options import tables_arguments
 from .page import page
-from .report import PIE_PRESERVATION, PRESERVATION, Results, Table
+from .report import PIE_PRESERVATION, PRESERVATION, Results
 from .runner import check_bench, exit_code_of, run_bench, set_up
 
 SMALL = "demo"  # the folder of the scenes that all tables use
@@ -68,6 +70,9 @@ TABLES = (
         "mask-errors", "Mask errors, by a fraction of the image's height", (NAIVE, *MASK_ERRORS)
     ),
     PaperTable("variants", "Paper and published code", (ALE, CODE), by_type=True),
+    PaperTable(
+        "editors", "Editors, with one model, steps and guidance", (NAIVE, ALE, *EDITOR_METHODS)
+    ),
     PaperTable("lcm", "Latent consistency LoRA, guidance 1 and 2", (NAIVE, ALE, *LCM)),
 )
 

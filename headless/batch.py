@@ -14,8 +14,9 @@ from .jobs import Job, digest_of
 from .manifest import Manifest
 from .pack import pack_version
 from .pictures import as_png, check_sent, reencoded, with_alpha
-from .spreading import PATIENCE_S, RECHECK_S, Outcome, Spread, TaskFailed, tag_of
+from .spreading import PATIENCE_S, RECHECK_S, Spread
 from .table import Problems
+from .tasks import Outcome, TaskFailed, tag_of
 from .work import Item, Made
 from .workers import local_workers
 
@@ -24,7 +25,7 @@ NO_ALPHA = "The result has another shape than its source, whose alpha channel it
 
 @dataclass(frozen=True)
 class EditTask:
-    """A job (spreading.Task). is_new: what a killed process left at a server is not taken."""
+    """A job (tasks.Task). is_new: what a killed process left at a server is not taken."""
 
     job: Job
     manifest: Manifest

@@ -10,7 +10,6 @@ nothing is queued twice.
 """
 
 import asyncio
-import base64
 import json
 import time
 import uuid
@@ -20,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import aiohttp
 
 from .answers import Progress, failure_of, progress_of, rejection_of
+from .connection import Connection, decode_reply
 from .errors import (
     ComfyError,
     Interrupted,
@@ -39,8 +39,6 @@ from .workflow import Workflow
 
 POLL_S = 0.3
 QUIET_S = 2  # after this long without a message of the run, the history is asked
-REPLY_TIMEOUT_S = 60
-PAUSES_S = (0.5, 1, 2)  # before a question that failed is asked again
 RECONNECTS = 3  # of the websocket, during one run
 REFUSALS = 2  # of the websocket in a row, after which it is no more tried
 SOCKET_TIMEOUT_S = 10
@@ -69,12 +67,11 @@ class Run:
     workflow: Workflow
 
 
-class ComfyClient:
+class ComfyClient(Connection):
     """A connection to the ComfyUI at `url`; use it as an async context manager."""
 
     def __init__(self, url: str):
-        self.url, login = without_password(url)
-        self._headers = {"Authorization": f"Basic {login}"} if login else {}
+        super().__init__(url)
         self._id = uuid.uuid4().hex
         self._socket: aiohttp.ClientWebSocketResponse[bool] | None = None
         self._refusals = 0
@@ -82,10 +79,7 @@ class ComfyClient:
         self._info: Info | None = None
 
     async def __aenter__(self) -> "ComfyClient":
-        if not self.url.startswith(("http://", "https://")):
-            raise ServerGone(f"{self.url!r} is not an address. Write http://HOST:PORT.")
-        timeout = aiohttp.ClientTimeout(total=REPLY_TIMEOUT_S, connect=10)
-        self._session = aiohttp.ClientSession(timeout=timeout, headers=self._headers)
+        self._open()
         try:
             await self._connect()
         except BaseException:
@@ -145,7 +139,7 @@ class ComfyClient:
                 folder = quote(module.removeprefix("custom_nodes."))
                 path = f"/extensions/{folder}/version.json"
                 async with self._request("GET", path) as reply:
-                    told = await _decoded(reply) if reply.status == 200 else {}
+                    told = await decode_reply(reply) if reply.status == 200 else {}
                 if isinstance(told, dict) and told.get("name") == "ale-edit":
                     return str(told.get("version"))
         return None
@@ -221,7 +215,7 @@ class ComfyClient:
         if tag:
             body["extra_data"] = {TAG: tag}
         async with self._request("POST", "/prompt", json=body) as reply:
-            answer = await _decoded(reply)
+            answer = await decode_reply(reply)
             if reply.status == 400:
                 raise rejection_of(answer, run.workflow)
             self._expect_ok(reply)
@@ -388,78 +382,3 @@ class ComfyClient:
             return None
         self._seen_on[run.prompt_id] = self._socket
         return ids.index(run.prompt_id)
-
-    async def _ask(self, path: str) -> Any:
-        """A GET, asked again where the network fails for a moment."""
-        for pause in PAUSES_S:
-            try:
-                return await self._json("GET", path)
-            except ServerGone:
-                await asyncio.sleep(pause)
-        return await self._json("GET", path)
-
-    async def _json(self, method: str, path: str, **request: Any) -> Any:
-        async with self._request(method, path, **request) as reply:
-            self._expect_ok(reply)
-            return await _decoded(reply)
-
-    def _expect_ok(self, reply: aiohttp.ClientResponse) -> None:
-        if reply.status != 200:
-            raise ServerGone(
-                f"{self.url} answered {reply.status} ({reply.reason}) to {reply.url.path}. "
-                "Check that the address is ComfyUI's and look into its log"
-                + (" (is its disk full?)." if reply.status >= 500 else ".")
-            )
-
-    def _request(self, method: str, path: str, **request: Any) -> "_Reply":
-        return _Reply(self.url, self._session.request(method, self.url + path, **request))
-
-
-class _Reply:
-    """A request whose connection errors come out as ServerGone."""
-
-    def __init__(self, url: str, request: Any):
-        self._url = url
-        self._request = request
-
-    async def __aenter__(self) -> aiohttp.ClientResponse:
-        try:
-            return await self._request.__aenter__()
-        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-            raise self._gone(error) from error
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._request.__aexit__(exc_type, exc, traceback)
-        if isinstance(exc, aiohttp.ClientError | asyncio.TimeoutError):
-            raise self._gone(exc) from exc
-
-    def _gone(self, error: BaseException) -> ServerGone:
-        return ServerGone(
-            f"No ComfyUI answers at {self._url} ({error or type(error).__name__}). "
-            "Start it, or look into its log if it was running."
-        )
-
-
-def without_password(url: str) -> tuple[str, str | None]:
-    """An address as it may be shown, and the user and password in it, coded as HTTP wants them."""
-    scheme, mark, rest = url.rstrip("/").partition("://")
-    if not mark:  # forgotten, which is told with the address
-        scheme, rest = "", scheme
-    user, at, _ = rest.partition("/")[0].rpartition("@")
-    if not at:
-        return url.rstrip("/"), None
-    shown = f"{scheme}{mark}{rest[len(user) + len(at) :]}"
-    return shown, base64.b64encode(unquote(user).encode()).decode()
-
-
-async def _decoded(reply: aiohttp.ClientResponse) -> Any:
-    """The reply as JSON; empty replies (of /queue and /interrupt) and other text as {}."""
-    try:
-        return json.loads(await reply.text())
-    except ValueError:
-        return {}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .batch import check_servers, edit_jobs
 from .client import Progress
+from .editors import ALE, editor_names
 from .edits import SETTINGS, Model
 from .errors import ComfyError
 from .jobs import How, Job, build_jobs
@@ -20,8 +21,9 @@ from .manifest import FILE, Manifest
 from .output import print_anything
 from .pack import pack_version
 from .signals import ended_as_by_ctrl_c
-from .spreading import PATIENCE_S, Outcome
+from .spreading import PATIENCE_S
 from .table import Problems, Row, named, read_table, rows_of, split_edit
+from .tasks import Outcome
 from .workflow import Workflow
 
 SERVER = "http://127.0.0.1:8188"  # ComfyUI's own default
@@ -35,10 +37,11 @@ examples:
       --checkpoint LCM_Dreamshaper_v7.safetensors --lcm
   python edit.py --image photos/ --edit "dog -> cat" --checkpoint LCM.safetensors --lcm
 
-A table has the columns image and edits, and if wanted masks, name, source_prompt, target_prompt,
-settings (%(settings)s)
-and TITLE.INPUT for any input of a node of the workflow. Without masks the objects are found by
-their words, with GroundingDINO and Segment Anything of the server. Without --checkpoint the demo
+A table has the columns image and edits, and if wanted masks, name, editor, source_prompt,
+target_prompt, settings (%(settings)s;
+of another editor its own), and TITLE.INPUT for any input of a node of the workflow. ale (ALE-Edit)
+takes masks; without them it finds the objects by their words, with GroundingDINO and Segment
+Anything of the server. The other editors take none. Without --checkpoint the demo
 model edits pictures of the demo world, and its own detector finds the objects. Run the same command
 again to go on after a stop, or after a change of the table.
 
@@ -86,6 +89,12 @@ def _add_what(what: argparse._ArgumentGroup) -> None:
 
 
 def _add_how(how: argparse._ArgumentGroup) -> None:
+    how.add_argument(
+        "--editor",
+        metavar="NAME",
+        default="",
+        help=f"of the rows that name none: {', '.join(editor_names())}; default: {ALE}",
+    )
     how.add_argument(
         "--checkpoint", metavar="NAME", help="one of the server's; else the demo model"
     )
@@ -157,7 +166,7 @@ def how_asked(args: argparse.Namespace) -> How:
         settings[name.strip()] = value.strip()
     model = Model(args.checkpoint, args.lora, args.lcm)
     workflow = Workflow.load(args.workflow) if args.workflow is not None else None
-    return How(model, settings, workflow, args.result)
+    return How(model, settings, workflow, args.result, args.editor)
 
 
 # -- what the person sees --------------------------------------------------------------------------

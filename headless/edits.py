@@ -1,8 +1,8 @@
 """Fills the pack's workflows for one uploaded image and its edits.
 
 workflows/api/ale_edit.json takes one mask per edit; ale_edit_words.json finds the objects by the
-words of the edits. A workflow of one's own is filled by the same titles: "Source image"; and either
-"Edit 1", "Mask 1" and so on, or "Edit List".
+words of the edits; the other editors have a workflow each (editors.py). A workflow of one's own is
+filled by the same titles: "Source image"; and either "Edit 1", "Mask 1" and so on, or "Edit List".
 """
 
 import re
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .editors import editor_files, find_editor_node, read_settings, setting_names
 from .pack import WORKFLOWS
 from .workflow import Workflow
 
@@ -19,6 +20,7 @@ RESULTS = ("Save edited", "Edited image")  # titles of the nodes that save the e
 REGIONS = ("Save regions", "Where the objects are")
 LCM_GUIDANCE = {"source_guidance": 1.0, "target_guidance": 2.0}
 DEMO_GUIDANCE = {"source_guidance": 3.0, "target_guidance": 5.0}  # that model is not distilled
+DEMO_LOADER = "ALEDemoModelLoader"
 PROMPTS_NODE = "ALEFullPrompts"
 PROMPTS = ("source_prompt", "target_prompt")
 CUSTOM_TYPE = "custom"  # of edit: the schedule is the one given, not the type's own
@@ -45,6 +47,9 @@ SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "variant": (("ALEMethodSettings", "variant"), ("ALEEdit", "variant")),
 }
+KNOWN = (
+    f"There are: {', '.join(SETTINGS)}; and TITLE.INPUT for any input of a node of the workflow."
+)
 WHOLE = ("seed", "steps")  # settings that are whole numbers, however a workflow writes them
 
 
@@ -117,6 +122,39 @@ def words_workflow(
     return workflow
 
 
+def editor_workflow(
+    name: str, image: str, edits: Sequence[tuple[str, str]], model: Model = Model()
+) -> Workflow:
+    """The workflow of an editor of editor_files for an uploaded image and edits: the editor's own,
+    with a model and an image in the place of the demo world's."""
+    workflow = Workflow.load(editor_files()[name].path)
+    workflow.replace(find_class(workflow, "ALEDemoScene"), "LoadImage", {"image": image})
+    workflow.rename(find_class(workflow, "LoadImage"), "Source image")
+    fill_edits(workflow, image, edits)
+    workflow.keep_only(result_title(workflow))
+    workflow.rename(find_class(workflow, DEMO_LOADER), "Model")
+    use_model(workflow, "Model", model)
+    return workflow
+
+
+def result_title(workflow: Workflow) -> str:
+    """The title of the node that the edited image comes from."""
+    found = [title for title in RESULTS if title in workflow.titles()]
+    if len(found) != 1:
+        raise ValueError(
+            f"{workflow.name} has {len(found) or 'no'} nodes titled {' or '.join(RESULTS)}. Give "
+            "--result TITLE, the title of the node that saves the edited image. It has: "
+            f"{', '.join(sorted(workflow.titles()))}."
+        )
+    return found[0]
+
+
+def find_class(workflow: Workflow, class_type: str) -> str:
+    """The id of the one node of a class."""
+    (found,) = (k for k, node in workflow.nodes.items() if node["class_type"] == class_type)
+    return found
+
+
 def fill_edits(workflow: Workflow, image: str, edits: Sequence[tuple[str, ...]]) -> None:
     """Write image and edits, with an uploaded mask each or with none, into the titled nodes."""
     workflow.fill("Source image", image=image)
@@ -158,10 +196,10 @@ def mask_node(workflow: Workflow, number: int) -> dict[str, Any]:
 
 def use_model(workflow: Workflow, loader: str, model: Model) -> None:
     """Put a model in the place of the node that loads one, with the guidance that suits it."""
-    if model.checkpoint is None:
-        workflow.replace(loader, "ALEDemoModelLoader", {})
-    else:
+    if model.checkpoint is not None:
         workflow.replace(loader, "CheckpointLoaderSimple", {"ckpt_name": model.checkpoint})
+    elif workflow.nodes[workflow.find(loader)]["class_type"] != DEMO_LOADER:
+        workflow.replace(loader, DEMO_LOADER, {})
     if model.lora is not None or model.lcm:
         sampling = {"sampling": "lcm", "zsnr": False}
         workflow.add("ModelSamplingDiscrete", "ModelSamplingDiscrete", sampling)
@@ -202,33 +240,42 @@ def last_edit(workflow: Workflow) -> str:
 
 
 def places(workflow: Workflow, name: str) -> list[tuple[str, str]]:
-    """(node id, input) that a setting stands for: a name of SETTINGS, or TITLE.INPUT.
+    """(node id, input) that a setting stands for: a name of SETTINGS, a setting of the workflow's
+    editor (editors.py), or TITLE.INPUT.
 
     ValueError where the workflow has none.
     """
-    if name in SETTINGS:
-        found = [
-            (node_id, input_name)
-            for class_type, input_name in SETTINGS[name]
-            for node_id, node in workflow.nodes.items()
-            if node["class_type"] == class_type
-        ]
-        if not found:
-            classes = ", ".join(class_type for class_type, _ in SETTINGS[name])
-            raise ValueError(f"{workflow.name} has nothing that takes {name} (one of {classes}).")
-        return found
     title, dot, input_name = name.rpartition(".")
-    if not dot:
+    if dot:
+        if input_name not in workflow.inputs(title):
+            raise ValueError(
+                f"{title!r} in {workflow.name} has no input {input_name!r}. "
+                f"It has: {', '.join(sorted(workflow.inputs(title)))}."
+            )
+        return [(workflow.find(title), input_name)]
+    editor = find_editor_node(workflow)
+    found = [
+        (node_id, input_name)
+        for class_type, input_name in SETTINGS.get(name, ())
+        for node_id, node in workflow.nodes.items()
+        if node["class_type"] == class_type
+    ]
+    if editor is not None and name in workflow.nodes[editor]["inputs"]:
+        found.append((editor, name))
+    if found:
+        return found
+    if editor is not None:
         raise ValueError(
-            f"There is no setting {name!r}. There are: {', '.join(SETTINGS)}; and TITLE.INPUT for "
-            "any input of a node of the workflow."
+            f"{workflow.title(editor)} has no setting {name!r}. It has: "
+            f"{', '.join(read_settings(workflow.nodes[editor]))}; and TITLE.INPUT for any input "
+            "of a node of the workflow."
         )
-    if input_name not in workflow.inputs(title):
-        raise ValueError(
-            f"{title!r} in {workflow.name} has no input {input_name!r}. "
-            f"It has: {', '.join(sorted(workflow.inputs(title)))}."
-        )
-    return [(workflow.find(title), input_name)]
+    if name in SETTINGS:
+        classes = ", ".join(class_type for class_type, _ in SETTINGS[name])
+        raise ValueError(f"{workflow.name} has nothing that takes {name} (one of {classes}).")
+    if name in setting_names():
+        raise ValueError(f"{workflow.name} has no editor with a setting {name!r}. {KNOWN}")
+    raise ValueError(f"There is no setting {name!r}. {KNOWN}")
 
 
 def apply_setting(workflow: Workflow, name: str, value: Any) -> None:
@@ -247,6 +294,7 @@ def apply_setting(workflow: Workflow, name: str, value: Any) -> None:
             )
         place = node["class_type"], input_name
         is_whole = any(place in SETTINGS[setting] for setting in WHOLE)
+        is_whole = is_whole or (node_id == find_editor_node(workflow) and input_name in WHOLE)
         inputs[input_name] = _as_kind_of(inputs[input_name], value, name, is_whole=is_whole)
 
 
@@ -279,8 +327,9 @@ def _number(value: Any, name: str, *, is_whole: bool) -> int | float:
 
 
 def settings_of(workflow: Workflow) -> dict[str, Any]:
-    """The value of every setting of SETTINGS that the workflow has and uses."""
-    found: dict[str, Any] = {}
+    """The value of every setting that the workflow has and uses: of SETTINGS, of its editor."""
+    editor = find_editor_node(workflow)
+    found = read_settings(workflow.nodes[editor]) if editor is not None else {}
     for name, nodes in SETTINGS.items():
         for node in workflow.nodes.values():
             for class_type, input_name in nodes:

@@ -6,23 +6,26 @@ Everything that can be wrong with files and settings is found here, before anyth
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from .editors import ALE, editor_files, require_editor, takes_masks
 from .edits import (
     CUSTOM_TYPE,
     REGIONS,
     RESULTS,
     Model,
     apply_setting,
+    editor_workflow,
     fill_edits,
     mask_node,
     masked_workflow,
     places,
+    result_title,
     settings_of,
     use_prompts,
     words_workflow,
@@ -39,12 +42,31 @@ UNUSED = ("Save reconstruction", "Decode source", "Detections")
 
 @dataclass(frozen=True)
 class How:
-    """What holds for all rows. workflow: one's own; result: title of the node with the image."""
+    """What holds for all rows. workflow: one's own; result: title of the node with the image.
+
+    editor: of the rows that name none; ALE-Edit's where nothing does.
+    """
 
     model: Model = Model()
     settings: Mapping[str, Any] = field(default_factory=dict)
     workflow: Workflow | None = None
     result: str | None = None
+    editor: str = ""
+
+    def __post_init__(self) -> None:
+        if self.editor:
+            require_editor(self.editor)
+            self.check_editor(self.editor, "--editor")
+
+    def check_editor(self, name: str, place: str) -> None:
+        """Raise ValueError where an editor is named beside a workflow of one's own."""
+        if name and self.workflow is not None:
+            raise ValueError(
+                f"{place} is {name!r}, and --workflow brings an editor of its own. Leave one out."
+            )
+
+    def editor_of(self, row: Row) -> str:
+        return row.editor or self.editor or ALE
 
 
 @dataclass(frozen=True)
@@ -79,13 +101,19 @@ def build_jobs(
     tell: gets a sentence for each picture that had to be converted or resized, or looks wrong.
     """
     jobs, problems, unused = [], [], set(how.settings)
+    maskless: dict[str, list[Row]] = {}
     for row in rows:
         try:
+            if row.masks and _ignores_masks(row, how):
+                maskless.setdefault(how.editor_of(row), []).append(row)
             job = _job(row, how, unused, tell)
         except (ValueError, OSError) as error:
             problems.append(f"{row.place}: {error}")
         else:
             jobs.append(job)
+    for editor, ignored in maskless.items():
+        more = f" and {len(ignored) - 1} more" if len(ignored) > 1 else ""
+        tell(f"{ignored[0].place}{more}: {_without_masks(editor)}")
     if unused and not problems:
         problems.append(f"--set {sorted(unused)[0]}: {_why_unused(jobs[0], sorted(unused)[0])}")
     if problems:
@@ -93,17 +121,32 @@ def build_jobs(
     return jobs
 
 
+def _ignores_masks(row: Row, how: How) -> bool:
+    return how.workflow is None and not takes_masks(how.editor_of(row))
+
+
+def _without_masks(editor: str) -> str:
+    return f"{editor_files()[editor].title} takes no masks: those given are not used."
+
+
 def _job(row: Row, how: How, unused: set[str], tell: Callable[[str], None]) -> Job:
+    how.check_editor(row.editor, "editor")
+    editor = how.editor_of(row)
     notices: list[str] = []
+    if row.masks and _ignores_masks(row, how):
+        notices.append(_without_masks(editor))
+        row = replace(row, masks=())
+    told = len(notices)  # by build_jobs, once for all rows
     names = tuple(name for name, _ in _loaded(row, how.workflow, notices.append))
-    for notice in notices:
+    for notice in notices[told:]:
         tell(f"{row.place}: {notice}")
     workflow = _filled(row, how, names[0], names[1:])
     if row.prompts:
         use_prompts(workflow, row.prompts)
     common = {name: value for name, value in how.settings.items() if _takes(workflow, name)}
     unused.difference_update(common)
-    default = {"type": DEFAULT_TYPE} if how.workflow is None else {}
+    is_ale = how.workflow is None and editor == ALE
+    default = {"type": DEFAULT_TYPE} if is_ale else {}
     for name, value in _typed({**common, **row.settings}, default).items():
         apply_setting(workflow, name, value)
     asked, alpha = _asked(row, how, workflow), _alpha(row)
@@ -170,7 +213,10 @@ def _filled(row: Row, how: How, image: str, masks: Sequence[str]) -> Workflow:
         workflow = how.workflow.copy()
         fill_edits(workflow, image, edits or row.edits)
         return workflow
-    if edits:
+    editor = how.editor_of(row)
+    if editor != ALE:
+        workflow = editor_workflow(editor, image, row.edits, how.model)
+    elif edits:
         workflow = masked_workflow(image, edits, how.model)
     else:
         workflow = words_workflow(image, row.edits, how.model)
@@ -202,14 +248,7 @@ def _result(workflow: Workflow, how: How) -> str:
     if how.result is not None:
         workflow.find(how.result)
         return how.result
-    found = [title for title in RESULTS if title in workflow.titles()]
-    if len(found) != 1:
-        raise ValueError(
-            f"{workflow.name} has {len(found) or 'no'} nodes titled {' or '.join(RESULTS)}. Give "
-            "--result TITLE, the title of the node that saves the edited image. It has: "
-            f"{', '.join(sorted(workflow.titles()))}."
-        )
-    return found[0]
+    return result_title(workflow)
 
 
 def _asked(row: Row, how: How, workflow: Workflow) -> dict[str, Any]:
@@ -220,6 +259,7 @@ def _asked(row: Row, how: How, workflow: Workflow) -> dict[str, Any]:
         "prompts": row.prompts,
         "settings": {**settings_of(workflow), **_titled(how.settings), **_titled(row.settings)},
         "workflow": workflow.name,
+        **({"editor": how.editor_of(row)} if how.workflow is None else {}),
         "model": asdict(how.model) if how.workflow is None else None,
     }
 
@@ -233,7 +273,9 @@ def _file(path: Path) -> dict[str, str]:
 
 
 def changes(job: Job, before: Mapping[str, Any]) -> list[str]:
-    """What differs between a job and what the manifest says an image was made from."""
+    """What differs between a job and what the manifest says an image was made from; a line that
+    names no editor is ALE-Edit's."""
+    before = {"editor": ALE, **before}
 
     def content(value: Any) -> Any:
         if isinstance(value, list):

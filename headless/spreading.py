@@ -5,18 +5,15 @@ share; first of all it takes what an earlier, killed process left there. Where a
 its tasks go to the others; it is asked again from time to time, and used again when it is back.
 """
 
-import hashlib
-import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-from .client import without_password
+from .connection import without_password
 from .errors import (
     ComfyError,
     Interrupted,
@@ -28,7 +25,8 @@ from .errors import (
     ServerGone,
     WorkflowRejected,
 )
-from .work import Facts, Item, Made
+from .tasks import Outcome, T, TaskFailed, group_tasks
+from .work import Facts, Made
 from .workers import QUEUED, Workers
 
 PATIENCE_S = 120.0  # without any server, before a run gives up
@@ -41,10 +39,6 @@ FAILURES = (NodeFailed, WorkflowRejected, NoImage)  # of the task
 AWAY = (ServerGone, RunLost, PackMissing, OtherVersion)  # another server can do the task
 
 
-class TaskFailed(ComfyError):
-    """A task cannot be given to any server."""
-
-
 class Hopeless(ComfyError):
     """The first tasks all failed; `last` is why the last of them did."""
 
@@ -53,47 +47,7 @@ class Hopeless(ComfyError):
         self.last = last
 
 
-class Task(Protocol):
-    """`group`: tasks of one group in a row go to one server, as far as all have work.
-
-    tag: as Item.tag, by which what a killed process left is found (tag_of).
-    item may raise TaskFailed. keep writes what was made; it may raise ServerGone where that is
-    damaged. failed notes why there will be no image, and returns that as a sentence.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def group(self) -> str: ...
-    @property
-    def tag(self) -> str: ...
-    def item(self, run: str, /) -> Item: ...
-    def keep(self, made: Made, server: str, versions: Mapping[str, str], /) -> None: ...
-    def failed(self, error: ComfyError, server: str, versions: Mapping[str, str], /) -> str: ...
-
-
-T = TypeVar("T", bound=Task)
 _R = TypeVar("_R")
-
-
-@dataclass
-class Outcome:
-    """What came of a run: images made, seconds it took, failed tasks with the reason; images by
-    server.
-
-    cancelled: tasks that a person cancelled at a server, with a sentence; the next run does them.
-    """
-
-    made: int = 0
-    seconds: float = 0.0
-    failed: dict[str, str] = field(default_factory=dict)
-    by_server: dict[str, int] = field(default_factory=dict)
-    cancelled: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def over(self) -> int:
-        """How many tasks are done with, one way or the other."""
-        return self.made + len(self.failed) + len(self.cancelled)
 
 
 @dataclass
@@ -134,7 +88,7 @@ class Spread(Generic[T]):
         recheck_s: float = RECHECK_S,
     ):
         self._run = uuid.uuid4().hex
-        self._groups = _grouped(tasks)
+        self._groups = group_tasks(tasks)
         self._left = len(tasks)
         self._needed, self._version, self._workers = needed, version, workers
         self._on_done, self._tell = on_done, tell
@@ -402,21 +356,3 @@ def _result(future: "Future[_R]") -> _R:
             "The dask scheduler dropped the work. Look into its log; images that were made are "
             "kept: give the same command again."
         ) from error
-
-
-def tag_of(fingerprint: str, place: Path) -> str:
-    """A Task.tag: of what is made, and where, so that a run for another folder is not taken over:
-    its own process may be following it, and whoever stops takes the runs that it follows away."""
-    return hashlib.sha256(f"{fingerprint} {os.path.abspath(place)}".encode()).hexdigest()
-
-
-def _grouped(tasks: Iterable[T]) -> deque[deque[T]]:
-    """Tasks of one group that follow each other, together."""
-    groups: deque[deque[T]] = deque()
-    last = None
-    for task in tasks:
-        if task.group != last:
-            groups.append(deque())
-        groups[-1].append(task)
-        last = task.group
-    return groups

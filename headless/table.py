@@ -1,7 +1,7 @@
 """Tables of edits: CSV, or JSON Lines, one image with its edits a row.
 
-Columns: image, edits, masks, name, source_prompt, target_prompt, and settings (a name of SETTINGS,
-or TITLE.INPUT). All problems of a table are found at once.
+Columns: image, edits, masks, name, editor, source_prompt, target_prompt, and settings (a name of
+SETTINGS, a setting of an editor, or TITLE.INPUT). All problems of a table are found at once.
 """
 
 import csv
@@ -13,17 +13,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .editors import require_editor, setting_names
 from .edits import PROMPTS, SETTINGS
 
 DELIMITERS = ",;\t"
-COLUMNS = ("image", "edits", "masks", "name", *PROMPTS)
+COLUMNS = ("image", "edits", "masks", "name", "editor", *PROMPTS)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 BAD_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f]|^\.|[. ]$|^$')
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image to edit. place: where it was asked for, for messages."""
+    """One image to edit. place: where it was asked for, for messages. editor: where it has one of
+    its own."""
 
     place: str
     image: Path
@@ -32,6 +34,7 @@ class Row:
     name: str = ""
     prompts: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    editor: str = ""
 
 
 class Problems(ValueError):
@@ -122,13 +125,14 @@ def _check_columns(place: str, columns: Sequence[str]) -> None:
 
 
 def _is_known(column: str) -> bool:
-    return column in COLUMNS or column in SETTINGS or "." in column.strip(".")
+    return column in (*COLUMNS, *SETTINGS, *setting_names()) or "." in column.strip(".")
 
 
 def _unknown(column: str) -> str:
+    names = dict.fromkeys((*COLUMNS, *SETTINGS, *setting_names()))
     return (
-        f"there is no column {column!r}. There are: {', '.join((*COLUMNS, *SETTINGS))}; and "
-        "TITLE.INPUT for any input of a node of the workflow."
+        f"there is no column {column!r}. There are: {', '.join(names)}; and TITLE.INPUT for any "
+        "input of a node of the workflow."
     )
 
 
@@ -171,6 +175,7 @@ def _row(place: str, record: Mapping[str, Any], folder: Path) -> Row:
         _text(record, "name", ""),
         {key: _text(record, key) for key in PROMPTS if key in record},
         {key: _plain(key, value) for key, value in record.items() if key not in COLUMNS},
+        require_editor(_text(record, "editor")) if "editor" in record else "",
     )
     check_row(row)
     return row

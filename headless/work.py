@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .client import ComfyClient, Progress, Run, SavedImage, without_password
+from .client import ComfyClient, Progress, Run, SavedImage
+from .connection import without_password
 from .errors import (
     ComfyError,
     Interrupted,

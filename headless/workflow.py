@@ -109,6 +109,11 @@ class Workflow:
             if node_id != link[0]:
                 self.nodes[node_id]["inputs"][name] = list(link)
 
+    def rename(self, name: str, title: str) -> None:
+        """Give a node another title."""
+        node = self.nodes[self.find(name)]
+        node["_meta"] = {**node.get("_meta", {}), "title": title}
+
     def bypass(self, title: str, outputs: dict[int, str]) -> None:
         """Drop a node; what took an output takes what the input of this name was given."""
         inputs = self.inputs(title)
@@ -134,6 +139,17 @@ class Workflow:
                 for name, value in node["inputs"].items()
                 if not (isinstance(value, list) and value[:1] == [gone])
             }
+
+    def keep_only(self, title: str) -> None:
+        """Drop all nodes but this one and those that it needs."""
+        kept, left = set(), [self.find(title)]
+        while left:
+            node_id = left.pop()
+            if node_id not in kept and node_id in self.nodes:
+                kept.add(node_id)
+                values = self.nodes[node_id]["inputs"].values()
+                left += [value[0] for value in values if isinstance(value, list) and value]
+        self.nodes = {node_id: node for node_id, node in self.nodes.items() if node_id in kept}
 
     def classes(self) -> set[str]:
         return {node["class_type"] for node in self.nodes.values()}

@@ -107,11 +107,11 @@ def preview_regions(image: Tensor, regions: Regions) -> Tensor:
 
 
 def _widened(masks: Tensor, radius: int) -> Tensor:
-    """Bool masks (K, H, W) grown by a square, in steps that each nearly triple its width."""
+    """Bool masks (K, H, W) grown by a square, in steps that each double its reach."""
     for axis in (1, 2):
         reach = 0
         while reach < radius:
-            step = min(2 * reach + 1, radius - reach)
+            step = min(reach + 1, radius - reach)
             rest = max(masks.shape[axis] - step, 0)
             grown = masks.clone()
             grown.narrow(axis, masks.shape[axis] - rest, rest).logical_or_(

@@ -38,6 +38,8 @@ PACK: dict[str, set[str]] = {
     "bench/demo_scenes.py": {"demo"},
     "bench/speed.py": {"host", "editors", "demo", *PURE},
     "bench/options.py": set(),
+    "bench/parsers.py": set(),
+    "bench/methods.py": {"headless", "editors"},
     "bench/own_input.py": {"headless"},
     "bench/lpips_network.py": {"scoring"},
     "bench/clip_network.py": {"scoring"},
@@ -74,6 +76,8 @@ OTHERS: dict[str, set[str]] = {
     "bench/dask_workers.py": set(),
     "bench/speed.py": {"torch", "numpy", *COMFY},
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
+    "bench/parsers.py": set(),
+    "bench/methods.py": {"torch", "numpy", "PIL"},
     "bench/own_input.py": {"PIL"},
     "headless": {"aiohttp"},
     **{f"headless/{name}.py": {"PIL"} for name in ("batch", "jobs", "masks", "pictures")},
@@ -246,6 +250,13 @@ def loads(file: str) -> set[str]:
                 )
                 todo += [p for p in places if (ROOT / p).is_file() and p not in found]
     return found
+
+
+def test_dev_py_reads_arguments_before_there_is_any_environment():
+    """What `bench/options.py` loads needs the standard library alone."""
+    assert loads("bench/options.py") == {
+        *("bench/__init__.py", "bench/options.py", "bench/parsers.py"),
+    }
 
 
 DEMO_FILES = ("nodes/demo.py", "bench/judging.py", "bench/demo_scenes.py", "bench/speed.py")

@@ -84,14 +84,30 @@ class StepStore:
         running: frozenset[str],
         halves: Iterable[Half],
     ) -> bool:
-        """Whether everything is here that the running branches read of others at a step."""
+        """Whether everything is here that the running branches read of others at a step.
+
+        Not where the run that left this had no control on layers of a kind that one reads now.
+        """
+        active = [control for control in controls if control.is_active(step)]
+        known = {layer.kind for layer in self.layers.values()}
+        if not all(kinds_read(control, running) <= known for control in active):
+            return False
         return all(
             place in self.inputs
-            for control in controls
+            for control in active
             for layer in self.layers.values()
             for half in halves
             for place in places_read(control, layer, step, half, running)
         )
+
+
+def kinds_read(control: Control, running: frozenset[str]) -> frozenset[str]:
+    """The kinds of layers in which a control may read branches that are not running."""
+    others = frozenset[str]().union(*control.reads.values()) - running
+    if not others:
+        return frozenset()
+    has_routes = type(control).routes is not Control.routes
+    return frozenset[str](control.kinds) | ({"self"} if has_routes else set())
 
 
 def places_read(

@@ -1,6 +1,7 @@
 """What is to be made, and made again: fingerprints, damage, order. The server's part is in
 tests/server/test_bench.py."""
 
+import asyncio
 import io
 import pickle
 from dataclasses import replace
@@ -14,6 +15,7 @@ from ale_edit.bench.editing import (
     Job,
     Plan,
     ProgressLine,
+    edit_all,
     made_on,
     pending,
     read_result,
@@ -21,8 +23,11 @@ from ale_edit.bench.editing import (
     write_result,
 )
 from ale_edit.bench.methods import ALE, CODE, COMPONENTS, NAIVE, all_methods
+from ale_edit.headless import PackMissing
 from ale_edit.headless.pictures import as_png
-from ale_edit.headless.spreading import Outcome
+from ale_edit.headless.tasks import Outcome
+from ale_edit.headless.workers import local_workers
+from ale_edit.tests.headless.fake_server import FakeServer, serving
 
 VERSIONS = {"comfyui": "0.3.75", "pytorch": "2.11.0"}
 
@@ -87,6 +92,110 @@ def test_a_spoiled_mask_is_what_the_method_is_given(dataset):
     sent = pictures[workflow.inputs("Mask 1")["image"]]
     true = dataset.masks(job.edit.image)[job.edit.objects[0].object]
     assert sent.getbbox() == true.getbbox() and sent.convert("L") != true
+
+
+EDITORS = ("infedit", "masactrl")
+SAMPLING = ("steps", "strength", "source_guidance", "target_guidance")
+
+
+def inputs_of(job: Job, title: str = "") -> dict:
+    """The inputs of a node, by default the editor's."""
+    workflow, _ = job.prepare()
+    return workflow.inputs(title or all_methods()[job.method.editor].label)
+
+
+@pytest.mark.parametrize("name", EDITORS)
+def test_an_editor_gets_the_same_image_words_and_seed_as_ale_and_no_mask(dataset, name):
+    edits, method = dataset.edits[:6], all_methods()[name]
+    jobs = Plan(dataset, edits, (ALE, method), dataset.folder.parent).jobs
+    assert [job.method.name for job in jobs] == ["ale", name] * 6
+    for job in jobs[1::2]:
+        workflow, pictures = job.prepare()
+        assert list(pictures.values()) == [dataset.picture(job.edit.image)]
+        assert list(pictures) == [workflow.inputs("Source image")["image"]]
+        words = "\n".join(f"{o.source} -> {o.target}" for o in job.edit.objects)
+        assert workflow.inputs("Edit List")["text"] == words
+        assert inputs_of(job)["seed"] == job.edit.seed
+        item = job.item("run")
+        titles = {workflow.title(k): n["class_type"] for k, n in item.nodes.items()}
+        assert titles[item.result] == "PreviewImage" and list(item.pictures) == list(pictures)
+        assert "SaveImage" not in workflow.classes()
+
+
+@pytest.mark.parametrize("name", EDITORS)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, (15, 1.0, 3.0, 5.0)),
+        ({"checkpoint": "sd.ckpt"}, (15, 1.0, 1.0, 2.0)),
+        ({"settings": {"Guider": {"target_guidance": 4}, "Schedule": {"steps": 8}}}, (8, 1, 3, 4)),
+    ],
+)
+def test_an_editor_has_the_model_steps_and_guidance_of_ale(dataset, name, options, expected):
+    methods = (ALE, all_methods()[name])
+    ale, other = Plan(dataset, dataset.edits[:1], methods, dataset.folder.parent, **options).jobs
+    assert tuple(inputs_of(other)[setting] for setting in SAMPLING) == expected
+    first, second = (job.prepare()[0].inputs("Model") for job in (ale, other))
+    assert first == second
+    workflow = ale.prepare()[0]
+    assert workflow.inputs("Guider")["target_guidance"] == expected[-1]
+
+
+def test_an_editor_without_ale_has_the_sampling_of_ale_too(dataset):
+    method = all_methods()["masactrl"]
+    (job,) = Plan(dataset, dataset.edits[:1], (method,), dataset.folder.parent).jobs
+    assert tuple(inputs_of(job)[setting] for setting in SAMPLING) == (15, 1.0, 3.0, 5.0)
+
+
+def test_the_papers_settings_stand_whatever_the_table_has(dataset):
+    settings = {"Guider": {"target_guidance": 4}}
+    method = all_methods()["masactrl-paper"]
+    options = {"settings": settings, "checkpoint": "sd.ckpt"}
+    methods = (ALE, method)
+    _, job = Plan(dataset, dataset.edits[:1], methods, dataset.folder.parent, **options).jobs
+    node = inputs_of(job)
+    assert tuple(node[setting] for setting in SAMPLING) == (50, 1.0, 7.5, 7.5)
+
+
+def test_a_setting_goes_to_the_methods_that_have_its_node_and_one_of_none_is_told(dataset):
+    methods, out = (ALE, all_methods()["infedit"]), dataset.folder.parent
+    settings = {"InfEdit": {"self_share": 0.75}, "Regions": {"dilation": 0.25}}
+    ale, other = Plan(dataset, dataset.edits[:1], methods, out, settings=settings).jobs
+    assert inputs_of(other)["self_share"] == 0.75
+    assert inputs_of(ale, "Regions")["dilation"] == 0.25
+    with pytest.raises(ValueError, match="no node titled 'MasaCtrl'. It has: Blending"):
+        Plan(dataset, dataset.edits[:1], methods, out, settings={"MasaCtrl": {"steps": 1}})
+    with pytest.raises(ValueError, match="'InfEdit' in infedit.json has no input 'share'"):
+        Plan(dataset, dataset.edits[:1], methods, out, settings={"InfEdit": {"share": 1}})
+
+
+@pytest.mark.parametrize("name", EDITORS)
+def test_sentences_reach_an_editor(dataset, name):
+    edit = replace(dataset.edits[0], source_prompt="a ball on grass", target_prompt="a box there")
+    methods = (all_methods()[name],)
+    (job,) = Plan(dataset, [edit], methods, dataset.folder.parent).jobs
+    workflow, _ = job.prepare()
+    assert workflow.title(inputs_of(job)["edits"][0]) == "Full Prompts"
+    assert workflow.inputs("Full Prompts")["target_prompt"] == "a box there"
+
+
+@pytest.mark.parametrize("missing", ["ALERegionCrossAttention", "ALEInfEdit", "ALEMasaCtrl"])
+def test_a_server_without_the_node_of_any_method_gets_no_work(dataset, missing):
+    methods = (ALE, *(all_methods()[name] for name in EDITORS))
+    jobs = Plan(dataset, dataset.edits[:1], methods, dataset.folder.parent).jobs
+    server = FakeServer()
+    del server.nodes[missing]
+
+    async def whole() -> None:
+        async with serving(server) as urls:
+            with local_workers(urls) as workers:
+                await asyncio.to_thread(
+                    edit_all, jobs, workers, lambda *_: None, lambda _: None, patience_s=0
+                )
+
+    with pytest.raises(PackMissing, match=f"has no node {missing}"):
+        asyncio.run(whole())
+    assert not server.ran
 
 
 def test_an_image_is_done_once_it_is_written(job):

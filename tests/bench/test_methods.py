@@ -1,5 +1,7 @@
 """Methods change what their name says, and nothing else; mask errors are what they are called."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -20,11 +22,16 @@ from ale_edit.bench.methods import (
     shifted,
     spoiled,
 )
+from ale_edit.editors import EDITORS
+from ale_edit.headless.edits import editor_workflow
 from ale_edit.prompts.edits import END_OF_TEXT as STRATEGIES
 
 
 def filled(method: Method) -> dict:
-    workflow = filled_workflow("a.png", [("a", "b", "m.png")], seed=0, edit_type="color")
+    if method.editor == ALE.editor:
+        workflow = filled_workflow("a.png", [("a", "b", "m.png")], seed=0, edit_type="color")
+    else:
+        workflow = editor_workflow(method.editor, "a.png", [("a", "b")])
     method.apply(workflow)
     return {workflow.title(k): node["inputs"] for k, node in workflow.nodes.items()}
 
@@ -45,11 +52,11 @@ def test_names_are_unique_and_serve_as_folders():
 
 @pytest.mark.parametrize("method", all_methods().values(), ids=lambda m: m.name)
 def test_each_method_changes_its_own_inputs_alone(method):
-    plain, changed = filled(Method("plain", "plain")), filled(method)
+    plain, changed = filled(Method("plain", "plain", editor=method.editor)), filled(method)
     different = {t: {k: v for k, v in changed[t].items() if v != plain[t][k]} for t in plain}
     meant = {t: {k: v for k, v in i.items() if v != plain[t][k]} for t, i in method.inputs.items()}
     assert {t: i for t, i in different.items() if i} == {t: i for t, i in meant.items() if i}
-    assert method == ALE or method.mask_error or any(different.values())
+    assert any(different.values()) or method.mask_error or method.name == method.editor
 
 
 def test_the_ablations_are_those_of_tables_12_and_13():
@@ -64,6 +71,25 @@ def test_the_ablations_are_those_of_tables_12_and_13():
     }
     assert {filled(m)["Method"]["end_of_text"] for m in END_OF_TEXT} == set(STRATEGIES)
     assert [filled(m)["Regions"]["dilation"] for m in DILATIONS] == [0, 0.01, 0.02, 0.04, 0.08]
+
+
+@pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
+def test_an_editor_is_a_method_and_with_its_papers_settings_another(editor):
+    methods = all_methods()
+    plain, paper = methods[editor.name], methods[f"{editor.name}-paper"]
+    assert (plain.editor, plain.label, plain.inputs) == (editor.name, editor.title, {})
+    settings = editor.paper or editor.settings()
+    found = filled(paper)[editor.title]
+    assert {name: found[name] for name in asdict(settings)} == asdict(settings)
+    assert paper.editor == editor.name and paper.masks([], 0) == []
+
+
+def test_the_papers_settings_are_those_of_the_papers():
+    steps = {"infedit": (15, 1.0, 2.0), "masactrl": (50, 7.5, 7.5)}  # methods.md: B, C
+    for name, expected in steps.items():
+        (inputs,) = all_methods()[f"{name}-paper"].inputs.values()
+        found = tuple(inputs[k] for k in ("steps", "source_guidance", "target_guidance"))
+        assert found == expected
 
 
 def test_an_unknown_method_is_named_with_those_that_there_are():

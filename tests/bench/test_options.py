@@ -11,9 +11,7 @@ from PIL import Image
 
 from ale_edit.bench import options, own_input
 from ale_edit.bench.options import (
-    EDIT_TYPES,
     JOBS,
-    VARIANTS,
     bench_demo_parser,
     dataset_parser,
     demo_arguments,
@@ -23,6 +21,7 @@ from ale_edit.bench.options import (
     scenes_parser,
     tables_parser,
 )
+from ale_edit.bench.parsers import EDIT_TYPES, VARIANTS
 from ale_edit.devtools.commands import own_options
 from ale_edit.editors.ale import SCHEDULES
 from ale_edit.headless import table

@@ -10,12 +10,13 @@ from xml.etree import ElementTree
 import pytest
 
 from ale_edit.bench.demo_scenes import demo_dataset
+from ale_edit.bench.figure_table import JUDGED, Column, Table, shown
 from ale_edit.bench.methods import ALE, NAIVE
 from ale_edit.bench.page import caption, leak_of, page, ranked, spread_evenly
 from ale_edit.bench.plots import Point, places, scatter, ticks
-from ale_edit.bench.report import JUDGED, Column, Results, Table, markdown, shown, told
+from ale_edit.bench.report import Results, markdown, told
 from ale_edit.bench.statistics import Figure
-from ale_edit.headless.spreading import Outcome
+from ale_edit.headless.tasks import Outcome
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from ale_edit.bench.runner import run_bench
 from ale_edit.bench.tables import TABLES, command_of, main, named_tables, renewed
 from ale_edit.headless.lock import Taken, alone_in
 from ale_edit.headless.pictures import as_png
-from ale_edit.headless.spreading import Outcome
+from ale_edit.headless.tasks import Outcome
 
 MARKED = "Before.\n<!-- table variants -->\nold\n<!-- end variants -->\nAfter.\n"
 
@@ -59,7 +59,7 @@ def test_a_table_names_the_command_that_makes_it():
 def test_the_paper_s_tables_are_there():
     assert {t.name for t in TABLES} == {
         "components", "end-of-text", "objects", "schedule", "dilation", "mask-errors", "variants",
-        "lcm",
+        "editors", "lcm",
     }  # fmt: skip
     (objects,) = [t for t in TABLES if t.counts]
     assert objects.counts == (1, 2, 3, 4, 6, 8)

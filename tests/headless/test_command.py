@@ -17,8 +17,8 @@ from ale_edit.headless.client import Progress
 from ale_edit.headless.command import Bar, main
 from ale_edit.headless.jobs import How, build_jobs
 from ale_edit.headless.pack import pack_version
-from ale_edit.headless.spreading import Outcome
 from ale_edit.headless.table import named, read_table
+from ale_edit.headless.tasks import Outcome
 from ale_edit.tests.headless.fake_server import FakeServer, serving
 from ale_edit.tests.headless.inputs import write_csv, write_inputs
 

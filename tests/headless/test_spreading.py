@@ -2,11 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from threading import Event, Lock, Timer
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,117 +11,23 @@ from ale_edit.headless import (
     ComfyError,
     Interrupted,
     NodeError,
-    NodeFailed,
     OtherVersion,
-    RunLost,
     ServerGone,
     WorkflowRejected,
-    spreading,
 )
-from ale_edit.headless.spreading import ATTEMPTS, HOPELESS, Hopeless, Outcome, Spread, TaskFailed
-from ale_edit.headless.work import Facts, Item, Made
-from ale_edit.headless.workers import QUEUED, Workers
-
-SERVERS = ("http://a", "http://b")
-
-
-@dataclass
-class Task:
-    name: str
-    group: str
-    kept: list[str]
-    tag: str = ""
-
-    def item(self, run: str) -> Item:
-        return Item(run, self.name, {}, {}, "Save", tag=self.tag)
-
-    def keep(self, made: Made, server: str, versions: Any) -> None:
-        assert made.image.decode() == self.name and versions["comfyui"] == "1"
-        assert server in SERVERS
-        self.kept.append(self.name)
-
-    def failed(self, error: ComfyError, server: str, versions: Any) -> str:
-        assert server in SERVERS and versions["comfyui"] == "1"
-        return f"{self.name}: {error}"
-
-
-@dataclass
-class Servers:
-    """Two servers. `down` ones are lost; `fails` says what becomes of an item."""
-
-    down: set[str] = field(default_factory=set)
-    inputs: dict[str, frozenset[str]] = field(default_factory=dict)
-    fails: Callable[[str, str], Exception | None] = lambda _item, _url: None
-    seconds: float = 0.005
-    made: list[tuple[str, str]] = field(default_factory=list)
-    at_once: Counter[str] = field(default_factory=Counter)
-    most: Counter[str] = field(default_factory=Counter)
-    looks: Counter[str] = field(default_factory=Counter)
-    stopped: list[str] = field(default_factory=list)
-    left: dict[str, dict[str, str]] = field(default_factory=dict)
-    taken: list[tuple[str, str | None]] = field(default_factory=list)
-    lock: Any = field(default_factory=Lock)
-
-    def make(self, item: Item, url: str, left: str | None) -> Made:
-        with self.lock:
-            self.at_once[url] += 1
-            self.most[url] = max(self.most[url], self.at_once[url])
-        time.sleep(self.seconds)
-        with self.lock:
-            self.at_once[url] -= 1
-        if error := self.fails(item.name, url):
-            raise error
-        if url in self.down:
-            raise ServerGone(f"{url} is gone.")
-        with self.lock:
-            self.made.append((item.name, url))
-            self.taken.append((item.name, left))
-        return Made(item.name.encode())
-
-    def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
-        assert version == "1.0"
-        self.looks[url] += 1
-        if url in self.down:
-            raise ServerGone(f"{url} is gone.")
-        inputs = {"ALERegions": self.inputs.get(url, frozenset("x"))}
-        return Facts({"comfyui": "1"}, inputs, self.left.get(url, {}))
-
-
-class Returning(Servers):
-    """Each is back at the third look."""
-
-    def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
-        if self.looks[url] >= 2:
-            self.down.discard(url)
-        return super().look(_run, url, _needed, version)
-
-
-@contextmanager
-def workers_of(servers: Servers) -> Iterator[Workers]:
-    with ExitStack() as stack:
-        pools = {url: stack.enter_context(ThreadPoolExecutor(4)) for url in SERVERS}
-        yield Workers(pools, servers.stopped.append, servers.make, servers.look)
-
-
-def failure(message: str) -> NodeFailed:
-    return NodeFailed(NodeError("Regions", "ALERegions", message), "ValueError", ())
-
-
-def run(
-    servers: Servers,
-    groups: int = 6,
-    each: int = 4,
-    on_done: Callable[[Any, Outcome], None] = lambda _task, _outcome: None,
-    patience_s: float = 5.0,
-) -> tuple[list[str], Outcome, list[str]]:
-    """What was kept, the outcome, and what was told."""
-    kept: list[str] = []
-    told: list[str] = []
-    tasks = [Task(f"{g}/{k}", str(g), kept) for g in range(groups) for k in range(each)]
-    with workers_of(servers) as workers:
-        waiting = {"patience_s": patience_s, "recheck_s": 0.05}
-        spread = Spread(tasks, {}, "1.0", workers, on_done, told.append, **waiting)
-        return kept, spread.run(), told
+from ale_edit.headless.spreading import ATTEMPTS, HOPELESS, Hopeless, Spread
+from ale_edit.headless.tasks import Outcome, TaskFailed
+from ale_edit.headless.work import Item, Made
+from ale_edit.headless.workers import QUEUED
+from ale_edit.tests.headless.fake_workers import (
+    SERVERS,
+    Returning,
+    Servers,
+    Task,
+    failure,
+    run,
+    workers_of,
+)
 
 
 def test_every_task_is_done_once_by_both_servers_with_two_at_each():
@@ -288,162 +190,6 @@ def test_what_nodes_say_is_told_once_for_each_group():
     assert [text.split(": ")[1] for text in told].count("overlap") == 1 and len(told) == 3
 
 
-class Idle(Servers):
-    """Of a cluster whose workers are all gone after the first look, until a test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.are_back, self.is_stopped = Event(), Event()
-
-    def make(self, item: Item, url: str, left: str | None) -> Made:
-        while not self.are_back.wait(0.01):
-            if self.is_stopped.is_set():
-                raise ServerGone("The test is over.")
-        return super().make(item, url, left)
-
-    def missing(self) -> str:
-        return "" if self.are_back.is_set() else "No worker is there."
-
-
-def run_idle(servers: Idle, tell: Callable[[str], None], patience_s: float) -> list[str]:
-    kept: list[str] = []
-    with workers_of(servers) as plain:
-        stop = lambda _run: servers.is_stopped.set()  # noqa: E731
-        workers = replace(plain, missing=servers.missing, stop=stop)
-        tasks = [Task(str(k), "g", kept) for k in range(4)]
-        waiting = {"patience_s": patience_s, "recheck_s": 0.3}
-        Spread(tasks, {}, "1.0", workers, lambda *_: None, tell, **waiting).run()
-    return kept
-
-
-def test_where_no_worker_is_left_the_run_says_so_and_then_gives_up(monkeypatch):
-    monkeypatch.setattr(spreading, "WAKE_S", 0.05)
-    told: list[str] = []
-    start = time.monotonic()
-    with pytest.raises(ComfyError, match="No worker is there. Images that were made are kept"):
-        run_idle(Idle(), told.append, patience_s=1)
-    assert 1 <= time.monotonic() - start < 5
-    assert told == ["No worker is there. The run waits for them, 1 s in all."]
-
-
-def test_workers_that_come_back_do_the_work(monkeypatch):
-    monkeypatch.setattr(spreading, "WAKE_S", 0.05)
-    servers, told = Idle(), list[str]()
-
-    def tell(text: str) -> None:
-        told.append(text)
-        Timer(0.3, servers.are_back.set).start()
-
-    servers.seconds = 0.3
-    assert sorted(run_idle(servers, tell, patience_s=20)) == ["0", "1", "2", "3"]
-    assert told[1:] == ["There are workers again."]
-
-
-def test_a_run_that_its_server_forgot_is_made_again():
-    """The server was quickly started anew: it answers, and knows nothing of our runs."""
-    lost = iter([RunLost("taken out of the queue")])
-    kept, outcome, told = run(Servers(fails=lambda _item, _url: next(lost, None)))
-    assert len(kept) == 24 and not outcome.failed and "taken out of the queue" in told[0]
-
-
-@pytest.mark.parametrize("left", [{}, {"http://a": {"t3": "run 3"}}])
-def test_a_damaged_image_is_made_again_and_not_taken_from_its_server_again(left):
-    servers, damaged = Servers(left=left), iter([True])
-
-    class Checked(Task):
-        def keep(self, made: Made, server: str, versions: Any) -> None:
-            if next(damaged, False):
-                raise ServerGone("The image is damaged.")
-            super().keep(made, server, versions)
-
-    kept: list[str] = []
-    with workers_of(servers) as workers:
-        tasks = [Checked("3", "g", kept, "t3")]
-        waiting = {"recheck_s": 0.05}
-        alone = replace(workers, executors={"http://a": workers.executors["http://a"]})
-        Spread(tasks, {}, "1.0", alone, lambda *_: None, lambda _: None, **waiting).run()
-    assert kept == ["3"] and [name for name, _ in servers.taken] == ["3", "3"]
-    assert servers.taken[1] == ("3", None)
-
-
-def test_what_a_killed_process_left_is_taken_first_by_the_server_that_has_it():
-    left = {"http://a": {"t7": "run 7", "t2": "run 2"}, "http://b": {"t5": "run 5", "other": "x"}}
-    servers, kept = Servers(left=left), list[str]()
-    tasks = [Task(str(k), "g", kept, f"t{k}") for k in range(10)]
-    with workers_of(servers) as workers:
-        Spread(tasks, {}, "1.0", workers, lambda *_: None, pytest.fail).run()
-    assert sorted(kept) == [str(k) for k in range(10)]
-    taken = {name: run for name, run in servers.taken if run is not None}
-    assert taken == {"7": "run 7", "2": "run 2", "5": "run 5"}
-    homes = dict(servers.made)
-    assert (homes["7"], homes["2"], homes["5"]) == ("http://a", "http://a", "http://b")
-    assert {name for name, _ in servers.made[:5]} >= {"2", "7", "5"}
-
-
-def test_what_a_hanging_server_gives_back_late_goes_to_one_that_was_through():
-    servers = Servers(down={"http://b"})
-
-    class Late(Servers):
-        def make(self, item: Item, url: str, left: str | None) -> Made:
-            if url == "http://b":
-                time.sleep(0.3)  # the other is through by then
-                raise ServerGone("b is gone.")
-            return super().make(item, url, left)
-
-        def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
-            self.down = {"http://b"} if self.looks["http://b"] else set()
-            return super().look(_run, url, _needed, version)
-
-    servers = Late()
-    kept, outcome, _ = run(servers, groups=4, each=1, patience_s=0.0)
-    assert len(kept) == 4 and outcome.by_server == {"http://a": 4, "http://b": 0}
-
-
-class Hanging(Servers):
-    """Looks at b do not come back until the run is stopped."""
-
-    def __init__(self, from_look: int):
-        super().__init__()
-        self.from_look, self.is_stopped = from_look, Event()
-
-    def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
-        facts = super().look(_run, url, _needed, version)
-        if url == "http://b" and self.looks[url] >= self.from_look:
-            assert self.is_stopped.wait(20)
-        return facts
-
-    def stop(self, _run: str) -> None:
-        self.is_stopped.set()
-
-
-def test_a_look_that_hangs_does_not_hold_up_the_end():
-    servers = Hanging(from_look=2)
-    servers.fails = lambda _item, url: ServerGone("b is gone.") if url == "http://b" else None
-    kept: list[str] = []
-    start = time.monotonic()
-    with workers_of(servers) as plain:
-        workers = replace(plain, stop=servers.stop)
-        tasks = [Task(str(k), "g", kept) for k in range(40)]
-        Spread(tasks, {}, "1.0", workers, lambda *_: None, lambda _: None, recheck_s=0.01).run()
-    assert len(kept) == 40 and servers.looks["http://b"] >= 2
-    assert time.monotonic() - start < 10
-
-
-def test_ctrl_c_is_heard_while_a_server_does_not_answer_the_first_look(monkeypatch):
-    class CtrlC(BaseException):
-        pass
-
-    def interrupted(futures: Any, timeout: float, *_: Any) -> Any:
-        assert len(futures) == 2 and timeout <= 1
-        raise CtrlC
-
-    servers = Hanging(from_look=1)
-    monkeypatch.setattr(spreading, "wait", interrupted)
-    with workers_of(servers) as plain, pytest.raises(CtrlC):
-        workers = replace(plain, stop=servers.stop)
-        Spread([Task("t", "g", [])], {}, "1.0", workers, lambda *_: None, pytest.fail).run()
-
-
 def test_a_task_at_which_servers_are_lost_again_and_again_is_left_out():
     """A task that kills every server must not kill them for ever."""
 
@@ -474,33 +220,3 @@ def test_a_full_disk_stops_the_run_at_once():
         tasks = [Full(str(k), "g", []) for k in range(50)]
         Spread(tasks, {}, "1.0", workers, lambda *_: None, pytest.fail).run()
     assert len(servers.made) <= 2 * QUEUED and len(servers.stopped) == 1
-
-
-@pytest.mark.parametrize("from_look", [1, 2, 99])
-def test_work_that_a_cluster_dropped_ends_the_run_with_a_sentence(from_look):
-    class Dropping(Servers):
-        def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
-            facts = super().look(_run, url, _needed, version)
-            if self.looks[url] >= from_look:
-                raise CancelledError
-            return facts
-
-    error = ServerGone("gone") if from_look == 2 else CancelledError()
-    with pytest.raises(ComfyError, match="The dask scheduler dropped the work. Look into its log"):
-        run(Dropping(fails=lambda _item, _url: error))
-
-
-def test_a_lost_worker_of_a_cluster_is_not_a_lost_server():
-    class KilledWorker(Exception):
-        pass
-
-    lost = iter([KilledWorker("worker died")])
-    servers = Servers(fails=lambda _item, _url: next(lost, None))
-    told: list[str] = []
-    kept: list[str] = []
-    tasks = [Task(str(k), "g", kept) for k in range(8)]
-    with workers_of(servers) as plain:
-        workers = replace(plain, lost=(KilledWorker,))
-        outcome = Spread(tasks, {}, "1.0", workers, lambda *_: None, told.append).run()
-    assert sorted(kept) == sorted(t.name for t in tasks) and not outcome.failed
-    assert len(told) == 1 and told[0].startswith("A dask worker was lost (worker died): ")

@@ -26,8 +26,8 @@ from ale_edit.headless import (
 )
 from ale_edit.headless.pictures import as_png
 from ale_edit.headless.work import Item, Made, Stopped, look, make
-from ale_edit.tests.headless.test_client import FakeComfyUI
-from ale_edit.tests.headless.test_client import serving as serving_fake
+from ale_edit.tests.headless.scripted_server import FakeComfyUI
+from ale_edit.tests.headless.scripted_server import serving as serving_fake
 
 NODES = {
     "1": {"class_type": "LoadImage", "inputs": {"image": "ale-edit/a.png"}},

@@ -14,8 +14,10 @@ from ale_edit.attention.control import running_order
 from ale_edit.editors import EDITORS, infedit, masactrl
 from ale_edit.editors.editor import Editor, Task
 from ale_edit.host.attention.adapter import add_control
+from ale_edit.host.attention.self_injection import apply_self_injection
 from ale_edit.host.attention.unet import self_attention_layers
 from ale_edit.host.sampling.branch_guider import Branch, BranchGuider
+from ale_edit.host.sampling.source_branch import KEPT
 from ale_edit.host.text.embedding import encode_prompt, read_word
 from ale_edit.tests.host.runs import STEPS, edit, plain, relative_error
 from ale_edit.tests.tiny import edits_of, source_latent
@@ -145,6 +147,30 @@ def test_a_second_edit_takes_the_source_of_the_first(
     assert relative_error(again, expected) < 1e-4
     assert sum(rows) <= STEPS * others * 2 and sum(rows) < STEPS * (others + 1) * 2
     assert relative_error(again, first) > 0.01
+
+
+@every_editor
+@pytest.mark.parametrize(
+    "patch",
+    [lambda model: model, lambda model: apply_self_injection(model, 0.5)],
+    ids=["no control", "self-injection"],
+)
+def test_an_edit_takes_no_source_that_lacks_what_its_editor_reads(model, clip, editor, patch):
+    """One of the same image, prompt and guidance, kept by an edit with other controls."""
+
+    def guider(reuses_source: bool) -> BranchGuider:
+        return guide_by(editor, model, clip, guidance=(1.5, 3.0), reuses_source=reuses_source)
+
+    expected = edit(guider(False))
+    same = guider(True)
+    source, target = (
+        [[cond["cross_attn"], {"pooled_output": cond["pooled_output"]}]]
+        for cond in (same._branches["source"], same._branches["target"])
+    )
+    other = (Branch("source", source, 1.5), Branch("target", target, 3.0))
+    edit(BranchGuider(patch(model), other, plain(clip, "blurry")))
+    assert hasattr(model.model, KEPT)
+    assert relative_error(edit(same), expected) < 1e-4
 
 
 @every_editor

@@ -128,7 +128,7 @@ def test_a_bad_demo_weight_file_is_named_with_the_cure(
     with pytest.raises(ValueError) as error:
         run("ALEDemoModelLoader")
     assert str(file) in str(error.value) and quote in str(error.value)
-    assert "Clone the repository again" in str(error.value)
+    assert "Install the pack again" in str(error.value)
     assert f"`{quote}" in page("ALEDemoModelLoader")
 
 

@@ -8,6 +8,7 @@ from ale_edit.regions.preview import (
     COLORS,
     _label_box,
     _shortened,
+    _widened,
     object_color,
     preview_image,
     preview_regions,
@@ -15,7 +16,7 @@ from ale_edit.regions.preview import (
     text_color,
 )
 from ale_edit.regions.regions import make_regions
-from ale_edit.tests.tiny import box_mask
+from ale_edit.tests.tiny import box_mask, generator
 
 
 def oklab(color: tuple[float, float, float]) -> torch.Tensor:
@@ -177,3 +178,12 @@ def test_a_large_image_is_shown_as_it_is():
         torch.zeros(1, 512, 64, 3), make_regions([torch.ones(512, 64)], ["a"], 0.0)
     )
     assert shown is preview
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 4, 5, 9, 40])
+def test_lines_are_unbroken_up_to_the_border(radius):
+    """A line is what a square of the radius reaches, as max pooling gives it."""
+    masks = torch.rand(3, 17, 23, generator=generator(radius)) > 0.97
+    masks[:, 0, 0] = masks[:, -1, 5] = True
+    pooled = torch.nn.functional.max_pool2d(masks.float(), 2 * radius + 1, 1, radius)
+    assert torch.equal(_widened(masks, radius), pooled > 0)

@@ -30,7 +30,7 @@ from ale_edit.bench.editing import (
 )
 from ale_edit.bench.methods import ALE, NAIVE
 from ale_edit.headless import ComfyError
-from ale_edit.headless.spreading import Outcome
+from ale_edit.headless.tasks import Outcome
 from ale_edit.headless.workers import local_workers
 from ale_edit.tests.bench.samples import ale_sample, pie_sample
 from ale_edit.tests.server.conftest import new_server

@@ -24,7 +24,7 @@ from ale_edit.demo.judge import Judge
 from ale_edit.headless import ComfyClient, NodeFailed, Progress, Workflow
 from ale_edit.headless.edits import BY_WORDS, MASKED, Model, use_model
 from ale_edit.headless.pack import pack_version
-from ale_edit.headless.spreading import tag_of
+from ale_edit.headless.tasks import tag_of
 from ale_edit.tests.headless.inputs import write_csv
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,14 +18,14 @@ from .building import build, download_carrier, remove_unfinished
 from .carrier import comfyui_files
 from .environment import Damage, Environment, inspect
 from .host import Host, dotted
-from .locks import locked
-from .messages import DevError, say, timed
+from .locks import hold_lock
+from .messages import DevError, say, time_step
 from .pins import PYTHONS, pins_key
 
 WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
 
-def managed_host(cache: Path, data: Path) -> Host:
+def choose_own_host(cache: Path, data: Path) -> Host:
     """The environment for these pins in the cache folder, sound or repaired, or else a new one.
 
     Its models are in the data folder.
@@ -38,7 +38,7 @@ def managed_host(cache: Path, data: Path) -> Host:
         raise DevError(
             f"The cache folder {cache} cannot be made ({error}). Set ALE_EDIT_CACHE to another."
         ) from error
-    with locked(cache / f"{key}.lock"):
+    with hold_lock(cache / f"{key}.lock"):
         environment = find_sound(cache, key)
         if environment is None:
             environment = Environment(cache / f"{key}-{secrets.token_hex(3)}")
@@ -83,7 +83,7 @@ def repair(environment: Environment, damage: Damage, key: str) -> bool:
     folder, left = environment.folder, damage
     say(f"The environment in {folder} is damaged ({damage}).")
     if not damage.beyond_repair:
-        with timed("repairing it"):
+        with time_step("repairing it"):
             try:
                 if damage.lost or damage.changed:
                     restore_files(environment, damage)
