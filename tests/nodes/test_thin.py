@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ale_edit.editors import EDITORS
+from ale_edit.tests.nodes.graph import nodes
+
 FOLDER = Path(__file__).resolve().parents[2] / "nodes"
 FILES = sorted(FOLDER.glob("*.py"))
 LONGEST_BODY = 15
@@ -21,7 +24,9 @@ def functions(path: Path, name: str) -> list[ast.FunctionDef]:
 
 
 def test_the_nodes_are_found() -> None:
-    assert sum(len(functions(path, "execute")) for path in FILES) == 25
+    """Those written by hand, and one for all editors whose node is made from its settings."""
+    assert sum(len(functions(path, "execute")) for path in FILES) == 26
+    assert len(nodes()) - len(EDITORS) + 1 == 26
 
 
 @every_file
