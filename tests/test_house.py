@@ -19,19 +19,22 @@ COMFY = {
     "server",
 }
 
+SCORING = ("comparing", "inputs", "networks", "scores", "similarity")
+
 # What a folder (or one file) may import of the pack, and of other packages.
 PACK: dict[str, set[str]] = {
     "__init__.py": set(),
     "nodes": {"host", "editors", "scoring", *PURE},
     "nodes/demo.py": {"host", "scoring", "demo", *PURE},
     "host": {"editors", *PURE},
-    **{f"host/scoring/{name}.py": {"scoring", *PURE} for name in ("similarity", "scores")},
+    **{f"host/scoring/{name}.py": {"scoring", *PURE} for name in SCORING},
     "editors": set(PURE),
     **{folder: set() for folder in (*PURE, "scoring")},
     "regions/preview.py": set(),
     **{f"scoring/{name}.py": set() for name in ("comparison", "clip", "lpips_network")},
     "demo": set(),
-    "demo/evaluate.py": {"host", *PURE},
+    "demo/evaluate.py": {"regions"},
+    "demo/card_images.py": {"host", *PURE},
     "demo/finder.py": {"regions"},
     "bench": {"headless", "scoring"},
     "bench/judging.py": {"demo", "regions", "scoring"},
@@ -60,8 +63,9 @@ OTHERS: dict[str, set[str]] = {
     "host": {"torch", "numpy", *COMFY},
     **{folder: {"torch", "numpy"} for folder in ("editors", *PURE, "scoring", "demo")},
     "demo/evaluate.py": {"torch", "numpy"},
+    "demo/card_images.py": {"torch"},
     "demo/finder.py": {"torch"},
-    **{f"host/scoring/{name}.py": {"torch", *COMFY} for name in ("similarity", "scores")},
+    **{f"host/scoring/{name}.py": {"torch", *COMFY} for name in SCORING},
     "regions/preview.py": {"torch", "numpy", "PIL"},  # labels need a font
     "scoring/comparison.py": {"torch", "numpy", "PIL"},  # labels need a font
     "scoring/clip.py": {"torch", "numpy", "PIL"},
@@ -92,7 +96,7 @@ LATE: dict[str, set[str]] = {  # only inside a function
     "scoring/clip.py": {"transformers"},
     "scoring/lpips_network.py": {"torchvision"},
     "demo": COMFY | {"safetensors", "PIL"},
-    "demo/evaluate.py": COMFY,
+    "demo/card_images.py": COMFY,
     "bench/lpips_network.py": {"torchvision", "torchmetrics"},
     "bench/clip_network.py": {"transformers"},
     "bench/weight_files.py": {"safetensors"},
