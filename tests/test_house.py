@@ -310,11 +310,27 @@ def test_dev_py_and_the_constraints_pin_the_same_torch():
     assert {tool.lower() for tool in (*TOOLS, *UNLISTED)} <= pinned
 
 
-def test_dev_py_is_a_door_and_no_file_behind_it_is_long():
+def test_dev_py_is_a_door():
     assert len(read("dev.py").splitlines()) < 100
-    behind = [*ROOT.glob("devtools/*.py"), *ROOT.glob("tests/devtools/*.py")]
-    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in behind}
-    assert lengths and max(lengths.values()) <= 400, lengths
+
+
+LONGER = {
+    "bench/speed.py": 641,
+    "headless/client.py": 465,
+    "headless/spreading.py": 422,
+    "tests/headless/test_batch.py": 448,
+    "tests/headless/test_client.py": 575,
+    "tests/headless/test_spreading.py": 506,
+}
+"""The files that may be over 400 lines, up to their present lengths. They only get shorter: when one
+does, lower its number here, or remove it."""
+
+
+def test_no_python_file_is_over_400_lines():
+    files = [*pack_files(), *(p.relative_to(ROOT).as_posix() for p in ROOT.glob("tests/**/*.py"))]
+    lengths = {file: len(read(file).splitlines()) for file in files}
+    assert "demo/evaluate.py" in lengths and "tests/test_house.py" in lengths
+    assert not {file: n for file, n in lengths.items() if n > LONGER.get(file, 400)}
 
 
 def test_no_file_holds_a_path_of_one_machine():
