@@ -7,14 +7,9 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..host import model_files
-from ..host.scoring.scores import (
-    compared,
-    comparison_sheet,
-    leakage_report,
-    preservation_report,
-    shown,
-    weights_stamp,
-)
+from ..host.scoring.comparing import compared, comparison_sheet
+from ..host.scoring.networks import weights_stamp
+from ..host.scoring.scores import leakage_report, preservation_report, shown
 from ..host.scoring.similarity import load_clip_folder, similarity_of_sockets
 from ..host.versions import LEFT_TO_THE_RUN
 from ..prompts.edits import Edits

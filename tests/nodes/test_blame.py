@@ -16,7 +16,7 @@ from comfy_extras.nodes_hooks import SetClipHooks
 
 from ale_edit.prompts.edits import Edits
 from ale_edit.tests.families import family_model
-from ale_edit.tests.host.test_composition import in_tiles, row_by_row
+from ale_edit.tests.host.other_nodes import in_tiles, row_by_row
 from ale_edit.tests.nodes.bad_edits import sentences
 from ale_edit.tests.nodes.bad_input import (
     CURE,
