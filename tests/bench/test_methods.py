@@ -137,3 +137,12 @@ def test_masks_are_spoiled_for_methods_with_a_mask_error_only(mask):
     assert ALE.masks(masks, 0) == masks
     one, other = all_methods()["shifted-0.12"].masks(masks, 0)
     assert isinstance(one, Image.Image) and one.tobytes() != other.tobytes()
+
+
+@pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
+def test_an_editors_workflow_has_its_defaults_but_for_the_sampling_of_the_demo_model(editor):
+    settings = editor_files()[editor.name].settings
+    defaults = asdict(editor.settings())
+    assert {k: settings[k] for k in defaults if k not in SAMPLING} == {
+        k: v for k, v in defaults.items() if k not in SAMPLING
+    }
