@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ale_edit.regions.preview import (
     COLORS,
     _label_box,
-    _shortened,
+    _shorten,
     object_color,
     preview_image,
     preview_regions,
@@ -154,8 +154,8 @@ def test_a_label_longer_than_the_image_is_cut_at_its_end():
     draw = ImageDraw.Draw(Image.new("RGB", (8, 8)))
     font = ImageFont.load_default(size=12)
     whole = "1 a lantern made of brass"
-    assert _shortened(whole, draw, font, 500) == whole
-    short = _shortened(whole, draw, font, 90)
+    assert _shorten(whole, draw, font, 500) == whole
+    short = _shorten(whole, draw, font, 90)
     assert draw.textlength(short, font=font) <= 90 < draw.textlength(whole, font=font)
     assert short.endswith("...") and whole.startswith(short.removesuffix("..."))
 
