@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..attention.adapter import running_controls
-from ..attention.rows import STEP_KEY, step_of, with_latent, with_step
+from ..attention.rows import STEP_KEY, add_latent, add_step, step_of
 from ..attention.store import STORE_KEY, StepStore
 from ..attention.unet import require_cross_attention
 from ..messages import NodeName
@@ -240,7 +240,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         seed: int | None = None,
     ) -> Tensor:
         """Denoised predictions (rows, C, h, w) of the latents of all branches."""
-        model_options = with_latent(with_step(model_options, timestep, NODE), x, NODE)
+        model_options = add_latent(add_step(model_options, timestep, NODE), x, NODE)
         options = model_options["transformer_options"]
         store, is_kept = self._open_step(options)
         denoised: dict[str, Tensor] = {}
@@ -265,7 +265,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             halves = {0} if not self._guided_names(self._other_names()) else {0, 1}
             store, controls = branch.steps[number], running_controls(options)
             if store.serves(controls, step_of(options), others, halves):
-                return store.opened_for(others), True
+                return store.open_for(others), True
         if self._evaluation == "in turn":
             return StepStore(frozenset(self.branch_names)), False
         return (branch.open_step(), False) if branch is not None else (None, False)

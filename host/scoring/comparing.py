@@ -13,7 +13,7 @@ from ...scoring.summary import picture_lines
 from .inputs import COMPARE, pictures
 
 
-def compared(
+def make_entries(
     images: Sequence[Any],
     labels: str,
     scores: Sequence[Sequence[str]] = (),

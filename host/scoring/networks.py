@@ -13,7 +13,7 @@ from ...scoring import structure
 from ...scoring.lpips_network import LpipsNetwork
 from .. import model_files
 from ..model_files import DINO, LPIPS, Kind
-from ..segmenting.grounding import GroundedSAMPart, managed, with_room
+from ..segmenting.grounding import GroundedSAMPart, manage, run_with_room
 from .inputs import PRESERVATION
 
 logger = logging.getLogger(__name__)
@@ -43,13 +43,13 @@ class LpipsModule(nn.Module):
 def run_on_device(patcher: Any, need: int, run: Any) -> float:
     """What `run` makes of the loaded network and its device."""
     what = type(patcher.model.network).__name__
-    return with_room(
+    return run_with_room(
         lambda net: run(net, next(net.parameters()).device),
         *(patcher, need, what, PRESERVATION, CURE_OF_MEMORY),
     )
 
 
-def installed(kind: Kind) -> Any:
+def load_installed(kind: Kind) -> Any:
     """The network of the first fitting file, under ComfyUI's memory management; None without one.
     It is read anew for each report, so that nothing of it stays behind.
 
@@ -69,7 +69,7 @@ def weights_stamp() -> str:
 
 def _weight_files(kind: Kind) -> list[tuple[Path, tuple]]:
     """Each fitting file or folder, and a stamp that changes with whatever is read for it."""
-    names = [name for name in model_files.listed(kind) if name != model_files.NOTHING]
+    names = [name for name in model_files.list_files(kind) if name != model_files.NOTHING]
     if kind is LPIPS:
         names = [name for name in names if Path(name).name.startswith("squeezenet1_1")]
     found = []
@@ -93,7 +93,7 @@ def _lpips(path: Path) -> Any:
             f"{PRESERVATION}: {path} and {heads} make no LPIPS: {error}. Put there "
             f"{LPIPS.published}."
         ) from error
-    return managed(LpipsModule(network), ScoreNetwork)
+    return manage(LpipsModule(network), ScoreNetwork)
 
 
 def heads_file(backbone: Path) -> Path | None:
@@ -121,4 +121,4 @@ def _dino(path: Path) -> Any:
     if network.sizes != structure.VIT_B8:
         logger.warning("%s: %s is not DINO's ViT-B/8 and is left out.", PRESERVATION, path)
         return None
-    return managed(network, ScoreNetwork)
+    return manage(network, ScoreNetwork)

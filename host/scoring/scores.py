@@ -30,8 +30,8 @@ from .. import model_files
 from ..messages import name_node, show
 from ..model_files import DINO, LPIPS, Kind
 from .inputs import LEAKAGE, PRESERVATION, pictures, raw_masks, sources_of
-from .networks import installed, run_on_device
-from .similarity import chosen_similarity
+from .networks import load_installed, run_on_device
+from .similarity import choose_similarity
 
 DINO_BYTES = 2**30
 LPIPS_BYTES_A_PIXEL = 4000
@@ -67,7 +67,7 @@ def leakage_report(
     masks = raw_masks(regions, edited, LEAKAGE)
     prompt = edits.target_prompt or base_prompt(edits.targets)
     size = (int(edited.shape[1]), int(edited.shape[2]))
-    model = chosen_similarity(similarity, (*edits.targets, prompt), size, LEAKAGE)
+    model = choose_similarity(similarity, (*edits.targets, prompt), size, LEAKAGE)
     sources = edited[:0] if source is None else sources_of(source, edited, LEAKAGE)
     if source is not None and len(source) == len(regions.images) == 1:
         sources = sources[:1]
@@ -110,12 +110,12 @@ def _leakage_notes(model: Similarity, masks: Sequence[Tensor]) -> list[str]:
 def _require_same(regions: AnyRegions, edits: Edits) -> None:
     if regions.names != edits.sources:
         raise ValueError(
-            f"{LEAKAGE}: the regions input is of {_listed(regions.names)}, the edits input of "
-            f"{_listed(edits.sources)}. Connect the same edits to Regions and to Leakage Score."
+            f"{LEAKAGE}: the regions input is of {_list_names(regions.names)}, the edits input of "
+            f"{_list_names(edits.sources)}. Connect the same edits to Regions and to Leakage Score."
         )
 
 
-def _listed(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     return ", ".join(f'"{name}"' for name in names) or "no object"
 
 
@@ -147,7 +147,7 @@ def preservation_report(
     edited = pictures(image, PRESERVATION)
     sources = sources_of(source, edited, PRESERVATION)
     backgrounds = [1 - masks.amax(0) for masks in raw_masks(regions, edited, PRESERVATION)]
-    lpips, dino = installed(LPIPS), installed(DINO)
+    lpips, dino = load_installed(LPIPS), load_installed(DINO)
     pairs = list(zip(sources, edited, strict=True))
     found = [
         _background_figures(lpips, *pair, background)
@@ -217,6 +217,6 @@ def _networks(
     return [(LPIPS, lpips, "LPIPS"), (DINO, dino, "Structure distance")]
 
 
-def shown(summary: Summary) -> Mapping[str, tuple[str, ...]]:
+def make_ui_output(summary: Summary) -> Mapping[str, tuple[str, ...]]:
     """What ComfyUI shows of an output node and keeps in its history."""
     return {"text": (summary.text,), "json": (summary.json,)}

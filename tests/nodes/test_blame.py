@@ -95,7 +95,7 @@ REFUSALS: list[tuple[str, Callable[[World], Any], set[str]]] = [
     ("empty mask", lambda w: w.edit(edits=empty(1)), set()),
     (
         "masks that coincide",
-        lambda w: w.edit(edits=only_wolf().added(only_wolf().items[0])),
+        lambda w: w.edit(edits=only_wolf().add(only_wolf().items[0])),
         set(),
     ),
     ("mask of another shape", lambda w: w.edit(image=picture(width=96)), set()),

@@ -17,7 +17,7 @@ from torch import Tensor
 from ale_edit.host.model_files import DINO, LPIPS
 from ale_edit.host.scoring import networks
 from ale_edit.host.scoring import scores as host_scores
-from ale_edit.host.segmenting.grounding import managed
+from ale_edit.host.segmenting.grounding import manage
 from ale_edit.scoring import structure
 from ale_edit.scoring.lpips import background_lpips, pie_bench_lpips
 from ale_edit.scoring.lpips_network import LpipsNetwork
@@ -109,11 +109,11 @@ def test_after_a_report_nothing_of_its_networks_is_kept(
     made = []
 
     def noted(*parts: Any) -> Any:
-        patcher = managed(*parts)
+        patcher = manage(*parts)
         made.append(ref(patcher.model))
         return patcher
 
-    monkeypatch.setattr(networks, "managed", noted)
+    monkeypatch.setattr(networks, "manage", noted)
     *_, lpips, distance, _, _ = keep()
     assert lpips > 0 and distance > 0
     assert len(made) == 2 and [network() for network in made] == [None, None]
