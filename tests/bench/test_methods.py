@@ -14,6 +14,7 @@ from ale_edit.bench.methods import (
     DEFAULT,
     DILATIONS,
     END_OF_TEXT,
+    SAMPLING,
     Method,
     all_methods,
     boxed,
@@ -23,6 +24,7 @@ from ale_edit.bench.methods import (
     spoiled,
 )
 from ale_edit.editors import EDITORS
+from ale_edit.headless.editors import editor_files
 from ale_edit.headless.edits import editor_workflow
 from ale_edit.prompts.edits import END_OF_TEXT as STRATEGIES
 
