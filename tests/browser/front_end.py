@@ -174,7 +174,7 @@ class FrontEnd:
         self.page.evaluate(MARK_OLD)
         canvas = self.page.locator("canvas#graph-canvas")
         width, height = self.view
-        place = {"x": width / 2, "y": height - 200}  # no node and no panel is there
+        place: Any = {"x": width / 2, "y": height - 200}  # no node and no panel is there
         link.drag_to(canvas, target_position=place)
         self.page.wait_for_function(IS_NEW)
         self.settle()
