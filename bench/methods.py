@@ -118,12 +118,11 @@ DEFAULT = (*COMPONENTS, CODE)
 
 
 def _by_editor(editor: Editor) -> tuple[Method, Method]:
-    """An editor with its own defaults and the model, steps and guidance of `ale`, which
+    """An editor as its workflow has it, with the model, steps and guidance of `ale`, which
     editing.Plan gives it; and with all settings of its paper, by the same model."""
     paper = editor.paper if editor.paper is not None else editor.settings()
-    own = {k: v for k, v in asdict(editor.settings()).items() if k not in SAMPLING}
     return (
-        Method(editor.name, editor.title, {editor.title: own}, editor=editor.name),
+        Method(editor.name, editor.title, editor=editor.name),
         Method(
             f"{editor.name}-paper",
             f"{editor.title}, its paper's settings",

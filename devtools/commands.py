@@ -156,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     add(names, "demo", "ALE-Bench's construction on the demo world, several methods", job=True)
     add(names, "tables", "the paper's ablations on the demo world", job=True)
     add(names, "scenes", "how often both objects of a demo scene come out right", job=True)
-    add(names, "speed", "cost beside plain sampling; further options go to bench/speed.py")
+    add(names, "speed", "cost beside plain sampling; further options go to bench/speed/")
     add(commands, "train-demo", "train the demo model; further options go to demo/train.py")
     return top
 

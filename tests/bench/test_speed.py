@@ -14,9 +14,10 @@ STEPS, POSITIONS = 15, 32 * 32
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     from ale_edit.bench.speed import main
+    from ale_edit.bench.speed.command import PARTS
 
     file: Path = tmp_path_factory.mktemp("speed") / "made" / "speed.json"
-    assert main(["--quick", "--out", str(file)]) == 0
+    assert main(["--quick", "--only", *PARTS, "--out", str(file)]) == 0
     return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -42,7 +43,7 @@ def test_the_families_that_are_timed_have_the_layouts_that_comfyui_detects(famil
     """All but their width, and the number of channels a head."""
     import comfy.supported_models
 
-    from ale_edit.bench.speed import LAYOUTS
+    from ale_edit.bench.speed.models import LAYOUTS
 
     name, layout = LAYOUTS[family]
     expected = getattr(comfy.supported_models, name).unet_config
@@ -95,7 +96,8 @@ def test_the_published_form_that_is_counted_is_rgb_cam():
     from comfy.ldm.modules.attention import optimized_attention
 
     from ale_edit.attention.rgb_cam import layer_text, region_cross_attention, region_text
-    from ale_edit.bench.speed import boxes, embeddings, published_form
+    from ale_edit.bench.speed.counts import published_form
+    from ale_edit.bench.speed.models import boxes, embeddings
     from ale_edit.regions.grid import cell_groups, coverage
 
     torch.manual_seed(0)
@@ -113,7 +115,8 @@ def test_the_published_form_that_is_counted_is_rgb_cam():
 
 def test_runs_that_are_open_at_once_give_what_each_gives_alone():
     """Otherwise the times of one would be those of another."""
-    from ale_edit.bench.speed import ale_model, guide, with_evaluations
+    from ale_edit.bench.speed.models import ale_model, guide
+    from ale_edit.bench.speed.times import open_runs
     from ale_edit.tests.tiny import tiny_model
 
     model = tiny_model()
@@ -122,10 +125,50 @@ def test_runs_that_are_open_at_once_give_what_each_gives_alone():
     def outputs(chosen: list[Any]) -> list[torch.Tensor]:
         found: list[torch.Tensor] = []
         with torch.inference_mode():
-            with_evaluations(chosen, 8, lambda opened: found.extend(run() for run in opened))
+            open_runs(chosen, 8, lambda opened: found.extend(run() for run in opened))
         return found
 
     alone = [outputs([guider])[0] for guider in guiders]
     for together, expected in zip(outputs(guiders), alone, strict=True):
         assert torch.equal(together, expected)
     assert not any(torch.equal(alone[i], alone[i - 1]) for i in range(3))
+
+
+def test_the_peak_of_memory_is_what_is_allocated_at_once():
+    """Not what is freed again before, nor what was there."""
+    from ale_edit.bench.speed.memory import find_peak
+
+    there = torch.zeros(1 << 20)
+
+    def run() -> None:
+        first = there.clone()
+        del first
+        second, third = there.clone(), there.clone()
+        assert second.data_ptr() != third.data_ptr()
+
+    assert find_peak(run) == 2 * there.nbytes
+
+
+def test_the_peak_of_an_edit_is_printed_beside_that_of_plain_sampling(report: dict[str, Any]):
+    memory = report["memory"]
+    for found in memory["shapes"]:
+        assert found["plain_bytes"] > 0
+        assert all(0.5 < found[f"k{k}_over_plain"] < 10 for k in (1, 3, 10))
+    for name in ("infedit", "masactrl"):
+        assert 0.5 < memory["editors"][name]["over_plain"] < 10
+
+
+def test_the_other_editors_take_no_more_rows_than_published(report: dict[str, Any]):
+    assert report["rows"]["editors"] == {"infedit": 6 * STEPS, "masactrl": 4 * STEPS}
+
+
+def test_a_part_may_be_measured_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from ale_edit.bench.speed import main
+
+    assert main(["--quick", "--only", "operations", "--out", str(tmp_path / "s.json")]) == 0
+    found = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))
+    assert found.keys() == {"operations", "machine", "versions"}
+    assert "million operations" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--only", "operation"])
+    assert "families" in capsys.readouterr().err

@@ -193,7 +193,7 @@ REGION_CASES = [
     ),
     Case(
         "a mask within another in ALE Edit",
-        lambda w: w.edit(edits=only_wolf().added(replace(only_wolf().items[0], source="cub"))),
+        lambda w: w.edit(edits=only_wolf().add(replace(only_wolf().items[0], source="cub"))),
         "ALEEdit",
         "has no place of its own",
         ("ALE Edit", '"wolf"', '"cub"'),

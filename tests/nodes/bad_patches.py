@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from ale_edit.tests.host.other_nodes import in_tiles, row_by_row
 from ale_edit.tests.host.stock_runs import core_node
-from ale_edit.tests.host.test_composition import in_tiles, row_by_row
 from ale_edit.tests.nodes.bad_input import Case, regional
 from ale_edit.tests.nodes.graph import one
 from ale_edit.tests.versions import HAS_CFG_OVERRIDE

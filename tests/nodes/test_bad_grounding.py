@@ -50,8 +50,8 @@ def _no_memory(folder: Path) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grounding, "loaded", loaded)
-        grounding.with_room(lambda model: model, cast(Any, None), 0, "GroundingDINO")
+        patch.setattr(grounding, "load_whole", loaded)
+        grounding.run_with_room(lambda model: model, cast(Any, None), 0, "GroundingDINO")
 
 
 PART = {"transformer.level_embed": torch.zeros(4, 8), "feat_map.weight": torch.zeros(8, 8)}

@@ -16,7 +16,7 @@ from comfy_extras.nodes_hooks import SetClipHooks
 
 from ale_edit.prompts.edits import Edits
 from ale_edit.tests.families import family_model
-from ale_edit.tests.host.test_composition import in_tiles, row_by_row
+from ale_edit.tests.host.other_nodes import in_tiles, row_by_row
 from ale_edit.tests.nodes.bad_edits import sentences
 from ale_edit.tests.nodes.bad_input import (
     CURE,
@@ -95,7 +95,7 @@ REFUSALS: list[tuple[str, Callable[[World], Any], set[str]]] = [
     ("empty mask", lambda w: w.edit(edits=empty(1)), set()),
     (
         "masks that coincide",
-        lambda w: w.edit(edits=only_wolf().added(only_wolf().items[0])),
+        lambda w: w.edit(edits=only_wolf().add(only_wolf().items[0])),
         set(),
     ),
     ("mask of another shape", lambda w: w.edit(image=picture(width=96)), set()),

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ale_edit.host.model_files import DINO, LPIPS
+from ale_edit.host.scoring import networks
 from ale_edit.host.scoring import scores as host_scores
-from ale_edit.host.segmenting.grounding import managed
+from ale_edit.host.segmenting.grounding import manage
 from ale_edit.scoring import structure
 from ale_edit.scoring.lpips import background_lpips, pie_bench_lpips
 from ale_edit.scoring.lpips_network import LpipsNetwork
@@ -47,7 +48,7 @@ def test_lpips_is_scored_where_its_files_are(models_dir: Path) -> None:
     source, edited = picture()[0], picture(seed=5)[0]
     *_, lpips, _, text, made = keep()
     weights = torch.load(models_dir / "lpips" / "squeezenet1_1-test.pth", weights_only=True)
-    heads = host_scores.heads_file(models_dir / "lpips" / "squeezenet1_1-test.pth")
+    heads = networks.heads_file(models_dir / "lpips" / "squeezenet1_1-test.pth")
     network = LpipsNetwork.build(weights, torch.load(str(heads), "cpu", weights_only=True))
     parts = (network.features, network.heads, source, edited, background())
     assert lpips == pytest.approx(background_lpips(*parts), abs=1e-6) and lpips > 0
@@ -62,9 +63,9 @@ def test_a_weight_file_that_comes_later_is_used_without_a_restart(
     node = nodes()["ALEPreservationScore"]
     nothing = node.fingerprint_inputs()
     backbone = squeezenet(models_dir / "lpips" / "squeezenet1_1-test.pth")
-    heads = host_scores.heads_file(backbone)
+    heads = networks.heads_file(backbone)
     assert heads is not None and node.fingerprint_inputs() != nothing
-    monkeypatch.setattr(host_scores, "find_spec", lambda _name: None)  # no package has the heads
+    monkeypatch.setattr(networks, "find_spec", lambda _name: None)  # no package has the heads
     alone = node.fingerprint_inputs()
     assert isnan(keep()[3])
     (models_dir / "lpips" / "squeeze.pth").write_bytes(heads.read_bytes())
@@ -75,9 +76,9 @@ def test_a_weight_file_that_comes_later_is_used_without_a_restart(
 
 def test_heads_beside_the_backbone_come_first(models_dir: Path) -> None:
     backbone = models_dir / "lpips" / "squeezenet1_1-test.pth"
-    assert host_scores.heads_file(backbone) != models_dir / "lpips" / "squeeze.pth"
+    assert networks.heads_file(backbone) != models_dir / "lpips" / "squeeze.pth"
     (models_dir / "lpips" / "squeeze.pth").write_bytes(b"")
-    assert host_scores.heads_file(backbone) == models_dir / "lpips" / "squeeze.pth"
+    assert networks.heads_file(backbone) == models_dir / "lpips" / "squeeze.pth"
 
 
 @pytest.fixture
@@ -105,17 +106,17 @@ def test_after_a_report_nothing_of_its_networks_is_kept(
 ) -> None:
     """DINO alone would take 330 MB of main memory as long as ComfyUI runs."""
     squeezenet(models_dir / "lpips" / "squeezenet1_1-test.pth")
-    networks = []
+    made = []
 
     def noted(*parts: Any) -> Any:
-        patcher = managed(*parts)
-        networks.append(ref(patcher.model))
+        patcher = manage(*parts)
+        made.append(ref(patcher.model))
         return patcher
 
-    monkeypatch.setattr(host_scores, "managed", noted)
+    monkeypatch.setattr(networks, "manage", noted)
     *_, lpips, distance, _, _ = keep()
     assert lpips > 0 and distance > 0
-    assert len(networks) == 2 and [network() for network in networks] == [None, None]
+    assert len(made) == 2 and [network() for network in made] == [None, None]
 
 
 def test_a_vit_of_another_size_is_left_out_and_said(

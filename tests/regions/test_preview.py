@@ -7,8 +7,8 @@ from PIL import Image, ImageDraw, ImageFont
 from ale_edit.regions.preview import (
     COLORS,
     _label_box,
-    _shortened,
-    _widened,
+    _shorten,
+    _widen,
     object_color,
     preview_image,
     preview_regions,
@@ -155,8 +155,8 @@ def test_a_label_longer_than_the_image_is_cut_at_its_end():
     draw = ImageDraw.Draw(Image.new("RGB", (8, 8)))
     font = ImageFont.load_default(size=12)
     whole = "1 a lantern made of brass"
-    assert _shortened(whole, draw, font, 500) == whole
-    short = _shortened(whole, draw, font, 90)
+    assert _shorten(whole, draw, font, 500) == whole
+    short = _shorten(whole, draw, font, 90)
     assert draw.textlength(short, font=font) <= 90 < draw.textlength(whole, font=font)
     assert short.endswith("...") and whole.startswith(short.removesuffix("..."))
 
@@ -186,4 +186,4 @@ def test_lines_are_unbroken_up_to_the_border(radius):
     masks = torch.rand(3, 17, 23, generator=generator(radius)) > 0.97
     masks[:, 0, 0] = masks[:, -1, 5] = True
     pooled = torch.nn.functional.max_pool2d(masks.float(), 2 * radius + 1, 1, radius)
-    assert torch.equal(_widened(masks, radius), pooled > 0)
+    assert torch.equal(_widen(masks, radius), pooled > 0)

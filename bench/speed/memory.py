@@ -1,0 +1,101 @@
+"""Memory: the most bytes allocated beyond the weights while an edit samples, over those of plain
+sampling of the same rows. The source branch is not kept for the next edit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from ...attention.control import Control
+from ...demo.world import demo_edits
+from ...editors import EDITORS
+from ...editors.editor import Editor
+from ...host.editing import edit_image
+from ...host.sampling.virtual_inversion import virtual_inversion_sampler
+from ...prompts.edits import Edits, make_edit
+from .models import COUNTS, Shape, ale_model, guide, sample
+
+MEMORY_TARGET = 1.1
+STEPS = 2  # the second has all that the first one left
+
+
+class NoVAE:
+    """Stands in for a VAE, whose memory is not asked for."""
+
+    def encode(self, image: Tensor) -> Tensor:
+        count, height, width, _ = image.shape
+        return torch.randn(count, 4, height // 8, width // 8)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        count, _, height, width = latent.shape
+        return torch.zeros(count, 8 * height, 8 * width, 3)
+
+
+def find_peak(run: Callable[[], Any]) -> int:
+    """The most bytes that were allocated at once while `run` ran, beyond those before it."""
+    if torch.cuda.is_available():
+        run()  # loads the weights
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profiled:
+        run()
+    assert profiled.profiler is not None and profiled.profiler.kineto_results is not None
+    events: list[Any] = profiled.profiler.kineto_results.events()  # PyTorch's stubs lack nbytes
+    changes = [event for event in events if event.name() == "[memory]"]
+    level = peak = 0
+    for event in sorted(changes, key=lambda event: event.start_ns()):
+        level += event.nbytes()
+        peak = max(peak, level)
+    return peak
+
+
+def measure_memory(model: Any, shape: Shape) -> dict[str, Any]:
+    """The peak of ALE-Edit over the plain one, by number of objects."""
+
+    def peak(patched: Any, count: int) -> int:
+        guider = guide(patched, count, reuses_source=False)
+        sampler = virtual_inversion_sampler()
+        return find_peak(lambda: sample(guider, shape.size, sampler, STEPS))
+
+    plain = peak(model, 1)
+    ours = {f"k{k}": peak(ale_model(model, k, shape.size), k) for k in COUNTS}
+    return {
+        "shape": str(shape),
+        "plain_bytes": plain,
+        **{f"{name}_over_plain": round(found / plain, 4) for name, found in ours.items()},
+    }
+
+
+def measure_editor_memory(demo: Any, size: int) -> dict[str, Any]:
+    """The peak of the other editors over plain sampling of their rows, on the demo model.
+
+    demo: its model, CLIP and VAE.
+    """
+    found = {}
+    for editor in EDITORS:
+        plain, ours = (
+            find_peak(lambda by=by: edit_once(by, demo, size, STEPS))
+            for by in (replace(editor, make_control=lambda *_: Control()), editor)
+        )
+        found[editor.name] = {"plain_bytes": plain, "over_plain": round(ours / plain, 4)}
+    return found
+
+
+def edit_once(editor: Editor, demo: Any, size: int, steps: int) -> Tensor:
+    """An edit of two objects of a blank image, both halves of guidance in every branch."""
+    model, clip, _ = demo
+    edits = Edits(tuple(make_edit(source, target, None) for source, target, _ in demo_edits(0)))
+    settings = editor.settings(steps=steps, source_guidance=1.5, target_guidance=2.0)
+    image = torch.zeros(1, 8 * size, 8 * size, 3)
+    return edit_image(editor, settings, model, clip, NoVAE(), image, edits, 0, reuses_source=False)
