@@ -30,22 +30,20 @@ def outside(masks: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_infedit_changes_the_ball_alone_with_a_blend_word(run):
-    _, masks = render(make_scene(2, 2))
+def test_infedit_changes_the_box_alone_with_a_blend_word(run):
+    _, masks = render(make_scene(0, 2))
     images = {title: numbers(file) for title, file in run(load_workflow("infedit")).items()}
-    source, ball = images["Source"], masks[0].numpy() > 0
-    change = {
-        title: np.abs(images[title] - source)
-        for title in ("Edited image", "With target_blend, image")
-    }
+    source, box = images["Source"], masks[0].numpy() > 0
+    edited = [images["Edited image"], images["With target_blend, image"]]
     elsewhere = outside(masks[:1].numpy())
-    everywhere, blended = (c[elsewhere].mean() for c in change.values())
-    print(f"outside the ball: {everywhere:.1f} of 255, with a blend word {blended:.1f}")
+    everywhere, blended = (np.abs(image - source)[elsewhere].mean() for image in edited)
+    print(f"outside the box: {everywhere:.1f} of 255, with a blend word {blended:.1f}")
     assert blended < everywhere / 2
-    for title in change:
-        red, green, blue = images[title][ball].mean(axis=0)
-        assert blue > 1.5 * green > red, title
-    assert source[ball].mean(axis=0)[1] > 100  # it was cyan
+    red, _, blue = source[box].mean(axis=0)
+    assert red > blue  # pink
+    for image in edited:
+        red, green, blue = image[box].mean(axis=0)
+        assert blue > red > green  # purple
 
 
 @pytest.mark.slow
