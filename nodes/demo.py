@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..demo.captions import demo_edits
 from ..demo.finder import SceneFinder
@@ -167,7 +166,7 @@ def mini_clip() -> MiniClip:
     return MiniClip.load(text_encoder())
 
 
-def mini_cosines(images: Tensor, texts: list[str]) -> Tensor:
+def mini_cosines(images: Any, texts: list[str]) -> Any:
     return mini_clip().similarity(images, texts)
 
 
