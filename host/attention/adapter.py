@@ -144,9 +144,9 @@ class AttentionRun:
         out = executor(x, timestep, add_latent(model_options, x, self._node), *args)
         if not self._has_acted and self._acts_on_attention():
             raise ValueError(
-                f"{self._node}: another node calls the model with transformer_options of its own, "
-                f"without those of {self._node}, which so could change nothing. Remove that node, "
-                f"or sample without {self._node}."
+                f"{self._node}: another node runs the model by an engine of its own, or with "
+                f"transformer_options of its own, without those of {self._node}, which so could "
+                f"change nothing. Remove that node, or sample without {self._node}."
             )
         return out
 

@@ -319,10 +319,13 @@ def test_masks_of_two_sizes_give_the_same_edit(model, clip):
 # -- a photograph of 12 megapixels -----------------------------------------------------------------
 
 
-def test_twelve_megapixels_run_with_one_warning_that_says_what_to_do(model, clip, caplog):
+def test_twelve_megapixels_run_with_one_warning_that_says_what_to_do(
+    model, clip, caplog, monkeypatch
+):
     """Everything of ours but the UNet, which is left out: 3000 x 4000 pixels, two objects."""
+    monkeypatch.setattr(model.model, "_apply_model", lambda x, *args, **kwargs: x * 0.5)
     regions = two_regions(3000, 4000, 0.01)
-    guider = guide(patched(with_option(model, skip_unet), regions), clip)
+    guider = guide(patched(model, regions), clip)
     latent = source_latent(1, 375, 500)
     made = edit(guider, latent, steps=2)
     assert made.shape == latent.shape and torch.isfinite(made).all()
@@ -338,6 +341,14 @@ def test_the_sizes_that_people_edit_at_are_not_warned_about(model, clip, caplog)
         guider = guide(with_option(model, skip_unet), clip)
         edit(guider, source_latent(1, *shape), steps=1)
     assert not [r for r in caplog.records if "megapixels" in r.getMessage()]
+
+
+def test_an_engine_that_replaces_the_unet_is_refused_where_we_act_on_its_attention(model, clip):
+    guider = guide(patched(with_option(model, skip_unet)), clip)
+    with pytest.raises(
+        ValueError, match=r"^Region Cross-Attention: .*an engine of its own.*Remove"
+    ):
+        edit(guider)
 
 
 def skip_unet(model: Any) -> None:
