@@ -39,7 +39,7 @@ def main() -> int:
     if missing:
         sys.exit(
             f"edit.py: {sys.executable} has no {', '.join(missing)}. Use the Python that ComfyUI "
-            "runs on (`dev.py serve` names its own), or install aiohttp and Pillow."
+            "runs on (from a clone, `dev.py serve` names its own), or install aiohttp and Pillow."
         )
     return importlib.import_module("ale_edit.headless.command").main(sys.argv[1:])
 

@@ -48,7 +48,7 @@ class ClipNetwork:
 
     def cosines(self, images: Tensor, texts: Sequence[str]) -> Tensor:
         """Cosines (B, T) of images (B, H, W, 3) in [0, 1] and T texts, cut to CLIP's 77 tokens."""
-        parts = clip.cropped(images, clip.side_of(self.model)).split(BATCH)
+        parts = clip.crop(images, clip.side_of(self.model)).split(BATCH)
         seen = torch.cat([clip.image_vectors(self.model, part) for part in parts])
         tokens = [clip.cut_short(self.tokenizer(text)["input_ids"]) for text in texts]
         return clip.cosines(seen, clip.text_vectors(self.model, tokens))

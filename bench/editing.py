@@ -38,14 +38,12 @@ from ..headless.tasks import Outcome, tag_of
 from ..headless.work import Item, Made
 from ..headless.workers import Workers
 from .dataset import Dataset, ImageEdit
-from .methods import Method
+from .methods import SAMPLING, Method
 from .worlds import own_model
 
 FINGERPRINT = "ale-edit fingerprint"
 MADE_ON = "ale-edit made on"
 UNUSED = ("Save reconstruction", "Save regions", "Decode source")
-SAMPLING = ("steps", "strength", "source_guidance", "target_guidance")
-"""Settings that every editor has as `ale` has them, unless its method says otherwise."""
 Settings = dict[str, dict[str, Any]]
 """Inputs by node title."""
 STALE = "made from something else (other prompts, pictures, settings, weights or version)"

@@ -17,6 +17,8 @@ from ..headless import Workflow
 from ..headless.editors import ALE as ALE_EDITOR
 
 MaskError = Literal["eroded", "shifted", "box"]
+SAMPLING = ("steps", "strength", "source_guidance", "target_guidance")
+"""Settings that every editor has as `ale` has them, unless its method says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ DEFAULT = (*COMPONENTS, CODE)
 
 
 def _by_editor(editor: Editor) -> tuple[Method, Method]:
-    """An editor with the model, steps and guidance of `ale`, which editing.Plan gives it; and with
-    all settings of its paper, by the same model."""
+    """An editor as its workflow has it, with the model, steps and guidance of `ale`, which
+    editing.Plan gives it; and with all settings of its paper, by the same model."""
     paper = editor.paper if editor.paper is not None else editor.settings()
     return (
         Method(editor.name, editor.title, editor=editor.name),

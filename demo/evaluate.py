@@ -4,39 +4,29 @@ Rates come with the half width of a 95 % interval, by bootstrap over prompts or 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..host.attention.rgb_cam import apply_rgb_cam
-from ..host.text.embedding import embed_side
-from ..prompts.edits import Edits, make_edit
 from ..regions.detection import Thresholds, match
-from ..regions.regions import make_regions
-from .caption_sampler import EOS
 from .captions import join_phrases, object_phrase
+from .card_images import Demo, plain_images, regional_images, sample, splice, zero_part
 from .finder import SceneFinder
 from .finding import find_objects
 from .judge import Judge, Reading
 from .mini_clip import MiniClip
 from .models import add_lcm, build_clip, build_model, build_vae
-from .render import IMAGE_SIZE, render_batch
+from .render import render_batch
 from .scenes import CHECK_SEEDS, COLORS, MATERIALS, SHAPES, Scene, SceneObject, Triples, make_scene
 from .weights import read_weights, weight_table
 
-if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
-    from comfy.sd import CLIP, VAE
-
 _ATTRIBUTES = ("shape", "color", "material")
-_BATCH = 25
 _LCM_STEPS = (4, 8, 15)
-_DILATION = 0.01  # the paper's
 _BOX, _NOUN = 0.35, 0.25  # thresholds, the defaults of Grounded-SAM Masks
 _COLUMNS = (
     "| {0} | shape | color | material | all three | another object's attribute | right count |\n"
@@ -45,25 +35,6 @@ _COLUMNS = (
 
 Row = tuple[float, float, float, float, float]  # hits of shape, color, material, all; swapped
 Measure = list[Row]
-
-
-@dataclass(frozen=True)
-class _Demo:
-    """The parts under test, and how images are sampled."""
-
-    model: "ModelPatcher"
-    clip: "CLIP"
-    vae: "VAE"
-    judge: Judge
-    folder: Path
-    steps: int = 20
-    guidance: float = 3.0
-    sampler: str = "euler"
-    scheduler: str = "normal"
-
-    @property
-    def sampling(self) -> str:
-        return f"{self.sampler}, {self.steps} steps, guidance {self.guidance:g}"
 
 
 def evaluate(folder: Path, count: int, parts: Sequence[str] = ()) -> str:
@@ -77,11 +48,11 @@ def evaluate(folder: Path, count: int, parts: Sequence[str] = ()) -> str:
     clip = build_clip(read_weights("text", folder))
     vae = build_vae(read_weights("autoencoder", folder))
     model = build_model(read_weights("unet", folder))
-    demo = _Demo(model, clip, vae, Judge.load(folder), folder)
+    demo = Demo(model, clip, vae, Judge.load(folder), folder)
     return "\n\n".join(PARTS_OF_CARD[part](demo, count) for part in parts or PARTS_OF_CARD)
 
 
-def _ground_truth(demo: _Demo, count: int) -> str:
+def _ground_truth(demo: Demo, count: int) -> str:
     """Autoencoder PSNR, and judge accuracy on ground truth before and after the autoencoder."""
     scenes = [make_scene(CHECK_SEEDS[i], 2, triples="all") for i in range(count)]
     images, masks = render_batch(scenes)
@@ -104,7 +75,7 @@ def _ground_truth(demo: _Demo, count: int) -> str:
     return "\n".join(lines)
 
 
-def _found_objects(demo: _Demo, count: int) -> str:
+def _found_objects(demo: Demo, count: int) -> str:
     """Intersection over union of true masks with those that the finder makes of each object's
     phrase alone, 0 for an object that it does not find."""
     finder = SceneFinder.load(demo.folder)
@@ -143,7 +114,7 @@ def found_overlaps(
     return overlaps
 
 
-def _text_to_image(demo: _Demo, count: int) -> str:
+def _text_to_image(demo: Demo, count: int) -> str:
     """Plain prompts with 1 to 3 objects, and one object of a triple that was never trained on."""
     kinds: tuple[tuple[str, int, Triples], ...] = (
         ("one object", 1, "trained"),
@@ -154,19 +125,19 @@ def _text_to_image(demo: _Demo, count: int) -> str:
     lines = [_COLUMNS.format(f"text to image, {count} prompts, {demo.sampling}")]
     for title, objects, triples in kinds:
         scenes = _prompt_scenes(count, objects, triples)
-        lines.append(_attribute_row(title, demo, _plain_images(demo, scenes), scenes))
+        lines.append(_attribute_row(title, demo, plain_images(demo, scenes), scenes))
     return "\n".join(lines)
 
 
-def _region_control(demo: _Demo, count: int) -> str:
+def _region_control(demo: Demo, count: int) -> str:
     """Two objects, the same prompts and noise with and without ORE and RGB-CAM in a KSampler."""
     scenes = _prompt_scenes(count, 2, "trained")
     lines = [
         _COLUMNS.format(f"region control, two objects, {count} prompts, {demo.sampling}"),
-        _attribute_row("off", demo, _plain_images(demo, scenes), scenes),
+        _attribute_row("off", demo, plain_images(demo, scenes), scenes),
     ]
     for name, has_background in (("on", False), ("on, with a text for the background", True)):
-        images = _regional_images(demo, scenes, has_background)
+        images = regional_images(demo, scenes, has_background)
         lines.append(_attribute_row(name, demo, images, scenes))
         lines.append(
             _attribute_row(f"{name}, read in each object's own region", demo, images, scenes, True)
@@ -174,7 +145,7 @@ def _region_control(demo: _Demo, count: int) -> str:
     return "\n".join(lines)
 
 
-def _distilled(demo: _Demo, count: int) -> str:
+def _distilled(demo: Demo, count: int) -> str:
     """Two objects by the latent consistency LoRA, as ComfyUI's own nodes apply it."""
     model = add_lcm(demo.model, read_weights("lcm", demo.folder))
     scenes = _prompt_scenes(count, 2, "trained")
@@ -183,11 +154,11 @@ def _distilled(demo: _Demo, count: int) -> str:
         fast = replace(
             demo, model=model, steps=steps, guidance=1.0, sampler="lcm", scheduler="sgm_uniform"
         )
-        lines.append(_attribute_row(f"{steps} steps", demo, _plain_images(fast, scenes), scenes))
+        lines.append(_attribute_row(f"{steps} steps", demo, plain_images(fast, scenes), scenes))
     return "\n".join(lines)
 
 
-def _mini_clip(demo: _Demo, count: int) -> str:
+def _mini_clip(demo: Demo, count: int) -> str:
     """Share of cut-out objects to which the mini CLIP gives the right word, and of whole scenes
     that it prefers with their own caption over one with the two colours exchanged.
     """
@@ -242,12 +213,8 @@ def _prompt_scenes(count: int, objects: int, triples: Triples) -> list[Scene]:
     return [make_scene(s, objects, triples=triples) for s in seeds]
 
 
-def _phrases(scene: Scene) -> list[str]:
-    return [object_phrase(o.shape, o.color, o.material) for o in scene.objects]
-
-
 def _attribute_row(
-    title: str, demo: _Demo, images: Tensor, scenes: list[Scene], in_place: bool = False
+    title: str, demo: Demo, images: Tensor, scenes: list[Scene], in_place: bool = False
 ) -> str:
     """How often named objects have the attributes asked for, and those of another object.
 
@@ -302,16 +269,18 @@ def _rate(values: Sequence[float] | np.ndarray) -> str:
     return f"{sample.mean():.3f} ±{(high - low) / 2:.3f}"
 
 
-def _end_of_text(demo: _Demo, count: int) -> str:
+def _end_of_text(demo: Demo, count: int) -> str:
     """What images show when the words come from prompt A and the end-of-text run from B."""
     pairs = []
     for i in range(count):
         a, b = make_scene(CHECK_SEEDS[9_000 + i], 2).objects
         pairs.append((a, b, object_phrase(a.shape, a.color), object_phrase(b.shape, b.color)))
     rows = {
-        "words of A, end-of-text of B": torch.cat([_splice(demo, a, b) for *_, a, b in pairs]),
-        "words of A zeroed": torch.cat([_zeroed(demo, a, words=True) for *_, a, _ in pairs]),
-        "end-of-text of A zeroed": torch.cat([_zeroed(demo, a, words=False) for *_, a, _ in pairs]),
+        "words of A, end-of-text of B": torch.cat([splice(demo, a, b) for *_, a, b in pairs]),
+        "words of A zeroed": torch.cat([zero_part(demo, a, words=True) for *_, a, _ in pairs]),
+        "end-of-text of A zeroed": torch.cat(
+            [zero_part(demo, a, words=False) for *_, a, _ in pairs]
+        ),
     }
     lines = [
         f"Words against end-of-text, {count} prompt pairs: share that shows the shape / color of",
@@ -320,7 +289,7 @@ def _end_of_text(demo: _Demo, count: int) -> str:
         "|---|---|---|",
     ]
     for name, contexts in rows.items():
-        found = [_largest(demo, image) for image in _sample(demo, contexts)]
+        found = [_largest(demo, image) for image in sample(demo, contexts)]
         cells = []
         for side in (0, 1):
             shares = [
@@ -332,7 +301,7 @@ def _end_of_text(demo: _Demo, count: int) -> str:
     return "\n".join(lines)
 
 
-def _files(demo: _Demo, _count: int) -> str:
+def _files(demo: Demo, _count: int) -> str:
     return weight_table(demo.folder)
 
 
@@ -342,103 +311,12 @@ def _share(pairs: Sequence[tuple[Reading | None, SceneObject]], attribute: str) 
     return sum(hits) / len(hits)
 
 
-def _largest(demo: _Demo, image: Tensor) -> Reading | None:
+def _largest(demo: Demo, image: Tensor) -> Reading | None:
     masks = find_objects(image, 1)
     return demo.judge.read(image, masks[0]) if len(masks) else None
 
 
-def _encode(demo: _Demo, prompt: str) -> Tensor:
-    """Context (1, N, 128) of a prompt."""
-    return cast("Tensor", demo.clip.encode_from_tokens(demo.clip.tokenize(prompt)))
-
-
-def _first_end(demo: _Demo, prompt: str) -> int:
-    return [token for token, _ in demo.clip.tokenize(prompt)["l"][0]].index(EOS)
-
-
-def _splice(demo: _Demo, words: str, ends: str) -> Tensor:
-    """Context with the words of one prompt and the end-of-text run of another."""
-    context, other = _encode(demo, words).clone(), _encode(demo, ends)
-    start, from_ = _first_end(demo, words), _first_end(demo, ends)
-    length = context.shape[1] - max(start, from_)
-    context[:, start:] = other[:, -1:]
-    context[:, start : start + length] = other[:, from_ : from_ + length]
-    return context
-
-
-def _zeroed(demo: _Demo, prompt: str, *, words: bool) -> Tensor:
-    """Context with either the words or the end-of-text run set to zero."""
-    context, start = _encode(demo, prompt).clone(), _first_end(demo, prompt)
-    context[:, slice(1, start) if words else slice(start, None)] = 0
-    return context
-
-
-def _plain_images(demo: _Demo, scenes: list[Scene]) -> Tensor:
-    prompts = [join_phrases(_phrases(scene)) for scene in scenes]
-    return _sample(demo, torch.cat([_encode(demo, prompt) for prompt in prompts]))
-
-
-def _regional_images(demo: _Demo, scenes: list[Scene], has_background: bool) -> Tensor:
-    """Object-Restricted Embeddings and RGB-CAM on the scenes' own regions, one KSampler each.
-
-    With has_background the pixels of no region see the word of the scene's background.
-    """
-    noise = _noise(len(scenes))
-    masks = render_batch(scenes)[1]
-    images = []
-    for b, scene in enumerate(scenes):
-        phrases = _phrases(scene)
-        edits = Edits(tuple(make_edit(phrase, phrase) for phrase in phrases))
-        regions = make_regions(list(masks[b, : len(phrases)]), edits.sources, _DILATION)
-        positive = embed_side(demo.clip, edits, "target")
-        background = None
-        if has_background:
-            tokens = demo.clip.tokenize(scene.background.kind)
-            background = demo.clip.encode_from_tokens_scheduled(tokens)
-        model = apply_rgb_cam(demo.model, regions, background=background)
-        patched = replace(demo, model=model)
-        images.append(_denoise(patched, positive, noise[b : b + 1]))
-    return torch.cat(images)
-
-
-def _sample(demo: _Demo, contexts: Tensor) -> Tensor:
-    """Images (B, H, W, 3) of contexts (B, N, 128), by ComfyUI's own sampler."""
-    noise = _noise(len(contexts))
-    return torch.cat(
-        [
-            _denoise(demo, [[contexts[i : i + _BATCH], {}]], noise[i : i + _BATCH])
-            for i in range(0, len(contexts), _BATCH)
-        ]
-    )
-
-
-def _noise(count: int) -> Tensor:
-    """The same noise (B, 4, h, w) for the same prompts, whatever is sampled with it."""
-    generator = torch.Generator().manual_seed(CHECK_SEEDS.start)
-    return torch.randn(count, 4, IMAGE_SIZE // 8, IMAGE_SIZE // 8, generator=generator)
-
-
-def _denoise(demo: _Demo, positive: Any, noise: Tensor) -> Tensor:
-    """As KSampler and VAE Decode."""
-    import comfy.sample
-
-    samples = comfy.sample.sample(
-        demo.model,
-        noise,
-        demo.steps,
-        demo.guidance,
-        demo.sampler,
-        demo.scheduler,
-        positive,
-        [[_encode(demo, ""), {}]],
-        torch.zeros_like(noise),
-        disable_pbar=True,
-        seed=CHECK_SEEDS.start,
-    )
-    return demo.vae.decode(samples).cpu()
-
-
-PARTS_OF_CARD: dict[str, Callable[[_Demo, int], str]] = {
+PARTS_OF_CARD: dict[str, Callable[[Demo, int], str]] = {
     "files": _files,
     "ground-truth": _ground_truth,
     "finder": _found_objects,

@@ -18,7 +18,7 @@ PARTS = (
     "clip",
 )
 
-_CURE = "Clone the repository again, or train the model anew: python dev.py train-demo"
+_CURE = "Install the pack again; from a clone, `dev.py train-demo` trains another model"
 
 
 def read_weights(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:

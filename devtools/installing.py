@@ -71,7 +71,7 @@ def run_logged(command: Sequence[str], log: Path, settings: Settings | None = No
             stderr=subprocess.STDOUT,
             env=environ,
             cwd=log.parent if settings else None,  # where no project has settings for uv
-            close_fds=False,  # the lock of building.marked_unfinished is the step's, too
+            close_fds=False,  # the lock of building.mark_unfinished is the step's, too
         ).returncode
     if code != 0:
         with log.open(encoding="utf-8", errors="replace") as output:

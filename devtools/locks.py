@@ -12,7 +12,7 @@ from .messages import say
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def hold_lock(path: Path) -> Iterator[None]:
     """Hold a lock that the system releases by itself when this process ends, however it ends."""
     with path.open("a+b") as handle:
         waiting = False

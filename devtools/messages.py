@@ -20,7 +20,7 @@ def say(text: str, end: str = "\n") -> None:
 
 
 @contextlib.contextmanager
-def timed(what: str) -> Iterator[None]:
+def time_step(what: str) -> Iterator[None]:
     say(f"  {what} ... ", end="")
     start = time.monotonic()
     try:

@@ -37,7 +37,7 @@ def run_pytest(host: Host, markers: str, rest: Sequence[str], processes: int = 1
 
 def command_test(args: argparse.Namespace, rest: list[str]) -> int:
     """All tests, in as many processes as there are cores, at most 4; each process has servers of
-    its own. With further options, all in one process, as pytest is told."""
+    its own. With further options, all in one process, with these options for pytest."""
     host = find_host(args.comfyui)
     usual = "not gpu and not weights and not fullsize and not reference"
     processes = min(os.cpu_count() or 1, 4)

@@ -23,15 +23,12 @@ from ..attention.word_maps import WordMaps, refine
 from ..prompts.alignment import (
     Alignment,
     EncodedPrompt,
-    Rows,
     Word,
     align_by_likeness,
-    find_words,
     require_aligned,
-    token_at,
 )
+from ..prompts.blend_words import BlendRows, blend_rows, blend_words
 from ..prompts.edits import Variant
-from ..prompts.spans import same_token
 from .editor import BranchPlan, Editor, Task, setting
 
 Script = Literal["app", "pie bench"]
@@ -138,26 +135,6 @@ PIE_BENCH = InfEditSettings(
 )
 
 
-@dataclass(frozen=True)
-class BlendRows:
-    """Rows of the target prompt that the local blend goes by.
-
-    edited: of the target blend. kept: of the source blend.
-    """
-
-    edited: Rows = ()
-    kept: Rows = ()
-
-    @property
-    def reshaped(self) -> Rows:
-        """Of words in both: their layout may change, their look may not."""
-        return tuple(row for row in self.edited if row in self.kept)
-
-    @property
-    def kept_alone(self) -> Rows:
-        return tuple(row for row in self.kept if row not in self.edited)
-
-
 def infedit_control(
     settings: InfEditSettings,
     source: EncodedPrompt,
@@ -178,55 +155,6 @@ def infedit_control(
     rows = blend_rows(target_words, source_words, alignment, source, target)
     require_blend(settings, rows)
     return InfEditControl(settings, alignment, rows)
-
-
-def blend_words(blend: str) -> list[str]:
-    """The words of a blend, which blanks or commas stand between."""
-    return blend.replace(",", " ").split()
-
-
-def blend_rows(
-    target_words: Sequence[Word],
-    source_words: Sequence[Word],
-    alignment: Alignment,
-    source: EncodedPrompt,
-    target: EncodedPrompt,
-) -> BlendRows:
-    """Where the blend words stand in the target prompt.
-
-    A word of the target blend may be one of the source prompt in whose place the target has
-    another. Raises ValueError naming the word that is not in its prompt.
-    """
-    edited: set[int] = set()
-    for word, rows in zip(target_words, find_words(target.tokens, target_words), strict=True):
-        found = {*rows, *_rows_in_place_of(word, alignment, source)}
-        if not found:
-            raise ValueError(
-                f'the target blend word "{word.text}" does not stand in the target prompt '
-                f'("{target.text}"). Write it as it stands there, or leave it out.'
-            )
-        edited |= found
-
-    def is_kept(rows: Rows) -> bool:
-        """Whether the source prompt has the same tokens at the places opposite."""
-        opposite = [(row, int(alignment.mapper[row])) for row in rows]
-        return all(
-            other >= 0 and same_token(token_at(source.tokens, other), token_at(target.tokens, row))
-            for row, other in opposite
-        )
-
-    kept: set[int] = set()
-    for word, rows in zip(
-        source_words, find_words(target.tokens, source_words, is_kept), strict=True
-    ):
-        if not rows:
-            raise ValueError(
-                f'the source blend word "{word.text}" does not stand at the same place in the '
-                f'source prompt ("{source.text}") and in the target prompt ("{target.text}"). '
-                "Choose a word that both have, or leave it out."
-            )
-        kept.update(rows)
-    return BlendRows(tuple(sorted(edited)), tuple(sorted(kept)))
 
 
 def require_blend(settings: InfEditSettings, rows: BlendRows) -> None:
@@ -378,25 +306,12 @@ def _reads(settings: InfEditSettings, has_blend: bool) -> Reads:
     return {"target": frozenset(target), "layout": frozenset(layout)}
 
 
-def _rows_in_place_of(word: Word, alignment: Alignment, source: EncodedPrompt) -> list[int]:
-    """The target rows that likeness aligned with a token of a word of the source prompt."""
-    rows = alignment.is_filled.nonzero().flatten().tolist()
-    return [
-        row
-        for row in rows
-        if any(
-            same_token(token_at(source.tokens, int(alignment.mapper[row])), token)
-            for token in word.tokens
-        )
-    ]
-
-
 def _make_control(settings: InfEditSettings, task: Task) -> InfEditControl:
-    words = (
+    edited, kept = (
         [task.read_word(word) for word in blend_words(blend)]
         for blend in (settings.target_blend, settings.source_blend)
     )
-    return infedit_control(settings, task.source, task.target, *words, task.variant)
+    return infedit_control(settings, task.source, task.target, edited, kept, task.variant)
 
 
 EDITOR = Editor(

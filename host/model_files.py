@@ -74,7 +74,7 @@ def register(kind: Kind) -> None:
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
 
 
-def listed(kind: Kind) -> list[str]:
+def list_files(kind: Kind) -> list[str]:
     """What the loader's list offers: weight files, and folders that hold a config.json; one entry
     that says so when there is nothing."""
     register(kind)
@@ -205,11 +205,11 @@ def _take(kind: Kind) -> str:
 def wrong_kind(kind: Kind, file: str, weights: dict[str, Tensor]) -> ValueError:
     """The error for a file of some other model, with what it seems to be."""
     return ValueError(
-        f"{kind.node}: {file} is {guessed(weights)}, not a model for this loader. {_take(kind)}"
+        f"{kind.node}: {file} is {guess_kind(weights)}, not a model for this loader. {_take(kind)}"
     )
 
 
-def guessed(weights: dict[str, Tensor]) -> str:
+def guess_kind(weights: dict[str, Tensor]) -> str:
     """What a checkpoint seems to be, by the names of its tensors."""
     kinds = {
         "model.diffusion_model.": "a Stable Diffusion checkpoint",

@@ -17,7 +17,7 @@ OWN_KEY = "ale_edit."
 """Start of the keys of our own wrappers. None of them changes the source branch."""
 
 
-def with_wrapper(model: Any, kind: str, key: str, wrapper: Callable[..., Any], node: str) -> Any:
+def wrap_model(model: Any, kind: str, key: str, wrapper: Callable[..., Any], node: str) -> Any:
     """A clone of `model` that carries `wrapper`; the input model stays as it is.
 
     Raises ValueError when the model already carries one under the same key: two would not know of

@@ -70,7 +70,7 @@ def regions_from_edits(
     chosen = masks_of_edits(edits, masks, images)
     height, width = size or (chosen[0].shape[-2], chosen[0].shape[-1])
     fitted = [
-        _fitted(edit, mask, height, width) for edit, mask in zip(edits.items, chosen, strict=True)
+        _fit(edit, mask, height, width) for edit, mask in zip(edits.items, chosen, strict=True)
     ]
     count = max(map(len, fitted))
     made = []
@@ -159,7 +159,7 @@ def _require_places(regions: Regions, settings: MethodSettings) -> None:
         )
 
 
-def _fitted(edit: Edit, masks: Tensor, height: int, width: int) -> Tensor:
+def _fit(edit: Edit, masks: Tensor, height: int, width: int) -> Tensor:
     """Masks (n, h, w) of an edit at the size of the image."""
     if tuple(masks.shape[1:]) == (height, width):
         return masks

@@ -14,7 +14,7 @@ from ..host.ale_edit import NODE, edit_image
 from ..host.editing import edit_image as edit_image_by
 from ..host.messages import name_node, speak_as
 from ..host.regions import regions_from_edits
-from ..prompts.edits import VARIANTS, Edits, require_choice, with_variant
+from ..prompts.edits import VARIANTS, Edits, require_choice, set_variant
 from ..regions.preview import preview_image
 from ..regions.regions import AnyRegions
 from . import sockets
@@ -202,7 +202,7 @@ class ALEEdit(io.ComfyNode):
         with name_node(NODE):
             require_choice("variant", variant, (AS_IN_EDITS, *VARIANTS))
             share = schedule_of(edit_type, schedule)
-        edits = edits if variant == AS_IN_EDITS else with_variant(edits, variant)
+        edits = edits if variant == AS_IN_EDITS else set_variant(edits, variant)
         settings = ALESettings(schedule=share, dilation=dilation, **numbers)
         with speak_as(NODE):
             if regions is None:

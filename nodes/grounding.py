@@ -11,7 +11,7 @@ from ..host.segmenting.grounded_sam import (
     MISSING,
     NOTHING_FOUND,
     MaskSettings,
-    grounded_regions,
+    ground_regions,
     pictures_of,
 )
 from ..host.segmenting.grounding import PRECISIONS, load_detector, load_segmenter
@@ -37,7 +37,7 @@ class GroundingDINOLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "detector_name",
-                    options=model_files.listed(model_files.DETECTOR),
+                    options=model_files.list_files(model_files.DETECTOR),
                     tooltip=(
                         "groundingdino_swint_ogc.pth, groundingdino_swinb_cogcoor.pth, or the "
                         "folder of a published transformers model (the paper's code: "
@@ -74,7 +74,7 @@ class SAMLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "sam_name",
-                    options=model_files.listed(model_files.SEGMENTER),
+                    options=model_files.list_files(model_files.SEGMENTER),
                     tooltip=(
                         "sam_vit_h, sam_vit_l or sam_vit_b .pth, or the folder of a published "
                         "transformers model of SAM, SAM 2 or SAM 2.1."
@@ -227,7 +227,7 @@ class GroundedSAMMasks(io.ComfyNode):
         cls, image: Any, edits: Edits, detector: Any, segmenter: Any = None, **widgets: Any
     ) -> io.NodeOutput:
         settings = MaskSettings(**widgets)
-        regions, kept, text = grounded_regions(image, edits, detector, segmenter, settings)
+        regions, kept, text = ground_regions(image, edits, detector, segmenter, settings)
         preview, shown = previews(pictures_of(image), regions)
         return io.NodeOutput(
             regions,

@@ -79,7 +79,7 @@ class EditObject(io.ComfyNode):
         own = edit_mask(mask, "Edit Object") if mask is not None else None
         edits = previous if previous is not None else Edits(())
         with name_node("Edit Object"):
-            return io.NodeOutput(edits.added(make_edit(source, target, own)))
+            return io.NodeOutput(edits.add(make_edit(source, target, own)))
 
 
 class EditList(io.ComfyNode):

@@ -7,9 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..editors.ale import ALESettings
-from ..host.sampling.branch_guider import Branch, BranchGuider
+from ..host.messages import name_node
+from ..host.sampling.branch_guider import EVALUATIONS, Branch, BranchGuider, Evaluation
+from ..host.sampling.branch_guider import NODE as GUIDER
 from ..host.sampling.schedule import lcm_sigmas
+from ..host.sampling.virtual_inversion import NODE as SAMPLER
 from ..host.sampling.virtual_inversion import virtual_inversion_sampler
+from ..prompts.edits import require_choice
 
 CATEGORY = "ALE-Edit/sampling"
 
@@ -101,6 +105,17 @@ class TwoBranchGuiderNode(io.ComfyNode):
                 ),
                 *guidance_inputs(),
                 reuse_input(),
+                io.Combo.Input(
+                    "evaluation",
+                    options=list(EVALUATIONS),
+                    default="together",
+                    optional=True,
+                    tooltip=(
+                        "How a step computes the branches: together in one call of the model, "
+                        "which is the fastest, or in turn, one call a branch, which needs less "
+                        "memory."
+                    ),
+                ),
             ],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
         )
@@ -115,12 +130,17 @@ class TwoBranchGuiderNode(io.ComfyNode):
         source_guidance: float,
         target_guidance: float,
         reuse_source: bool = True,
+        evaluation: Evaluation = "together",
     ) -> io.NodeOutput:
+        with name_node(GUIDER):
+            require_choice("evaluation", evaluation, EVALUATIONS)
         branches = (
             Branch("source", source, source_guidance),
             Branch("target", target, target_guidance),
         )
-        guider = BranchGuider(model, branches, negative, reuses_source=reuse_source)
+        guider = BranchGuider(
+            model, branches, negative, evaluation=evaluation, reuses_source=reuse_source
+        )
         return io.NodeOutput(guider)
 
 
@@ -148,6 +168,18 @@ class VirtualInversion(io.ComfyNode):
                         "values reuse the predicted noise."
                     ),
                 ),
+                io.Float.Input(
+                    "kappa",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip=(
+                        "How much of the edit so far each step carries on. 0 (default) is DDCM, "
+                        "1 is FlowEdit's rule."
+                    ),
+                ),
             ],
             outputs=[
                 io.Sampler.Output(display_name="sampler", tooltip="For SamplerCustomAdvanced.")
@@ -155,8 +187,9 @@ class VirtualInversion(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, eta: float) -> io.NodeOutput:
-        return io.NodeOutput(virtual_inversion_sampler(eta))
+    def execute(cls, eta: float, kappa: float = 0.0) -> io.NodeOutput:
+        with name_node(SAMPLER):
+            return io.NodeOutput(virtual_inversion_sampler(eta, kappa))
 
 
 class LCMSchedule(io.ComfyNode):

@@ -7,14 +7,9 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..host import model_files
-from ..host.scoring.scores import (
-    compared,
-    comparison_sheet,
-    leakage_report,
-    preservation_report,
-    shown,
-    weights_stamp,
-)
+from ..host.scoring.comparing import comparison_sheet, make_entries
+from ..host.scoring.networks import weights_stamp
+from ..host.scoring.scores import leakage_report, make_ui_output, preservation_report
 from ..host.scoring.similarity import load_clip_folder, similarity_of_sockets
 from ..host.versions import LEFT_TO_THE_RUN
 from ..prompts.edits import Edits
@@ -43,7 +38,7 @@ class CLIPSimilarityLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "clip_name",
-                    options=model_files.listed(model_files.SIMILARITY),
+                    options=model_files.list_files(model_files.SIMILARITY),
                     tooltip=(
                         "The folder of a published transformers model of CLIP, with its "
                         "config.json and model.safetensors: clip-vit-large-patch14 for figures "
@@ -177,7 +172,7 @@ class LeakageScore(io.ComfyNode):
             report.source_ti,
             summary.text,
             summary.json,
-            ui=dict(shown(summary)),
+            ui=dict(make_ui_output(summary)),
         )
 
 
@@ -252,7 +247,7 @@ class PreservationScore(io.ComfyNode):
             report.structure,
             summary.text,
             summary.json,
-            ui=dict(shown(summary)),
+            ui=dict(make_ui_output(summary)),
         )
 
 
@@ -334,7 +329,7 @@ class Compare(io.ComfyNode):
     ) -> io.NodeOutput:
         given = [text for text in (scores, more_scores) if text]
         earlier = [entry for comparison in previous or () for entry in comparison]
-        entries = compared(images, labels[0], given, earlier)
+        entries = make_entries(images, labels[0], given, earlier)
         sheet = comparison_sheet(entries, columns[0], cell_height[0])
         return io.NodeOutput(sheet, entries, ui=ui.PreviewImage(sheet, cls=cls))
 

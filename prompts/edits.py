@@ -100,7 +100,7 @@ class Edits:
     def targets(self) -> tuple[str, ...]:
         return tuple(edit.target for edit in self.items)
 
-    def added(self, edit: Edit) -> Edits:
+    def add(self, edit: Edit) -> Edits:
         return replace(self, items=(*self.items, edit))
 
 
@@ -163,6 +163,6 @@ def base_prompt(phrases: tuple[str, ...]) -> str:
     return JOINER.join(phrases)
 
 
-def with_variant(edits: Edits, variant: Variant) -> Edits:
+def set_variant(edits: Edits, variant: Variant) -> Edits:
     """The same edits under another variant of the method."""
     return replace(edits, settings=replace(edits.settings, variant=variant))

@@ -120,7 +120,7 @@ def _chunk_values(
         own = rows if settings.variant == "published code" else slice(1, phrase.end)
         substituted[rows] = phrase.embedding[own]
     values = [
-        _restricted(chunk, substituted, i, phrases, empty, settings) for i in range(len(phrases))
+        _restrict(chunk, substituted, i, phrases, empty, settings) for i in range(len(phrases))
     ]
     if settings.end_of_text_in_base and settings.end_of_text not in ("ours", "naive"):
         run = end_of_text_rows(
@@ -130,7 +130,7 @@ def _chunk_values(
     return torch.stack([*values, substituted])
 
 
-def _restricted(
+def _restrict(
     chunk: _Chunk,
     substituted: Tensor,
     index: int,

@@ -21,7 +21,7 @@ class UnfitFile(ValueError):
     """A file that does not hold what its model needs; says which file, and what is wrong."""
 
 
-def renamed(
+def rename(
     weights: Mapping[str, Tensor],
     rules: Sequence[tuple[str, str]],
     fused: Sequence[tuple[str, tuple[str, ...]]],
@@ -40,14 +40,14 @@ def renamed(
             continue
         if (parts := _split(name, tensor, fused)) is not None:
             out.update(parts)
-        elif (new := _renamed(name, rules)) is not None:
+        elif (new := _rename_one(name, rules)) is not None:
             out[new] = tensor
         else:
             unknown.append(name)
     return out, unknown
 
 
-def _renamed(name: str, rules: Iterable[tuple[str, str]]) -> str | None:
+def _rename_one(name: str, rules: Iterable[tuple[str, str]]) -> str | None:
     for pattern, new in rules:
         if found := re.fullmatch(pattern, name):
             return found.expand(new)
@@ -104,7 +104,7 @@ def require_all(
         )
 
 
-def without_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def strip_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The weights without a prefix that all of their names may have ("module.")."""
     if weights and all(name.startswith(prefix) for name in weights):
         return {name[len(prefix) :]: tensor for name, tensor in weights.items()}

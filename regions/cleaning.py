@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def without_specks(mask: Tensor, fraction: float) -> Tensor:
+def remove_specks(mask: Tensor, fraction: float) -> Tensor:
     """A mask (H, W), bool, without islands and holes that have less than a fraction of its pixels;
     0 leaves it as it is. Its largest island always stays.
 

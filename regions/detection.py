@@ -77,7 +77,7 @@ class Match:
     claimed_by: str | None = None
 
 
-def concatenated(parts: Sequence[Detections]) -> Detections:
+def concatenate(parts: Sequence[Detections]) -> Detections:
     """Detections of several lists of phrases in one image, as those of one list."""
     return Detections(
         torch.cat([part.boxes for part in parts]),

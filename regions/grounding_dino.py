@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoints import UnfitFile, load_model, renamed, require_all, without_prefix
+from .checkpoints import UnfitFile, load_model, rename, require_all, strip_prefix
 from .detection import Detections
 from .phrases import caption, head_span
 
@@ -158,7 +158,7 @@ UNUSED = re.compile(
 
 def is_original(weights: Mapping[str, Tensor]) -> bool:
     """Whether names are those of the original GroundingDINO checkpoints."""
-    return {"transformer.level_embed", "feat_map.weight"} <= set(without_prefix(weights, "module."))
+    return {"transformer.level_embed", "feat_map.weight"} <= set(strip_prefix(weights, "module."))
 
 
 def load_original(weights: Mapping[str, Tensor], file: str) -> nn.Module:
@@ -169,8 +169,8 @@ def load_original(weights: Mapping[str, Tensor], file: str) -> nn.Module:
     """
     from transformers import GroundingDinoForObjectDetection
 
-    weights = without_prefix(weights, "module.")
-    new, unknown = renamed(weights, RULES, FUSED, UNUSED)
+    weights = strip_prefix(weights, "module.")
+    new, unknown = rename(weights, RULES, FUSED, UNUSED)
     if unknown:
         require_all((), unknown, (), file)
     try:
@@ -331,7 +331,7 @@ def in_chunks(tokenizer: Any, phrases: tuple[str, ...], limit: int) -> list[tupl
     return [tuple(chunk) for chunk in chunks if chunk]
 
 
-def prepared(image: Tensor) -> Tensor:
+def prepare(image: Tensor) -> Tensor:
     """An image (H, W, 3) in [0, 1] as the model sees it: (1, 3, h, w), the shorter side 800 pixels,
     the longer one at most 1333, normalised; a very long one gets a grey margin, right or below."""
     height, width = shown_size(*image.shape[:2])

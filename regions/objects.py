@@ -95,7 +95,7 @@ def find_objects(
         if not entry.instances and (noun := head_noun(name)) != name
     }
     if nouns:
-        found.update(_found_by_noun(detector, image, first, unique, thresholds, found, nouns))
+        found.update(_find_by_noun(detector, image, first, unique, thresholds, found, nouns))
     wanted = {
         name: [choice for other, choice in zip(cleaned, choices, strict=True) if other == name]
         for name in unique
@@ -116,7 +116,7 @@ def require_words(phrases: Sequence[str]) -> list[str]:
     return cleaned
 
 
-def _found_by_noun(
+def _find_by_noun(
     detector: Detector,
     image: Tensor,
     first: Detections,
@@ -133,7 +133,7 @@ def _found_by_noun(
     for noun, result in zip(asked, second, strict=True):
         owners = [name for name in nouns if nouns[name] == noun]
         scores = {name: first.scores[:, unique.index(name)] for name in owners}
-        dealt = _dealt(result, owners, first.boxes, scores)
+        dealt = _deal(result, owners, first.boxes, scores)
         holder = next((name for name in owners if dealt[name]), None)
         for name in owners:
             claimed = found[name].claimed_by or result.claimed_by or holder
@@ -148,7 +148,7 @@ def _found_by_noun(
     return out
 
 
-def _dealt(
+def _deal(
     result: Match, owners: list[str], boxes: Tensor, scores: dict[str, Tensor]
 ) -> dict[str, list[Instance]]:
     """Instances of one noun shared out to the phrases that have it as their head noun, by what the
@@ -175,7 +175,7 @@ def _dealt(
 def _shares(entry: Found, choices: Sequence[str]) -> list[Found]:
     """What each of the edits of one phrase gets, by their choices."""
     if len(choices) == 1 or not entry.instances:
-        return [_chosen(entry, choice) for choice in choices]
+        return [_choose(entry, choice) for choice in choices]
     asked = {choice for choice in choices if choice not in CHOICES}
     rest = [i for n, i in enumerate(entry.instances, start=1) if str(n) not in asked]
     best = sorted(rest, key=lambda i: -i.score)[: sum(choice in CHOICES for choice in choices)]
@@ -187,12 +187,12 @@ def _shares(entry: Found, choices: Sequence[str]) -> list[Found]:
             instance = next(dealt, None)
             shares.append(replace(entry, instances=(instance,)) if instance else taken)
         else:
-            shares.append(_chosen(entry, choice) if choice in asked else taken)
+            shares.append(_choose(entry, choice) if choice in asked else taken)
             asked.discard(choice)
     return shares
 
 
-def _chosen(entry: Found, choice: str) -> Found:
+def _choose(entry: Found, choice: str) -> Found:
     """The instances that the user wants of those available; none where the number is too high."""
     if choice == "all" or not entry.instances:
         return entry

@@ -95,23 +95,23 @@ def preview_regions(image: Tensor, regions: Regions) -> Tensor:
     out = image.clone()
     line = max(1, image.shape[0] // 256)
     inside = regions.dilated > 0
-    lines = _widened(inside, line)
-    casings = _widened(lines, max(1, line // 2))
+    lines = _widen(inside, line)
+    casings = _widen(lines, max(1, line // 2))
     for i, mask in enumerate(regions.raw):
         color = torch.tensor(object_color(i))
         out = torch.lerp(out, color.expand_as(out), FILL * mask[..., None])
     for i in range(len(regions.names)):
         out[casings[i] & ~lines[i]] = torch.tensor(DARK) / 255
         out[lines[i] & ~inside[i]] = torch.tensor(object_color(i))
-    return _with_labels(out, regions)
+    return _draw_labels(out, regions)
 
 
-def _widened(masks: Tensor, radius: int) -> Tensor:
-    """Bool masks (K, H, W) grown by a square, in steps that each nearly triple its width."""
+def _widen(masks: Tensor, radius: int) -> Tensor:
+    """Bool masks (K, H, W) grown by a square, in steps that each double its reach."""
     for axis in (1, 2):
         reach = 0
         while reach < radius:
-            step = min(2 * reach + 1, radius - reach)
+            step = min(reach + 1, radius - reach)
             rest = max(masks.shape[axis] - step, 0)
             grown = masks.clone()
             grown.narrow(axis, masks.shape[axis] - rest, rest).logical_or_(
@@ -125,7 +125,7 @@ def _widened(masks: Tensor, radius: int) -> Tensor:
     return masks
 
 
-def _with_labels(image: Tensor, regions: Regions) -> Tensor:
+def _draw_labels(image: Tensor, regions: Regions) -> Tensor:
     height, width = image.shape[:2]
     picture = Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
     draw = ImageDraw.Draw(picture)
@@ -134,7 +134,7 @@ def _with_labels(image: Tensor, regions: Regions) -> Tensor:
     objects = regions.raw.sum(dim=0)
     taken: list[Box] = []
     for i, name in enumerate(regions.names):
-        text = _shortened(f"{i + 1} {name}", draw, font, width - 2 * margin)
+        text = _shorten(f"{i + 1} {name}", draw, font, width - 2 * margin)
         left, _, right, _ = draw.textbbox((0, 0), text, font=font)
         _, top, _, bottom = draw.textbbox((0, 0), "Agp", font=font)  # one height for all labels
         size = (int(right - left) + 2 * margin, int(bottom - top) + 2 * margin)
@@ -147,7 +147,7 @@ def _with_labels(image: Tensor, regions: Regions) -> Tensor:
     return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)
 
 
-def _shortened(
+def _shorten(
     text: str,
     draw: ImageDraw.ImageDraw,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
@@ -176,7 +176,7 @@ def _label_box(mask: Tensor, others: Tensor, size: tuple[int, int], taken: list[
         x = min(max(x, 0), max(width - size[0], 0))
         y = min(max(y, 0), max(height - size[1], 0))
         boxes.append((x, y, x + size[0], y + size[1]))
-    return min(boxes, key=lambda box: (_covered_labels(box, taken), _covered(box, others)))
+    return min(boxes, key=lambda box: (_covered_labels(box, taken), _measure_cover(box, others)))
 
 
 def _covered_labels(box: Box, taken: list[Box]) -> int:
@@ -188,7 +188,7 @@ def _covered_labels(box: Box, taken: list[Box]) -> int:
     )
 
 
-def _covered(box: Box, masks: Tensor) -> float:
+def _measure_cover(box: Box, masks: Tensor) -> float:
     """Pixels of a box that lie on objects."""
     left, top, right, bottom = box
     return float(masks[top:bottom, left:right].sum())

@@ -135,10 +135,10 @@ def make_regions(
 
 def dilate(masks: Tensor, radius: int) -> Tensor:
     """Binary masks (K, H, W) grown by the disc x^2 + y^2 <= radius^2 (pixels)."""
-    return torch.stack([_dilated(mask, radius) for mask in masks])
+    return torch.stack([_dilate(mask, radius) for mask in masks])
 
 
-def _dilated(mask: Tensor, radius: int) -> Tensor:
+def _dilate(mask: Tensor, radius: int) -> Tensor:
     """One mask (H, W), grown: a pixel joins when within `radius` columns of it there is one whose
     nearest pixel of the mask, up or down, is near enough."""
     distance = _column_distance(mask >= THRESHOLD)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoints import load_model, renamed, require_all
+from .checkpoints import load_model, rename, require_all
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of pixels from 0 to 255
 HEADS = 8  # of the mask decoder; a checkpoint's shapes do not say
@@ -112,7 +112,7 @@ def load_original(weights: Mapping[str, Tensor], file: str) -> nn.Module:
     """
     from transformers import SamModel
 
-    new, unknown = renamed(weights, RULES, (), UNUSED)
+    new, unknown = rename(weights, RULES, (), UNUSED)
     if unknown:
         require_all((), unknown, (), file)
     try:
@@ -212,7 +212,7 @@ def shown_size(model: Any, height: int, width: int) -> tuple[int, int]:
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
-def prepared(model: Any, image: Tensor) -> Tensor:
+def prepare(model: Any, image: Tensor) -> Tensor:
     """An image (H, W, 3) in [0, 1] as the model sees it: (1, 3, side, side), normalised, zeros
     where the image is shorter."""
     size = shown_size(model, *image.shape[:2])
@@ -257,7 +257,7 @@ def best_masks(model: Any, features: list[Tensor], boxes: Tensor) -> tuple[Tenso
     return logits[torch.arange(len(index), device=device), index], scores
 
 
-def scaled_boxes(model: Any, boxes: Tensor, height: int, width: int) -> Tensor:
+def scale_boxes(model: Any, boxes: Tensor, height: int, width: int) -> Tensor:
     """Boxes (n, 4) in pixels of an image, in pixels of the prepared one."""
     shown_height, shown_width = shown_size(model, height, width)
     return boxes * torch.tensor([shown_width / width, shown_height / height] * 2)

@@ -46,7 +46,7 @@ def side_of(model: Any) -> int:
     return int(model.config.vision_config.image_size)
 
 
-def cropped(images: Tensor, side: int) -> Tensor:
+def crop(images: Tensor, side: int) -> Tensor:
     """The middle (B, 3, side, side), 8 bits a channel, of images (B, H, W, 3) in [0, 1], after the
     shorter side was resized, as by CLIP's image processor: with Pillow, whose bicubic filter no
     other library repeats to the last bit."""

@@ -58,12 +58,12 @@ def sheet(entries: Sequence[Entry], columns: int, height: int) -> Tensor:
     for i, entry in enumerate(entries):
         row, column = divmod(i, columns)
         x, y = gap + column * (width + gap), gap + row * (height + below)
-        picture = fitted(entry.image, height, width)
+        picture = fit(entry.image, height, width)
         at = (x + (width - picture.width) // 2, y + (height - picture.height) // 2)
         paper.paste(picture, at)
         texts = [(t, c) for t, c in ((entry.label, INK), (entry.scores, FAINT)) if t]
         for j, (text, color) in enumerate(texts):
-            text = shortened(text, draw, font, width)
+            text = shorten(text, draw, font, width)
             draw.text((x, y + height + gap // 2 + j * line), text, font=font, fill=color)
     return torch.from_numpy(np.asarray(paper).astype(np.float32) / 255)
 
@@ -72,7 +72,7 @@ def _lines(entry: Entry) -> int:
     return bool(entry.label) + bool(entry.scores)
 
 
-def fitted(image: Tensor, height: int, width: int) -> Image.Image:
+def fit(image: Tensor, height: int, width: int) -> Image.Image:
     """The image as large as fits into a cell, its shape kept; small ones are magnified pixel by
     pixel."""
     factor = min(height / image.shape[0], width / image.shape[1])
@@ -86,7 +86,7 @@ def fitted(image: Tensor, height: int, width: int) -> Image.Image:
     return Image.fromarray(array)
 
 
-def shortened(
+def shorten(
     text: str,
     draw: ImageDraw.ImageDraw,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .preservation import blackened
+from .preservation import blacken
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 
@@ -33,7 +33,7 @@ def pie_bench_lpips(
     """PIE-Bench's lpips_unedit_part: both images black inside the objects, mean over all pixels."""
     if not (background > 0.5).any():
         return nan
-    black = [blackened(image, background) for image in (source, edited)]
+    black = [blacken(image, background) for image in (source, edited)]
     return float(sum(m.mean() for m in _layer_maps(features, heads, *black)))
 
 

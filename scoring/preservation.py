@@ -33,30 +33,30 @@ class Preservation:
 
 def background_scores(source: Tensor, edited: Tensor, background: Tensor) -> Preservation:
     """Over background pixels alone."""
-    inside = _checked(source, edited, background)
+    inside = _check(source, edited, background)
     mse = background_mse(source, edited, background)
     return Preservation(mse, psnr_of(mse), ssim(source, edited, inside))
 
 
 def pie_bench_scores(source: Tensor, edited: Tensor, background: Tensor) -> Preservation:
     """PIE-Bench's psnr_, mse_ and ssim_unedit_part; its SSIM with torchmetrics 1.4.2 or newer."""
-    inside = _checked(source, edited, background)
+    inside = _check(source, edited, background)
     if not inside.any():
         return Preservation(nan, nan, nan)
-    source, edited = (blackened(image, background) for image in (source, edited))
+    source, edited = (blacken(image, background) for image in (source, edited))
     everywhere = torch.ones_like(inside)
     mse = background_mse(source, edited, everywhere)
     return Preservation(mse, psnr_of(mse), ssim(source, edited, everywhere))
 
 
-def blackened(image: Tensor, background: Tensor) -> Tensor:
+def blacken(image: Tensor, background: Tensor) -> Tensor:
     """The image, black wherever there is no background."""
     return image * (background > 0.5).to(image.dtype)[..., None]
 
 
 def background_mse(source: Tensor, edited: Tensor, background: Tensor) -> float:
     """Mean squared error over background pixels; NaN if there are none."""
-    inside = _checked(source, edited, background)
+    inside = _check(source, edited, background)
     return float((source - edited).double().square()[inside].mean())
 
 
@@ -71,15 +71,15 @@ def ssim(source: Tensor, edited: Tensor, background: Tensor) -> float:
     A window takes in its background pixels only, with weights that again sum to 1; where all of it
     is background this is the ordinary SSIM. NaN for images of less than 6 pixels.
     """
-    inside = _checked(source, edited, background)
+    inside = _check(source, edited, background)
     if min(inside.shape) <= _WINDOW // 2:
         return nan
     weight = inside.double()[None]
     a, b = (image.double().permute(2, 0, 1) * weight for image in (source, edited))
-    share = _blurred(weight).clamp(min=1e-12)
+    share = _blur(weight).clamp(min=1e-12)
 
     def local(image: Tensor) -> Tensor:
-        return _blurred(image) / share
+        return _blur(image) / share
 
     mean_a, mean_b = local(a), local(b)
     var_a, var_b = local(a * a) - mean_a**2, local(b * b) - mean_b**2
@@ -90,7 +90,7 @@ def ssim(source: Tensor, edited: Tensor, background: Tensor) -> float:
     return float(similar[:, inside].mean())
 
 
-def _blurred(image: Tensor) -> Tensor:
+def _blur(image: Tensor) -> Tensor:
     """Gaussian windows around every pixel of (C, H, W), mirrored at the borders."""
     edge = _WINDOW // 2
     x = torch.arange(_WINDOW, dtype=image.dtype) - edge
@@ -101,7 +101,7 @@ def _blurred(image: Tensor) -> Tensor:
     return F.conv2d(rows, kernel[None, None, None, :])[:, 0]
 
 
-def _checked(source: Tensor, edited: Tensor, background: Tensor) -> Tensor:
+def _check(source: Tensor, edited: Tensor, background: Tensor) -> Tensor:
     """The background as (H, W) booleans, if all three have one size."""
     if source.shape != edited.shape or source.shape[:2] != background.shape:
         sizes = (tuple(t.shape) for t in (source, edited, background))

@@ -133,7 +133,7 @@ def original_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def prepared(image: Tensor, scale: Scale) -> Tensor:
+def prepare(image: Tensor, scale: Scale) -> Tensor:
     """Normalised pixels (1, 3, h, w) of an image (H, W, 3) in [0, 1]: shorter side 224, the longer
     at most 480.
 
@@ -145,14 +145,14 @@ def prepared(image: Tensor, scale: Scale) -> Tensor:
     pixels = image.float().movedim(-1, 0)[None]
     if not corrected:
         pixels = (pixels * 255).round()
-    size = resized(*image.shape[:2])
+    size = fit_size(*image.shape[:2])
     if size != tuple(image.shape[:2]):
         pixels = F.interpolate(pixels, size, mode="bilinear", antialias=corrected)
     mean, std = (torch.tensor(v).to(pixels)[:, None, None] for v in (MEAN, STD))
     return (pixels - mean) / std
 
 
-def resized(height: int, width: int) -> tuple[int, int]:
+def fit_size(height: int, width: int) -> tuple[int, int]:
     """Height and width after torchvision's Resize(224, max_size=480)."""
     short, long = sorted((height, width))
     new_short, new_long = SIDE, int(SIDE * long / short)
@@ -173,5 +173,5 @@ def structure_distance(
 ) -> float:
     """Mean squared difference of the self-similarities of two images (H, W, 3) in [0, 1]."""
     device = next(net.parameters()).device
-    a, b = (self_similarity(net(prepared(i, scale).to(device))[0]) for i in (source, edited))
+    a, b = (self_similarity(net(prepare(i, scale).to(device))[0]) for i in (source, edited))
     return float((a - b).square().mean())

@@ -62,8 +62,8 @@ def leakage_summary(
     notes: Sequence[str] = (),
 ) -> Summary:
     """Of one or several edited pictures, and of their source pictures, if known."""
-    rows = [(_named("edited", edited, i), scores) for i, scores in enumerate(edited)]
-    rows += [(_named("source", source, i), scores) for i, scores in enumerate(source)]
+    rows = [(_name_row("edited", edited, i), scores) for i, scores in enumerate(edited)]
+    rows += [(_name_row("source", source, i), scores) for i, scores in enumerate(source)]
     lines = [f"Leakage (100 x cosine of {model}; lower is better)"]
     lines += [f"{name}: TE {number(s.leakage.te)}, TI {number(s.leakage.ti)}" for name, s in rows]
     lines.append("Similarity to the target (higher is better)")
@@ -82,7 +82,7 @@ def leakage_summary(
     return _summary(lines, notes, content)
 
 
-def _named(name: str, rows: Sequence[Any], index: int) -> str:
+def _name_row(name: str, rows: Sequence[Any], index: int) -> str:
     return f"{name} {index + 1}" if len(rows) > 1 else name
 
 
@@ -115,7 +115,7 @@ def preservation_summary(
     """pictures: for each edited picture, BACKGROUND and PIE_BENCH with their figures."""
     lines = []
     for i, (ways, distance) in enumerate(zip(pictures, structure, strict=True)):
-        name = _named("edited", pictures, i)
+        name = _name_row("edited", pictures, i)
         lines += [f"{name}, {way}: {_preservation_line(found)}" for way, found in ways.items()]
         lines.append(f"{name}, {STRUCTURE}: {number(distance, 5)}")
     images = [
@@ -157,10 +157,10 @@ def picture_lines(text: str) -> list[str]:
     try:
         content = json.loads(text)
         shown, images = content["shown"], content["images"]
-        return ["  ".join(f"{k} {_shown(entry[k])}" for k in shown) for entry in images]
+        return ["  ".join(f"{k} {_format(entry[k])}" for k in shown) for entry in images]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"it is no JSON of a score ({type(error).__name__}: {error})") from error
 
 
-def _shown(value: float | None) -> str:
+def _format(value: float | None) -> str:
     return "n/a" if value is None else number(value, 2)

@@ -54,7 +54,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     from ale_edit.tests.run_report import host_line, not_run_line
 
     skipped = terminalreporter.stats.get("skipped", [])
-    line = not_run_line(skipped, config.getoption("markexpr"), collect_ignore)
+    line = not_run_line(skipped, str(config.getoption("markexpr")), collect_ignore)
     config.stash[LAST_LINE] = f"Tests on {host_line(COMFYUI)}. {line}"
 
 

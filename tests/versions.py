@@ -85,7 +85,7 @@ PAGE = (
         missing_link="Required input slots have no connection",
         right_panel="Comfy.RightSidePanel.IsOpen",
         help_panel="[data-testid=properties-panel]",
-        help_picture=(1000, 0, 2000, 1000),
+        help_picture=(400, 0, 2000, 1000),
     )
     if IS_0_33
     else PageParts(  # front end 1.32.9

@@ -51,7 +51,7 @@ def find_peak(run: Callable[[], Any]) -> int:
     ) as profiled:
         run()
     assert profiled.profiler is not None and profiled.profiler.kineto_results is not None
-    events: Any = profiled.profiler.kineto_results.events()
+    events: list[Any] = profiled.profiler.kineto_results.events()  # PyTorch's stubs lack nbytes
     changes = [event for event in events if event.name() == "[memory]"]
     level = peak = 0
     for event in sorted(changes, key=lambda event: event.start_ns()):

@@ -18,20 +18,20 @@ import torch
 from torch import Tensor
 
 from ...attention.control import Control, Kind, Layer, Step
-from ..patching import WRAPPERS, add_outermost_wrapper, with_wrapper
+from ..patching import WRAPPERS, add_outermost_wrapper, wrap_model
 from ..text.conditioning import branch_entries
 from .layer_call import LayerCall
 from .row_exchange import RowIndices, exchange_rows, find_routes, put_inputs
 from .rows import (
     STEP_KEY,
+    add_latent,
+    add_step,
     chunks_of,
     require_options,
     require_whole_batch,
     require_whole_latents,
     step_index,
     step_of,
-    with_latent,
-    with_step,
 )
 from .store import STORE_KEY, StepStore
 from .unet import LayerKey, cross_attention_layers, self_attention_layers
@@ -65,7 +65,7 @@ def add_control(
             run.controls.append((control, node))
             return executor(noise, latent_image, *args, **kwargs)
 
-    return with_wrapper(model, WRAPPERS.OUTER_SAMPLE, key, outer_sample, node)
+    return wrap_model(model, WRAPPERS.OUTER_SAMPLE, key, outer_sample, node)
 
 
 def running_controls(options: Mapping[str, Any]) -> list[Control]:
@@ -141,7 +141,7 @@ class AttentionRun:
         model_options: dict[str, Any],
         *args: Any,
     ) -> Tensor:
-        out = executor(x, timestep, with_latent(model_options, x, self._node), *args)
+        out = executor(x, timestep, add_latent(model_options, x, self._node), *args)
         if not self._has_acted and self._acts_on_attention():
             raise ValueError(
                 f"{self._node}: another node calls the model with transformer_options of its own, "
@@ -165,7 +165,7 @@ class AttentionRun:
         blending = [(c, node) for c, node in self.controls if type(c).blend is not Control.blend]
         if not blending:
             return executor(x, timestep, model_options, *args)
-        step = step_of(with_step(model_options, timestep, blending[0][1])["transformer_options"])
+        step = step_of(add_step(model_options, timestep, blending[0][1])["transformer_options"])
         parts = executor(x, timestep, model_options, *args).chunk(len(self._branches))
         denoised = dict(zip(self._branches, parts, strict=True))
         for control, _ in blending:
@@ -188,23 +188,23 @@ class AttentionRun:
                 if given.kinds:
                     require_whole_batch(x.shape[0], options, node)
                     require_whole_latents(x.shape[2:], options, node)
-            options = self._with_hooks(options)
+            options = self._add_hooks(options)
         return executor(x, t, concat, context, control, options, **extra)
 
-    def _with_hooks(self, options: dict[str, Any]) -> dict[str, Any]:
+    def _add_hooks(self, options: dict[str, Any]) -> dict[str, Any]:
         patches = dict(options.get("patches", {}))
         replace = dict(options.get("patches_replace", {}))
         kinds = {kind for control, _ in self.controls for kind in control.kinds}
         for kind, hook in HOOKS.items():
             if kind in kinds:
-                replace[hook] = self._with_replacements(kind, replace.get(hook, {}))
+                replace[hook] = self._add_replacements(kind, replace.get(hook, {}))
         patches["attn1_patch"] = [self._exchange_rows, *patches.get("attn1_patch", [])]
         others = patches.get("attn2_patch")
         if others and any(control.replaces_text for control, _ in self.controls):
             patches["attn2_patch"] = [_remember_text, *others, self._require_text]
         return {**options, "patches_replace": replace, "patches": patches}
 
-    def _with_replacements(self, kind: Kind, others: Mapping[Any, Any]) -> dict[Any, Any]:
+    def _add_replacements(self, kind: Kind, others: Mapping[Any, Any]) -> dict[Any, Any]:
         replace = dict(others)
         for block, module in self._modules[kind].items():
             inner = replace.get(block) or replace.get(block[:2])

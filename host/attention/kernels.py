@@ -13,13 +13,13 @@ from ...attention.control import Attend
 
 def choose_attention(options: dict[str, Any]) -> Attend:
     """The attention that ComfyUI selected."""
-    return _with_layer(comfy_attention.optimized_attention, options)
+    return _bind_layer(comfy_attention.optimized_attention, options)
 
 
 def choose_attention_of_parts(q: Tensor, options: dict[str, Any]) -> Attend:
     """The same for several small calls: PyTorch's own where the selected one is slow to start."""
     if is_slow_to_start(q):
-        return _with_layer(comfy_attention.attention_pytorch, options)
+        return _bind_layer(comfy_attention.attention_pytorch, options)
     return choose_attention(options)
 
 
@@ -32,7 +32,7 @@ def is_slow_to_start(q: Tensor) -> bool:
     return q.device.type == "cpu" and selected is comfy_attention.attention_sub_quad
 
 
-def _with_layer(function: Callable[..., Tensor], options: dict[str, Any]) -> Attend:
+def _bind_layer(function: Callable[..., Tensor], options: dict[str, Any]) -> Attend:
     def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         return function(
             q,

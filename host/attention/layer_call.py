@@ -49,7 +49,7 @@ class LayerCall:
         for number, chunk in enumerate(chunks):
             if not control.acts(self._layer, self._step, chunk.is_cond):
                 continue
-            require_whole_queries(self._inputs[0], self._options, node)
+            require_whole_queries(self._inputs[0], self._layer, self._options, node)
             if self._store is not None:
                 self._put_inputs(self._store, control, chunk)
             if not control.reads.keys() & chunk.rows.keys():
@@ -135,15 +135,16 @@ class LayerCall:
         return Place(self._layer.kind, self._layer.block, chunk.half, branch, "projected")
 
 
-def require_whole_queries(q: Tensor, options: Mapping[str, Any], node: str) -> None:
+def require_whole_queries(q: Tensor, layer: Layer, options: Mapping[str, Any], node: str) -> None:
     """Raises ValueError when the rows or positions of a layer are not those of the call."""
     height, width = options["activations_shape"][-2:]
     expected = (options["original_shape"][0], height * width)
     if q.shape[:2] != expected:
         raise ValueError(
-            f"{node}: another node on the model changes the rows or positions of attention, such "
-            f"as an attention couple or token merging: {expected[0]} rows of {expected[1]} "
-            f"positions became {q.shape[0]} of {q.shape[1]}. Remove that node, or bypass {node}."
+            f"{node}: another node on the model changes the rows or positions of {layer.kind}-"
+            f"attention, such as an attention couple or token merging: {expected[0]} rows of "
+            f"{expected[1]} positions became {q.shape[0]} of {q.shape[1]}. Remove that node, or "
+            f"bypass {node}."
         )
 
 

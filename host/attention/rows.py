@@ -79,7 +79,7 @@ def run_options(model_options: Mapping[str, Any], node: str) -> Mapping[str, Any
     return options
 
 
-def with_latent(model_options: Mapping[str, Any], latents: Tensor, node: str) -> dict[str, Any]:
+def add_latent(model_options: Mapping[str, Any], latents: Tensor, node: str) -> dict[str, Any]:
     """The options of calls of the model for `latents` (rows, C, h, w)."""
     options = {**run_options(model_options, node), LATENT_KEY: tuple(latents.shape)}
     return {**model_options, "transformer_options": options}
@@ -105,17 +105,17 @@ def require_whole_latents(size: Sequence[int], options: Mapping[str, Any], node:
     expected = options.get(LATENT_KEY, (0, 0, *size))[2:]
     if tuple(size) != tuple(expected):
         raise ValueError(
-            f"{node}: another node on the model turned latents of {_described(expected)} (height x "
-            f"width) into {_described(size)}. Remove what cuts latents into tiles (such as Tiled "
+            f"{node}: another node on the model turned latents of {_describe(expected)} (height x "
+            f"width) into {_describe(size)}. Remove what cuts latents into tiles (such as Tiled "
             f"Diffusion), or bypass {node}."
         )
 
 
-def _described(size: Sequence[int]) -> str:
+def _describe(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
-def with_step(model_options: Mapping[str, Any], timestep: Tensor, node: str) -> dict[str, Any]:
+def add_step(model_options: Mapping[str, Any], timestep: Tensor, node: str) -> dict[str, Any]:
     """The options of one step: patches read its number instead of each asking the device."""
     options = dict(run_options(model_options, node))
     options[STEP_KEY] = step_index(options, timestep)
@@ -123,7 +123,7 @@ def with_step(model_options: Mapping[str, Any], timestep: Tensor, node: str) -> 
 
 
 def step_of(options: Mapping[str, Any]) -> Step:
-    """The step of options made by with_step."""
+    """The step of options made by add_step."""
     schedule = options["sample_sigmas"]
     return Step(options[STEP_KEY], len(schedule) - 1, float(schedule[options[STEP_KEY]]))
 

@@ -69,7 +69,7 @@ class StepStore:
         """Inputs on the device and in the type of `like`."""
         return tuple(tensor.to(like) for tensor in self.inputs[place])
 
-    def opened_for(self, branches: frozenset[str]) -> StepStore:
+    def open_for(self, branches: frozenset[str]) -> StepStore:
         """A store that has what is here, and collects what these branches leave."""
         return StepStore(branches, inputs=dict(self.inputs), denoised=dict(self.denoised))
 

@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import comfy.patcher_extension
 import comfy.sampler_helpers
@@ -21,9 +21,8 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...attention.control import running_order
 from ..attention.adapter import running_controls
-from ..attention.rows import STEP_KEY, step_of, with_latent, with_step
+from ..attention.rows import STEP_KEY, add_latent, add_step, step_of
 from ..attention.store import STORE_KEY, StepStore
 from ..attention.unet import require_cross_attention
 from ..messages import NodeName
@@ -37,6 +36,7 @@ from .branch_inputs import (
     require_pooled,
     require_same_hidden_part,
 )
+from .branch_order import is_any_read, order_in_turn
 from .guidance import call_model, guide, keeps_rows
 from .run_checks import (
     advise_size,
@@ -66,6 +66,7 @@ LEAST_SPLIT_POSITIONS = 32 * 32
 
 Names: TypeAlias = tuple[str, ...]
 Evaluation: TypeAlias = Literal["together", "in turn"]
+EVALUATIONS: Names = get_args(Evaluation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +240,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         seed: int | None = None,
     ) -> Tensor:
         """Denoised predictions (rows, C, h, w) of the latents of all branches."""
-        model_options = with_latent(with_step(model_options, timestep, NODE), x, NODE)
+        model_options = add_latent(add_step(model_options, timestep, NODE), x, NODE)
         options = model_options["transformer_options"]
         store, is_kept = self._open_step(options)
         denoised: dict[str, Tensor] = {}
@@ -264,7 +265,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             halves = {0} if not self._guided_names(self._other_names()) else {0, 1}
             store, controls = branch.steps[number], running_controls(options)
             if store.serves(controls, step_of(options), others, halves):
-                return store.opened_for(others), True
+                return store.open_for(others), True
         if self._evaluation == "in turn":
             return StepStore(frozenset(self.branch_names)), False
         return (branch.open_step(), False) if branch is not None else (None, False)
@@ -274,16 +275,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         names = self._other_names() if is_kept else self.branch_names
         if self._evaluation == "together":
             return [names]
-        reads: dict[str, frozenset[str]] = {}
-        for control in running_controls(options):
-            for branch, read in control.reads.items():
-                reads[branch] = reads.get(branch, frozenset()) | read
-        order = running_order(self.branch_names, reads)
-        if order is None:
-            raise ValueError(
-                f"{NODE}: evaluation is in turn, but the branches of this run read each "
-                "other within one layer. Set evaluation to together."
-            )
+        order = order_in_turn(self.branch_names, options, NODE)
         return [(name,) for name in order if name in names]
 
     def _rows(self, names: Names, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
@@ -376,7 +368,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         if x.device.type != "cpu" or x.shape[0] // count * x[0, 0].numel() < LEAST_SPLIT_POSITIONS:
             return True
         others = frozenset(self.branch_names) - {*guided}
-        return self._reads(guided, others, model_options) or keeps_rows(
+        return is_any_read(guided, others, model_options) or keeps_rows(
             model_options, self.conds["positive"]
         )
 
@@ -384,20 +376,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         """Whether guided branches that run elsewhere read these."""
         others = (name for name in self.branch_names if name not in names)
         guided = [name for name in others if not self._is_off(name, model_options)]
-        return self._reads(guided, frozenset(names), model_options)
-
-    def _reads(
-        self, readers: Sequence[str], read: frozenset[str], model_options: dict[str, Any]
-    ) -> bool:
-        """Whether a control lets any of the readers read any of the others at this step."""
-        options = model_options["transformer_options"]
-        step = step_of(options)
-        return any(
-            control.reads.get(name, frozenset()) & read
-            for control in running_controls(options)
-            if control.is_active(step)
-            for name in readers
-        )
+        return is_any_read(guided, frozenset(names), model_options)
 
 
 def _parts(rows: Tensor, is_off: Sequence[bool]) -> list[Tensor]:

@@ -61,9 +61,9 @@ def require_alike(branches: Mapping[str, Any], model: Any, node: str) -> None:
                 "Do not batch conditionings before this node."
             )
     (first_name, given), *others = ((name, cond[0][1]) for name, cond in branches.items())
-    first = _with_defaults(given, model)
+    first = _add_defaults(given, model)
     for name, options in others:
-        second = _with_defaults(options, model)
+        second = _add_defaults(options, model)
         for key in sorted((given.keys() | options.keys()) - OWN_KEYS):
             values = first.get(key), second.get(key)
             if key not in CORE_TEXTS and all(isinstance(value, str) for value in values):
@@ -75,7 +75,7 @@ def require_alike(branches: Mapping[str, Any], model: Any, node: str) -> None:
                 )
 
 
-def _with_defaults(options: Mapping[str, Any], model: Any) -> dict[str, Any]:
+def _add_defaults(options: Mapping[str, Any], model: Any) -> dict[str, Any]:
     """The entries of a conditioning, and what ComfyUI's samplers and this MODEL take for those that
     are missing; without width and height, for which they take the latent's."""
     meant: dict[str, Any] = dict(DEFAULTS)
@@ -188,7 +188,7 @@ def branches_entry(branches: Mapping[str, Mapping[str, Any]], batch: int) -> dic
     `batch` rows of it."""
     conds = list(branches.values())
     tokens = math.lcm(*(cond["cross_attn"].shape[1] for cond in conds))
-    entry = with_mask_of({**conds[-1], "uuid": uuid4()}, batch, len(conds))
+    entry = repeat_mask({**conds[-1], "uuid": uuid4()}, batch, len(conds))
     entry["cross_attn"] = torch.cat(
         [
             cond["cross_attn"].repeat(
@@ -214,11 +214,11 @@ def negative_entry(cond: Mapping[str, Any], branches: Sequence[str], batch: int)
     SDXL's refiner asks for the kind of prompt, by default the name of the entries.
     """
     own = BranchEntry(tuple(branches), tokens={b: cond["cross_attn"].shape[1] for b in branches})
-    entry = with_mask_of(cond, batch, len(branches))
+    entry = repeat_mask(cond, batch, len(branches))
     return {"prompt_type": "negative", **entry, BRANCHES_KEY: own, "uuid": uuid4()}
 
 
-def with_mask_of(cond: Mapping[str, Any], batch: int, branches: int) -> dict[str, Any]:
+def repeat_mask(cond: Mapping[str, Any], batch: int, branches: int) -> dict[str, Any]:
     """A conditioning entry whose masks, one for each image, are repeated for every branch."""
     mask = cond.get("mask")
     if mask is None or mask.ndim < 3 or mask.shape[0] == 1:

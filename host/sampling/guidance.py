@@ -9,7 +9,7 @@ from typing import Any
 import comfy.samplers
 from torch import Tensor
 
-from ..attention.rows import with_latent
+from ..attention.rows import add_latent
 from ..patching import WRAPPERS
 
 
@@ -25,7 +25,7 @@ def call_model(
 
     node: to name in errors.
     """
-    options = with_latent(model_options, x, node)
+    options = add_latent(model_options, x, node)
     if "sampler_calc_cond_batch_function" in options:
         args = {
             "conds": conds,

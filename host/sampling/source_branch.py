@@ -40,7 +40,7 @@ class SourceBranch:
     """The source branch of one run: what it was computed from, and what came out at each step."""
 
     def __init__(self, inputs: Mapping[str, Any]) -> None:
-        self.inputs = _copied(inputs)
+        self.inputs = _copy(inputs)
         self.steps: dict[int, StepStore] = {}
         free: Any = comfy.model_management.get_free_memory(torch.device("cpu"))
         self._bytes_left = min(LIMIT_BYTES, int(free) // 4)
@@ -142,21 +142,21 @@ def run_inputs(
         "objects": dict(patcher.object_patches),
         "model sampling": patcher.get_model_object("model_sampling").state_dict(),
         "source": {key: source.get(key) for key in ("cross_attn", "pooled_output")},
-        "entry": _described(entry, ("cross_attn", "pooled_output")),
-        "negative": [_described(cond, ()) for cond in negative],
+        "entry": _describe(entry, ("cross_attn", "pooled_output")),
+        "negative": [_describe(cond, ()) for cond in negative],
         **numbers,
     }
 
 
-def _described(cond: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
+def _describe(cond: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
     ours = (ORE_KEY, BRANCHES_KEY, "uuid")
     return {key: value for key, value in cond.items() if key not in (*ours, *left_out)}
 
 
-def _copied(value: Any) -> Any:
+def _copy(value: Any) -> Any:
     """Nested values whose tensors are copies: the caller may change its own in place."""
     if isinstance(value, Tensor):
         return value.to("cpu", copy=True)
     if isinstance(value, Mapping):
-        return {key: _copied(inner) for key, inner in value.items()}
-    return [_copied(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: _copy(inner) for key, inner in value.items()}
+    return [_copy(inner) for inner in value] if isinstance(value, list | tuple) else value

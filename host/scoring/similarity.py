@@ -14,7 +14,7 @@ from ...scoring import clip as clip_model
 from ...scoring.similarity import Similarity
 from .. import model_files
 from ..model_files import SIMILARITY
-from ..segmenting.grounding import GroundedSAMPart, managed, named, require_type, with_room
+from ..segmenting.grounding import GroundedSAMPart, manage, name_errors, require_type, run_with_room
 from ..text.tokens import ENCODERS
 
 IMAGES_AT_ONCE = 16
@@ -33,7 +33,7 @@ class ClipFolder:
 
     def __init__(self, model: nn.Module, name: str) -> None:
         self.name = name
-        self._patcher = managed(model, CLIPSimilarity)
+        self._patcher = manage(model, CLIPSimilarity)
         self._tokenizer = comfy.sd1_clip.SDTokenizer().tokenizer
 
     def cosines(self, images: Tensor, texts: list[str]) -> Tensor:
@@ -41,7 +41,7 @@ class ClipFolder:
         side = clip_model.side_of(self._patcher.model.network)
         vectors = [
             self._run(lambda model, part=part: clip_model.image_vectors(model, part).cpu())
-            for part in clip_model.cropped(images, side).split(IMAGES_AT_ONCE)
+            for part in clip_model.crop(images, side).split(IMAGES_AT_ONCE)
         ]
         tokens = [self._tokens(text) for text in texts]
         of_texts = self._run(lambda model: clip_model.text_vectors(model, tokens).cpu())
@@ -53,7 +53,7 @@ class ClipFolder:
     def _run(self, run: Callable[[Any], Tensor]) -> Tensor:
         need = BYTES_AN_IMAGE * IMAGES_AT_ONCE
         what = f"CLIP ({self.name})"
-        return with_room(run, self._patcher, need, what, SIMILARITY.node, CURE_OF_MEMORY)
+        return run_with_room(run, self._patcher, need, what, SIMILARITY.node, CURE_OF_MEMORY)
 
 
 class ClipSockets:
@@ -65,7 +65,7 @@ class ClipSockets:
     def cosines(self, images: Tensor, texts: list[str]) -> Tensor:
         """Cosines (B, T) of images (B, H, W, 3) in [0, 1] and texts, on the CPU."""
         of_texts = torch.cat([self._text_vector(text) for text in texts])
-        pixels = clip_model.cropped(images, self._vision.image_size).movedim(1, -1).float() / 255
+        pixels = clip_model.crop(images, self._vision.image_size).movedim(1, -1).float() / 255
         parts = [self._vision.encode_image(part) for part in pixels.split(IMAGES_AT_ONCE)]
         of_images = torch.cat([part["image_embeds"].float().cpu() for part in parts])
         return clip_model.cosines(of_images, of_texts)
@@ -106,7 +106,7 @@ def load_clip_folder(name: str) -> Similarity:
         )
     require_type(SIMILARITY, path)
     weights = model_files.read_weights(SIMILARITY, path)
-    model = named(SIMILARITY, name, lambda: clip_model.load_clip(str(path), weights))
+    model = name_errors(SIMILARITY, name, lambda: clip_model.load_clip(str(path), weights))
     return Similarity(f"CLIP ({name.rstrip('/')})", ClipFolder(model, name).cosines)
 
 
@@ -221,7 +221,7 @@ def offer_similarity(model: Similarity) -> None:
     _offered[model.name] = model
 
 
-def chosen_similarity(
+def choose_similarity(
     connected: Similarity | None, texts: Sequence[str], size: tuple[int, int], node: str
 ) -> Similarity:
     """The connected model, or else one that is offered and knows these texts and pictures.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...prompts.edits import ARROW, Edit, Edits, require_choice
-from ...regions.cleaning import without_specks
+from ...regions.cleaning import remove_specks
 from ...regions.detection import Detector, Segmenter, Thresholds
 from ...regions.objects import Found, find_objects, parse_choices, require_words
 from ...regions.phrases import clean_phrase
@@ -52,7 +52,7 @@ class MaskSettings:
                 raise ValueError(f"{NODE}: the {name} input is {value}. It must be from 0 to 1.")
 
 
-def grounded_regions(
+def ground_regions(
     image: Tensor,
     edits: Edits,
     detector: Detector,
@@ -69,8 +69,8 @@ def grounded_regions(
     if not edits.items:
         raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
     looked_for = [edit for edit in edits.items if edit.mask is None]
-    found = [_found(detector, picture, looked_for, settings) for picture in pictures]
-    text = _described(found)
+    found = [_find(detector, picture, looked_for, settings) for picture in pictures]
+    text = _describe_all(found)
     size = (pictures.shape[1], pictures.shape[2])
     is_nothing = [not any(entry.instances for entry in entries) for entries in found]
     if len(looked_for) == len(edits.items) and any(is_nothing):
@@ -79,13 +79,13 @@ def grounded_regions(
         _masks(picture, entries, segmenter, settings.clean_up)
         for picture, entries in zip(pictures, found, strict=True)
     ]
-    kept = _with_masks(edits, found, masks, settings, size)
+    kept = _add_masks(edits, found, masks, settings, size)
     with speak_as(NODE):
         regions = regions_from_edits(kept, None, settings.dilation, 0.0, size, len(pictures))
     return regions, kept, text
 
 
-def _found(
+def _find(
     detector: Detector, picture: Tensor, looked_for: list[Edit], settings: MaskSettings
 ) -> list[Found]:
     if not looked_for:
@@ -99,7 +99,7 @@ def _found(
     return find_objects(detector, picture, phrases, thresholds, choices)
 
 
-def _with_masks(
+def _add_masks(
     edits: Edits,
     found: list[list[Found]],
     masks: list[list[Tensor | None]],
@@ -120,11 +120,11 @@ def _with_masks(
         if not _is_left_out(edits, edit, [entries[i] for entries in found], settings):
             kept.append((edit, [own[i] for own in masks]))
     each = [
-        _filled([masks[j] for _, masks in kept], [edit.source for edit, _ in kept], settings, size)
+        _fill([masks[j] for _, masks in kept], [edit.source for edit, _ in kept], settings, size)
         for j in range(len(found))
     ]
     items = [
-        replace(edit, mask=_stacked([own[i] for own in each])) if edit.mask is None else edit
+        replace(edit, mask=_stack([own[i] for own in each])) if edit.mask is None else edit
         for i, (edit, _) in enumerate(kept)
     ]
     return replace(edits, items=tuple(items))
@@ -137,7 +137,7 @@ def _own_masks(mask: Tensor, images: int, size: tuple[int, int]) -> list[Tensor 
     return [own[j % len(own)] for j in range(images)]
 
 
-def _stacked(masks: list[Tensor]) -> Tensor:
+def _stack(masks: list[Tensor]) -> Tensor:
     return masks[0] if len(masks) == 1 else torch.stack(masks)
 
 
@@ -150,7 +150,7 @@ def _is_left_out(edits: Edits, edit: Edit, entries: list[Found], settings: MaskS
     first = entries[missing[0]]
     if settings.missing == "stop":
         instead = "choose in missing what happens to its edit"
-        raise ValueError(_stopped([first], settings, instead, where))
+        raise ValueError(_explain_stop([first], settings, instead, where))
     why = f"{where}{why_missing(first, settings)}"
     if settings.missing == "leave out":
         _require_no_full_prompt(edits, edit)
@@ -165,7 +165,7 @@ def _is_left_out(edits: Edits, edit: Edit, entries: list[Found], settings: MaskS
     return False
 
 
-def _filled(
+def _fill(
     masks: list[Tensor | None], names: list[str], settings: MaskSettings, size: tuple[int, int]
 ) -> list[Tensor]:
     """The masks of an image, where an object without one gets what the others' grown masks leave:
@@ -209,7 +209,7 @@ def _masks(
     masks = iter(_box_masks(picture, named, segmenter) if named else ())
     out: list[Tensor | None] = []
     for entry in found:
-        own = [without_specks(next(masks).bool(), clean_up) for _ in entry.instances]
+        own = [remove_specks(next(masks).bool(), clean_up) for _ in entry.instances]
         out.append(torch.stack(own).any(dim=0).float() if own else None)
     return out
 
@@ -261,7 +261,7 @@ def _nothing(
     where, missing = _of_image(first, len(found)), found[first]
     if settings.nothing_found == "stop":
         instead = "choose without regions in nothing_found"
-        raise ValueError(_stopped(missing, settings, instead, where))
+        raise ValueError(_explain_stop(missing, settings, instead, where))
     if not all(is_nothing):
         raise ValueError(
             f"{NODE}: {where}{_why_all(missing, settings)} Something was found in another image, "
@@ -283,7 +283,7 @@ def _of_image(image: int, count: int) -> str:
     return f"image {image + 1}: " if count > 1 else ""
 
 
-def _stopped(missing: list[Found], settings: MaskSettings, instead: str, where: str) -> str:
+def _explain_stop(missing: list[Found], settings: MaskSettings, instead: str, where: str) -> str:
     """Why it stops, and the cures. instead: the last one, the choice that decides what happens.
     where: the image of a batch."""
     cures = ", ".join(dict.fromkeys(_cure(entry, settings) for entry in missing[:SHOWN]))
@@ -333,15 +333,15 @@ def why_missing(entry: Found, settings: MaskSettings) -> str:
     return f'"{entry.phrase}" was not found: its best score is {entry.best:.2f} ({threshold}).'
 
 
-def _described(found: list[list[Found]]) -> str:
+def _describe_all(found: list[list[Found]]) -> str:
     """What was found in each image."""
-    texts = ["\n".join(described(entry) for entry in entries) for entries in found]
+    texts = ["\n".join(describe(entry) for entry in entries) for entries in found]
     if len(texts) == 1:
         return texts[0]
     return "\n".join(f"image {j}:\n{text}" for j, text in enumerate(texts, start=1) if text)
 
 
-def described(entry: Found) -> str:
+def describe(entry: Found) -> str:
     """What was found for one object, as a line: instances, scores, boxes in pixels."""
     if not entry.instances:
         return f"{entry.phrase}: not found, best score {entry.best:.2f}"

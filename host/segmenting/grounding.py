@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...prompts.edits import require_choice
 from ...regions import grounding_dino, sam
 from ...regions.checkpoints import UnfitFile
-from ...regions.detection import Detections, concatenated
+from ...regions.detection import Detections, concatenate
 from .. import model_files
 from ..messages import NodeName, name_node
 from ..model_files import DETECTOR, SEGMENTER
@@ -72,7 +72,7 @@ class GroundedSAMPart(nn.Module):
         self.network = network
 
 
-def managed(
+def manage(
     network: nn.Module, part: type[GroundedSAMPart] = GroundedSAMPart
 ) -> comfy.model_patcher.ModelPatcher:
     """The model under ComfyUI's memory management, waiting where models wait. part: the class whose
@@ -91,7 +91,7 @@ class GroundingDinoDetector:
     def __init__(self, model: nn.Module, tokenizer: Any, name: str) -> None:
         self.name = name
         self._tokenizer = tokenizer
-        self._patcher = managed(model)
+        self._patcher = manage(model)
         self._limit = int(model.config.max_text_len)  # type: ignore[union-attr]
         self._last = Remembered()
 
@@ -102,15 +102,15 @@ class GroundingDinoDetector:
         return self._last.get(key, lambda: self._detect(image, phrases))
 
     def _detect(self, image: Tensor, phrases: tuple[str, ...]) -> Detections:
-        pixels = grounding_dino.prepared(image)
+        pixels = grounding_dino.prepare(image)
         with name_node(NODE):
             chunks = grounding_dino.in_chunks(self._tokenizer, phrases, self._limit)
-        return concatenated([self._pass(image, pixels, chunk) for chunk in chunks])
+        return concatenate([self._pass(image, pixels, chunk) for chunk in chunks])
 
     def _pass(self, image: Tensor, pixels: Tensor, phrases: tuple[str, ...]) -> Detections:
         mm.throw_exception_if_processing_interrupted()
         tokens = grounding_dino.phrase_tokens(self._tokenizer, phrases)
-        return with_room(
+        return run_with_room(
             lambda model: grounding_dino.detect(model, tokens, image, pixels),
             self._patcher,
             DETECTION_BYTES * pixels.shape[-1] * pixels.shape[-2],
@@ -124,7 +124,7 @@ class SamSegmenter:
     def __init__(self, model: nn.Module, name: str, dtype: torch.dtype = torch.float32) -> None:
         self.name = name
         model.vision_encoder.to(dtype)  # type: ignore[operator]
-        self._patcher = managed(model)
+        self._patcher = manage(model)
         self._features, self._masks = Remembered(1), Remembered()
 
     def segment(self, image: Tensor, boxes: Tensor) -> Tensor:
@@ -142,18 +142,18 @@ class SamSegmenter:
         need = EMBEDDING_BYTES * sam.side(network) ** 2
         features = self._features.get(
             (picture,),
-            lambda: with_room(partial(self._embed, image), self._patcher, need, what),
+            lambda: run_with_room(partial(self._embed, image), self._patcher, need, what),
         )
         return in_batches(
             lambda part, model: sam.best_masks(model, features, part)[0].cpu(),
-            sam.scaled_boxes(network, boxes, *image.shape[:2]),
+            sam.scale_boxes(network, boxes, *image.shape[:2]),
             self._patcher,
             what,
         )
 
     def _embed(self, image: Tensor, model: Any) -> list[Tensor]:
         """The image's features on the CPU; in fp32 where half precision overflows."""
-        pixels = sam.prepared(model, image)
+        pixels = sam.prepare(model, image)
         features = sam.embed(model, pixels)
         if not all(bool(feature.isfinite().all()) for feature in features):
             logger.warning("%s: %s overflows in fp16; fp32 is used.", NODE, self.name)
@@ -163,14 +163,14 @@ class SamSegmenter:
         return [feature.cpu() for feature in features]
 
 
-def loaded(patcher: comfy.model_patcher.ModelPatcher, need: int) -> Any:
+def load_whole(patcher: comfy.model_patcher.ModelPatcher, need: int) -> Any:
     """The whole model on its device, with so many bytes free beside it; ComfyUI can leave parts of
     a model on the CPU only where they are of its own classes."""
     mm.load_models_gpu([patcher], memory_required=need, force_full_load=True)
     return patcher.model.network
 
 
-def with_room(
+def run_with_room(
     run: Callable[[Any], Result],
     patcher: comfy.model_patcher.ModelPatcher,
     need: int,
@@ -184,14 +184,14 @@ def with_room(
     Raises ValueError, which names the node and the cure, when it still does not fit.
     """
     try:
-        return run(loaded(patcher, need))
+        return run(load_whole(patcher, need))
     except Exception as error:
         if not is_out_of_memory(error):
             raise
     mm.unload_all_models()
     mm.soft_empty_cache(force=True)
     try:
-        return run(loaded(patcher, need))
+        return run(load_whole(patcher, need))
     except Exception as error:
         if is_out_of_memory(error):
             raise ValueError(
@@ -218,7 +218,7 @@ def in_batches(
         mm.throw_exception_if_processing_interrupted()
         batch = partial(run, boxes[done : done + size])
         if size == 1:
-            made = with_room(batch, patcher, MASKS_BYTES, what)
+            made = run_with_room(batch, patcher, MASKS_BYTES, what)
         else:
             made = _where_it_fits(batch, patcher, MASKS_BYTES * size)
         if made is None:
@@ -235,7 +235,7 @@ def _where_it_fits(
 ) -> Tensor | None:
     """What `run` makes of the loaded model; None when memory runs out."""
     try:
-        return run(loaded(patcher, need))
+        return run(load_whole(patcher, need))
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -259,12 +259,14 @@ def load_detector(name: str) -> GroundingDinoDetector:
     weights = model_files.read_weights(DETECTOR, path)
     if path.is_dir():
         require_type(DETECTOR, path)
-        tokenizer = named(DETECTOR, name, lambda: grounding_dino.load_tokenizer(path))
-        model = named(DETECTOR, name, lambda: grounding_dino.load_folder(str(path), weights, name))
+        tokenizer = name_errors(DETECTOR, name, lambda: grounding_dino.load_tokenizer(path))
+        model = name_errors(
+            DETECTOR, name, lambda: grounding_dino.load_folder(str(path), weights, name)
+        )
         return GroundingDinoDetector(model, tokenizer, name)
     if not grounding_dino.is_original(weights):
         raise model_files.wrong_kind(DETECTOR, name, weights)
-    model = named(DETECTOR, name, lambda: grounding_dino.load_original(weights, name))
+    model = name_errors(DETECTOR, name, lambda: grounding_dino.load_original(weights, name))
     return GroundingDinoDetector(model, grounding_dino.load_tokenizer(), name)
 
 
@@ -277,9 +279,11 @@ def load_segmenter(name: str, precision: str) -> SamSegmenter:
     weights = model_files.read_weights(SEGMENTER, path)
     if path.is_dir():
         kind = require_type(SEGMENTER, path)
-        model = named(SEGMENTER, name, lambda: sam.load_folder(str(path), kind, weights, name))
+        model = name_errors(
+            SEGMENTER, name, lambda: sam.load_folder(str(path), kind, weights, name)
+        )
     elif sam.is_original(weights):
-        model = named(SEGMENTER, name, lambda: sam.load_original(weights, name))
+        model = name_errors(SEGMENTER, name, lambda: sam.load_original(weights, name))
     else:
         raise model_files.wrong_kind(SEGMENTER, name, weights)
     return SamSegmenter(model, name, dtype_of(precision))
@@ -306,7 +310,7 @@ def require_type(kind: model_files.Kind, folder: Path) -> str:
     )
 
 
-def named(kind: model_files.Kind, file: str, load: Callable[[], Result]) -> Result:
+def name_errors(kind: model_files.Kind, file: str, load: Callable[[], Result]) -> Result:
     """What `load` makes of a file or folder, with the node's name before what it says is wrong.
 
     An ImportError says that transformers is too old; another error, that classes were given sizes

@@ -14,6 +14,7 @@ from ale_edit.bench.methods import (
     DEFAULT,
     DILATIONS,
     END_OF_TEXT,
+    SAMPLING,
     Method,
     all_methods,
     erode,
@@ -23,6 +24,7 @@ from ale_edit.bench.methods import (
     spoil_mask,
 )
 from ale_edit.editors import EDITORS
+from ale_edit.headless.editors import editor_files
 from ale_edit.headless.edits import editor_workflow
 from ale_edit.prompts.edits import END_OF_TEXT as STRATEGIES
 
@@ -137,3 +139,12 @@ def test_masks_are_spoiled_for_methods_with_a_mask_error_only(mask):
     assert ALE.masks(masks, 0) == masks
     one, other = all_methods()["shifted-0.12"].masks(masks, 0)
     assert isinstance(one, Image.Image) and one.tobytes() != other.tobytes()
+
+
+@pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
+def test_an_editors_workflow_has_its_defaults_but_for_the_sampling_of_the_demo_model(editor):
+    settings = editor_files()[editor.name].settings
+    defaults = asdict(editor.settings())
+    assert {k: settings[k] for k in defaults if k not in SAMPLING} == {
+        k: v for k, v in defaults.items() if k not in SAMPLING
+    }

@@ -52,7 +52,7 @@ def screenshots(
     """Where pictures go; laid out as the repository, so that `--screenshots .` renews its own."""
     chosen = request.config.getoption("--screenshots")
     folder = Path(chosen).resolve() if chosen else tmp_path_factory.mktemp("screenshots")
-    for part in ("output/screenshots", "workflows", "docs/images"):
+    for part in ("output/screenshots", "workflows/nodes", "docs/images"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     yield folder
     print(f"\nScreenshots: {folder}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ale_edit.tests.versions import PAGE
+from ale_edit.tests.workflows.graphs import GALLERY
 
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, Locator, Page
@@ -90,6 +91,12 @@ SET_WIDGET = """([title, name, value]) => {
     widget.value = value
     widget.callback?.(value)
 }"""
+DROP = """address => {
+    const dragged = new DataTransfer()
+    dragged.setData('text/uri-list', address)
+    const options = {dataTransfer: dragged, bubbles: true, cancelable: true}
+    app.canvas.canvas.dispatchEvent(new DragEvent('drop', options))
+}"""
 USE_DEMO_MODEL = """() => {
     const {graph} = app, find = type => graph._nodes.find(node => node.type === type)
     const old = find('CheckpointLoaderSimple')
@@ -146,6 +153,31 @@ class FrontEnd:
             banner.get_by_role("button").last.click()
 
     # a workflow
+
+    def open_workflow(self, name: str) -> None:
+        """As people open it: from the template browser, or by the link of a help page."""
+        if name in GALLERY:
+            self.open_template(name)
+        else:
+            self.drop_link(f"{self.url}/api/workflow_templates/{PACK}/nodes/{name}.json")
+
+    def drop_link(self, address: str) -> None:
+        """Onto the canvas, as a link that is dragged there."""
+        self.close_dialogs()
+        self.page.evaluate(MARK_OLD)
+        self.page.evaluate(DROP, address)
+        self.page.wait_for_function(IS_NEW)
+        self.settle()
+
+    def drag_onto_canvas(self, link: Locator) -> None:
+        """Drag a link of the page there by the mouse."""
+        self.page.evaluate(MARK_OLD)
+        canvas = self.page.locator("canvas#graph-canvas")
+        width, height = self.view
+        place: Any = {"x": width / 2, "y": height - 200}  # no node and no panel is there
+        link.drag_to(canvas, target_position=place)
+        self.page.wait_for_function(IS_NEW)
+        self.settle()
 
     def open_template(self, name: str) -> None:
         """Through the template browser, under the pack's own category."""

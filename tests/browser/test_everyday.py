@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
@@ -13,7 +13,10 @@ from ale_edit.tests.browser.front_end import PACK, START_MS, FrontEnd
 from ale_edit.tests.browser.thumbnails import save_small
 from ale_edit.tests.nodes.test_help_pages import PAGES, SECTIONS
 from ale_edit.tests.versions import PAGE
-from ale_edit.tests.workflows.graphs import our_nodes
+from ale_edit.tests.workflows.graphs import our_nodes, read_ui
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator
 
 NEW_NODE = """async type => {
     app.graph.clear()
@@ -69,15 +72,21 @@ def test_the_first_start_leads_to_the_packs_templates(browser: Any, comfyui: Any
     page.close()
 
 
-@pytest.mark.parametrize("node_id", sorted(our_nodes()))
-def test_the_help_panel_shows_our_page(
-    node_id: str, front_end: FrontEnd, shots: Path, screenshots: Path
-) -> None:
+def open_help(front_end: FrontEnd, node_id: str) -> Locator:
+    """The panel with the help page of a new node."""
     title = front_end.page.evaluate(NEW_NODE, node_id)
     front_end.select(title)
     front_end.page.get_by_test_id("info-button").click()
     panel = front_end.page.locator(PAGE.help_panel).last
     panel.get_by_role("heading", name=SECTIONS[-1]).wait_for()
+    return panel
+
+
+@pytest.mark.parametrize("node_id", sorted(our_nodes()))
+def test_the_help_panel_shows_our_page(
+    node_id: str, front_end: FrontEnd, shots: Path, screenshots: Path
+) -> None:
+    panel = open_help(front_end, node_id)
     page = (PAGES / f"{node_id}.md").read_text(encoding="utf-8")
     headings = panel.locator("h2").all_inner_texts()
     assert [heading.strip() for heading in headings] == SECTIONS
@@ -90,10 +99,20 @@ def test_the_help_panel_shows_our_page(
     assert not front_end.errors
 
 
+def test_the_link_of_a_help_page_opens_its_workflow_when_it_is_dragged_onto_the_canvas(
+    front_end: FrontEnd,
+) -> None:
+    link = open_help(front_end, "ALEMasaCtrl").get_by_role("link", name="masactrl")
+    front_end.drag_onto_canvas(link)
+    opened = sorted(node["type"] for node in front_end.nodes())
+    assert opened == sorted(node["type"] for node in read_ui("masactrl")["nodes"])
+    assert not front_end.errors
+
+
 def test_an_edit_without_an_arrow_is_a_readable_error(
     front_end: FrontEnd, shots: Path, screenshots: Path
 ) -> None:
-    front_end.open_template("node_edit_list")
+    front_end.open_workflow("edit_list")
     front_end.page.locator("textarea").filter(visible=True).last.fill("a box that becomes purple")
     run = front_end.run()
     assert run.error is not None and run.error["node_type"] == "ALEEditList"
@@ -107,7 +126,7 @@ def test_an_edit_without_an_arrow_is_a_readable_error(
 
 
 def test_a_missing_link_names_its_node_and_input(front_end: FrontEnd) -> None:
-    front_end.open_template("node_edit_list")
+    front_end.open_workflow("edit_list")
     front_end.page.evaluate(CUT_LINK, ["Regions", "edits"])
     front_end.run()
     said = front_end.error_text()
@@ -120,7 +139,7 @@ def test_a_missing_link_names_its_node_and_input(front_end: FrontEnd) -> None:
 def test_the_node_shows_the_regions_of_a_small_image_magnified(
     front_end: FrontEnd, screenshots: Path
 ) -> None:
-    front_end.open_template("node_regions")
+    front_end.open_workflow("regions")
     front_end.run()
     picture = front_end.pictures("Regions")[0]
     assert picture.height >= 512 > front_end.pictures("Background mask")[0].height

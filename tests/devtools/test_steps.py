@@ -8,7 +8,7 @@ import pytest
 
 from ale_edit.devtools.folders import cache_folder, data_folder
 from ale_edit.devtools.installing import run_logged
-from ale_edit.devtools.locks import locked
+from ale_edit.devtools.locks import hold_lock
 from ale_edit.devtools.messages import DevError
 
 
@@ -42,11 +42,11 @@ def test_a_second_set_up_waits_for_the_first(tmp_path, capsys):
     entered = threading.Event()
 
     def second() -> None:
-        with locked(tmp_path / "lock"):
+        with hold_lock(tmp_path / "lock"):
             entered.set()
 
     thread = threading.Thread(target=second)
-    with locked(tmp_path / "lock"):
+    with hold_lock(tmp_path / "lock"):
         thread.start()
         assert not entered.wait(0.7)
     assert entered.wait(5)

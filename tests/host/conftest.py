@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from ale_edit.host.sampling import branch_guider, source_branch
+from ale_edit.tests.host.runs import with_option
 from ale_edit.tests.tiny import tiny_clip, tiny_model
 
 torch.set_printoptions(threshold=8, edgeitems=1)  # a failed comparison prints both latents
@@ -29,8 +31,26 @@ def inference_mode() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_source_branch_of_another_test(request: pytest.FixtureRequest) -> Iterator[None]:
-    from ale_edit.host.sampling import source_branch
-
     yield
     if "model" in request.fixturenames:
         source_branch.forget(getattr(request.getfixturevalue("model"), "model", None))
+
+
+@pytest.fixture
+def calls(model: Any) -> Any:
+    """The tiny model, counting its UNet calls: no bad input may cost a step."""
+    counted: list[int] = []
+
+    def count(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        counted.append(1)
+        return executor(*args, **kwargs)
+
+    counting = with_option(model, lambda m: m.add_wrapper_with_key("apply_model", "count", count))
+    counting.calls = counted
+    return counting
+
+
+@pytest.fixture
+def split_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row policy of large latents on the CPU, on the tests' tiny ones."""
+    monkeypatch.setattr(branch_guider, "LEAST_SPLIT_POSITIONS", 0)

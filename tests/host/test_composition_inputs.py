@@ -15,6 +15,8 @@ from ale_edit.host.attention.rgb_cam import apply_rgb_cam
 from ale_edit.host.text.conditioning import ORE_KEY
 from ale_edit.inversion.lcm_schedule import lcm_timesteps
 from ale_edit.regions.regions import make_regions
+from ale_edit.tests.host.other_nodes import Conds, conds_of, controlled, edit_with, hint
+from ale_edit.tests.host.published_form import published_form
 from ale_edit.tests.host.runs import (
     STEPS,
     edit,
@@ -28,8 +30,6 @@ from ale_edit.tests.host.runs import (
     with_option,
 )
 from ale_edit.tests.host.stock_runs import core_node, edit_by_two_runs
-from ale_edit.tests.host.test_composition import Conds, conds_of, controlled, edit_with, hint
-from ale_edit.tests.host.test_rgb_cam import published_form
 from ale_edit.tests.tiny import (
     PAIRS,
     edits_of,

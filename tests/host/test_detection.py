@@ -29,9 +29,9 @@ from ale_edit.tests.families import (
     plain_conditioning,
     randomise,
 )
+from ale_edit.tests.host.published_form import published_form
 from ale_edit.tests.host.runs import edit, generate, patched, relative_error
 from ale_edit.tests.host.test_families import guide
-from ale_edit.tests.host.test_rgb_cam import published_form
 from ale_edit.tests.tiny import source_latent, two_regions
 from ale_edit.tests.versions import SCALED_FP8_ROUNDS_BIASES, keeps_scaled_fp8
 

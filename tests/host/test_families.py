@@ -28,6 +28,7 @@ from ale_edit.tests.families import (
     pooled,
     random_ore,
 )
+from ale_edit.tests.host.published_form import calls_of, no_free_memory, published_form
 from ale_edit.tests.host.runs import (
     edit,
     generate,
@@ -36,7 +37,6 @@ from ale_edit.tests.host.runs import (
     two_branch_guider,
     with_option,
 )
-from ale_edit.tests.host.test_rgb_cam import calls_of, no_free_memory, published_form
 from ale_edit.tests.host.test_run_state import state_of
 from ale_edit.tests.host.test_source_branch import Counted
 from ale_edit.tests.host.test_two_branch_guider import edit_by_two_runs

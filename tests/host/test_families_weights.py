@@ -16,9 +16,9 @@ from ale_edit.host.attention.rgb_cam import apply_rgb_cam
 from ale_edit.host.text.conditioning import ORE_KEY
 from ale_edit.prompts.ore import ObjectRestrictedEmbeddings
 from ale_edit.tests.families import FAMILIES, conditioning, family_model, plain_conditioning
+from ale_edit.tests.host.published_form import published_form
 from ale_edit.tests.host.runs import edit, generate, patched, relative_error, with_option
 from ale_edit.tests.host.test_families import NEGATIVE, SOURCE, TARGET, guide
-from ale_edit.tests.host.test_rgb_cam import published_form
 from ale_edit.tests.tiny import randn, two_regions
 
 NAMES = ["SD 1.5", "SD 2, v", "SDXL", "SDXL inpainting"]

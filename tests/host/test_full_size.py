@@ -22,9 +22,9 @@ from ale_edit.host.attention.rgb_cam import apply_rgb_cam
 from ale_edit.host.text.conditioning import ORE_KEY
 from ale_edit.tests.families import conditioning, plain_conditioning
 from ale_edit.tests.full_size import write_sd15, write_sdxl_unet
+from ale_edit.tests.host.published_form import published_form
 from ale_edit.tests.host.runs import edit, generate, patched, relative_error
 from ale_edit.tests.host.test_families import guide
-from ale_edit.tests.host.test_rgb_cam import published_form
 from ale_edit.tests.nodes.graph import edit_by_single_nodes, edits_with_masks, picture
 from ale_edit.tests.oracle.ale_diffusers import Network, Settings
 from ale_edit.tests.oracle.bridge import diffusers_unet, transformers_text_encoder

@@ -72,11 +72,11 @@ def test_a_model_is_loaded_whole_or_not_at_all(
     monkeypatch.setattr(mm, "vram_state", mm.VRAMState.NORMAL_VRAM)
     monkeypatch.setattr(mm, "get_free_memory", lambda *args, **kwargs: 2**20)
     patcher = detector._patcher
-    grounding.loaded(patcher, 0)
+    grounding.load_whole(patcher, 0)
     assert patcher.loaded_size() == patcher.model_size()
     freed = patcher.partially_unload(patcher.offload_device, patcher.model_size() // 2)
     assert freed > 0 and patcher.loaded_size() < patcher.model_size()  # for another model
-    grounding.loaded(patcher, 0)
+    grounding.load_whole(patcher, 0)
     assert patcher.loaded_size() == patcher.model_size()
 
 

@@ -40,7 +40,7 @@ def refresh() -> None:
 def test_without_files_the_list_says_so_and_loading_names_files_folders_and_where_they_are() -> (
     None
 ):
-    assert model_files.listed(DETECTOR) == [NOTHING] == model_files.listed(SEGMENTER)
+    assert model_files.list_files(DETECTOR) == [NOTHING] == model_files.list_files(SEGMENTER)
     with pytest.raises(ValueError, match="GroundingDINO Loader: no file was found in ") as error:
         grounding.load_detector(NOTHING)
     for part in ("grounding-dino", "groundingdino_swint_ogc.pth", "github.com/IDEA-Research"):
@@ -64,7 +64,10 @@ def test_files_and_published_folders_are_listed_and_other_files_are_not(models_d
         (home / name).mkdir()
         (home / name / "config.json").write_text(json.dumps({"model_type": kind}))
         (home / name / "model.safetensors").write_bytes(b"")
-    assert model_files.listed(DETECTOR) == ["grounding-dino-base/", "groundingdino_swint_ogc.pth"]
+    assert model_files.list_files(DETECTOR) == [
+        "grounding-dino-base/",
+        "groundingdino_swint_ogc.pth",
+    ]
 
 
 def test_published_folders_are_listed_where_another_pack_lists_weight_files_alone(
@@ -79,7 +82,7 @@ def test_published_folders_are_listed_where_another_pack_lists_weight_files_alon
     (home / "sam-vit-base").mkdir()
     (home / "sam-vit-base" / "config.json").write_text('{"model_type": "sam"}')
     (home / "sam-vit-base" / "model.safetensors").write_bytes(b"")
-    assert model_files.listed(SEGMENTER) == ["sam-vit-base/"]
+    assert model_files.list_files(SEGMENTER) == ["sam-vit-base/"]
     assert model_files.path_of(SEGMENTER, "sam-vit-base/") == home / "sam-vit-base"
 
 
@@ -88,7 +91,7 @@ def test_folders_of_extra_model_paths_are_searched_too(models_dir: Path, tmp_pat
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "sam_vit_b_01ec64.pth").write_bytes(b"")
     folder_paths.add_model_folder_path("sams", str(tmp_path / "elsewhere"))
-    assert model_files.listed(SEGMENTER) == ["sam_vit_b_01ec64.pth"]
+    assert model_files.list_files(SEGMENTER) == ["sam_vit_b_01ec64.pth"]
     path = model_files.path_of(SEGMENTER, "sam_vit_b_01ec64.pth")
     assert path == tmp_path / "elsewhere" / "sam_vit_b_01ec64.pth"
 
@@ -303,7 +306,7 @@ def test_a_published_sam2_folder_loads_without_its_parts_for_video(models_dir: P
     parts = {name.split(".")[0] for name in model.state_dict()}
     assert "temporal_positional_encoding_projection_layer" in parts
     model.save_pretrained(models_dir / "sam2" / "sam2.1-tiny")
-    assert model_files.listed(SEGMENTER) == ["sam2.1-tiny/"]
+    assert model_files.list_files(SEGMENTER) == ["sam2.1-tiny/"]
     ours = grounding.load_segmenter("sam2.1-tiny/", "fp32")
     boxes = torch.tensor([[1.0, 1.0, 20.0, 20.0]])
     assert ours.segment(torch.rand(40, 60, 3), boxes).shape == (1, 40, 60)

@@ -188,7 +188,7 @@ def test_out_of_memory_is_an_error_with_the_cure(
     def full(*_: Any) -> Any:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(grounding, "loaded", full)
+    monkeypatch.setattr(grounding, "load_whole", full)
     with pytest.raises(ValueError, match="CLIP Similarity Loader: .*out of memory.*smaller CLIP"):
         loaded.cosines(picture()[None], TEXTS)
 
@@ -197,7 +197,7 @@ def test_out_of_memory_is_an_error_with_the_cure(
 
 
 def test_only_whole_clips_are_listed(models_dir: Path) -> None:
-    assert model_files.listed(SIMILARITY) == [NOTHING]
+    assert model_files.list_files(SIMILARITY) == [NOTHING]
     clip_folder(models_dir / "text_encoders" / "clip-tiny")
     half = models_dir / "text_encoders" / "text_encoder"
     half.mkdir()
@@ -205,13 +205,13 @@ def test_only_whole_clips_are_listed(models_dir: Path) -> None:
     save_file({"a": torch.zeros(1)}, half / "model.safetensors")
     save_file({"a": torch.zeros(1)}, models_dir / "text_encoders" / "clip_l.safetensors")
     folder_paths.filename_list_cache.clear()
-    assert model_files.listed(SIMILARITY) == ["clip-tiny/"]
+    assert model_files.list_files(SIMILARITY) == ["clip-tiny/"]
 
 
 def test_a_folder_of_extra_model_paths_is_found(models_dir: Path, tmp_path: Path) -> None:
     clip_folder(tmp_path / "elsewhere" / "clip-tiny")
     folder_paths.add_model_folder_path("text_encoders", str(tmp_path / "elsewhere"))
-    assert model_files.listed(SIMILARITY) == ["clip-tiny/"]
+    assert model_files.list_files(SIMILARITY) == ["clip-tiny/"]
     assert similarity.load_clip_folder("clip-tiny/").name == "CLIP (clip-tiny)"
 
 
@@ -289,7 +289,7 @@ def test_texts_of_sd2_are_projected_once_as_comfyui_does_for_it(model: Any, tmp_
     clip, image_half = tiny_sd2_clip(), vision(model, tmp_path)
     found = similarity.similarity_of_sockets(clip, image_half).cosines(picture()[None], TEXTS)
     pooled = [clip.encode_from_tokens(clip.tokenize(t), return_pooled=True)[1] for t in TEXTS]
-    pixels = clip_model.cropped(picture()[None], SIDE).movedim(1, -1) / 255
+    pixels = clip_model.crop(picture()[None], SIDE).movedim(1, -1) / 255
     image = image_half.encode_image(pixels)["image_embeds"].float()
     expected = nn.functional.cosine_similarity(image, torch.cat(pooled).float(), dim=1)
     torch.testing.assert_close(found[0], expected, atol=1e-3, rtol=0)
@@ -342,22 +342,22 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Similarity:
 
 def test_a_connected_model_is_taken(offered: Similarity) -> None:
     other = Similarity("other", offered.cosines)
-    assert similarity.chosen_similarity(other, ["red ball"], (128, 128), "N") is other
-    assert similarity.chosen_similarity(other, ["brown goat"], (512, 768), "N") is other
+    assert similarity.choose_similarity(other, ["red ball"], (128, 128), "N") is other
+    assert similarity.choose_similarity(other, ["brown goat"], (512, 768), "N") is other
 
 
 def test_without_one_an_offered_model_is_taken_for_what_it_knows(offered: Similarity) -> None:
-    assert similarity.chosen_similarity(None, ["red ball"], (128, 128), "N") is offered
+    assert similarity.choose_similarity(None, ["red ball"], (128, 128), "N") is offered
     second = Similarity("second", offered.cosines)
     similarity.offer_similarity(second)
-    assert similarity.chosen_similarity(None, ["red ball"], (128, 128), "N") is offered
-    assert similarity.chosen_similarity(None, ["brown goat"], (128, 128), "N") is second
+    assert similarity.choose_similarity(None, ["red ball"], (128, 128), "N") is offered
+    assert similarity.choose_similarity(None, ["brown goat"], (128, 128), "N") is second
 
 
 def test_a_model_that_is_offered_again_takes_its_own_place(offered: Similarity) -> None:
     again = Similarity("small", offered.cosines)
     similarity.offer_similarity(again)
-    assert similarity.chosen_similarity(None, ["brown goat"], (8, 8), "N") is again
+    assert similarity.choose_similarity(None, ["brown goat"], (8, 8), "N") is again
 
 
 @pytest.mark.parametrize("is_connected", [True, False])
@@ -366,7 +366,7 @@ def test_a_model_that_refuses_says_why_and_what_else_is_needed_and_where(
 ) -> None:
     with pytest.raises(ValueError) as error:
         connected = offered if is_connected else None
-        similarity.chosen_similarity(connected, ["brown goat"], (8, 8), "Leakage Score")
+        similarity.choose_similarity(connected, ["brown goat"], (8, 8), "Leakage Score")
     said = str(error.value)
     assert said.startswith(
         "Leakage Score: the similarity input is "
@@ -381,4 +381,4 @@ def test_where_none_is_offered_one_is_to_be_connected(monkeypatch: pytest.Monkey
     with pytest.raises(
         ValueError, match=r"^N: the similarity input is not connected\. Connect CLIP"
     ):
-        similarity.chosen_similarity(None, ["red ball"], (128, 128), "N")
+        similarity.choose_similarity(None, ["red ball"], (128, 128), "N")

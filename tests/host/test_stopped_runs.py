@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ale_edit.host.sampling import source_branch
+from ale_edit.tests.host.other_nodes import conds_of, controlled, image_prompt
 from ale_edit.tests.host.runs import (
     STEPS,
     edit,
@@ -26,7 +27,6 @@ from ale_edit.tests.host.runs import (
     two_branch_guider,
     with_option,
 )
-from ale_edit.tests.host.test_composition import conds_of, controlled, image_prompt
 from ale_edit.tests.host.test_run_state import live_state, state_of
 from ale_edit.tests.tiny import source_latent, tiny_controlnet
 

@@ -1,6 +1,6 @@
 """The two-branch guider against stock one-branch runs, its rows, and guidance functions.
 
-Other nodes' patches are in test_composition.py.
+Other nodes' patches are in test_composition.py and its neighbours.
 """
 
 from __future__ import annotations
@@ -19,18 +19,10 @@ from torch import Tensor
 
 from ale_edit.host.attention.rgb_cam import apply_rgb_cam
 from ale_edit.host.attention.self_injection import apply_self_injection
-from ale_edit.host.sampling import branch_guider
 from ale_edit.host.sampling.blending import apply_background_blending
 from ale_edit.host.sampling.branch_guider import BranchGuider
 from ale_edit.host.sampling.schedule import lcm_sigmas
-from ale_edit.tests.host.runs import (
-    STEPS,
-    edit,
-    guide,
-    patched,
-    relative_error,
-    with_option,
-)
+from ale_edit.tests.host.runs import STEPS, edit, guide, patched, relative_error, with_option
 from ale_edit.tests.host.stock_runs import core_node, edit_by_two_runs
 from ale_edit.tests.tiny import edits_of, generator, source_latent, two_regions
 
@@ -74,12 +66,6 @@ def rows_of_edit(
 def couple(monkeypatch: pytest.MonkeyPatch) -> None:
     """The row policy of a GPU: every row of a step in one call."""
     monkeypatch.setattr(BranchGuider, "_is_one_call", lambda *args: True)
-
-
-@pytest.fixture
-def split_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row policy of large latents on the CPU, on the tests' tiny ones."""
-    monkeypatch.setattr(branch_guider, "LEAST_SPLIT_POSITIONS", 0)
 
 
 def test_one_call_a_step_spends_the_published_60_rows(model, clip, monkeypatch):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ale_edit.tests.tiny import fill, tiny_clip, tiny_model, tiny_vae
+from ale_edit.tests.tiny import empty_models, fill, tiny_clip, tiny_model, tiny_vae
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +73,10 @@ def temp_directory(tmp_path: Path) -> Iterator[Path]:
     folder_paths.set_temp_directory(str(tmp_path))
     yield tmp_path
     folder_paths.set_temp_directory(before)
+
+
+@pytest.fixture
+def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of models, which holds no file of a score's."""
+    names = ("lpips", "dino", "text_encoders", "clip_vision")
+    return empty_models(tmp_path / "models", names, monkeypatch)

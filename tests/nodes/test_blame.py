@@ -16,27 +16,21 @@ from comfy_extras.nodes_hooks import SetClipHooks
 
 from ale_edit.prompts.edits import Edits
 from ale_edit.tests.families import family_model
-from ale_edit.tests.host.test_composition import in_tiles, row_by_row
-from ale_edit.tests.nodes.graph import nodes, one, picture, run
-from ale_edit.tests.nodes.test_bad_input import (
+from ale_edit.tests.host.other_nodes import in_tiles, row_by_row
+from ale_edit.tests.nodes.bad_edits import sentences
+from ale_edit.tests.nodes.bad_input import (
     CURE,
-    MAHIRO,
-    WINDOWS,
     World,
     boxes,
-    continuous,
-    couple,
-    doubling_clip,
-    flow_matching,
     listed,
-    merge_queries,
     only_wolf,
     regions,
     regions_of_two,
-    sd3_clip,
-    sentences,
 )
-from ale_edit.tests.nodes.test_grounding import KnownDetector
+from ale_edit.tests.nodes.bad_models import continuous, doubling_clip, flow_matching, sd3_clip
+from ale_edit.tests.nodes.bad_patches import MAHIRO, WINDOWS, couple, merge_queries
+from ale_edit.tests.nodes.graph import nodes, one, picture, run
+from ale_edit.tests.regions.test_objects import KnownDetector
 from ale_edit.tests.tiny import two_boxes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,7 +95,7 @@ REFUSALS: list[tuple[str, Callable[[World], Any], set[str]]] = [
     ("empty mask", lambda w: w.edit(edits=empty(1)), set()),
     (
         "masks that coincide",
-        lambda w: w.edit(edits=only_wolf().added(only_wolf().items[0])),
+        lambda w: w.edit(edits=only_wolf().add(only_wolf().items[0])),
         set(),
     ),
     ("mask of another shape", lambda w: w.edit(image=picture(width=96)), set()),
@@ -238,6 +232,11 @@ def test_the_nodes_speak_for_themselves_again_after_a_refusal(world: World) -> N
 @pytest.mark.parametrize(
     ("node_id", "name", "inputs"),
     [
+        (
+            "ALETwoBranchGuider",
+            "evaluation",
+            dict.fromkeys(("model", "source", "target", "negative")),
+        ),
         ("ALEMethodSettings", "overlap", {"edits": Edits(())}),
         ("ALESelfAttentionInjection", "edit_type", {"model": None}),
         ("ALEBackgroundBlending", "edge", {"model": None, "regions": None}),

@@ -13,7 +13,7 @@ from comfy_execution.utils import CurrentNodeContext
 from ale_edit.demo.render import render
 from ale_edit.demo.scenes import make_scene
 from ale_edit.demo.weights import FOLDER, PARTS, TABLE
-from ale_edit.host.scoring.similarity import chosen_similarity
+from ale_edit.host.scoring.similarity import choose_similarity
 from ale_edit.nodes.demo import MINI_CLIP
 from ale_edit.tests.nodes.graph import one, run
 
@@ -89,7 +89,7 @@ def test_the_demo_model_is_a_model_a_clip_and_a_vae() -> None:
     ],
 )
 def test_scenes_and_words_of_the_demo_have_the_demos_similarity(texts: list[str]) -> None:
-    assert chosen_similarity(None, texts, (128, 128), "N").name == MINI_CLIP
+    assert choose_similarity(None, texts, (128, 128), "N").name == MINI_CLIP
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_anything_else_needs_a_model_and_says_why(
     texts: list[str], size: tuple[int, int], why: str
 ) -> None:
     with pytest.raises(ValueError) as error:
-        chosen_similarity(None, texts, size, "Leakage Score")
+        choose_similarity(None, texts, size, "Leakage Score")
     said = str(error.value)
     for part in (why, "the similarity input", "CLIP Similarity Loader", "text_encoders"):
         assert part in said
@@ -118,6 +118,6 @@ def test_the_demos_own_tells_colours_of_a_scene_apart() -> None:
     (made,) = scene.objects
     other = next(c for c in ("red", "blue") if c != made.color)
     texts = [f"{color}-colored {made.shape}" for color in (made.color, other)]
-    model = chosen_similarity(None, texts, (128, 128), "N")
+    model = choose_similarity(None, texts, (128, 128), "N")
     found = model.cosines(image[None], texts)[0]
     assert found[0] > found[1]

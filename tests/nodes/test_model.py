@@ -10,7 +10,8 @@ from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 from torch import Tensor
 
 from ale_edit.nodes.model import SCHEDULES, schedule_of
-from ale_edit.tests.nodes.graph import edits_with_masks, one, run
+from ale_edit.tests.host.runs import relative_error
+from ale_edit.tests.nodes.graph import edits_with_masks, nodes, one, run
 from ale_edit.tests.tiny import randn, source_latent
 
 STEPS = 3
@@ -34,7 +35,13 @@ class Graph:
         return one("ALERegions", edits=self.edits, **inputs)
 
     def edit(
-        self, model: Any = None, *, eta: float = 1.0, steps: int = STEPS, **inputs: Any
+        self,
+        model: Any = None,
+        *,
+        eta: float = 1.0,
+        kappa: float = 0.0,
+        steps: int = STEPS,
+        **inputs: Any,
     ) -> Tensor:
         """The edited latent; inputs are those of Two-Branch Guider and LCM Schedule."""
         strength = inputs.pop("strength", 1.0)
@@ -43,7 +50,7 @@ class Graph:
         model = model or self.model
         guider = one("ALETwoBranchGuider", model=model, **{**usual, **inputs})
         sigmas = one("ALELCMSchedule", model=model, steps=steps, strength=strength)
-        sampler = one("ALEVirtualInversion", eta=eta)
+        sampler = one("ALEVirtualInversion", eta=eta, kappa=kappa)
         noise = RandomNoise.execute(noise_seed=4).args[0]
         latent = {"samples": source_latent(1, 8, 8)}
         return SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).args[0][
@@ -132,6 +139,7 @@ def test_the_input_model_stays_as_it_is(graph: Any) -> None:
     "change",
     [
         {"eta": 0.5},
+        {"kappa": 0.5},
         {"steps": 5},
         {"strength": 0.7},
         {"source_guidance": 2.0},
@@ -143,6 +151,42 @@ def test_each_number_of_the_sampling_nodes_changes_the_edit(
     graph: Any, change: dict[str, float]
 ) -> None:
     assert differ(graph.edit(), graph.edit(**change))
+
+
+def test_a_graph_saved_without_kappa_samples_as_before(graph: Any) -> None:
+    saved = nodes()["ALEVirtualInversion"].execute(eta=1.0).args[0]
+    assert saved.extra_options == one("ALEVirtualInversion", kappa=0.0).extra_options
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_a_kappa_out_of_its_range_is_refused_in_the_nodes_name(value: float) -> None:
+    said = f"^Virtual Inversion: kappa is {value}. Set it between 0 and 1.$"
+    with pytest.raises(ValueError, match=said):
+        run("ALEVirtualInversion", kappa=value)
+
+
+@pytest.mark.parametrize("guidance", [(1.0, 2.0), (2.0, 3.0)])
+def test_in_turn_gives_the_edit_of_both_branches_together_in_calls_of_one_branch(
+    graph: Any, guidance: tuple[float, float]
+) -> None:
+    rows: list[int] = []
+
+    def count(apply_model: Any, arguments: dict[str, Any]) -> Tensor:
+        rows.append(arguments["input"].shape[0])
+        return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+
+    model = graph.model.clone()
+    model.set_model_unet_function_wrapper(count)
+    for node_id in ("ALERegionCrossAttention", "ALEBackgroundBlending"):
+        model = one(node_id, model=model, regions=graph.regions())
+    model = one("ALESelfAttentionInjection", model=model)
+    numbers = dict(zip(("source_guidance", "target_guidance"), guidance, strict=True))
+    together = graph.edit(model, **numbers)
+    assert max(rows) == 4
+    rows.clear()
+    in_turn = graph.edit(model, evaluation="in turn", **numbers)
+    assert max(rows) == 2
+    assert relative_error(in_turn, together) < 1e-4
 
 
 def test_the_schedule_falls_to_zero_in_as_many_steps_as_strength_leaves(graph: Any) -> None:

@@ -138,10 +138,8 @@ TEXT = [
         "prompts.ore:end_of_text_rows",
         lambda right: lambda _, *args: right("naive", *args),
     ),
-    Mistake("other objects' rows kept", "prompts.ore:_restricted", other_objects_kept, LAST_WINS),
-    Mistake(
-        '"and" kept in the published code', "prompts.ore:_restricted", joining_words_kept, CODE
-    ),
+    Mistake("other objects' rows kept", "prompts.ore:_restrict", other_objects_kept, LAST_WINS),
+    Mistake('"and" kept in the published code', "prompts.ore:_restrict", joining_words_kept, CODE),
 ]
 
 # -- regions and cross-attention -----------------------------------------------------------------

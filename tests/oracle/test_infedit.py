@@ -13,14 +13,13 @@ from . import infedit_diffusers
 from .editor_edit import BATCH, PAIRS, SMALL, Method, run_oracle, worst_error
 from .infedit_diffusers import Settings
 from .planted import Mistake
-from .planted_editors import INFEDIT_MISTAKES
+from .planted_editors import BLEND, INFEDIT_MISTAKES
 from .whole_edit import Scene, errors
 
 pytestmark = pytest.mark.comfy
 
 BOUND = 1e-4  # of the source latent's standard deviation
 FAR = 1e-2
-BLEND = Settings(edit_words="goat ball", keep_words="house")
 LARGE = Scene(PAIRS, (), (32, 32), batch=1)  # word maps from the second of three grids
 SCENES = {"small": SMALL, "large": LARGE}
 
@@ -58,9 +57,9 @@ OTHERS: list[dict[str, Any]] = [
     {"cross": 0.0, "self_": 0.0},
     {"cross": 1.0, "self_": 1.0},
     {"script": "pie bench", "steps": 12, "target_guidance": 2.3, "self_": 0.7},
-    {"strength": 0.7},
+    {"strength": 0.7, "edit_threshold": 0.6, "keep_threshold": 0.6},
     {"steps": 4, "source_guidance": 1.5, "target_guidance": 4.0},
-    {"keep_words": ""},
+    {"keep_words": "", "edit_threshold": 0.6},
     {"edit_words": ""},
     {"edit_words": "goat house", "keep_words": "house"},
     {"edit_words": "moon"},  # of the source prompt, where the target has a ball

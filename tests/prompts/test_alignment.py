@@ -105,7 +105,8 @@ def likeness_prompts(source_rows: dict[int, Tensor], target_rows: dict[int, Tens
     """A CAT ON | A RED DOG HAT ON, whose gaps are source row 2 and target rows 2, 3, 4; other rows
     all alike."""
     prompts = []
-    for words, rows in (([A, CAT, ON], source_rows), ([A, RED, DOG, HAT, ON], target_rows)):
+    texts: list[list[Token]] = [[A, CAT, ON], [A, RED, DOG, HAT, ON]]
+    for words, rows in zip(texts, (source_rows, target_rows), strict=True):
         embedding = torch.zeros(LENGTH, 4)
         embedding[:, 3] = 1
         for row, value in rows.items():

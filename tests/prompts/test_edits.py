@@ -8,7 +8,7 @@ from ale_edit.prompts.edits import (
     base_prompt,
     make_edit,
     parse_edits,
-    with_variant,
+    set_variant,
 )
 
 
@@ -56,7 +56,7 @@ def test_an_empty_side_is_named(pair: tuple[str, str], side: str):
 
 def test_edits_are_added_without_changing_the_earlier_ones():
     first = Edits((make_edit("a", "b"),))
-    second = first.added(make_edit("c", "d"))
+    second = first.add(make_edit("c", "d"))
     assert (first.sources, second.sources, second.targets) == (("a",), ("a", "c"), ("b", "d"))
 
 
@@ -66,7 +66,7 @@ def test_the_base_prompt_joins_the_phrases_with_and():
 
 def test_another_variant_leaves_every_other_setting_as_it_is():
     edits = Edits((make_edit("a", "b"),), "an a", settings=MethodSettings(end_of_text="bos"))
-    changed = with_variant(edits, "published code")
+    changed = set_variant(edits, "published code")
     assert changed.settings == MethodSettings(variant="published code", end_of_text="bos")
     assert (changed.items, changed.source_prompt) == (edits.items, "an a")
 

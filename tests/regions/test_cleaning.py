@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ale_edit.regions.cleaning import without_specks
+from ale_edit.regions.cleaning import remove_specks
 
 
 def mask() -> torch.Tensor:
@@ -18,7 +18,7 @@ def mask() -> torch.Tensor:
 
 
 def test_small_islands_and_holes_go_and_large_ones_stay() -> None:
-    cleaned = without_specks(mask(), 0.05)
+    cleaned = remove_specks(mask(), 0.05)
     expected = torch.zeros(50, 50, dtype=torch.bool)
     expected[5:25, 5:25] = True
     expected[35:45, 35:45] = True
@@ -26,20 +26,20 @@ def test_small_islands_and_holes_go_and_large_ones_stay() -> None:
 
 
 def test_zero_leaves_a_mask_as_it_is() -> None:
-    assert torch.equal(without_specks(mask(), 0.0), mask())
+    assert torch.equal(remove_specks(mask(), 0.0), mask())
 
 
 def test_the_largest_island_always_stays() -> None:
     dots = torch.zeros(20, 20, dtype=torch.bool)
     dots[::4, ::4] = True
-    assert without_specks(dots, 0.5).sum() == 1
+    assert remove_specks(dots, 0.5).sum() == 1
 
 
 def test_a_notch_at_the_border_is_no_hole() -> None:
     notched = torch.ones(20, 20, dtype=torch.bool)
     notched[0:2, 8:10] = False
-    assert torch.equal(without_specks(notched, 0.05), notched)
+    assert torch.equal(remove_specks(notched, 0.05), notched)
 
 
 def test_an_empty_mask_stays_empty() -> None:
-    assert not without_specks(torch.zeros(8, 8, dtype=torch.bool), 0.1).any()
+    assert not remove_specks(torch.zeros(8, 8, dtype=torch.bool), 0.1).any()

@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from ale_edit.regions.detection import Detections, Instance, Thresholds, concatenated, iou, match
+from ale_edit.regions.detection import Detections, Instance, Thresholds, concatenate, iou, match
 
 THRESHOLDS = Thresholds(box=0.35, text=0.25)
 LEFT, MIDDLE, RIGHT = (0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10)
@@ -88,14 +88,14 @@ def test_without_a_single_box_nothing_is_found() -> None:
 
 def test_lists_of_phrases_are_joined_without_mixing_their_scores() -> None:
     one, two = detections([LEFT], [[0.9, 0.1]]), detections([RIGHT], [[0.7]])
-    both = concatenated([one, two])
+    both = concatenate([one, two])
     assert both.scores.tolist() == torch.tensor([[0.9, 0.1, 0.0], [0.0, 0.0, 0.7]]).tolist()
     assert both.boxes.shape == (2, 4) and torch.equal(both.heads, both.scores)
 
 
 def test_with_thresholds_of_zero_a_phrase_has_no_box_of_another_list() -> None:
     one, two = detections([LEFT], [[0.9]]), detections([RIGHT], [[0.7]])
-    wolf, moon = match(concatenated([one, two]), ("wolf", "moon"), Thresholds(0.0, 0.0))
+    wolf, moon = match(concatenate([one, two]), ("wolf", "moon"), Thresholds(0.0, 0.0))
     assert boxes_of(wolf) == [LEFT] and boxes_of(moon) == [RIGHT]
 
 
@@ -119,6 +119,6 @@ def test_a_hundred_phrases_with_thresholds_of_zero_are_matched_in_seconds() -> N
     lists = [Detections(b, s, s) for b, s in zip(corners, scores, strict=True)]
     phrases = [str(i) for i in range(100)]
     before = time.process_time()
-    found = match(concatenated(lists), phrases, Thresholds(0.0, 0.0))
+    found = match(concatenate(lists), phrases, Thresholds(0.0, 0.0))
     assert time.process_time() - before < 10  # 0.3 as it is; minutes, box by box
     assert len(found) == 100 and all(len(set(boxes_of(m))) == len(m.instances) for m in found)

@@ -38,7 +38,7 @@ def picture(height: int = 96, width: int = 128) -> Tensor:
 
 def test_every_tensor_of_the_original_has_a_place() -> None:
     shapes = {name: torch.empty(shape, device="meta") for name, shape in original_names().items()}
-    new, unknown = gd.renamed(shapes, gd.RULES, gd.FUSED, gd.UNUSED)
+    new, unknown = gd.rename(shapes, gd.RULES, gd.FUSED, gd.UNUSED)
     left_out = [name for name in shapes if gd.UNUSED.fullmatch(name)]
     assert not unknown
     assert len(left_out) == 2 + 36  # BERT's pooler; the decoder's copy of the shared box head
@@ -70,7 +70,7 @@ def test_the_same_model_saved_by_transformers_loads_as_well(model: Any, tmp_path
     again = gd.load_folder(str(tmp_path), load_file(tmp_path / "model.safetensors"), "folder")
     tokens = gd.phrase_tokens(gd.load_tokenizer(), PHRASES)
     image = picture()
-    ours, theirs = (gd.detect(m, tokens, image, gd.prepared(image)) for m in (model, again))
+    ours, theirs = (gd.detect(m, tokens, image, gd.prepare(image)) for m in (model, again))
     assert torch.equal(ours.boxes, theirs.boxes) and torch.equal(ours.scores, theirs.scores)
 
 
@@ -149,7 +149,7 @@ def test_pictures_are_prepared_as_transformers_does(size: tuple[int, int]) -> No
 
     pixels = (picture(*size) * 255).round().to(torch.uint8)
     theirs = GroundingDinoImageProcessor()(Image.fromarray(pixels.numpy()), return_tensors="pt")
-    ours = gd.prepared(pixels / 255)
+    ours = gd.prepare(pixels / 255)
     assert ours.shape == theirs["pixel_values"].shape
     # they round to whole numbers of 255 after resizing rows and after columns: one of 255 in all
     one = 1.01 / 255 / min(gd.STD)
@@ -176,7 +176,7 @@ def test_sizes_are_rounded_as_by_the_original_code(
 def test_tiny_and_very_long_pictures_are_looked_at(model: Any, size: tuple[int, int]) -> None:
     image = picture(*size)
     tokens = gd.phrase_tokens(gd.load_tokenizer(), PHRASES)
-    found = gd.detect(model, tokens, image, gd.prepared(image))
+    found = gd.detect(model, tokens, image, gd.prepare(image))
     limits = torch.tensor([size[1], size[0]] * 2)
     assert bool((found.boxes >= 0).all()) and bool((found.boxes <= limits).all())
 
@@ -188,7 +188,7 @@ def test_boxes_and_scores_are_those_of_transformers_post_processing(model: Any) 
 
     image = picture(200, 300)
     tokens = gd.phrase_tokens(gd.load_tokenizer(), PHRASES)
-    pixels = gd.prepared(image)
+    pixels = gd.prepare(image)
     ours = gd.detect(model, tokens, image, pixels)
     with torch.inference_mode():
         out = model(pixel_values=pixels, input_ids=tokens.ids)
@@ -213,7 +213,7 @@ def test_boxes_and_scores_are_those_of_transformers_post_processing(model: Any) 
 def test_a_picture_in_a_list_of_phrases_gets_the_same_answer_twice(model: Any) -> None:
     image, tokens = picture(), gd.phrase_tokens(gd.load_tokenizer(), PHRASES)
     before = copy.deepcopy(image)
-    first, second = (gd.detect(model, tokens, image, gd.prepared(image)) for _ in range(2))
+    first, second = (gd.detect(model, tokens, image, gd.prepare(image)) for _ in range(2))
     assert torch.equal(first.scores, second.scores) and torch.equal(image, before)
 
 
@@ -224,6 +224,6 @@ def test_a_photograph_is_prepared_as_by_the_original_code() -> None:
         rgb = photo.convert("RGB")
     height, width = gd.shown_size(rgb.height, rgb.width)
     resized = np.asarray(rgb.resize((width, height), Image.Resampling.BILINEAR)) / np.float32(255)
-    ours = gd.prepared(torch.from_numpy(np.asarray(rgb) / np.float32(255)))[0].permute(1, 2, 0)
+    ours = gd.prepare(torch.from_numpy(np.asarray(rgb) / np.float32(255)))[0].permute(1, 2, 0)
     back = ours * torch.tensor(gd.STD) + torch.tensor(gd.MEAN)
     torch.testing.assert_close(back, torch.from_numpy(resized), rtol=0, atol=1.1 / 255)

@@ -7,7 +7,8 @@ from PIL import Image, ImageDraw, ImageFont
 from ale_edit.regions.preview import (
     COLORS,
     _label_box,
-    _shortened,
+    _shorten,
+    _widen,
     object_color,
     preview_image,
     preview_regions,
@@ -15,7 +16,7 @@ from ale_edit.regions.preview import (
     text_color,
 )
 from ale_edit.regions.regions import make_regions
-from ale_edit.tests.tiny import box_mask
+from ale_edit.tests.tiny import box_mask, generator
 
 
 def oklab(color: tuple[float, float, float]) -> torch.Tensor:
@@ -154,8 +155,8 @@ def test_a_label_longer_than_the_image_is_cut_at_its_end():
     draw = ImageDraw.Draw(Image.new("RGB", (8, 8)))
     font = ImageFont.load_default(size=12)
     whole = "1 a lantern made of brass"
-    assert _shortened(whole, draw, font, 500) == whole
-    short = _shortened(whole, draw, font, 90)
+    assert _shorten(whole, draw, font, 500) == whole
+    short = _shorten(whole, draw, font, 90)
     assert draw.textlength(short, font=font) <= 90 < draw.textlength(whole, font=font)
     assert short.endswith("...") and whole.startswith(short.removesuffix("..."))
 
@@ -177,3 +178,12 @@ def test_a_large_image_is_shown_as_it_is():
         torch.zeros(1, 512, 64, 3), make_regions([torch.ones(512, 64)], ["a"], 0.0)
     )
     assert shown is preview
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 4, 5, 9, 40])
+def test_lines_are_unbroken_up_to_the_border(radius):
+    """A line is what a square of the radius reaches, as max pooling gives it."""
+    masks = torch.rand(3, 17, 23, generator=generator(radius)) > 0.97
+    masks[:, 0, 0] = masks[:, -1, 5] = True
+    pooled = torch.nn.functional.max_pool2d(masks.float(), 2 * radius + 1, 1, radius)
+    assert torch.equal(_widen(masks, radius), pooled > 0)

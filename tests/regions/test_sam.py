@@ -44,11 +44,11 @@ def test_masks_are_those_of_sam_predictor(original: Any, ours: Any, size: tuple[
     pixels = original.preprocess(torch.from_numpy(resized).permute(2, 0, 1)[None].float())
     # they round to whole numbers after resizing rows and after columns: one in all
     one = 1.01 / min(sam.STD)
-    torch.testing.assert_close(sam.prepared(ours, image), pixels, rtol=0, atol=one)
+    torch.testing.assert_close(sam.prepare(ours, image), pixels, rtol=0, atol=one)
     (features,) = sam.embed(ours, pixels)
     torch.testing.assert_close(features, predictor.features, rtol=0, atol=1e-4)
     scaled = predictor.transform.apply_boxes_torch(boxes, size)
-    torch.testing.assert_close(sam.scaled_boxes(ours, boxes, *size), scaled)
+    torch.testing.assert_close(sam.scale_boxes(ours, boxes, *size), scaled)
     with torch.inference_mode():
         masks, scores, logits = predictor.predict_torch(None, None, boxes=scaled)
     made, rated = sam.best_masks(ours, [features], scaled)
@@ -67,7 +67,7 @@ def test_masks_are_those_of_sam_predictor(original: Any, ours: Any, size: tuple[
 
 
 def test_a_batch_of_boxes_is_its_boxes_one_by_one(ours: Any) -> None:
-    features = sam.embed(ours, sam.prepared(ours, picture()))
+    features = sam.embed(ours, sam.prepare(ours, picture()))
     together, _ = sam.best_masks(ours, features, BOXES)
     alone = torch.cat([sam.best_masks(ours, features, box[None])[0] for box in BOXES])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
@@ -79,7 +79,7 @@ def test_the_sizes_of_the_published_models_are_read_from_their_shapes() -> None:
     for name, expected in sizes.items():
         with torch.device("meta"):
             weights = registry[name]().state_dict()
-        new, unknown = sam.renamed(weights, sam.RULES, (), sam.UNUSED)
+        new, unknown = sam.rename(weights, sam.RULES, (), sam.UNUSED)
         assert not unknown and len(new) == len(weights)
         vision = sam.config_of(weights).vision_config
         assert (
@@ -157,9 +157,9 @@ def test_sam2_gives_what_transformers_own_call_gives(tmp_path: Path) -> None:
     weights["memory_attention.layer_norm.bias"] = torch.zeros(4)  # as in the published folders
     ours = sam.load_folder(str(tmp_path), "sam2", weights, "folder")
     image = picture()
-    pixels = sam.prepared(ours, image)
+    pixels = sam.prepare(ours, image)
     assert pixels.shape == (1, 3, 128, 128)
-    scaled = sam.scaled_boxes(ours, BOXES, 60, 90)
+    scaled = sam.scale_boxes(ours, BOXES, 60, 90)
     logits, scores = sam.best_masks(ours, sam.embed(ours, pixels), scaled)
     with torch.inference_mode():
         out = theirs(pixel_values=pixels, input_boxes=scaled[None], multimask_output=True)
@@ -178,4 +178,4 @@ def test_sam2_pictures_are_prepared_as_transformers_does() -> None:
     pixels = (picture() * 255).round().to(torch.uint8)
     processor = transformers.Sam2ImageProcessorFast(size={"height": 128, "width": 128})
     theirs = processor(Image.fromarray(pixels.numpy()), return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(sam.prepared(model, pixels / 255), theirs, rtol=0, atol=0.02)
+    torch.testing.assert_close(sam.prepare(model, pixels / 255), theirs, rtol=0, atol=0.02)

@@ -38,7 +38,7 @@ def test_a_picture_is_prepared_as_by_clips_image_processor(height: int, width: i
     crop: Any = {"height": SIDE, "width": SIDE}
     processor = CLIPImageProcessorPil(size=size, crop_size=crop, do_normalize=False)
     expected = processor(Image.fromarray(eight_bits), do_rescale=False, return_tensors="np")
-    found = clip.cropped(image[None], SIDE)[0].numpy()
+    found = clip.crop(image[None], SIDE)[0].numpy()
     assert found.shape == (3, SIDE, SIDE)
     assert np.array_equal(found, expected["pixel_values"][0])
 
@@ -46,7 +46,7 @@ def test_a_picture_is_prepared_as_by_clips_image_processor(height: int, width: i
 def test_vectors_are_transformers_own(tmp_path: Path) -> None:
     model = clip_folder(tmp_path)
     ours = clip.load_clip(str(tmp_path), load_file(tmp_path / "model.safetensors"))
-    pixels = clip.cropped(torch.stack([picture(seed=1), picture(seed=2)]), SIDE)
+    pixels = clip.crop(torch.stack([picture(seed=1), picture(seed=2)]), SIDE)
     mean, std = (torch.tensor(v)[:, None, None] for v in (clip.MEAN, clip.STD))
     longest = [WORDS[0], [*WORDS[1], 49407]]
     whole = model(input_ids=torch.tensor(longest), pixel_values=(pixels.float() / 255 - mean) / std)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ale_edit.scoring.comparison import Entry, columns_of, fitted, sheet
+from ale_edit.scoring.comparison import Entry, columns_of, fit, sheet
 
 COLORS = [(1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0), (1.0, 1.0, 0), (0, 1.0, 1.0), (1.0, 0, 1.0)]
 
@@ -71,7 +71,7 @@ def test_more_columns_than_pictures_are_one_row() -> None:
 
 def test_small_pictures_are_magnified_pixel_by_pixel() -> None:
     image = torch.rand(2, 2, 3).mul(255).round() / 255
-    large = torch.from_numpy(np.asarray(fitted(image, 8, 8)).copy()) / 255
+    large = torch.from_numpy(np.asarray(fit(image, 8, 8)).copy()) / 255
     torch.testing.assert_close(large, image.repeat_interleave(4, 0).repeat_interleave(4, 1))
 
 

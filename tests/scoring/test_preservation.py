@@ -13,7 +13,7 @@ from torchmetrics.functional.image import (
 
 from ale_edit.scoring.preservation import (
     background_scores,
-    blackened,
+    blacken,
     pie_bench_scores,
     psnr_of,
     ssim,
@@ -141,6 +141,6 @@ def test_sizes_that_differ_are_named(pair: Pair):
 
 
 def test_blackened_is_black_where_there_is_no_background(pair: Pair, background):
-    black = blackened(pair[0], background)
+    black = blacken(pair[0], background)
     assert not black[background == 0].any()
     assert torch.equal(black[background == 1], pair[0][background == 1])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.transforms import Normalize, Resize
 
 from ale_edit.scoring import structure
-from ale_edit.scoring.structure import load_dino, original_names, prepared, structure_distance
+from ale_edit.scoring.structure import load_dino, original_names, prepare, structure_distance
 from ale_edit.tests.tiny_scores import last_keys, published_vit, transformers_vit
 
 
@@ -75,7 +75,7 @@ def test_the_two_inputs_give_different_figures(weights: dict[str, Tensor]) -> No
 def test_keys_are_transformers_own_at_the_trained_size(
     vit: Any, weights: dict[str, Tensor]
 ) -> None:
-    pixels = prepared(pair(224, 224)[0], "corrected")
+    pixels = prepare(pair(224, 224)[0], "corrected")
     keys = load_dino(weights)(pixels)[0]
     assert keys.shape == (785, 128)
     torch.testing.assert_close(keys, last_keys(vit, pixels), atol=1e-4, rtol=1e-4)
@@ -98,7 +98,7 @@ def test_a_wide_picture_has_keys_close_to_transformers(
     vit: Any, weights: dict[str, Tensor]
 ) -> None:
     """Which places the positions by the sizes alone, without DINO's 0.1 of a cell."""
-    pixels = prepared(pair(300, 500)[0], "corrected")
+    pixels = prepare(pair(300, 500)[0], "corrected")
     assert pixels.shape == (1, 3, 224, 373)
     ours, theirs = load_dino(weights)(pixels)[0], last_keys(vit, pixels)
     assert nn.functional.cosine_similarity(ours, theirs, dim=1).min() > 0.99
@@ -115,7 +115,7 @@ def test_both_forms_of_the_weights_make_the_same_network(weights: dict[str, Tens
 @pytest.mark.parametrize("size", [(300, 300), (100, 200), (200, 100), (512, 512), (224, 900)])
 def test_sizes_are_those_of_torchvisions_resize(size: tuple[int, int]) -> None:
     expected = Resize(224, max_size=480)(torch.zeros(3, *size)).shape[1:]
-    assert structure.resized(*size) == tuple(expected)
+    assert structure.fit_size(*size) == tuple(expected)
 
 
 def test_of_equal_pictures_it_is_zero(weights: dict[str, Tensor]) -> None:

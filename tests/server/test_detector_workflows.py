@@ -58,7 +58,7 @@ def prepared(with_client):
 @pytest.mark.parametrize(
     ("name", "loader", "input_name"),
     [
-        ("node_grounding_dino_loader", "GroundingDINO Loader", "detector_name"),
+        ("grounding_dino_loader", "GroundingDINO Loader", "detector_name"),
         ("text_to_regions", "GroundingDINO Loader", "detector_name"),
         ("text_to_regions", "SAM Loader", "sam_name"),
     ],

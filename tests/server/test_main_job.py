@@ -91,12 +91,12 @@ def test_an_unknown_checkpoint_is_one_sentence_and_leaves_nothing_behind(tmp_pat
 
 
 def test_an_error_of_a_node_is_the_persons_and_that_of_its_server_is_not(server, tmp_path, capsys):
-    for name, color in (("image", 128), ("mask", 0)):
+    for name, color in (("image", 128), ("mask", 255)):
         Image.new("L", (128, 128), color).save(tmp_path / f"{name}.png")
     argv = ["--image", str(tmp_path / "image.png"), "--mask", str(tmp_path / "mask.png")]
-    argv += ["--edit", "red-colored ball -> blue-colored ball", "--out", str(tmp_path)]
+    argv += ["--edit", f"red-colored ball -> {'blue ' * 80}ball", "--out", str(tmp_path)]
     assert main([*argv, "--server", server.url]) == 1
-    assert "'Regions'" in capsys.readouterr().err
+    assert "'Embeddings' (ALEObjectRestrictedEmbeddings)" in capsys.readouterr().err
     assert main([*argv, "--server", "http://127.0.0.1:1"]) == SERVER_FAILED
 
 

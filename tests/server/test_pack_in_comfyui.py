@@ -2,8 +2,8 @@
 
 import asyncio
 import io
+import json
 import urllib.request
-from pathlib import Path
 
 import aiohttp
 import numpy as np
@@ -14,15 +14,18 @@ from ale_edit.bench.demo_scenes import demo_input
 from ale_edit.bench.main_job import filled_workflow, upload
 from ale_edit.headless import Interrupted, NodeFailed, Workflow, WorkflowRejected
 from ale_edit.tests.workflows.graphs import (
+    GALLERY,
     MINI_CLIP,
     NAMES,
     NEED_CHECKPOINT,
     NEED_FILES,
     NEED_MINI_CLIP,
+    OF_NODES,
+    api_path,
     our_nodes,
+    read_ui,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 FEW_STEPS = 3
 
 
@@ -63,9 +66,16 @@ def test_every_node_has_its_help_page(server):
             assert page.status == 200 and page.read().startswith(b"#")
 
 
-def test_the_workflows_are_offered_as_templates(with_client):
+def test_the_workflows_for_tasks_are_offered_as_templates(with_client):
     offered = with_client(lambda client: client._json("GET", "/workflow_templates"))
-    assert sorted(offered["ale-edit"]) == NAMES
+    assert sorted(offered["ale-edit"]) == GALLERY
+
+
+@pytest.mark.parametrize("name", OF_NODES)
+def test_the_workflow_of_a_node_is_where_its_help_page_links_to(server, name):
+    address = f"{server.url}/api/workflow_templates/ale-edit/nodes/{name}.json"
+    with urllib.request.urlopen(address) as answer:
+        assert json.load(answer) == read_ui(name)
 
 
 def overlapping_regions() -> dict:
@@ -154,7 +164,7 @@ def with_demo_input(workflow: Workflow, with_client) -> Workflow:
 
 
 def load_workflow(name: str) -> Workflow:
-    return Workflow.load(ROOT / "workflows" / "api" / f"{name}.json")
+    return Workflow.load(api_path(name))
 
 
 @pytest.mark.slow

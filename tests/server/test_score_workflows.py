@@ -13,7 +13,7 @@ from ale_edit.tests.server.test_pack_in_comfyui import load_workflow
 from ale_edit.tests.tiny_scores import clip_folder, squeezenet
 from ale_edit.tests.workflows.graphs import MINI_CLIP
 
-LOADER = "node_clip_similarity_loader"
+LOADER = "clip_similarity_loader"
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def history(with_client, server):
 
 
 def test_preservation_is_in_the_history_as_text_and_json(history):
-    workflow = load_workflow("node_preservation_score")
+    workflow = load_workflow("preservation_score")
     workflow.fill("ALE Edit", steps=2)
     kept = history(workflow, "Preservation Score")
     (text,), (content,) = kept["text"], kept["json"]
@@ -44,7 +44,7 @@ def test_preservation_is_in_the_history_as_text_and_json(history):
 
 
 def test_a_weight_file_put_in_place_is_used_though_nothing_else_changed(history, models):
-    workflow = load_workflow("node_preservation_score")
+    workflow = load_workflow("preservation_score")
     workflow.fill("ALE Edit", steps=2)
     assert "LPIPS is n/a" in history(workflow, "Preservation Score")["text"][0]
     backbone = squeezenet(models / "lpips" / "squeezenet1_1-test.pth")
@@ -75,6 +75,6 @@ def test_a_folder_that_is_not_there_is_named_with_where_it_belongs(run):
 
 @pytest.mark.skipif(not MINI_CLIP, reason="demo/weights has no clip.safetensors")
 def test_a_demo_scene_needs_no_file(history):
-    workflow = load_workflow("node_leakage_score")
+    workflow = load_workflow("leakage_score")
     workflow.fill("ALE Edit", steps=2)
     assert "the demo world's mini CLIP" in history(workflow, "Leakage Score")["text"][0]

@@ -15,12 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import ale_edit
+from ale_edit.editors import EDITORS
 
 Json = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "workflows"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+GALLERY = sorted(path.stem for path in FOLDER.glob("*.json"))
+"""Workflows for tasks, which the template browser lists."""
+OF_NODES = sorted(path.stem for path in (FOLDER / "nodes").glob("*.json"))
+"""Those of single nodes and editors, which the help pages link to."""
+NAMES = sorted(GALLERY + OF_NODES)
 NOTES = ("MarkdownNote", "Note")  # nodes that only the front end knows
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 CORE_EXTRAS = (
@@ -31,12 +36,29 @@ CORE_EXTRAS = (
 )
 
 
+def folder_of(name: str) -> Path:
+    """Where a workflow is with its picture; in api/ beside them is its API form."""
+    return FOLDER / "nodes" if name in OF_NODES else FOLDER
+
+
+def ui_path(name: str) -> Path:
+    return folder_of(name) / f"{name}.json"
+
+
+def api_path(name: str) -> Path:
+    return folder_of(name) / "api" / f"{name}.json"
+
+
+def picture_path(name: str) -> Path:
+    return folder_of(name) / f"{name}.jpg"
+
+
 def read_ui(name: str) -> Json:
-    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads(ui_path(name).read_text(encoding="utf-8"))
 
 
 def read_api(name: str) -> Json:
-    return json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads(api_path(name).read_text(encoding="utf-8"))
 
 
 @cache
@@ -160,8 +182,11 @@ def own_workflow(node_id: str) -> str:
         return "ale_edit_one_node"
     if node_id == "ALEGroundedSAMMasks":
         return "text_to_regions"
+    for editor in EDITORS:
+        if editor.node_id == node_id:
+            return editor.name
     words = re.findall(r"LCM|DINO|SAM|CLIP|[A-Z][a-z]+", node_id.removeprefix("ALE"))
-    return "_".join(["node", *words]).lower()
+    return "_".join(words).lower()
 
 
 def real_nodes(ui: Json) -> list[Json]:

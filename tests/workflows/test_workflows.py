@@ -13,16 +13,19 @@ from PIL import Image
 from ale_edit.tests.versions import PASSED_ON
 from ale_edit.tests.workflows.graphs import (
     FOLDER,
+    GALLERY,
     NAMES,
     NEED_CHECKPOINT,
     NEED_FILES,
     NOTES,
+    OF_NODES,
     Json,
     inputs_of,
     node_class,
     our_nodes,
     outputs_of,
     own_workflow,
+    picture_path,
     read_api,
     read_ui,
     real_nodes,
@@ -43,8 +46,17 @@ every_workflow = pytest.mark.parametrize("name", NAMES)
 
 
 def test_each_workflow_has_both_forms() -> None:
-    assert NAMES
-    assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == NAMES
+    for folder, names in ((FOLDER, GALLERY), (FOLDER / "nodes", OF_NODES)):
+        assert names
+        assert sorted(path.stem for path in (folder / "api").glob("*.json")) == names
+        assert sorted(path.stem for path in folder.glob("*.jpg")) == names
+    assert len({*NAMES}) == len(NAMES)
+
+
+def test_the_gallery_is_for_tasks_and_single_nodes_have_a_folder_of_their_own() -> None:
+    own = {own_workflow(node_id) for node_id in our_nodes()}
+    assert own - {*OF_NODES} == {"ale_edit_one_node", "text_to_regions"}
+    assert {*OF_NODES} <= own
 
 
 def test_every_node_of_the_pack_is_shown_by_a_workflow() -> None:
@@ -244,7 +256,7 @@ def test_a_note_says_in_three_sentences_what_it_does_and_what_to_change(name: st
 @every_workflow
 def test_a_square_picture_of_the_same_name_stands_beside_it(name: str) -> None:
     """ComfyUI's template browser shows it on a square card."""
-    with Image.open(FOLDER / f"{name}.jpg") as picture:
+    with Image.open(picture_path(name)) as picture:
         assert picture.format == "JPEG"
         assert picture.width == picture.height >= 400
-    assert (FOLDER / f"{name}.jpg").stat().st_size < 200_000
+    assert picture_path(name).stat().st_size < 200_000

@@ -1,0 +1,44 @@
+"""What branches read of each other, and the order in which they run for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...attention.control import running_order
+from ..attention.adapter import running_controls
+from ..attention.rows import step_of
+
+
+def order_in_turn(
+    branches: tuple[str, ...], options: Mapping[str, Any], node: str
+) -> tuple[str, ...]:
+    """The branches in an order in which each runs behind those that it reads.
+
+    options: the transformer_options of this step. Raises ValueError where there is none.
+    """
+    reads: dict[str, frozenset[str]] = {}
+    for control in running_controls(options):
+        for branch, read in control.reads.items():
+            reads[branch] = reads.get(branch, frozenset()) | read
+    order = running_order(branches, reads)
+    if order is None:
+        raise ValueError(
+            f"{node}: evaluation is in turn, but the branches of this run read each "
+            "other within one layer. Set evaluation to together."
+        )
+    return order
+
+
+def is_any_read(
+    readers: Sequence[str], read: frozenset[str], model_options: Mapping[str, Any]
+) -> bool:
+    """Whether a control lets any of the readers read any of the others at this step."""
+    options = model_options["transformer_options"]
+    step = step_of(options)
+    return any(
+        control.reads.get(name, frozenset()) & read
+        for control in running_controls(options)
+        if control.is_active(step)
+        for name in readers
+    )

@@ -1,0 +1,127 @@
+"""The editors whose nodes are made from their settings, from end to end on tiny real models."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ale_edit.editors import EDITORS
+from ale_edit.editors.editor import Editor
+from ale_edit.tests.nodes.graph import nodes, one, picture, schema
+
+every_editor = pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
+TEXT = "wolf with red hat -> goat with red hat"
+STEPS = 4
+Edit = Callable[..., Tensor]
+
+
+@pytest.fixture
+def edit(editor: Editor, model: Any, clip: Any, vae: Any) -> Edit:
+    """The editor's node in few steps; what is not given is the tiny world's."""
+
+    def run_node(**inputs: Any) -> Tensor:
+        usual = {"model": model, "clip": clip, "vae": vae, "steps": STEPS, "image": picture()}
+        usual["edits"] = one("ALEEditList", text=TEXT)
+        return one(editor.node_id, **{**usual, **inputs})
+
+    return run_node
+
+
+@every_editor
+def test_the_image_comes_back_edited_at_the_sources_size(edit: Edit) -> None:
+    source = picture(height=67, width=93)
+    image = edit(image=source)
+    assert image.shape == source.shape and bool(torch.isfinite(image).all())
+    assert not torch.equal(image, source)
+
+
+@every_editor
+def test_item_j_of_a_batch_is_the_single_run_at_seed_plus_j(edit: Edit) -> None:
+    batch = edit(image=picture(2), seed=7)
+    for j in range(2):
+        single = edit(image=picture(seed=11 + j), seed=7 + j)
+        torch.testing.assert_close(batch[j], single[0], rtol=0, atol=1e-4)
+
+
+@every_editor
+def test_the_same_inputs_give_the_same_image_and_leave_the_model_as_it_was(
+    edit: Edit, model: Any
+) -> None:
+    before = str(model.model_options)
+    assert torch.equal(edit(), edit())
+    assert str(model.model_options) == before
+    assert not model.wrappers and not model.patches
+
+
+@every_editor
+def test_the_empty_prompt_is_the_negative_unless_another_is_connected(
+    edit: Edit, clip: Any
+) -> None:
+    def negative(text: str) -> Any:
+        return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+    assert torch.equal(edit(negative=negative("")), edit())
+    assert not torch.equal(edit(negative=negative("a blurry picture")), edit())
+
+
+@every_editor
+def test_masks_of_the_edits_change_nothing(edit: Edit) -> None:
+    (item,) = one("ALEEditList", text=TEXT).items
+    masked = one("ALEEditObject", source=item.source, target=item.target, mask=torch.ones(64, 64))
+    assert torch.equal(edit(edits=masked), edit())
+
+
+# for each setting, the inputs beside which it counts, and another value
+CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
+    "infedit": {
+        "steps": ({}, 3),
+        "source_guidance": ({}, 3.0),
+        "target_guidance": ({}, 5.0),
+        "cross_share": ({}, 0.0),
+        "self_share": ({}, 1.0),
+        "target_blend": ({"target_threshold": 0.95}, "goat"),
+        "source_blend": ({}, "hat"),
+        "target_threshold": ({"target_blend": "goat"}, 0.95),
+        "source_threshold": ({"source_blend": "hat"}, 0.95),
+        "strength": ({}, 0.5),
+        "script": ({}, "pie bench"),
+    },
+    "masactrl": {
+        "steps": ({}, 3),
+        "source_guidance": ({"source_prompt": "edits"}, 3.0),
+        "target_guidance": ({}, 5.0),
+        "start_step_share": ({}, 0.5),
+        "start_layer_share": ({}, 0.0),
+        "start_layer": ({}, 0),
+        "strength": ({}, 0.5),
+        "source_prompt": ({}, "edits"),
+    },
+}
+
+
+@every_editor
+def test_every_setting_changes_the_image(editor: Editor, edit: Edit) -> None:
+    settings = [field.name for field in dataclasses.fields(editor.settings)]
+    assert list(CHANGES[editor.name]) == settings
+    unchanged = [
+        name
+        for name, (beside, value) in CHANGES[editor.name].items()
+        if float((edit(**beside) - edit(**beside, **{name: value})).abs().max()) < 1e-4
+    ]
+    assert unchanged == []
+
+
+@every_editor
+def test_the_node_has_the_inputs_of_every_editor_and_its_settings_between_them(
+    editor: Editor,
+) -> None:
+    names = [entry.id for entry in schema(editor.node_id).inputs]
+    settings = [field.name for field in dataclasses.fields(editor.settings)]
+    task = ["model", "clip", "vae", "image", "edits", "seed"]
+    assert names == [*task, *settings, "reuse_source", "negative"]
+    assert nodes()[editor.node_id].__name__ == editor.node_id
