@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -232,3 +233,14 @@ def test_a_wrong_editor_on_the_command_line_is_one_sentence(tmp_path, capsys):
     assert "There is no editor 'InfEdit'. There are: ale, infedit, masactrl." in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
+def test_a_setting_that_is_not_given_is_the_editors_default(editor):
+    """All but the guidance, which goes by the model."""
+    found = settings_of(editor_workflow(editor.name, "i.png", WORDS))
+    default = asdict(editor.settings())
+    guidance = {name for name in default if name.endswith("_guidance")}
+    assert {n: v for n, v in found.items() if n in default and n not in guidance} == {
+        n: v for n, v in default.items() if n not in guidance
+    }
