@@ -18,7 +18,7 @@ from ..headless.masks import read_mask
 from ..headless.pictures import open_picture
 from .construction import Vocabulary, construct
 from .dataset import ATTRIBUTES, Dataset, ImageObject, SourceImage, read_dataset, write_dataset
-from .json_files import Entry, listed, read_json
+from .json_files import Entry, list_some, read_json
 
 WORDS = "attributes.json"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
@@ -44,7 +44,7 @@ def ale_bench(
     if unknown := sorted(set(present) - {path.stem for path in paths}):
         raise words.wrong(
             f"knows an image {unknown[0]!r} in 'present', which {source} does not have",
-            f"Correct it; there are {listed([path.stem for path in paths])}",
+            f"Correct it; there are {list_some([path.stem for path in paths])}",
         )
     images, files = {}, {}
     for path in paths:
@@ -130,7 +130,7 @@ def _present(words: Entry) -> dict[str, dict[str, dict[str, str]]]:
         return {}
     return {
         image: {name: objects.words(name, ATTRIBUTES) for name in objects.content}
-        for image, objects in words.part("present").named()
+        for image, objects in words.part("present").entries()
     }
 
 

@@ -72,7 +72,7 @@ def construct(
                 name = names[(turn * step + place) % len(names)]
                 edit_id = f"{name}-{kind.replace(' ', '_')}-{count}-{instance}"
                 rng = _rng(seed, edit_id)
-                objects = _drawn(rng, images[name].objects, vocabulary, kind, count)
+                objects = _draw_objects(rng, images[name].objects, vocabulary, kind, count)
                 edits.append(ImageEdit(edit_id, name, kind, int(rng.integers(2**31)), objects))
     return tuple(edits)
 
@@ -82,7 +82,7 @@ def _rng(seed: int, edit_id: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
-def _drawn(
+def _draw_objects(
     rng: np.random.Generator,
     objects: Sequence[ImageObject],
     vocabulary: Vocabulary,

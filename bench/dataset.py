@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from ..headless.masks import WHOLE, is_whole, read_mask
 from ..headless.pictures import as_png, write_whole
-from .json_files import Entry, listed, read_json
+from .json_files import Entry, list_some, read_json
 from .options import DATASET, MAKING
 from .parsers import EDIT_TYPES
 
@@ -151,7 +151,7 @@ def read_dataset(folder: Path, tell: Callable[[str], None] = lambda _text: None)
             "version of the pack that it was made with."
         )
     content.only(("format", "name", "about", "images", "edits"))
-    images = {name: _image(entry) for name, entry in content.part("images").named()}
+    images = {name: _image(entry) for name, entry in content.part("images").entries()}
     edits = tuple(_edit(entry) for entry in content.parts("edits"))
     name, about = content.take("name", str), content.take("about", dict)
     dataset = Dataset(path.parent, name, about, images, edits)
@@ -222,7 +222,7 @@ def _check_edits(dataset: Dataset) -> None:
         if edit.image not in dataset.images:
             raise ValueError(
                 f"{place}: there is no image {edit.image!r}. Add it, or correct it; there are "
-                f"{listed(dataset.images)}."
+                f"{list_some(dataset.images)}."
             )
         if edit.type not in EDIT_TYPES:
             raise ValueError(

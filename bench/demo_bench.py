@@ -9,8 +9,8 @@ from ..headless.lock import alone_in
 from .dataset import Dataset
 from .demo_scenes import demo_dataset, seeds_use
 from .editing import Settings
-from .main_job import GOES_ON, guarded
-from .methods import named_methods
+from .main_job import GOES_ON, guard
+from .methods import find_methods
 from .options import bench_demo_arguments, split_settings
 from .report import Results, markdown
 from .runner import check_bench, command_of, exit_code_of, run_bench, set_up, write_report
@@ -45,7 +45,7 @@ def demo_of(args: argparse.Namespace) -> tuple[Dataset, Path]:
 def main(argv: Sequence[str]) -> int:
     def run() -> int:
         args = bench_demo_arguments(argv)
-        settings, methods = demo_settings(args), named_methods(args.methods)
+        settings, methods = demo_settings(args), find_methods(args.methods)
         dataset, out = demo_of(args)
         if args.check_only:
             check_bench(args, dataset, methods, out, settings)
@@ -58,4 +58,4 @@ def main(argv: Sequence[str]) -> int:
         print(markdown(results, setup), flush=True)
         return exit_code_of("bench demo", [results])
 
-    return guarded("bench demo", run, GOES_ON)
+    return guard("bench demo", run, GOES_ON)

@@ -68,7 +68,7 @@ def demo_dataset(
     objects = max(counts)
     images, pictures = {}, {}
     for seed in range(first_seed, first_seed + scenes):
-        image, masks, looks = drawn_scene(seed, objects, size)
+        image, masks, looks = draw_scene(seed, objects, size)
         key = f"scene{seed}"
         files = [f"masks/{key}_{k}.png" for k in range(objects)]
         described = tuple(
@@ -86,7 +86,7 @@ def demo_dataset(
         "objects a scene": objects,
         "size": size,
     }
-    tagged = tuple(_tagged(edit, images[edit.image]) for edit in edits)
+    tagged = tuple(_tag_held_out(edit, images[edit.image]) for edit in edits)
     write_dataset(Dataset(folder, name, about, images, tagged), pictures)
     return read_dataset(folder)
 
@@ -103,7 +103,7 @@ def seeds_use(seeds: range) -> str:
     )
 
 
-def drawn_scene(
+def draw_scene(
     seed: int, objects: int, size: int
 ) -> tuple[Tensor, Tensor, tuple[SceneObject, ...]]:
     """Image (H, W, 3), masks (K, H, W) and objects; more than four need a large image."""
@@ -166,7 +166,7 @@ def _attributes(o: SceneObject) -> dict[str, str]:
     return {"object": o.shape, "color": o.color, "material": o.material}
 
 
-def _tagged(edit: ImageEdit, image: SourceImage) -> ImageEdit:
+def _tag_held_out(edit: ImageEdit, image: SourceImage) -> ImageEdit:
     """With HELD_OUT on the objects that become something never trained on."""
 
     def tags(number: int, asked: dict[str, str]) -> tuple[str, ...]:

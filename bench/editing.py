@@ -32,7 +32,7 @@ from ..headless.edits import (
     use_prompts,
 )
 from ..headless.pack import pack_version
-from ..headless.pictures import as_png, check_sent, undamaged, upload_name, write_whole
+from ..headless.pictures import as_png, check_sent, open_whole, upload_name, write_whole
 from ..headless.spreading import Spread
 from ..headless.tasks import Outcome, tag_of
 from ..headless.work import Item, Made
@@ -74,14 +74,14 @@ class Job:
 
     def item(self, run: str) -> Item:
         workflow, pictures = self.prepare()
-        files = {name: _packed(p.mode, p.size, p.tobytes()) for name, p in pictures.items()}
+        files = {name: _pack_picture(p.mode, p.size, p.tobytes()) for name, p in pictures.items()}
         return Item(run, self.name, workflow.nodes, files, result_title(workflow), tag=self.tag)
 
     def keep(self, made: Made, server: str, versions: Mapping[str, str]) -> None:
         check_sent(made.image, server)
         write_result(self, made.image, versions)
 
-    def failed(self, error: ComfyError, _server: str, _versions: Mapping[str, str]) -> str:
+    def note_failure(self, error: ComfyError, _server: str, _versions: Mapping[str, str]) -> str:
         return str(error)
 
 
@@ -111,7 +111,7 @@ class Plan:
         self.dataset, self.out = dataset, out
         self._context, self._checkpoint = context, checkpoint
         self._settings = settings or {}
-        self._pictures = lru_cache(maxsize=4)(self._loaded)
+        self._pictures = lru_cache(maxsize=4)(self._load_pictures)
         self._first = edits[0]
         self._placeholders = [""] * (1 + len(edits[0].objects))  # where no picture is looked at
         self._check_settings(methods)
@@ -122,24 +122,26 @@ class Plan:
         ]
 
     def workflow(self, edit: ImageEdit, method: Method) -> Workflow:
-        return self._prepared(edit, method)[0]
+        return self._prepare(edit, method)[0]
 
     def _job(self, edit: ImageEdit, method: Method) -> Job:
-        workflow, _ = self._prepared(edit, method)
+        workflow, _ = self._prepare(edit, method)
         weights = [own_model().weights_key(*method.parts)] if method.parts else []
         made_from = json.dumps([workflow.nodes, self._context, *weights], sort_keys=True)
         fingerprint = hashlib.sha256(made_from.encode()).hexdigest()
         path = image_path(self.out, method.name, edit.id)
-        return Job(edit, method, path, fingerprint, partial(self._prepared, edit, method))
+        return Job(edit, method, path, fingerprint, partial(self._prepare, edit, method))
 
-    def _loaded(self, image: str) -> tuple[Image.Image, list[Image.Image]]:
+    def _load_pictures(self, image: str) -> tuple[Image.Image, list[Image.Image]]:
         masks = [mask.convert("RGB") for mask in self.dataset.masks(image)]
         return self.dataset.picture(image), masks
 
     def _check_settings(self, methods: Sequence[Method]) -> None:
         """Raise ValueError where no method has the node of some settings."""
         editors = dict.fromkeys(method.editor for method in methods)
-        workflows = [self._filled(self._first, editor, self._placeholders) for editor in editors]
+        workflows = [
+            self._fill_workflow(self._first, editor, self._placeholders) for editor in editors
+        ]
         for title in self._settings:
             if not any(_has(workflow, title) for workflow in workflows):
                 workflows[0].find(title)
@@ -147,20 +149,20 @@ class Plan:
     @cached_property
     def _sampling(self) -> dict[str, Any]:
         """The steps and guidance of `ale`."""
-        found = settings_of(self._filled(self._first, ALE, self._placeholders))
+        found = settings_of(self._fill_workflow(self._first, ALE, self._placeholders))
         return {name: found[name] for name in SAMPLING}
 
-    def _prepared(self, edit: ImageEdit, method: Method) -> tuple[Workflow, dict[str, Image.Image]]:
+    def _prepare(self, edit: ImageEdit, method: Method) -> tuple[Workflow, dict[str, Image.Image]]:
         picture, masks = self._pictures(edit.image)
         pictures = [picture]
         if takes_masks(method.editor):
             pictures += method.masks([masks[o.object] for o in edit.objects], edit.seed)
         names = [upload_name(picture) for picture in pictures]
-        workflow = self._filled(edit, method.editor, names)
+        workflow = self._fill_workflow(edit, method.editor, names)
         method.apply(workflow)
         return workflow, dict(zip(names, pictures, strict=True))
 
-    def _filled(self, edit: ImageEdit, editor: str, names: Sequence[str]) -> Workflow:
+    def _fill_workflow(self, edit: ImageEdit, editor: str, names: Sequence[str]) -> Workflow:
         """An editor's workflow for an edit, with what holds for all methods. names: of the uploaded
         image, then of the masks, which only some editors take."""
         source, *masks = names
@@ -194,7 +196,7 @@ def _has(workflow: Workflow, name: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _packed(mode: str, size: tuple[int, int], pixels: bytes) -> bytes:
+def _pack_picture(mode: str, size: tuple[int, int], pixels: bytes) -> bytes:
     return as_png(Image.frombytes(mode, size, pixels))
 
 
@@ -209,7 +211,7 @@ def image_path(out: Path, method: str, edit: str) -> Path:
     return out / "images" / method / f"{edit}.png"
 
 
-def pending(jobs: Sequence[Job], tell: Callable[[str], None]) -> list[Job]:
+def find_pending(jobs: Sequence[Job], tell: Callable[[str], None]) -> list[Job]:
     """The jobs whose image is not there; images that must be made again are told."""
     left = []
     for job in jobs:
@@ -235,13 +237,13 @@ def state_of(job: Job) -> str:
 def read_result(path: Path) -> tuple[Image.Image, str]:
     """An image and its fingerprint; ValueError if any part of the file is damaged."""
     try:
-        picture = undamaged(path.read_bytes())
+        picture = open_whole(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is {error}. Run the bench again.") from error
     return picture.convert("RGB"), str(picture.info.get(FINGERPRINT, ""))
 
 
-def made_on(path: Path) -> str:
+def read_versions(path: Path) -> str:
     """Versions of the server that an image says it was made on; empty where it does not."""
     try:
         with Image.open(path) as picture:

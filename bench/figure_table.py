@@ -52,7 +52,7 @@ SPLIT = ("TE", "TI", "all", "wrong, edited", "psnr")
 """Figures that are also shown by kind of edit and by number of objects."""
 
 
-def shown(figure: Figure, column: Column) -> str:
+def show_figure(figure: Figure, column: Column) -> str:
     """ "0.85 [0.80, 0.90]"; the mean alone of one image; or n/a."""
     if not figure.count:
         return NONE
@@ -67,7 +67,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
-    def shown(self) -> "Table":
+    def drop_empty_columns(self) -> "Table":
         """Without the columns that have no figure in any row."""
         kept = [
             k
@@ -79,10 +79,10 @@ class Table:
 
     @property
     def has_figures(self) -> bool:
-        return any(c not in (self.columns[0], "edits") for c in self.shown().columns)
+        return any(c not in (self.columns[0], "edits") for c in self.drop_empty_columns().columns)
 
     def markdown(self) -> str:
-        shown = self.shown()
+        shown = self.drop_empty_columns()
         lines = [f"| {' | '.join(row)} |" for row in (shown.columns, *shown.rows)]
         lines.insert(1, "|" + "---|" * len(shown.columns))
         return f"{self.title}\n\n" + "\n".join(lines)
@@ -99,7 +99,7 @@ class Table:
             first, *others = map(cell, row)
             return f"<tr><th>{first}</th>" + "".join(f"<{tag}>{c}</{tag}>" for c in others)
 
-        shown = self.shown()
+        shown = self.drop_empty_columns()
         head, body = cells(shown.columns, "th"), "".join(cells(row, "td") for row in shown.rows)
         return (
             f"<h3>{html.escape(self.title)}</h3><div class=wide tabindex=0>"

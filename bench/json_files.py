@@ -28,14 +28,18 @@ class Entry:
             raise self.wrong(f"has no key {key!r}")
         value = self.content[key]
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise self.wrong(f"has another form: {key!r} is {_named(value)}, not {_KINDS[kind]}")
+            raise self.wrong(
+                f"has another form: {key!r} is {_name_kind(value)}, not {_KINDS[kind]}"
+            )
         return value
 
     def texts(self, key: str, default: list[str] | None = None) -> tuple[str, ...]:
         """A list of texts."""
         found = self.take(key, list, default)
         if other := [value for value in found if not isinstance(value, str)]:
-            raise self.wrong(f"has another form: {key!r} holds {_named(other[0])}, not text alone")
+            raise self.wrong(
+                f"has another form: {key!r} holds {_name_kind(other[0])}, not text alone"
+            )
         return tuple(found)
 
     def words(self, key: str, known: Collection[str] = ()) -> dict[str, str]:
@@ -46,7 +50,7 @@ class Entry:
         for name, value in found.items():
             if not isinstance(value, str):
                 raise self.wrong(
-                    f"has another form: {name!r} in {key!r} is {_named(value)}, not text"
+                    f"has another form: {name!r} in {key!r} is {_name_kind(value)}, not text"
                 )
         return dict(found)
 
@@ -68,14 +72,14 @@ class Entry:
             called = f" ({own!r})" if isinstance(own, str) else ""
             yield self._inner(f"{key!r}[{number}]{called}", value)
 
-    def named(self) -> Iterator[tuple[str, "Entry"]]:
+    def entries(self) -> Iterator[tuple[str, "Entry"]]:
         """The objects in this one, by their names."""
         for name, value in self.content.items():
             yield name, self._inner(repr(name), value)
 
     def _inner(self, name: str, value: Any) -> "Entry":
         if not isinstance(value, dict):
-            raise self.wrong(f"has another form: {name} is {_named(value)}, not an object")
+            raise self.wrong(f"has another form: {name} is {_name_kind(value)}, not an object")
         return Entry(self.path, self._place_of(name), value)
 
     def _place_of(self, name: str) -> str:
@@ -99,15 +103,15 @@ def read_json(path: Path, what: str, cure: str = "Give the place of one.") -> En
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}). Correct it there.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {_named(content)}, not an object. {FORMATS}.")
+        raise ValueError(f"{path} holds {_name_kind(content)}, not an object. {FORMATS}.")
     return Entry(path, "", content)
 
 
-def listed(names: Collection[str]) -> str:
+def list_some(names: Collection[str]) -> str:
     """The names, or the first of them and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(list(names)[:SHOWN]) + more
 
 
-def _named(value: Any) -> str:
+def _name_kind(value: Any) -> str:
     return _KINDS.get(type(value), f"{value!r}")

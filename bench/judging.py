@@ -36,7 +36,7 @@ def readings(judge: Judge, image: Tensor, masks: Tensor) -> list[dict[str, str]]
     return [{name: getattr(r, own) for name, own in ATTRIBUTES.items()} for r in found]
 
 
-def judged(
+def judge_objects(
     edit: ImageEdit, image: SourceImage, found: Sequence[dict[str, str]], held_out: str
 ) -> dict[str, list[bool]]:
     """Hits of each figure. `found`: a reading of every object of the image, edited or not.
@@ -94,7 +94,7 @@ def _judge_metrics() -> list[Metric]:
 
     def values(dataset: Dataset, edit: ImageEdit, views: Views) -> Values:
         found = readings(judge, views.edited, views.masks)
-        hits = judged(edit, dataset.images[edit.image], found, HELD_OUT)
+        hits = judge_objects(edit, dataset.images[edit.image], found, HELD_OUT)
         return {name: [float(hit) for hit in column] for name, column in hits.items()}
 
     return [Metric("judge", weights_key("judge"), values)]

@@ -35,8 +35,8 @@ from ..headless import (
 from ..headless.edits import filled_workflow
 from ..headless.output import print_anything
 from ..headless.pack import pack_version
-from ..headless.pictures import cropped, upload, uploaded_as
-from ..headless.signals import ended_as_by_ctrl_c
+from ..headless.pictures import crop_centre, name_of_upload, upload
+from ..headless.signals import end_as_by_ctrl_c
 from ..headless.spreading import Hopeless
 from ..scoring.preservation import background_mse, psnr_of
 from .options import FAILED, OUTPUT_CLOSED, SERVER_FAILED, STOPPED, demo_arguments, fail
@@ -136,7 +136,7 @@ def scores_of(
 ) -> dict[str, Any]:
     """What the judge finds under each object's raw mask, and how well the background is kept."""
     pixels = to_tensor(edited)
-    masks = [to_tensor(cropped(edit.mask, edited.size)) for edit in edits]
+    masks = [to_tensor(crop_centre(edit.mask, edited.size)) for edit in edits]
     objects = []
     for edit, mask in zip(edits, masks, strict=True):
         reading = judge.read(pixels, mask) if judge and edit.asked else None
@@ -153,7 +153,7 @@ def scores_of(
     return {
         "objects": objects,
         "background_psnr": background_psnr(
-            to_tensor(cropped(source, edited.size)), pixels, background
+            to_tensor(crop_centre(source, edited.size)), pixels, background
         ),
     }
 
@@ -207,9 +207,9 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
         judge, (source, edits) = DemoJudge.load(), demo_input(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     async with ComfyClient(args.server) as client:
-        triples = [(e.source, e.target, uploaded_as(e.mask)) for e in edits]
+        triples = [(e.source, e.target, name_of_upload(e.mask)) for e in edits]
         workflow = filled_workflow(
-            uploaded_as(source),
+            name_of_upload(source),
             triples,
             seed=args.seed,
             checkpoint=args.checkpoint,
@@ -229,7 +229,11 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
     pictures = {"source": source, **{name: ale.images[name] for name in SAVED}}
     pictures |= {f"mask_{number}": edit.mask for number, edit in enumerate(edits, 1)}
     pictures["comparison"] = side_by_side(
-        [("source", cropped(source, edited.size)), ("naive edit", naively), ("ALE edit", edited)]
+        [
+            ("source", crop_centre(source, edited.size)),
+            ("naive edit", naively),
+            ("ALE edit", edited),
+        ]
     )
     for name, picture in pictures.items():
         picture.save(args.out / f"{name}.png")
@@ -245,7 +249,7 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
     return scores
 
 
-def guarded(job: str, run: Callable[[], int | None], stopped: str = "Stopped.") -> int:
+def guard(job: str, run: Callable[[], int | None], stopped: str = "Stopped.") -> int:
     """The exit code of a job: its own, or that of an error, which is one line.
 
     stopped: said after Ctrl-C, or a signal that ends processes. Where nobody reads the output any
@@ -253,7 +257,7 @@ def guarded(job: str, run: Callable[[], int | None], stopped: str = "Stopped.") 
     """
     print_anything()
     try:
-        with ended_as_by_ctrl_c():
+        with end_as_by_ctrl_c():
             return run() or 0
     except KeyboardInterrupt:
         _end_progress_line()
@@ -295,4 +299,4 @@ def main(argv: Sequence[str]) -> int:
         scores = asyncio.run(run_job(args))
         print(f"\n{table(scores)}\n\nPictures and scores.json are in {args.out.resolve()}")
 
-    return guarded("demo", run)
+    return guard("demo", run)

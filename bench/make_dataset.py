@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from .ale_bench import ale_bench
 from .dataset import FILE, Dataset
-from .main_job import guarded
+from .main_job import guard
 from .options import dataset_arguments
 from .pie_bench import pie_bench
 
 
-def described(dataset: Dataset) -> str:
+def describe_dataset(dataset: Dataset) -> str:
     """How many edits of which kind and number of objects there are."""
     kinds = Counter(edit.kind for edit in dataset.edits)
     counts = Counter(len(edit.objects) for edit in dataset.edits)
@@ -40,6 +40,6 @@ def main(argv: Sequence[str]) -> int:
                 counts=sorted(set(args.counts)),
                 instances=args.instances,
             )
-        print(described(dataset))
+        print(describe_dataset(dataset))
 
-    return guarded("bench dataset", run)
+    return guard("bench dataset", run)

@@ -47,27 +47,27 @@ class Method:
         if self.mask_error is None:
             return list(masks)
         return [
-            spoiled(mask, self.mask_error, self.amount, seed + k) for k, mask in enumerate(masks)
+            spoil_mask(mask, self.mask_error, self.amount, seed + k) for k, mask in enumerate(masks)
         ]
 
 
-def _switched(name: str, label: str, **switches: Any) -> Method:
+def _switch(name: str, label: str, **switches: Any) -> Method:
     return Method(name, label, {"Method": switches})
 
 
-NAIVE = _switched("naive", "naive edit", ore=False, rgb_cam=False, blending=False)
+NAIVE = _switch("naive", "naive edit", ore=False, rgb_cam=False, blending=False)
 ALE = Method("ale", "ALE-Edit (all)")
-CODE = _switched("code", "ALE-Edit, published code", variant="published code")
+CODE = _switch("code", "ALE-Edit, published code", variant="published code")
 COMPONENTS = (
     NAIVE,
-    _switched("ore", "ORE", rgb_cam=False, blending=False),
-    _switched("ore-rgb", "ORE + RGB-CAM", blending=False),
-    _switched("ore-bb", "ORE + BB", rgb_cam=False),
+    _switch("ore", "ORE", rgb_cam=False, blending=False),
+    _switch("ore-rgb", "ORE + RGB-CAM", blending=False),
+    _switch("ore-bb", "ORE + BB", rgb_cam=False),
     ALE,
 )
 END_OF_TEXT = (
     *(
-        _switched(f"eot-{name.replace(' ', '-')}", f"end of text: {name}", end_of_text=name)
+        _switch(f"eot-{name.replace(' ', '-')}", f"end of text: {name}", end_of_text=name)
         for name in ("naive", "zeros", "bos", "empty string")
     ),
     ALE,
@@ -92,11 +92,11 @@ MASK_ERRORS = (
     Method("shifted-0.06", "shifted by 0.06", mask_error="shifted", amount=0.06),
     Method("shifted-0.12", "shifted by 0.12", mask_error="shifted", amount=0.12),
     Method("box", "bounding boxes", mask_error="box"),
-    _switched("no-masks", "missing (ORE alone)", rgb_cam=False, blending=False),
+    _switch("no-masks", "missing (ORE alone)", rgb_cam=False, blending=False),
 )
 
 
-def _distilled(name: str, label: str, steps: int, **switches: Any) -> Method:
+def _with_lcm(name: str, label: str, steps: int, **switches: Any) -> Method:
     """With the demo model's LCM LoRA, at the published code's guidance."""
     inputs: dict[str, dict[str, Any]] = {
         "Model": {"lcm_lora": True},
@@ -109,10 +109,10 @@ def _distilled(name: str, label: str, steps: int, **switches: Any) -> Method:
 
 
 LCM = (
-    _distilled("lcm-naive", "naive edit, LCM LoRA", 15, ore=False, rgb_cam=False, blending=False),
-    _distilled("lcm-15", "ALE-Edit, LCM LoRA, 15 steps", 15),
-    _distilled("lcm-8", "ALE-Edit, LCM LoRA, 8 steps", 8),
-    _distilled("lcm-4", "ALE-Edit, LCM LoRA, 4 steps", 4),
+    _with_lcm("lcm-naive", "naive edit, LCM LoRA", 15, ore=False, rgb_cam=False, blending=False),
+    _with_lcm("lcm-15", "ALE-Edit, LCM LoRA, 15 steps", 15),
+    _with_lcm("lcm-8", "ALE-Edit, LCM LoRA, 8 steps", 8),
+    _with_lcm("lcm-4", "ALE-Edit, LCM LoRA, 4 steps", 4),
 )
 DEFAULT = (*COMPONENTS, CODE)
 
@@ -141,7 +141,7 @@ def all_methods() -> dict[str, Method]:
     return {method.name: method for group in groups for method in group}
 
 
-def named_methods(names: Sequence[str]) -> tuple[Method, ...]:
+def find_methods(names: Sequence[str]) -> tuple[Method, ...]:
     """The methods of these names; none: the default ones."""
     known = all_methods()
     if unknown := [name for name in names if name not in known]:
@@ -151,19 +151,19 @@ def named_methods(names: Sequence[str]) -> tuple[Method, ...]:
     return tuple(known[name] for name in dict.fromkeys(names)) or DEFAULT
 
 
-def spoiled(mask: Image.Image, error: MaskError, amount: float, seed: int) -> Image.Image:
+def spoil_mask(mask: Image.Image, error: MaskError, amount: float, seed: int) -> Image.Image:
     """A mask with an error; `amount` is a fraction of the height, `seed` chooses a direction."""
     inside = torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32) / 255) > 0.5
     pixels = round(amount * mask.height)
     changed = {
-        "eroded": lambda: eroded(inside, pixels),
-        "shifted": lambda: shifted(inside, pixels, seed),
-        "box": lambda: boxed(inside),
+        "eroded": lambda: erode(inside, pixels),
+        "shifted": lambda: shift(inside, pixels, seed),
+        "box": lambda: fill_box(inside),
     }[error]()
     return Image.fromarray((changed * 255).to(torch.uint8).numpy()).convert("RGB")
 
 
-def eroded(mask: Tensor, pixels: int) -> Tensor:
+def erode(mask: Tensor, pixels: int) -> Tensor:
     """A mask (H, W) that lost up to `pixels` at its outline, but never all of itself."""
     for _ in range(pixels):
         smaller = -F.max_pool2d(-mask.float()[None, None], 3, 1, 1)[0, 0] > 0.5
@@ -173,7 +173,7 @@ def eroded(mask: Tensor, pixels: int) -> Tensor:
     return mask
 
 
-def shifted(mask: Tensor, pixels: int, seed: int) -> Tensor:
+def shift(mask: Tensor, pixels: int, seed: int) -> Tensor:
     """A mask (H, W) moved by `pixels` in a direction of the seed, as far as it stays inside."""
     angle = float(np.random.default_rng(seed).uniform(0, 2 * pi))
     rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
@@ -189,6 +189,6 @@ def shifted(mask: Tensor, pixels: int, seed: int) -> Tensor:
     return torch.roll(mask, (down, right), (0, 1))
 
 
-def boxed(mask: Tensor) -> Tensor:
+def fill_box(mask: Tensor) -> Tensor:
     """The bounding box of a mask (H, W)."""
     return mask.any(1)[:, None] & mask.any(0)[None, :]

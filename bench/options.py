@@ -72,19 +72,19 @@ def bench_demo_arguments(
         raise ValueError(f"--full means all edits, --edits {args.edits} some of them. Give one.")
     if args.full:
         args.edits = None
-    return checked_bench(args)
+    return check_bench_arguments(args)
 
 
 def tables_arguments(
     argv: Sequence[str], parents: Sequence[argparse.ArgumentParser] = ()
 ) -> argparse.Namespace:
-    return checked_bench(tables_parser(parents).parse_args(argv))
+    return check_bench_arguments(tables_parser(parents).parse_args(argv))
 
 
 def run_arguments(
     argv: Sequence[str], parents: Sequence[argparse.ArgumentParser] = ()
 ) -> argparse.Namespace:
-    args = checked_bench(run_parser(parents).parse_args(argv))
+    args = check_bench_arguments(run_parser(parents).parse_args(argv))
     split_settings(args.set)
     path = args.dataset if args.dataset.name == DATASET else args.dataset / DATASET
     if not path.exists():
@@ -105,7 +105,7 @@ def dataset_arguments(
     return args
 
 
-def checked_bench(args: argparse.Namespace) -> argparse.Namespace:
+def check_bench_arguments(args: argparse.Namespace) -> argparse.Namespace:
     check_folder(args.out)
     for option, file in (("--lpips", args.lpips), ("--dino", args.dino)):
         if file is not None:

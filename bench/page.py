@@ -13,7 +13,7 @@ from .dataset import ImageEdit
 from .editing import image_path, read_result
 from .pictures import regions_view
 from .plots import COLORS, Point, color_of, scatter
-from .report import OF_THE_SOURCE, Results, told
+from .report import OF_THE_SOURCE, Results, describe_setup
 from .scoring_pass import Values
 from .statistics import Bootstrap
 
@@ -50,18 +50,18 @@ def _summary(results: Results) -> str:
     methods = ", ".join(m.label for m in results.methods)
     count = len(results.methods)
     by = "one method" if count == 1 else f"{count} methods"
-    edits = _counted(len(results.edits), "edit")
-    return f"{edits} of {_counted(images, 'image')} by {by}: {methods}."
+    edits = _count_in_words(len(results.edits), "edit")
+    return f"{edits} of {_count_in_words(images, 'image')} by {by}: {methods}."
 
 
-def _counted(number: int, what: str) -> str:
+def _count_in_words(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _facts(setup: Mapping[str, Any]) -> str:
     rows = "".join(
         f"<dt>{html.escape(name)}</dt><dd>{html.escape(chr(10).join(lines))}</dd>"
-        for name, lines in told(setup)
+        for name, lines in describe_setup(setup)
     )
     return f"<dl>{rows}</dl>"
 
@@ -136,7 +136,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def ranked(results: Results) -> list[ImageEdit]:
+def rank_edits(results: Results) -> list[ImageEdit]:
     """Scored edits of the reference method, the most leaking first."""
     scored = results.scored[results.reference.name]
     edits = [e for e in results.edits if e.id in scored]
@@ -151,13 +151,13 @@ def spread_evenly(count: int, of: int) -> list[int]:
 
 
 def _gallery(results: Results, count: int) -> str:
-    edits = ranked(results)
+    edits = rank_edits(results)
     places = spread_evenly(count, len(edits))
     if not places:
         return ""
     cards = "".join(_card(results, edits[k], f"{k + 1} of {len(edits)}") for k in places)
     some = f"{len(places)} of {len(edits)} edits, spread evenly,"
-    chosen = some if len(places) < len(edits) else f"All of {_counted(len(edits), 'edit')},"
+    chosen = some if len(places) < len(edits) else f"All of {_count_in_words(len(edits), 'edit')},"
     return (
         "<h2>Pictures, the most leaking first</h2>"
         f"<p class=note>{chosen} sorted by what leaked with "

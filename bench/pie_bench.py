@@ -57,7 +57,7 @@ def pie_bench(
 ) -> Dataset:
     """Read PIE-Bench's mapping and the images below `images`, and write a data set to `folder`."""
     sources, edits, files = {}, [], {}
-    for key, entry in read_json(mapping, "mapping of PIE-Bench").named():
+    for key, entry in read_json(mapping, "mapping of PIE-Bench").entries():
         kind = entry.take("editing_type_id", str)
         if kind not in TYPES:
             raise entry.wrong(f"has an 'editing_type_id' {kind!r}", f"There are {', '.join(TYPES)}")
@@ -65,7 +65,7 @@ def pie_bench(
             continue
         file = entry.take("image_path", str)
         stem = re.sub(r"\W+", "_", key)
-        mask = decoded_mask(entry, tell)
+        mask = decode_mask(entry, tell)
         if not mask.getbbox():
             tell(f"{key}: its mask marks nothing; the edit is left out.")
             continue
@@ -119,7 +119,7 @@ def in_turn(edits: Sequence[ImageEdit]) -> list[ImageEdit]:
     return [edit for _, _, edit in sorted(placed, key=lambda p: p[:2])]
 
 
-def decoded_mask(entry: Entry, tell: Callable[[str], None]) -> Image.Image:
+def decode_mask(entry: Entry, tell: Callable[[str], None]) -> Image.Image:
     """The mask of [start, length, start, length, ...] in the rows of 512x512 pixels, without the
     border that PIE-Bench adds for its scores (SourceImage.frame).
 
@@ -190,7 +190,7 @@ def phrase(prompt: str, blended: Sequence[str]) -> str:
 
     Empty where the blended words do not stand in the prompt.
     """
-    words, marked = _marked(prompt)
+    words, marked = _split_brackets(prompt)
     bare = [_bare(word) for word in words]
     wanted = [_bare(word) for word in blended]
     places = [
@@ -209,7 +209,7 @@ def _bare(word: str) -> str:
     return word.lower().strip(".,;:!?")
 
 
-def _marked(prompt: str) -> tuple[list[str], list[tuple[int, int]]]:
+def _split_brackets(prompt: str) -> tuple[list[str], list[tuple[int, int]]]:
     """Words without brackets, and the runs of words that stood in brackets."""
     words: list[str] = []
     borders = [0]

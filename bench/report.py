@@ -9,7 +9,7 @@ from typing import Any
 
 from ..headless.tasks import Outcome
 from .dataset import Dataset, ImageEdit
-from .figure_table import BACKGROUND, JUDGED, PIE_BENCH, SPLIT, Column, Table, shown
+from .figure_table import BACKGROUND, JUDGED, PIE_BENCH, SPLIT, Column, Table, show_figure
 from .methods import ALE, Method
 from .scoring_pass import Values
 from .statistics import DRAWS, SEED, Bootstrap, Figure
@@ -129,7 +129,7 @@ class Results:
     def counts(self) -> list[int]:
         return sorted({len(e.objects) for e in self.edits})
 
-    def shown_columns(self, columns: Sequence[Column]) -> list[Column]:
+    def choose_columns(self, columns: Sequence[Column]) -> list[Column]:
         """Without those of which nothing here has a figure, and nobody would miss one."""
         present = {n for found in self.scored.values() for v in found.values() for n in v}
         return [c for c in columns if c.figure in present or c.metric in self.missing]
@@ -166,7 +166,7 @@ class Results:
         ]
         own = [self.of_the_source(bootstrap, column.figure, keep) for _, keep in parts]
         if any(figure.count for figure in own):
-            rows.append((SOURCE, *(shown(figure, column) for figure in own)))
+            rows.append((SOURCE, *(show_figure(figure, column) for figure in own)))
         heads = (f"{name} (n = {self._number(column.figure, keep)})" for name, keep in parts)
         return Table(title, ("method", *heads), tuple(rows))
 
@@ -213,7 +213,7 @@ class Results:
     ) -> Table:
         """Rows of (label, method, which edits), and what the source itself scores."""
         bootstrap = self.bootstrap()
-        columns = self.shown_columns(columns)
+        columns = self.choose_columns(columns)
         cells = tuple(
             (
                 label,
@@ -233,7 +233,7 @@ class Results:
         if any(figure.count for figure in own):
             scored = {i for found in self.scored.values() for i in found}
             cells = (
-                shown(figure, c) if c.figure in OF_THE_SOURCE else "-"
+                show_figure(figure, c) if c.figure in OF_THE_SOURCE else "-"
                 for figure, c in zip(own, columns, strict=True)
             )
             yield (SOURCE, str(sum(e.id in scored for e in self.edits)), *cells)
@@ -241,7 +241,7 @@ class Results:
     def _cell(
         self, bootstrap: Bootstrap, method: str, column: Column, keep: Callable[[ImageEdit], bool]
     ) -> str:
-        return shown(self.figure(bootstrap, method, column.figure, keep), column)
+        return show_figure(self.figure(bootstrap, method, column.figure, keep), column)
 
     def notes(self) -> list[str]:
         """What the tables mean, what is missing, and what failed."""
@@ -273,12 +273,12 @@ def _plain(figure: dict[str, Any]) -> dict[str, Any]:
 
 
 def markdown(results: Results, setup: Mapping[str, Any]) -> str:
-    lines = [f"- {name}: {'; '.join(lines)}" for name, lines in told(setup)]
+    lines = [f"- {name}: {'; '.join(lines)}" for name, lines in describe_setup(setup)]
     tables = [t.markdown() for t in (*results.tables(), *results.split_tables()) if t.has_figures]
     return "\n\n".join(["\n".join(lines), *results.notes(), *tables]) + "\n"
 
 
-def told(setup: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def describe_setup(setup: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """A set-up's entries for readers: each with its name and lines of text."""
     names = {"made": "how it was made"}
     return [(names.get(name, name), _lines(value)) for name, value in setup.items()]

@@ -30,13 +30,13 @@ from .editing import (
     Settings,
     check_servers,
     edit_all,
+    find_pending,
     image_path,
-    made_on,
-    pending,
+    read_versions,
     state_of,
 )
-from .main_job import GOES_ON, guarded
-from .methods import Method, named_methods
+from .main_job import GOES_ON, guard
+from .methods import Method, find_methods
 from .options import fail, run_arguments, split_settings
 from .page import page
 from .report import Results, markdown, reference_of
@@ -57,7 +57,7 @@ def run_bench(
     plan = _plan(args, dataset, edits, methods, out, settings)
     # first, in case a file cannot be read
     metrics = metrics_for(dataset, args.clip, args.lpips, args.dino)
-    outcome = _only_told(plan) if args.score_only else _edited(plan, args)
+    outcome = _tell_stale(plan) if args.score_only else _make_images(plan, args)
     left_out = {**outcome.failed, **outcome.cancelled}
     scored = {
         m.name: score(
@@ -118,9 +118,9 @@ def exit_code_of(job: str, found: Sequence[Results]) -> int:
     )
 
 
-def _edited(plan: Plan, args: argparse.Namespace) -> Outcome:
+def _make_images(plan: Plan, args: argparse.Namespace) -> Outcome:
     """The first pass; what failed is told."""
-    left = pending(plan.jobs, print)
+    left = find_pending(plan.jobs, print)
     there = len(plan.jobs) - len(left)
     print(f"{plan.dataset.name}: {len(plan.jobs)} images, {there} are there.", flush=True)
     if not left:
@@ -145,7 +145,7 @@ def workers_of(args: argparse.Namespace) -> AbstractContextManager[Workers]:
     return dask_workers(args.dask, args.server) if args.dask else local_workers(args.server)
 
 
-def _only_told(plan: Plan) -> Outcome:
+def _tell_stale(plan: Plan) -> Outcome:
     stale = sum(state_of(job) == STALE for job in plan.jobs)
     if stale:
         print(f"{plan.dataset.name}: {stale} of {len(plan.jobs)} images {STALE}.")
@@ -163,7 +163,7 @@ def set_up(
         for method, found in results.scored.items()
         for edit in found
     ]
-    servers = Counter(made_on(path) or "unknown" for path in paths)
+    servers = Counter(read_versions(path) or "unknown" for path in paths)
     return {
         "command": command,
         "data set": f"{results.dataset.name}: {len(results.edits)} of "
@@ -224,7 +224,7 @@ def _silent(_text: str) -> None:
 def main(argv: Sequence[str]) -> int:
     def run() -> int:
         args = run_arguments(argv)
-        methods, settings = named_methods(args.methods), split_settings(args.set)
+        methods, settings = find_methods(args.methods), split_settings(args.set)
         dataset = read_dataset(args.dataset, _silent if args.check_only else print)
         out = args.out / dataset.name
         if args.check_only:
@@ -242,4 +242,4 @@ def main(argv: Sequence[str]) -> int:
         print(markdown(results, setup), flush=True)
         return exit_code_of("bench run", [results])
 
-    return guarded("bench run", run, GOES_ON)
+    return guard("bench run", run, GOES_ON)

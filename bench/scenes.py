@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from .main_job import guarded, run_job
+from .main_job import guard, run_job
 from .options import demo_arguments, scenes_arguments
 
 METHODS = ("naive edit", "ALE edit")
@@ -71,7 +71,7 @@ def run_scenes(
     return {method: summary(s) for method, s in zip(METHODS, by_method, strict=True)}
 
 
-def stacked(paths: Sequence[Path]) -> Image.Image:
+def stack(paths: Sequence[Path]) -> Image.Image:
     """Pictures of one width below each other."""
     pictures = [Image.open(path) for path in paths]
     out = Image.new("RGB", (pictures[0].width, sum(p.height for p in pictures)), "white")
@@ -88,9 +88,9 @@ def main(argv: Sequence[str]) -> int:
         seeds = range(args.first, args.first + args.count)
         results = run_scenes(args.server, seeds, args.out, args.variant)
         shown = [args.out / f"scene{seed}" / "comparison.png" for seed in seeds[:3]]
-        stacked(shown).save(args.out / "comparison.png")
+        stack(shown).save(args.out / "comparison.png")
         text = json.dumps(results, indent=2) + "\n"
         (args.out / "scenes.json").write_text(text, encoding="utf-8")
         print(table(results))
 
-    return guarded("bench scenes", run)
+    return guard("bench scenes", run)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ..headless.pictures import cropped, write_whole
+from ..headless.pictures import crop_centre, write_whole
 from ..scoring.leakage import Cosines, leakage
 from ..scoring.lpips import background_lpips, pie_bench_lpips
 from ..scoring.preservation import background_scores, pie_bench_scores
@@ -99,7 +99,7 @@ def _background_values(_dataset: Dataset, edit: ImageEdit, views: Views) -> Valu
         **asdict(of_pixels),
         **{f"{name}, PIE-Bench": value for name, value in asdict(of_pie).items()},
     }
-    return {name: _known(value) for name, value in named.items()}
+    return {name: _list_if_known(value) for name, value in named.items()}
 
 
 def _leakage_values(cosines: Cosines, _dataset: Dataset, edit: ImageEdit, views: Views) -> Values:
@@ -113,7 +113,7 @@ def _leakage_values(cosines: Cosines, _dataset: Dataset, edit: ImageEdit, views:
         similar = edit_similarity(cosines, image, masks, prompt, found)
         figures = {"TE": found.te, "TI": found.ti}
         figures |= {f"CLIP, {name}": value for name, value in asdict(similar).items()}
-        values |= {f"{name}{suffix}": _known(value) for name, value in figures.items()}
+        values |= {f"{name}{suffix}": _list_if_known(value) for name, value in figures.items()}
     return values
 
 
@@ -123,8 +123,8 @@ def _lpips_values(
     pictures = (views.source, views.edited, views.background(edit))
     parts = (network.features, network.heads)
     return {
-        "lpips": _known(background_lpips(*parts, *pictures)),
-        "lpips, PIE-Bench": _known(pie_bench_lpips(*parts, *pictures)),
+        "lpips": _list_if_known(background_lpips(*parts, *pictures)),
+        "lpips, PIE-Bench": _list_if_known(pie_bench_lpips(*parts, *pictures)),
     }
 
 
@@ -137,7 +137,7 @@ def _structure_values(keys: DinoKeys, _dataset: Dataset, _edit: ImageEdit, views
     }
 
 
-def _known(value: float) -> list[float]:
+def _list_if_known(value: float) -> list[float]:
     return [] if isnan(value) else [value]
 
 
@@ -155,7 +155,7 @@ def score(
     """Figures of each edit that has an undamaged image below `out`; the others are told and left
     out."""
     path = out / "scores" / f"{method}.json"
-    kept = _kept(path, tell)
+    kept = _read_scores(path, tell)
     scored, changed, absent = {}, 0, 0
     for edit in edits:
         file = image_path(out, method, edit.id)
@@ -193,12 +193,12 @@ def score(
 
 def _views(dataset: Dataset, edit: ImageEdit, picture: Any) -> Views:
     size = picture.size
-    masks = [to_tensor(cropped(mask, size)) for mask in dataset.scored_masks(edit.image)]
-    source = cropped(dataset.picture(edit.image), size)
+    masks = [to_tensor(crop_centre(mask, size)) for mask in dataset.scored_masks(edit.image)]
+    source = crop_centre(dataset.picture(edit.image), size)
     return Views(to_tensor(source), to_tensor(picture), torch.stack(masks))
 
 
-def _kept(path: Path, tell: Callable[[str], None]) -> dict[str, Any]:
+def _read_scores(path: Path, tell: Callable[[str], None]) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -50,7 +50,7 @@ class Bootstrap:
     def mean(self, values: Mapping[str, Sequence[float]]) -> Figure:
         """The mean over all values of all edits, each edit with any number of values."""
         sums, counts = self._totals(values)
-        low, high = _interval(self._drawn(sums, counts)) if _several(counts) else (nan, nan)
+        low, high = _interval(self._draw_means(sums, counts)) if _several(counts) else (nan, nan)
         return Figure(_ratio(sums.sum(), counts.sum()), low, high, int(counts.sum()))
 
     def difference(
@@ -59,7 +59,7 @@ class Bootstrap:
         """mean(values) - mean(other), in each draw of the same groups."""
         mine, theirs = self._totals(values), self._totals(other)
         known = _several(mine[1]) and _several(theirs[1])
-        drawn = self._drawn(*mine) - self._drawn(*theirs)
+        drawn = self._draw_means(*mine) - self._draw_means(*theirs)
         low, high = _interval(drawn) if known else (nan, nan)
         means = [_ratio(sums.sum(), counts.sum()) for sums, counts in (mine, theirs)]
         return Figure(means[0] - means[1], low, high, int(mine[1].sum()))
@@ -73,7 +73,7 @@ class Bootstrap:
             counts[row] += len(column)
         return sums, counts
 
-    def _drawn(self, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    def _draw_means(self, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The mean in each draw; NaN where a draw holds no value."""
         total = self._weights @ counts
         return np.divide(self._weights @ sums, total, out=np.full(len(total), nan), where=total > 0)

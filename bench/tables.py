@@ -20,7 +20,7 @@ from .dataset import Dataset
 from .demo_bench import scene_facts
 from .demo_scenes import LARGE_SIZE, demo_dataset
 from .figure_table import Table
-from .main_job import GOES_ON, guarded
+from .main_job import GOES_ON, guard
 from .methods import (
     ALE,
     CODE,
@@ -77,7 +77,7 @@ TABLES = (
 )
 
 
-def named_tables(names: Sequence[str]) -> tuple[PaperTable, ...]:
+def find_tables(names: Sequence[str]) -> tuple[PaperTable, ...]:
     known = {table.name: table for table in TABLES}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
@@ -86,7 +86,7 @@ def named_tables(names: Sequence[str]) -> tuple[PaperTable, ...]:
     return tuple(known[name] for name in dict.fromkeys(names)) or TABLES
 
 
-def made(table: PaperTable, args: argparse.Namespace) -> tuple[list[Results], list[Table]]:
+def make_table(table: PaperTable, args: argparse.Namespace) -> tuple[list[Results], list[Table]]:
     """Edit and score what a table needs, and lay it out."""
     small = _small(args)
     if table.counts:
@@ -164,7 +164,7 @@ def section(setup: Mapping[str, Any], results: Results, tables: Sequence[Table])
     return "\n\n".join([made_by, *results.notes(), *(t.markdown() for t in tables)])
 
 
-def renewed(text: str, name: str, content: str) -> str:
+def renew_table(text: str, name: str, content: str) -> str:
     """A text with what stands between the marks of a table replaced; ValueError without them."""
     first, last = f"<!-- table {name} -->", f"<!-- end {name} -->"
     pattern = re.compile(f"{re.escape(first)}.*?{re.escape(last)}", re.DOTALL)
@@ -179,10 +179,10 @@ def renewed(text: str, name: str, content: str) -> str:
 def main(argv: Sequence[str]) -> int:
     def run() -> int:
         args = tables_arguments(argv)
-        chosen = named_tables(args.only)
+        chosen = find_tables(args.only)
         text = args.write.read_text(encoding="utf-8") if args.write else None
         for table in chosen:  # before any work
-            text = renewed(text, table.name, "") if text else text
+            text = renew_table(text, table.name, "") if text else text
         if args.check_only:
             small, methods = _small(args), [m for table in chosen for m in table.methods]
             check_bench(args, small, methods, args.out / SMALL)
@@ -194,7 +194,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"Tables and pages are in {(args.out / 'tables').resolve()}", flush=True)
         return exit_code_of("bench tables", found)
 
-    return guarded("bench tables", run, GOES_ON)
+    return guard("bench tables", run, GOES_ON)
 
 
 def folders_of(chosen: Sequence[PaperTable], out: Path) -> list[Path]:
@@ -207,14 +207,14 @@ def make_tables(chosen: Sequence[PaperTable], args: argparse.Namespace) -> list[
     """Make, write and print each table."""
     found = []
     for table in chosen:
-        results, tables = made(table, args)
+        results, tables = make_table(table, args)
         found += results
         setup = set_up(results[0], command_of(table, args), scene_facts(results[0]))
         content = section(setup, results[0], tables)
         write_table(args.out / "tables", table, results, setup, content, args.pictures)
         if args.write:  # table by table, so that a stopped run keeps what it has
             text = args.write.read_text(encoding="utf-8")
-            write_whole(args.write, renewed(text, table.name, content).encode("utf-8"))
+            write_whole(args.write, renew_table(text, table.name, content).encode("utf-8"))
         print(f"## {table.title}\n\n{content}\n", flush=True)
     return found
 

@@ -69,12 +69,12 @@ def failure_of(content: dict[str, Any], workflow: Workflow) -> NodeFailed:
     inputs = dict(given) if isinstance(given, dict) else {}
     known = {*inputs, *workflow.nodes.get(node_id, {}).get("inputs", {})}
     error = NodeError(
-        workflow.title(node_id), content["node_type"], message, _named(message, known), node_id
+        workflow.title(node_id), content["node_type"], message, _find_input(message, known), node_id
     )
     return NodeFailed(error, content["exception_type"], tuple(content["traceback"]), inputs)
 
 
-def _named(message: str, inputs: set[str]) -> str | None:
+def _find_input(message: str, inputs: set[str]) -> str | None:
     """The input that a node's sentence is about: "the NAME input ...", "input NAME ..."."""
     for found in re.finditer(r"\b[Tt]he (\w+) input\b|\binput ['\"]?(\w+)", message):
         if (name := found[1] or found[2]) in inputs:

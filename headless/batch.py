@@ -13,7 +13,7 @@ from .errors import ComfyError, NodeError, NodeFailed, OtherVersion, WorkflowRej
 from .jobs import Job, digest_of
 from .manifest import Manifest
 from .pack import pack_version
-from .pictures import as_png, check_sent, reencoded, with_alpha
+from .pictures import as_png, check_sent, encode_again, with_alpha
 from .spreading import PATIENCE_S, RECHECK_S, Spread
 from .table import Problems
 from .tasks import Outcome, TaskFailed, tag_of
@@ -61,7 +61,7 @@ class EditTask:
 
     def keep(self, made: Made, server: str, versions: Mapping[str, str]) -> None:
         check_sent(made.image, server)
-        data = made.image if made.image.startswith(b"\x89PNG") else reencoded(made.image)
+        data = made.image if made.image.startswith(b"\x89PNG") else encode_again(made.image)
         about = {**_about(server, versions), "seconds": made.seconds}
         notices = [*self.job.notices, *made.notices]
         for alpha in self.alpha:
@@ -73,8 +73,8 @@ class EditTask:
         about |= {"notices": notices} if notices else {}
         self.manifest.add_done(self.job, data, about, made.preview)
 
-    def failed(self, error: ComfyError, server: str, versions: Mapping[str, str]) -> str:
-        about = {**_about(server, versions), "error": described(error)}
+    def note_failure(self, error: ComfyError, server: str, versions: Mapping[str, str]) -> str:
+        about = {**_about(server, versions), "error": describe_error(error)}
         self.manifest.add_failed(self.job, about)
         return f"{self.job.row.place} ({self.name}): {error}"
 
@@ -112,7 +112,7 @@ def edit_jobs(
         ).run()
 
 
-def described(error: ComfyError) -> dict[str, Any]:
+def describe_error(error: ComfyError) -> dict[str, Any]:
     """An error as the manifest has it: message, and node, class and input where it has them."""
     entry: dict[str, Any] = {"message": str(error)}
     if isinstance(error, NodeFailed):

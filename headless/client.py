@@ -276,7 +276,7 @@ class ComfyClient(Connection):
                         yield progress
             elif message.type is not aiohttp.WSMsgType.BINARY:  # previews are binary
                 self._socket = None
-        await self._ended(run)
+        await self._await_end(run)
 
     async def run(
         self,
@@ -286,7 +286,7 @@ class ComfyClient(Connection):
     ) -> list[SavedImage]:
         """Queue, follow to the end, and return what was saved. Cancelled: the run is, too."""
         run = Run(str(uuid.uuid4()), workflow)
-        async with self._cancelling(run):
+        async with self._cancel_with_task(run):
             run = await self._queue(run, tag)
         return await self.finish(run, on_progress)
 
@@ -294,14 +294,14 @@ class ComfyClient(Connection):
         self, run: Run, on_progress: Callable[[Progress], None] | None = None
     ) -> list[SavedImage]:
         """What `run` does once it is queued."""
-        async with self._cancelling(run):
+        async with self._cancel_with_task(run):
             async for progress in self.follow(run):
                 if on_progress is not None:
                     on_progress(progress)
             return await self.images(run)
 
     @asynccontextmanager
-    async def _cancelling(self, run: Run) -> AsyncIterator[None]:
+    async def _cancel_with_task(self, run: Run) -> AsyncIterator[None]:
         """Cancel the run where the task inside is cancelled."""
         try:
             yield
@@ -338,7 +338,7 @@ class ComfyClient(Connection):
 
     # below the surface
 
-    async def _ended(self, run: Run) -> None:
+    async def _await_end(self, run: Run) -> None:
         """Wait for the run's place in the history, and raise what it says went wrong."""
         looks = 0
         while (entry := await self._entry(run)) is None:

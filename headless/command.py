@@ -20,9 +20,9 @@ from .lock import alone_in
 from .manifest import FILE, Manifest
 from .output import print_anything
 from .pack import pack_version
-from .signals import ended_as_by_ctrl_c
+from .signals import end_as_by_ctrl_c
 from .spreading import PATIENCE_S
-from .table import Problems, Row, named, read_table, rows_of, split_edit
+from .table import Problems, Row, name_rows, read_table, rows_of, split_edit
 from .tasks import Outcome
 from .workflow import Workflow
 
@@ -145,10 +145,10 @@ def rows_asked(args: argparse.Namespace) -> list[Row]:
     if args.table is not None:
         if args.edit or args.mask:
             raise Problems(["--edit and --mask go with --image; a table has columns for them."])
-        return named(read_table(args.table))
+        return name_rows(read_table(args.table))
     if not args.edit:
         raise Problems(["--image needs --edit: what each object is, and what it becomes."])
-    return named(rows_of(args.image, [split_edit(edit) for edit in args.edit], args.mask))
+    return name_rows(rows_of(args.image, [split_edit(edit) for edit in args.edit], args.mask))
 
 
 def how_asked(args: argparse.Namespace) -> How:
@@ -292,7 +292,7 @@ def main(argv: Sequence[str]) -> int:
     print_anything()
     args = arguments(argv)
     try:
-        with ended_as_by_ctrl_c():
+        with end_as_by_ctrl_c():
             rows, how = rows_asked(args), how_asked(args)
             if len(rows) >= MANY:
                 say(f"Checking {len(rows)} rows ...")

@@ -137,19 +137,19 @@ def _job(row: Row, how: How, unused: set[str], tell: Callable[[str], None]) -> J
         notices.append(_without_masks(editor))
         row = replace(row, masks=())
     told = len(notices)  # by build_jobs, once for all rows
-    names = tuple(name for name, _ in _loaded(row, how.workflow, notices.append))
+    names = tuple(name for name, _ in _load_pictures(row, how.workflow, notices.append))
     for notice in notices[told:]:
         tell(f"{row.place}: {notice}")
-    workflow = _filled(row, how, names[0], names[1:])
+    workflow = _fill_workflow(row, how, names[0], names[1:])
     if row.prompts:
         use_prompts(workflow, row.prompts)
     common = {name: value for name, value in how.settings.items() if _takes(workflow, name)}
     unused.difference_update(common)
     is_ale = how.workflow is None and editor == ALE
     default = {"type": DEFAULT_TYPE} if is_ale else {}
-    for name, value in _typed({**common, **row.settings}, default).items():
+    for name, value in _settle_type({**common, **row.settings}, default).items():
         apply_setting(workflow, name, value)
-    asked, alpha = _asked(row, how, workflow), _alpha(row)
+    asked, alpha = _describe_request(row, how, workflow), _alpha(row)
     made_from = json.dumps(workflow.nodes, sort_keys=True)
     if alpha is not None:
         asked["alpha"] = digest_of(alpha)
@@ -161,13 +161,13 @@ def _job(row: Row, how: How, unused: set[str], tell: Callable[[str], None]) -> J
         asked,
         hashlib.sha256(made_from.encode()).hexdigest(),
         names,
-        partial(_loaded, row, how.workflow, _ignore),
+        partial(_load_pictures, row, how.workflow, _ignore),
         partial(_alpha, row),
         tuple(notices),
     )
 
 
-def _typed(given: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+def _settle_type(given: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with a type: the one given, "custom" for a schedule of one's own, or the default."""
     if "schedule" not in given:
         return {**default, **given}
@@ -180,7 +180,7 @@ def _typed(given: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, An
     return settings
 
 
-def _loaded(
+def _load_pictures(
     row: Row, workflow: Workflow | None, tell: Callable[[str], None]
 ) -> list[tuple[str, Image.Image]]:
     """The row's image, then its masks as the workflow's nodes read them (None: the pack's own),
@@ -207,7 +207,7 @@ def _ignore(_text: str) -> None:
     """For what was told before."""
 
 
-def _filled(row: Row, how: How, image: str, masks: Sequence[str]) -> Workflow:
+def _fill_workflow(row: Row, how: How, image: str, masks: Sequence[str]) -> Workflow:
     edits = [(*edit, mask) for edit, mask in zip(row.edits, masks, strict=True)] if masks else []
     if how.workflow is not None:
         workflow = how.workflow.copy()
@@ -251,20 +251,24 @@ def _result(workflow: Workflow, how: How) -> str:
     return result_title(workflow)
 
 
-def _asked(row: Row, how: How, workflow: Workflow) -> dict[str, Any]:
+def _describe_request(row: Row, how: How, workflow: Workflow) -> dict[str, Any]:
     return {
         "image": _file(row.image),
         "masks": [_file(mask) for mask in row.masks],
         "edits": [list(edit) for edit in row.edits],
         "prompts": row.prompts,
-        "settings": {**settings_of(workflow), **_titled(how.settings), **_titled(row.settings)},
+        "settings": {
+            **settings_of(workflow),
+            **_pick_titled(how.settings),
+            **_pick_titled(row.settings),
+        },
         "workflow": workflow.name,
         **({"editor": how.editor_of(row)} if how.workflow is None else {}),
         "model": asdict(how.model) if how.workflow is None else None,
     }
 
 
-def _titled(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _pick_titled(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if "." in name}
 
 

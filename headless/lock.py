@@ -25,10 +25,10 @@ def alone_in(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("ab")
     except (FileExistsError, FileNotFoundError) as error:  # another one just removed the folder
-        raise _taken(folder) from error
+        raise _refusal(folder) from error
     with file:
         if not _try_lock(file.fileno()) or not _is_there(path, file.fileno()):
-            raise _taken(folder)
+            raise _refusal(folder)
         try:
             yield
         finally:
@@ -38,7 +38,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         folder.rmdir()
 
 
-def _taken(folder: Path) -> Taken:
+def _refusal(folder: Path) -> Taken:
     return Taken(
         f"Another process is writing to {folder}. Wait until it has ended, or give another --out."
     )

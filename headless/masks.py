@@ -23,14 +23,14 @@ def read_mask(
     size: of the image; a mask of the same shape is resized to it. tell: gets a sentence where the
     mask was resized or converted, and where it is drawn in the alpha channel.
     """
-    mask = _drawn(open_picture(path, tell), path, tell)
+    mask = _read_drawing(open_picture(path, tell), path, tell)
     if size not in (None, mask.size):
-        mask = _fitted(mask, path, size, tell)
+        mask = _fit(mask, path, size, tell)
     _check(mask, path)
     return mask
 
 
-def _drawn(picture: Image.Image, path: Path, tell: Callable[[str], None]) -> Image.Image:
+def _read_drawing(picture: Image.Image, path: Path, tell: Callable[[str], None]) -> Image.Image:
     """What is drawn: in the colours, or in the alpha channel where they are all the same."""
     grey = picture.convert("L")
     if not has_alpha(picture):
@@ -45,7 +45,7 @@ def _drawn(picture: Image.Image, path: Path, tell: Callable[[str], None]) -> Ima
     if any(high - low > ONE_COLOUR for low, high in ranges):
         return grey
     is_black = max(high for _, high in ranges) <= ONE_COLOUR
-    found = _inverted(alpha) if is_black else alpha
+    found = _invert(alpha) if is_black else alpha
     if _halves(found).tobytes() == _halves(grey).tobytes():
         return grey
     if is_black:
@@ -65,7 +65,7 @@ def _halves(channel: Image.Image) -> Image.Image:
     return channel.point([255 * (value >= MIDDLE) for value in range(256)])
 
 
-def _inverted(channel: Image.Image) -> Image.Image:
+def _invert(channel: Image.Image) -> Image.Image:
     return channel.point([255 - value for value in range(256)])
 
 
@@ -74,7 +74,7 @@ def _range(histogram: list[int]) -> tuple[int, int]:
     return used[0], used[-1]
 
 
-def _fitted(
+def _fit(
     mask: Image.Image, path: Path, size: tuple[int, int], tell: Callable[[str], None]
 ) -> Image.Image:
     if abs(mask.width * size[1] / (mask.height * size[0]) - 1) > 0.05:
@@ -119,5 +119,5 @@ def as_read_by(node: Mapping[str, object], mask: Image.Image) -> Image.Image:
     inputs = node["inputs"]
     is_alpha = isinstance(inputs, Mapping) and inputs.get("channel") == "alpha"
     if node["class_type"] == "LoadImage" or is_alpha:
-        return Image.merge("RGBA", (mask, mask, mask, _inverted(mask)))
+        return Image.merge("RGBA", (mask, mask, mask, _invert(mask)))
     return mask.convert("RGB")

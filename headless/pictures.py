@@ -62,12 +62,12 @@ def alpha_of(picture: Image.Image) -> Image.Image | None:
 def with_alpha(image: bytes, alpha: Image.Image) -> bytes | None:
     """The PNG of an edited image with the alpha channel of its source; None where their shapes
     differ. An image that has its own keeps that."""
-    picture = undamaged(image)
+    picture = open_whole(image)
     if has_alpha(picture):
         return image
     excess = [have - want for have, want in zip(alpha.size, picture.size, strict=True)]
     if all(0 <= pixels < CROP for pixels in excess):
-        alpha = cropped(alpha, picture.size)
+        alpha = crop_centre(alpha, picture.size)
     elif abs(alpha.width * picture.height / (alpha.height * picture.width) - 1) > 0.05:
         return None
     else:
@@ -83,7 +83,7 @@ def with_alpha(image: bytes, alpha: Image.Image) -> bytes | None:
     return buffer.getvalue()
 
 
-def cropped(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+def crop_centre(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The centre of a picture, as ComfyUI's VAE crops it to a multiple of 8."""
     left, top = ((have - want) // 2 for have, want in zip(picture.size, size, strict=True))
     return picture.crop((left, top, left + size[0], top + size[1]))
@@ -101,18 +101,18 @@ def upload_name(picture: Image.Image) -> str:
     return f"{UPLOADS}/{hashlib.sha256(content).hexdigest()[:24]}.png"
 
 
-def uploaded_as(picture: Image.Image) -> str:
+def name_of_upload(picture: Image.Image) -> str:
     """The name that `upload` gives a picture."""
     return upload_name(picture.convert("RGB"))
 
 
 async def upload(client: ComfyClient, picture: Image.Image) -> str:
     """Upload as PNG, and return the name that Load Image takes."""
-    folder, file = uploaded_as(picture).rsplit("/", 1)
+    folder, file = name_of_upload(picture).rsplit("/", 1)
     return await client.upload_image(as_png(picture.convert("RGB")), file, folder)
 
 
-def undamaged(data: bytes) -> Image.Image:
+def open_whole(data: bytes) -> Image.Image:
     """The picture that these bytes are; ValueError if any part of it is damaged."""
     try:
         with Image.open(io.BytesIO(data)) as checked:
@@ -127,7 +127,7 @@ def undamaged(data: bytes) -> Image.Image:
 def is_intact(data: bytes) -> bool:
     """Whether these bytes are a picture, whole and undamaged."""
     try:
-        undamaged(data)
+        open_whole(data)
     except ValueError:
         return False
     return True
@@ -157,7 +157,7 @@ def write_whole(path: Path, data: bytes) -> None:
         raise OSError(error.errno, f"{path} was not written: {error.strerror or error}") from error
 
 
-def reencoded(data: bytes) -> bytes:
+def encode_again(data: bytes) -> bytes:
     """The bytes of a picture as PNG."""
     with Image.open(io.BytesIO(data)) as picture:
         return as_png(picture.convert("RGBA" if has_alpha(picture) else "RGB"))

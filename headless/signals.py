@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def ended_as_by_ctrl_c() -> Iterator[None]:
+def end_as_by_ctrl_c() -> Iterator[None]:
     """SIGTERM and SIGHUP raise KeyboardInterrupt inside; one that is ignored (nohup) stays so.
 
     Only in the main thread; elsewhere nothing is changed.

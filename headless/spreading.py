@@ -154,11 +154,11 @@ class Spread(Generic[T]):
         server.versions, server.is_up, server.why = facts.versions, True, ""
         server.left = {t: run for t, run in facts.left.items() if t not in self._damaged}
         self._alone_since = None
-        if found := self._withdrawn(lambda task: bool(task.tag) and task.tag in server.left):
+        if found := self._withdraw(lambda task: bool(task.tag) and task.tag in server.left):
             self._give_back(server)
             server.tasks = deque(found)
 
-    def _withdrawn(self, is_wanted: Callable[[T], bool]) -> list[T]:
+    def _withdraw(self, is_wanted: Callable[[T], bool]) -> list[T]:
         """Take tasks out of the groups that no server is at."""
         found = [task for group in self._groups for task in group if is_wanted(task)]
         if found:
@@ -338,7 +338,7 @@ class Spread(Generic[T]):
 
     def _fail(self, server: _Server[T], task: T, error: ComfyError) -> None:
         self._left -= 1
-        self.outcome.failed[task.name] = task.failed(error, server.shown, server.versions)
+        self.outcome.failed[task.name] = task.note_failure(error, server.shown, server.versions)
         self._on_done(task, self.outcome)
         if not self.outcome.made and len(self.outcome.failed) >= HOPELESS:
             raise Hopeless(

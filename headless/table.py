@@ -279,7 +279,7 @@ def check_row(row: Row) -> None:
         raise ValueError(f"the name {row.name!r} cannot be that of a file. Use letters and digits.")
 
 
-def named(rows: Sequence[Row]) -> list[Row]:
+def name_rows(rows: Sequence[Row]) -> list[Row]:
     """Every row with a name of its own: the one given, else its image's, numbered if need be."""
     taken = [row.name.casefold() for row in rows if row.name]
     if twice := [row for row in rows if row.name and taken.count(row.name.casefold()) > 1]:

@@ -90,7 +90,7 @@ def make(
     Raises ServerGone, RunLost, Interrupted, PackMissing, WorkflowRejected, NodeFailed, NoImage or
     Stopped.
     """
-    return _run(item.run, _made(item, server, left, on_progress))
+    return _run(item.run, _run_item(item, server, left, on_progress))
 
 
 def look(
@@ -101,10 +101,10 @@ def look(
     Raises PackMissing where a class is missing; OtherVersion where a class of the pack takes other
     inputs than those, or where the pack says another version than `version`; ServerGone.
     """
-    return _run(run, _seen(server, needed, version))
+    return _run(run, _look_at(server, needed, version))
 
 
-async def _made(
+async def _run_item(
     item: Item,
     server: str,
     left: str | None,
@@ -117,27 +117,27 @@ async def _made(
             if left is not None:
                 try:
                     saved = await client.finish(Run(left, workflow), watch)
-                    return await _fetched(client, item, saved, watch)
+                    return await _fetch_images(client, item, saved, watch)
                 except ComfyError as error:
                     if type(error) is Interrupted:  # by a person, who does not want it now
                         raise
                     # else it is not to be had any more, and is made
-            were_all_sent = await _uploaded(client, item.pictures)
+            were_all_sent = await _upload_all(client, item.pictures)
             try:
                 saved = await client.run(workflow, watch, item.tag)
             except WorkflowRejected:
                 if were_all_sent:
                     raise
                 _forget(server)  # perhaps a restarted server without its old inputs
-                await _uploaded(client, item.pictures)
+                await _upload_all(client, item.pictures)
                 saved = await client.run(workflow, watch, item.tag)
-            return await _fetched(client, item, saved, watch)
+            return await _fetch_images(client, item, saved, watch)
     except (ServerGone, RunLost):
         _forget(server)
         raise
 
 
-async def _fetched(
+async def _fetch_images(
     client: ComfyClient, item: Item, saved: Sequence[SavedImage], watch: "_Watch"
 ) -> Made:
     seconds = watch.seconds()
@@ -174,7 +174,7 @@ class _Watch:
         return round(time.monotonic() - self._start, 2)
 
 
-async def _seen(
+async def _look_at(
     server: str, needed: Mapping[str, frozenset[str] | None], version: str | None
 ) -> Facts:
     async with ComfyClient(server) as client:
@@ -216,7 +216,7 @@ _STOPPED: set[str] = set()
 _GUARD = threading.Lock()
 
 
-async def _uploaded(client: ComfyClient, pictures: Mapping[str, bytes]) -> bool:
+async def _upload_all(client: ComfyClient, pictures: Mapping[str, bytes]) -> bool:
     """Upload what the server was not sent yet; whether that was all of them.
 
     One thread at a time: a picture must not be written anew while a workflow reads it.

@@ -55,6 +55,12 @@ class Run:
             found.setdefault(shape.unet, shape)
         return found
 
+    @property
+    def quick_ones(self) -> list[Shape]:
+        """The smallest shape of each UNet, and the next one of the first."""
+        first = self.shapes[0].unet
+        return [*self.smallest.values(), *[s for s in self.shapes if s.unet == first][1:2]]
+
 
 @lru_cache(maxsize=4)
 def make_model(unet: str, dtype: torch.dtype) -> Any:
@@ -96,12 +102,9 @@ def ratio_rows(found: Sequence[Report]) -> list[str]:
 
 
 def run_re_edits(run: Run) -> Report:
-    """At the smallest shape of each UNet, and at the next one of the first."""
-    first = run.shapes[0].unet
-    next_one = [shape for shape in run.shapes if shape.unet == first][1:2]
     rounds = min(run.rounds, RE_EDIT_ROUNDS)
-    chosen = [*run.smallest.values(), *next_one]
-    return {"re_edits": [measure_re_edit(model_for(shape), shape, rounds) for shape in chosen]}
+    found = [measure_re_edit(model_for(shape), shape, rounds) for shape in run.quick_ones]
+    return {"re_edits": found}
 
 
 def re_edit_lines(report: Report) -> list[str]:
@@ -125,7 +128,7 @@ def run_memory(run: Run) -> Report:
     size = run.shapes[0].size
     return {
         "memory": {
-            "shapes": [measure_memory(model_for(shape), shape) for shape in run.shapes],
+            "shapes": [measure_memory(model_for(shape), shape) for shape in run.quick_ones],
             "editors": {"size": size, **measure_editor_memory(load_demo_model(), size)},
         }
     }

@@ -137,7 +137,7 @@ class Task:
         assert made.image == IMAGE
         self.kept.append(self.name)
 
-    def failed(self, error: ComfyError, _server: str, _versions: Any) -> str:
+    def note_failure(self, error: ComfyError, _server: str, _versions: Any) -> str:
         raise error
 
 

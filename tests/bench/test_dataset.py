@@ -21,7 +21,7 @@ from ale_edit.bench.dataset import (
     read_dataset,
     write_dataset,
 )
-from ale_edit.bench.json_files import listed
+from ale_edit.bench.json_files import list_some
 
 
 @pytest.fixture
@@ -135,8 +135,8 @@ def test_a_mask_that_was_cut_off_is_named(dataset):
 
 
 def test_of_many_names_some_are_listed():
-    assert listed(["a", "b"]) == "a, b"
-    assert listed([str(k) for k in range(22)]).endswith("18, 19 and 2 more")
+    assert list_some(["a", "b"]) == "a, b"
+    assert list_some([str(k) for k in range(22)]).endswith("18, 19 and 2 more")
 
 
 def test_the_attributes_are_those_that_the_judge_reads():

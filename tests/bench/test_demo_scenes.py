@@ -6,7 +6,7 @@ import torch
 from ale_edit.bench.demo_scenes import (
     HELD_OUT,
     demo_dataset,
-    drawn_scene,
+    draw_scene,
     large_scene,
     seeds_use,
 )
@@ -74,7 +74,7 @@ def test_other_scene_seeds_are_refused(tmp_path, first):
 @pytest.mark.parametrize("count", [4, 6, 8])
 def test_large_scenes_hold_many_objects_that_do_not_touch(count):
     for seed in range(5):
-        image, masks, objects = drawn_scene(seed, count, 256)
+        image, masks, objects = draw_scene(seed, count, 256)
         assert image.shape == (256, 256, 3) and masks.shape == (count, 256, 256)
         assert len({o.shape for o in objects}) == count
         assert all(15 <= 256 * o.size <= 41 for o in objects)
@@ -88,7 +88,7 @@ def test_a_large_scene_is_drawn_as_if_all_at_once():
     """Each object as it is drawn alone, and the background as it is drawn without any."""
     from dataclasses import replace
 
-    image, masks, objects = drawn_scene(1, 8, 256)
+    image, masks, objects = draw_scene(1, 8, 256)
     scene = large_scene(1, 8)
     empty, _ = render(replace(scene, objects=()), 256)
     around = torch.zeros(256, 256, dtype=torch.bool)
@@ -104,7 +104,7 @@ def test_a_large_scene_is_drawn_as_if_all_at_once():
 def test_the_judge_reads_shapes_and_colors_of_large_scenes():
     judge, hits = Judge.load(), []
     for seed in range(3):
-        image, masks, objects = drawn_scene(seed, 8, 256)
+        image, masks, objects = draw_scene(seed, 8, 256)
         for o, mask in zip(objects, masks, strict=True):
             read = judge.read(image, mask)
             hits += [read.shape == o.shape, read.color == o.color]

@@ -16,9 +16,9 @@ from ale_edit.bench.editing import (
     Plan,
     ProgressLine,
     edit_all,
-    made_on,
-    pending,
+    find_pending,
     read_result,
+    read_versions,
     state_of,
     write_result,
 )
@@ -213,8 +213,8 @@ def test_pixels_are_kept_as_they_came(job):
 
 def test_an_image_says_on_which_versions_it_was_made(job):
     write_result(job, picture(), VERSIONS)
-    assert made_on(job.path) == "comfyui 0.3.75, pytorch 2.11.0"
-    assert made_on(job.path.with_name("none.png")) == ""
+    assert read_versions(job.path) == "comfyui 0.3.75, pytorch 2.11.0"
+    assert read_versions(job.path.with_name("none.png")) == ""
 
 
 def test_sentences_go_through_full_prompts(dataset):
@@ -246,7 +246,7 @@ def test_a_changed_byte_anywhere_is_found_and_told(job, part):
     data[int(len(data) * part)] ^= 0x10
     job.path.write_bytes(data)
     told: list[str] = []
-    assert pending([job], told.append) == [job]
+    assert find_pending([job], told.append) == [job]
     assert told == [f"{job.path} is damaged: it is made again."]
 
 
@@ -262,7 +262,7 @@ def test_what_was_made_from_something_else_is_made_again_and_told(dataset, job):
     other = plan(dataset, context="other weights").jobs[0]
     other = replace(other, path=job.path)
     told: list[str] = []
-    assert pending([other], told.append) == [other]
+    assert find_pending([other], told.append) == [other]
     assert (
         "is made from something else (other prompts, pictures, settings, weights or version): it"
         in told[0]

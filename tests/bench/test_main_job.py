@@ -19,7 +19,7 @@ from ale_edit.bench.main_job import (
     ProgressLine,
     exit_code,
     filled_workflow,
-    guarded,
+    guard,
     main,
     scores_of,
     table,
@@ -175,20 +175,20 @@ def test_an_error_of_a_disk_says_that_what_was_made_is_kept(capsys):
     def full() -> None:
         raise OSError(28, "x.png was not written: No space left on device")
 
-    assert guarded("bench run", full) == 1
+    assert guard("bench run", full) == 1
     assert "No space left on device. What was made is kept: mend" in capsys.readouterr().err
 
 
 def test_words_that_the_output_cannot_show_stop_no_job(monkeypatch):
     told = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(told, encoding="cp1252"))
-    assert guarded("bench run", lambda: print("жук", flush=True)) == 0
+    assert guard("bench run", lambda: print("жук", flush=True)) == 0
     assert told.getvalue().strip() == b"\\u0436\\u0443\\u043a"
 
 
 def test_a_jobs_own_exit_code_is_kept():
-    assert guarded("bench run", lambda: 7) == 7
-    assert guarded("bench run", lambda: None) == 0
+    assert guard("bench run", lambda: 7) == 7
+    assert guard("bench run", lambda: None) == 0
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
@@ -198,7 +198,7 @@ def test_a_job_that_is_stopped_says_so_and_leaves_the_signals_as_they_were(name,
     own = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(number)
     try:
-        code = guarded("bench run", lambda: signal.raise_signal(number), main_job.GOES_ON)
+        code = guard("bench run", lambda: signal.raise_signal(number), main_job.GOES_ON)
         after = signal.getsignal(number)
     finally:
         signal.signal(signal.SIGINT, own)
@@ -213,13 +213,13 @@ def test_a_job_that_is_stopped_says_so_and_leaves_the_signals_as_they_were(name,
 GUARDED = """
 import runpy, signal, sys, time
 runpy.run_path({dev!r})["import_pack"](None)
-from ale_edit.bench.main_job import guarded
+from ale_edit.bench.main_job import guard
 def job():
     print("ready", flush=True)
     while True:
         time.sleep(0.05)
         print("more", flush=True)
-sys.exit(guarded("bench run", job))
+sys.exit(guard("bench run", job))
 """
 
 

@@ -17,11 +17,11 @@ from ale_edit.bench.methods import (
     SAMPLING,
     Method,
     all_methods,
-    boxed,
-    eroded,
-    named_methods,
-    shifted,
-    spoiled,
+    erode,
+    fill_box,
+    find_methods,
+    shift,
+    spoil_mask,
 )
 from ale_edit.editors import EDITORS
 from ale_edit.headless.editors import editor_files
@@ -95,43 +95,43 @@ def test_the_papers_settings_are_those_of_the_papers():
 
 
 def test_an_unknown_method_is_named_with_those_that_there_are():
-    assert named_methods([]) == DEFAULT
-    assert named_methods(["ale", "naive", "ale"]) == (ALE, COMPONENTS[0])
+    assert find_methods([]) == DEFAULT
+    assert find_methods(["ale", "naive", "ale"]) == (ALE, COMPONENTS[0])
     with pytest.raises(ValueError, match="no method 'best'. There are: naive, ore"):
-        named_methods(["ale", "best"])
+        find_methods(["ale", "best"])
 
 
 def test_an_eroded_mask_lost_its_outline_and_never_all(mask):
-    smaller = eroded(mask, 2)
+    smaller = erode(mask, 2)
     y, x = np.nonzero(~np.pad(mask.numpy(), 0))
     for row, column in np.argwhere(mask.numpy()):
         near = (abs(y - row) <= 2) & (abs(x - column) <= 2)
         assert bool(smaller[row, column]) == (not near.any())
-    assert eroded(mask, 100).any() and torch.equal(eroded(mask, 0), mask)
+    assert erode(mask, 100).any() and torch.equal(erode(mask, 0), mask)
 
 
 def test_a_shifted_mask_is_the_same_elsewhere_and_stays_inside(mask):
     for seed in range(10):
-        moved = shifted(mask, 8, seed)
+        moved = shift(mask, 8, seed)
         assert moved.sum() == mask.sum()
         rows, columns = (m.nonzero()[:, 0].min() for m in (moved.any(1), moved.any(0)))
         far = float(((rows - 10) ** 2 + (columns - 20) ** 2) ** 0.5)
         assert 7 <= far <= 9
-    assert len({tuple(shifted(mask, 8, s).nonzero()[0].tolist()) for s in range(10)}) > 3
-    assert shifted(mask, 100, 0).sum() == mask.sum()
+    assert len({tuple(shift(mask, 8, s).nonzero()[0].tolist()) for s in range(10)}) > 3
+    assert shift(mask, 100, 0).sum() == mask.sum()
 
 
 def test_a_boxed_mask_is_its_bounding_box(mask):
     expected = torch.zeros_like(mask)
     expected[10:25, 20:50] = True
-    assert torch.equal(boxed(mask), expected)
+    assert torch.equal(fill_box(mask), expected)
 
 
 def test_a_spoiled_mask_is_a_black_and_white_picture_of_its_size(mask):
-    picture = spoiled(to_picture(mask.float()), "eroded", 0.05, 0)
+    picture = spoil_mask(to_picture(mask.float()), "eroded", 0.05, 0)
     assert picture.size == (60, 40)
     assert set(np.unique(np.array(picture))) == {0, 255}
-    assert torch.equal(torch.from_numpy(np.array(picture)[..., 0] > 0), eroded(mask, 2))
+    assert torch.equal(torch.from_numpy(np.array(picture)[..., 0] > 0), erode(mask, 2))
 
 
 def test_masks_are_spoiled_for_methods_with_a_mask_error_only(mask):

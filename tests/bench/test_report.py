@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 import pytest
 
 from ale_edit.bench.demo_scenes import demo_dataset
-from ale_edit.bench.figure_table import JUDGED, Column, Table, shown
+from ale_edit.bench.figure_table import JUDGED, Column, Table, show_figure
 from ale_edit.bench.methods import ALE, NAIVE
-from ale_edit.bench.page import caption, leak_of, page, ranked, spread_evenly
+from ale_edit.bench.page import caption, leak_of, page, rank_edits, spread_evenly
 from ale_edit.bench.plots import Point, places, scatter, ticks
-from ale_edit.bench.report import Results, markdown, told
+from ale_edit.bench.report import Results, describe_setup, markdown
 from ale_edit.bench.statistics import Figure
 from ale_edit.headless.tasks import Outcome
 
@@ -42,9 +42,9 @@ def row(table: Table, method: str) -> dict[str, str]:
 
 def test_a_cell_is_a_mean_with_its_interval_or_not_available():
     column = Column("mse", "MSE x1000", 2, 1000)
-    assert shown(Figure(0.0123, 0.01, 0.02, 5), column) == "12.30 [10.00, 20.00]"
-    assert shown(Figure(nan, nan, nan, 0), column) == "n/a"
-    assert shown(Figure(0.0123, nan, nan, 5), column) == "12.30"
+    assert show_figure(Figure(0.0123, 0.01, 0.02, 5), column) == "12.30 [10.00, 20.00]"
+    assert show_figure(Figure(nan, nan, nan, 0), column) == "n/a"
+    assert show_figure(Figure(0.0123, nan, nan, 5), column) == "12.30"
 
 
 def test_a_row_holds_the_methods_own_means(results):
@@ -98,11 +98,11 @@ def drawn(results: Results, **changes: object) -> str:
 
 def test_columns_without_any_figure_are_left_out_and_the_reason_stays(results):
     table = Table("T", ("method", "edits", "A", "B", "C"), (("x", "1", "n/a", "2", "n/a"),))
-    assert table.shown().columns == ("method", "edits", "B")
+    assert table.drop_empty_columns().columns == ("method", "edits", "B")
     assert table.markdown().splitlines()[-1] == "| x | 1 | 2 |"
     with_source = replace(table, rows=(*table.rows, ("source, unedited", "1", "3", "4", "-")))
-    assert with_source.shown().columns == ("method", "edits", "A", "B")
-    assert with_source.shown().rows[0] == ("x", "1", "n/a", "2")
+    assert with_source.drop_empty_columns().columns == ("method", "edits", "A", "B")
+    assert with_source.drop_empty_columns().rows[0] == ("x", "1", "n/a", "2")
     for text in (markdown(results, {}), drawn(results)):
         assert "structure distance x1000" not in text and "LPIPS ↓" not in text
         assert "lpips: n/a: no LPIPS weights." in text and "ALE-Edit (all)" in text
@@ -167,7 +167,7 @@ def test_settings_are_told_in_words():
         "settings": {"Guider": {"target_guidance": 4}},
         "nothing": {},
     }
-    assert told(setup) == [
+    assert describe_setup(setup) == [
         ("command", ["dev.py bench run"]),
         ("how it was made", ["construction: ALE-Bench", "objects an edit: 1, 2, 3", "seed: 0"]),
         (
@@ -261,7 +261,7 @@ def test_edits_are_ranked_by_what_leaked_with_the_reference(results):
             i: {"wrong, edited": [leak > 20], "TE": [leak], "TI": [0]} for i, leak in leaks.items()
         },
     }
-    order = [leaks[e.id] for e in ranked(replace(results, scored=scored))]
+    order = [leaks[e.id] for e in rank_edits(replace(results, scored=scored))]
     assert order == sorted(leaks.values(), reverse=True)
     assert leak_of({"wrong, edited": [0, 1], "TE": [30.0]}) > leak_of({"TE": [99.0], "TI": [99.0]})
     assert leak_of({}) == (0, 0)

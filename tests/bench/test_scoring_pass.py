@@ -16,7 +16,7 @@ from ale_edit.bench import judging, scoring_pass
 from ale_edit.bench.dataset import Dataset, ImageEdit
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import image_path, read_result
-from ale_edit.bench.judging import judged, load_mini_clip
+from ale_edit.bench.judging import judge_objects, load_mini_clip
 from ale_edit.bench.main_job import to_picture, to_tensor
 from ale_edit.bench.metric import Metric, Values
 from ale_edit.bench.scoring_pass import Metrics, metrics_for
@@ -117,12 +117,12 @@ def test_wrong_attributes_are_counted_by_hand(dataset):
     found[first.object]["color"] = first.asked["color"]
     found[second.object]["color"] = first.asked["color"]  # leaked within
     found[third]["color"] = second.asked["color"]  # leaked without
-    hits = judged(edit, image, found, "held out")
+    hits = judge_objects(edit, image, found, "held out")
     assert hits["all"] == [True, False] and hits["color"] == [True, False]
     assert hits["object"] == [True, True] and hits["material"] == []
     assert hits["wrong, edited"] == [False, True] and hits["wrong, untouched"] == [True]
     found[third]["color"] = image.objects[third].attributes["color"]
-    assert judged(edit, image, found, "held out")["wrong, untouched"] == [False]
+    assert judge_objects(edit, image, found, "held out")["wrong, untouched"] == [False]
 
 
 def test_what_an_object_had_before_is_not_wrong_where_another_was_to_get_it(dataset):
@@ -133,7 +133,7 @@ def test_what_an_object_had_before_is_not_wrong_where_another_was_to_get_it(data
     second = replace(second, asked={**second.asked, "color": own})
     edit = replace(edit, objects=(first, second))
     found = [dict(o.attributes) for o in image.objects]
-    assert judged(edit, image, found, "held out")["wrong, edited"] == [False, False]
+    assert judge_objects(edit, image, found, "held out")["wrong, edited"] == [False, False]
 
 
 def test_with_one_object_there_is_no_other_edited_one(scored, dataset):

@@ -13,7 +13,7 @@ from ale_edit.bench.methods import ALE
 from ale_edit.bench.options import bench_demo_arguments, tables_arguments
 from ale_edit.bench.report import Results
 from ale_edit.bench.runner import run_bench
-from ale_edit.bench.tables import TABLES, command_of, main, named_tables, renewed
+from ale_edit.bench.tables import TABLES, command_of, find_tables, main, renew_table
 from ale_edit.headless.lock import Taken, alone_in
 from ale_edit.headless.pictures import as_png
 from ale_edit.headless.tasks import Outcome
@@ -24,14 +24,14 @@ MARKED = "Before.\n<!-- table variants -->\nold\n<!-- end variants -->\nAfter.\n
 def test_each_table_has_a_place_in_the_results(dev):
     text = (dev.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     for table in TABLES:
-        assert "x" in renewed(text, table.name, "x")
+        assert "x" in renew_table(text, table.name, "x")
 
 
 def test_a_table_is_renewed_between_its_marks_alone():
-    text = renewed(MARKED, "variants", r"new \1")
+    text = renew_table(MARKED, "variants", r"new \1")
     assert text.startswith("Before.") and text.endswith("After.\n") and "old" not in text
     assert r"new \1" in text
-    assert renewed(renewed(text, "variants", "x"), "variants", r"new \1") == text
+    assert renew_table(renew_table(text, "variants", "x"), "variants", r"new \1") == text
 
 
 def test_a_text_without_the_marks_is_refused_before_any_work(tmp_path, capsys):
@@ -43,9 +43,9 @@ def test_a_text_without_the_marks_is_refused_before_any_work(tmp_path, capsys):
 
 
 def test_an_unknown_table_is_named_with_those_that_there_are():
-    assert named_tables([]) == TABLES
+    assert find_tables([]) == TABLES
     with pytest.raises(ValueError, match="no table 'best'. There are: components, end-of-text"):
-        named_tables(["best"])
+        find_tables(["best"])
 
 
 def test_a_table_names_the_command_that_makes_it():
@@ -127,7 +127,7 @@ def test_nobody_else_writes_to_the_folders_of_tables_before_the_last_one_is_writ
         tried.append(None)
         return [found], []
 
-    monkeypatch.setattr(tables, "made", trying)
+    monkeypatch.setattr(tables, "make_table", trying)
     monkeypatch.setattr(tables, "write_table", trying)
     assert main(["--only", "variants", "objects", "--score-only", "--out", str(tmp_path)]) == 0
     assert len(tried) == 4

@@ -41,7 +41,7 @@ class Task:
         assert server in SERVERS
         self.kept.append(self.name)
 
-    def failed(self, error: ComfyError, server: str, versions: Any) -> str:
+    def note_failure(self, error: ComfyError, server: str, versions: Any) -> str:
         assert server in SERVERS and versions["comfyui"] == "1"
         return f"{self.name}: {error}"
 

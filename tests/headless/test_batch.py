@@ -18,7 +18,7 @@ from ale_edit.headless.jobs import How, Job, build_jobs
 from ale_edit.headless.manifest import FILE
 from ale_edit.headless.pictures import as_png
 from ale_edit.headless.spreading import Hopeless
-from ale_edit.headless.table import Problems, named, read_table
+from ale_edit.headless.table import Problems, name_rows, read_table
 from ale_edit.headless.work import Made
 from ale_edit.tests.headless.batches import Bench, failure, jobs_of, run
 from ale_edit.tests.headless.fake_server import FakeServer, colour_of, serving
@@ -93,10 +93,8 @@ def test_a_row_that_is_cancelled_in_comfyui_has_not_failed_and_the_next_run_make
     server.fails = lambda p: {} if p["2"]["inputs"]["image"] == cancelled else None
     outcome = run(bench, jobs, server)
     assert outcome.made == 2 and not outcome.failed and list(outcome.cancelled) == ["p1"]
-    assert sorted((line["name"], line["status"]) for line in bench.lines()) == [
-        ("p0", "done"),
-        ("p2", "done"),
-    ]
+    lines = sorted((line["name"], line["status"]) for line in bench.lines())
+    assert lines == [("p0", "done"), ("p2", "done")]
     assert sorted(bench.done) == ["p0", "p1", "p2"]
     server.fails = lambda _prompt: None
     again = Bench(tmp_path / "out")
@@ -119,7 +117,7 @@ def test_the_alpha_channel_of_a_source_is_in_its_result(tmp_path):
     source = Image.open(tmp_path / "in" / "p1.png").convert("RGBA")
     source.putalpha(Image.linear_gradient("L").resize(source.size))
     source.save(tmp_path / "in" / "p1.png")
-    jobs = build_jobs(named(read_table(write_csv(tmp_path / "in" / "edits.csv", rows))), How())
+    jobs = build_jobs(name_rows(read_table(write_csv(tmp_path / "in" / "edits.csv", rows))), How())
     assert run(bench, jobs, server).made == 2
     plain, clear = (Image.open(tmp_path / "out" / f"p{k}.png") for k in range(2))
     made = [Image.open(io.BytesIO(colour_of(job.workflow.nodes))) for job in jobs]
@@ -145,7 +143,9 @@ def test_a_result_of_another_shape_has_no_alpha_channel_and_that_is_told(tmp_pat
     write_inputs(tmp_path / "in", 1)
     Image.new("RGBA", (24, 16), (1, 2, 3, 9)).save(tmp_path / "in" / "p0.png")
     rows = [{"image": "p0.png", "edits": "box -> ring", "masks": "m0.png"}]
-    (job,) = build_jobs(named(read_table(write_csv(tmp_path / "in" / "edits.csv", rows))), How())
+    (job,) = build_jobs(
+        name_rows(read_table(write_csv(tmp_path / "in" / "edits.csv", rows))), How()
+    )
     task = EditTask(job, bench.manifest, False)
     task.item("r")
     task.keep(Made(as_png(Image.new("RGB", (48, 16)))), "http://a", {})

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from ale_edit.headless.editors import (
 from ale_edit.headless.edits import Model, apply_setting, editor_workflow, settings_of
 from ale_edit.headless.jobs import How, Job, build_jobs, changes
 from ale_edit.headless.schema import complaints
-from ale_edit.headless.table import Problems, named, read_table
+from ale_edit.headless.table import Problems, name_rows, read_table
 from ale_edit.tests.headless.fake_server import FakeServer, object_info, serving
 from ale_edit.tests.headless.inputs import write_csv, write_inputs
 
@@ -34,7 +35,7 @@ MODELS = (Model(), Model("c.ckpt"), Model("c.ckpt", lcm=True), Model("c.ckpt", "
 
 def jobs_of(folder: Path, how: How = PLAIN, **columns: str) -> list[Job]:
     rows = [{**row, **columns} for row in write_inputs(folder, 1)]
-    return build_jobs(named(read_table(write_csv(folder / "edits.csv", rows))), how)
+    return build_jobs(name_rows(read_table(write_csv(folder / "edits.csv", rows))), how)
 
 
 def test_the_editors_of_a_table_are_those_of_the_pack():
@@ -87,11 +88,11 @@ def test_a_column_chooses_the_editor_of_a_row_and_an_option_that_of_the_others(e
     rows = write_inputs(tmp_path, 2)
     rows = [{**rows[0], "masks": "", "editor": editor.name}, rows[1]]
     table = write_csv(tmp_path / "edits.csv", rows)
-    first, second = build_jobs(named(read_table(table)), How())
+    first, second = build_jobs(name_rows(read_table(table)), How())
     assert editor.class_type in first.workflow.classes()
     assert (first.asked["editor"], second.asked["editor"]) == (editor.name, ALE)
     assert "ALERegionCrossAttention" in second.workflow.classes()
-    first, second = build_jobs(named(read_table(table)), How(editor=editor.name))
+    first, second = build_jobs(name_rows(read_table(table)), How(editor=editor.name))
     assert first.asked["editor"] == second.asked["editor"] == editor.name
     assert first.result == second.result == "Edited image"
     assert "SaveImage" not in first.workflow.classes()  # nothing stays on the server
@@ -137,7 +138,7 @@ def test_a_setting_for_all_may_be_one_that_only_rows_of_one_editor_take(tmp_path
     rows = [{**row, "masks": ""} for row in write_inputs(tmp_path, 2)]
     table = write_csv(tmp_path / "edits.csv", [{**rows[0], "editor": "infedit"}, rows[1]])
     how = How(settings={"self_share": "0.75", "dilation": "0.125", "steps": "4"})
-    first, second = build_jobs(named(read_table(table)), how)
+    first, second = build_jobs(name_rows(read_table(table)), how)
     assert first.asked["settings"]["self_share"] == 0.75
     assert second.asked["settings"]["dilation"] == 0.125
     assert first.asked["settings"]["steps"] == second.asked["settings"]["steps"] == 4
@@ -146,7 +147,7 @@ def test_a_setting_for_all_may_be_one_that_only_rows_of_one_editor_take(tmp_path
 @every_editor
 def test_masks_for_an_editor_that_takes_none_are_told_once_and_change_nothing(editor, tmp_path):
     told: list[str] = []
-    rows = named(read_table(write_csv(tmp_path / "edits.csv", write_inputs(tmp_path, 3))))
+    rows = name_rows(read_table(write_csv(tmp_path / "edits.csv", write_inputs(tmp_path, 3))))
     jobs = build_jobs(rows, How(editor=editor.name), told.append)
     sentence = f"{editor.title} takes no masks: those given are not used."
     assert told == [f"{rows[0].place} and 2 more: {sentence}"]
@@ -232,3 +233,14 @@ def test_a_wrong_editor_on_the_command_line_is_one_sentence(tmp_path, capsys):
     assert "There is no editor 'InfEdit'. There are: ale, infedit, masactrl." in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
+def test_a_setting_that_is_not_given_is_the_editors_default(editor):
+    """All but the guidance, which goes by the model."""
+    found = settings_of(editor_workflow(editor.name, "i.png", WORDS))
+    default = asdict(editor.settings())
+    guidance = {name for name in default if name.endswith("_guidance")}
+    assert {n: v for n, v in found.items() if n in default and n not in guidance} == {
+        n: v for n, v in default.items() if n not in guidance
+    }

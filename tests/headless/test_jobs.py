@@ -9,7 +9,7 @@ from ale_edit.headless import Workflow
 from ale_edit.headless.edits import MASKED, Model, settings_of
 from ale_edit.headless.jobs import How, Job, build_jobs, changes
 from ale_edit.headless.pack import WORKFLOWS
-from ale_edit.headless.table import Problems, named, read_table
+from ale_edit.headless.table import Problems, name_rows, read_table
 from ale_edit.tests.headless.inputs import SIZE, write_csv, write_inputs, write_mask
 
 PLAIN = How()
@@ -17,7 +17,7 @@ PLAIN = How()
 
 def jobs_of(folder: Path, how: How = PLAIN, **columns: str) -> list[Job]:
     rows = [{**row, **columns} for row in write_inputs(folder, 1)]
-    return build_jobs(named(read_table(write_csv(folder / "edits.csv", rows))), how)
+    return build_jobs(name_rows(read_table(write_csv(folder / "edits.csv", rows))), how)
 
 
 def problem(folder: Path, how: How = PLAIN, **columns: str) -> str:
@@ -74,7 +74,7 @@ def test_a_setting_for_all_may_be_one_that_only_some_rows_take(tmp_path):
     rows[1]["masks"] = ""
     table = write_csv(tmp_path / "edits.csv", rows)
     how = How(settings={"Grounded-SAM Masks.box_threshold": "0.2"})
-    masked, words = build_jobs(named(read_table(table)), how)
+    masked, words = build_jobs(name_rows(read_table(table)), how)
     assert words.workflow.inputs("Grounded-SAM Masks")["box_threshold"] == 0.2
     assert "Grounded-SAM Masks" not in masked.workflow.titles()
 
@@ -135,7 +135,7 @@ def test_all_problems_of_all_rows_are_told_at_once(tmp_path):
     (tmp_path / "m2.png").unlink()
     table = write_csv(tmp_path / "edits.csv", rows)
     with pytest.raises(Problems) as caught:
-        build_jobs(named(read_table(table)), How())
+        build_jobs(name_rows(read_table(table)), How())
     first, second = caught.value.sentences
     assert "line 2" in first and "p0.png" in first and "line 4" in second and "m2.png" in second
 
@@ -145,7 +145,7 @@ def test_a_mask_of_the_same_shape_is_resized_and_that_is_told_once(tmp_path):
     write_mask(tmp_path / "m0.png", (2, 2, 30, 20), (48, 32))
     told: list[str] = []
     table = write_csv(tmp_path / "edits.csv", rows)
-    (job,) = build_jobs(named(read_table(table)), How(), told.append)
+    (job,) = build_jobs(name_rows(read_table(table)), How(), told.append)
     assert len(told) == 1 and "resized to 24x16" in told[0]
     assert job.pictures()[1][1].size == SIZE and len(told) == 1
 
@@ -160,7 +160,7 @@ def test_what_is_to_be_known_of_pictures_is_told_with_the_row_and_kept_with_the_
     white.save(tmp_path / "white.png")
     told: list[str] = []
     table = write_csv(tmp_path / "edits.csv", rows)
-    first, second = build_jobs(named(read_table(table)), How(), told.append)
+    first, second = build_jobs(name_rows(read_table(table)), How(), told.append)
     expected = ("p0.png has 16 bits", "white.png has one colour, and is drawn", "all.png marks the")
     for notice, part in zip(first.notices, expected, strict=True):
         assert part in notice
@@ -187,7 +187,7 @@ def test_an_alpha_channel_counts_for_the_image_and_an_opaque_one_does_not(tmp_pa
     rows, table = [{"image": "p0.png", "edits": "box -> ring", "masks": "m0.png"}], "edits.csv"
 
     def job() -> Job:
-        return build_jobs(named(read_table(write_csv(tmp_path / table, rows))), How())[0]
+        return build_jobs(name_rows(read_table(write_csv(tmp_path / table, rows))), How())[0]
 
     assert job().fingerprint == opaque.fingerprint and job().alpha() is None
     assert "alpha" not in job().asked

@@ -10,7 +10,7 @@ from PIL import Image
 from ale_edit.headless.jobs import How, Job, build_jobs
 from ale_edit.headless.manifest import FILE, Manifest
 from ale_edit.headless.pictures import as_png
-from ale_edit.headless.table import Problems, named, read_table
+from ale_edit.headless.table import Problems, name_rows, read_table
 from ale_edit.tests.headless.inputs import write_csv, write_inputs
 
 
@@ -22,7 +22,7 @@ def job(tmp_path) -> Job:
 def made_from(folder: Path, **columns: str) -> Job:
     rows = [{**row, **columns} for row in write_inputs(folder / "in", 1)]
     table = write_csv(folder / "in" / "edits.csv", rows)
-    return build_jobs(named(read_table(table)), How())[0]
+    return build_jobs(name_rows(read_table(table)), How())[0]
 
 
 def picture(colour: int = 0) -> bytes:

@@ -12,7 +12,7 @@ from ale_edit.headless.pictures import (
     as_png,
     is_intact,
     open_picture,
-    undamaged,
+    open_whole,
     upload_name,
     with_alpha,
     write_whole,
@@ -50,13 +50,13 @@ def test_uploads_are_named_by_their_content():
 def test_a_damaged_picture_is_never_taken_for_one():
     picture = Image.effect_noise((32, 32), 90)
     data = as_png(picture)
-    assert undamaged(data).tobytes() == picture.tobytes()
+    assert open_whole(data).tobytes() == picture.tobytes()
     flipped = bytearray(data)
     flipped[len(data) // 2] ^= 1
     for wrong in (data[: len(data) // 2], bytes(flipped), b"", b"<html>"):
         assert not is_intact(wrong)
         with pytest.raises(ValueError, match=r"^damaged \("):
-            undamaged(wrong)
+            open_whole(wrong)
 
 
 def deep(kind: str, tmp_path: Any) -> tuple[Any, list[int]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ale_edit.headless.table import Problems, named, read_table, rows_of, split_edit
+from ale_edit.headless.table import Problems, name_rows, read_table, rows_of, split_edit
 from ale_edit.tests.headless.inputs import write_inputs
 
 
@@ -158,7 +158,7 @@ def test_a_table_that_is_not_there_or_of_another_kind_or_encoding_is_told(tmp_pa
 
 def test_rows_without_a_name_get_their_images_numbered_where_needed(tmp_path):
     text = "image,edits,name\nx/a.png,a -> b,\ny/a.png,a -> b,\nz/A.png,a -> b,\nq.png,a -> b,a-2\n"
-    assert [row.name for row in named(read_table(table(tmp_path, text)))] == [
+    assert [row.name for row in name_rows(read_table(table(tmp_path, text)))] == [
         "a",
         "a-3",
         "A-4",
@@ -169,7 +169,7 @@ def test_rows_without_a_name_get_their_images_numbered_where_needed(tmp_path):
 def test_a_name_given_twice_is_told_also_in_another_case(tmp_path):
     rows = read_table(table(tmp_path, "image,edits,name\na,a -> b,One\nb,a -> b,one\n"))
     with pytest.raises(Problems, match="'One' is there more than once: .*line 2, .*line 3"):
-        named(rows)
+        name_rows(rows)
 
 
 def test_a_folder_of_images_takes_masks_of_the_same_names(tmp_path):

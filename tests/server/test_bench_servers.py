@@ -23,10 +23,10 @@ from ale_edit.bench.editing import (
     Plan,
     ProgressLine,
     edit_all,
+    find_pending,
     image_path,
-    made_on,
-    pending,
     read_result,
+    read_versions,
 )
 from ale_edit.bench.methods import ALE, NAIVE
 from ale_edit.headless import ComfyError
@@ -106,7 +106,7 @@ def images(dataset: Dataset, out: Path) -> dict[Path, int]:
     paths = [image_path(out / dataset.name, m, e.id) for m in METHODS for e in dataset.edits]
     for path in paths:
         read_result(path)
-        assert "comfyui" in made_on(path)
+        assert "comfyui" in read_versions(path)
     return {path: path.stat().st_mtime_ns for path in paths}
 
 
@@ -193,12 +193,12 @@ def test_where_the_only_server_dies_images_stay_and_another_one_goes_on(pair, tm
         pytest.raises(ComfyError, match="are kept: give the same command again"),
     ):
         edit_all(plan.jobs, workers, kill, patience_s=2.0, recheck_s=RECHECK_S)
-    left = pending(plan.jobs, pytest.fail)
+    left = find_pending(plan.jobs, pytest.fail)
     assert 0 < len(left) < 4
     with local_workers([pair[0].url]) as workers:
         outcome = edit_all(left, workers, lambda *_: None)
     assert outcome.made == len(left) and not outcome.failed
-    assert not pending(plan.jobs, pytest.fail)
+    assert not find_pending(plan.jobs, pytest.fail)
 
 
 def queued(server: Any) -> int:
