@@ -18,7 +18,7 @@ from ...host.sampling.virtual_inversion import BranchSampler, virtual_inversion_
 from .models import COUNTS, FAMILY_SIZES, GUIDANCE, Shape, ale_model, guide, sample, unet_model
 
 RATIOS = {f"k{k}_over_plain": k for k in COUNTS}
-FEWEST_ROUNDS, ENOUGH_S = 3, 12.0
+FEWEST_ROUNDS, ENOUGH_S = 3, 10.0
 RE_EDITED = ("object", "color")
 RE_EDIT_ROUNDS = 3
 
