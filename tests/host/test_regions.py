@@ -164,7 +164,8 @@ def test_a_mask_read_by_the_wrong_channel_is_said_to_cover_everything(
 ):
     monkeypatch.setattr(folder_paths, "get_annotated_filepath", lambda name: str(tmp_path / name))
     node = importlib.import_module("nodes").LoadImageMask()
-    mask = node.load_image(saved_by_an_editor(tmp_path), channel)[0][0]
+    load = getattr(node, node.FUNCTION)  # 0.33 renamed it
+    mask = load(saved_by_an_editor(tmp_path), channel)[0][0]
     edits = edits_of(masks=[mask, two_boxes()[1]], overlap="last object")
     with caplog.at_level(logging.WARNING):
         regions = of_one(edits, None, 0.0)
