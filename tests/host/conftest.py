@@ -31,9 +31,9 @@ def inference_mode() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_source_branch_of_another_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    model = request.getfixturevalue("model") if "model" in request.fixturenames else None
     yield
-    if "model" in request.fixturenames:
-        source_branch.forget(getattr(request.getfixturevalue("model"), "model", None))
+    source_branch.forget(getattr(model, "model", None))
 
 
 @pytest.fixture

@@ -48,9 +48,9 @@ def test_outside_of_a_run_a_server_hears_nothing(server: Page) -> None:
 def test_a_notice_goes_to_the_page_and_to_other_clients_with_its_ids(
     server: Page, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with CurrentNodeContext("job", "7"):
+    with CurrentNodeContext("a job of this test", "7"):
         tell("Regions: something.")
-    notice = {"node": "7", "text": "Regions: something.", "prompt_id": "job"}
+    notice = {"node": "7", "text": "Regions: something.", "prompt_id": "a job of this test"}
     assert server.events == [("ale_edit.notice", notice)]
     assert server.texts == [("7", "Regions: something.")]
     assert caplog.messages == ["Regions: something."]

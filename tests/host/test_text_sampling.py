@@ -151,7 +151,9 @@ def test_the_text_of_another_family_is_refused_before_the_first_call(model, clip
     counted, seen = recording(model_of(model))
     own, other = clip_of(model), clip_of(clip)
     widths = f"{WIDTHS[clip]} channels a token, the model expects {WIDTHS[model]}"
-    with pytest.raises(ValueError, match=f"Two-Branch Guider: the source .*{widths}.*Connect"):
+    with pytest.raises(
+        ValueError, match=f"Two-Branch Guider: the text of the source input .*{widths}.*Connect"
+    ):
         edit(guide(counted, other))
     chain, positive = apply_rgb_cam(counted, two_regions()), side(other, edits_of(), "target")
     with pytest.raises(ValueError, match=f"Region Cross-Attention: .*{widths}.*Connect"):
@@ -173,5 +175,5 @@ def test_the_refusal_names_the_families_of_true_widths(width, expected, parts):
 
     with pytest.raises(ValueError) as error:
         require_width("target", width, expected, "Two-Branch Guider")
-    for part in ("Two-Branch Guider: the target conditioning", *parts, "Connect the CLIP"):
+    for part in ("Two-Branch Guider: the text of the target input", *parts, "Connect the CLIP"):
         assert part in str(error.value)

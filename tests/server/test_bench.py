@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from ale_edit.bench import runner
 from ale_edit.bench.dataset import write_dataset
@@ -130,14 +129,14 @@ def test_a_killed_run_goes_on_and_makes_nothing_twice(server, tmp_path, capsys):
 def test_an_edit_that_fails_at_a_node_is_told_and_the_others_are_made(server, tmp_path):
     dataset = demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1)
     edits = [dataset.edits[0], dataset.edits[1]]
-    broken = edits[1].objects[0].object
-    mask = dataset.images[edits[1].image].objects[broken].mask
-    Image.new("L", (128, 128)).save(dataset.folder / mask)
+    first, *others = edits[1].objects  # no check before the node finds a phrase too long
+    long = replace(first, target=f"{'blue ' * 80}ball")
+    edits[1] = replace(edits[1], objects=(long, *others))
     plan = Plan(dataset, edits, (ALE,), tmp_path / "demo")
     with local_workers([server.url]) as workers:
         outcome = edit_all(plan.jobs, workers, lambda *_: None)
     assert outcome.made == 1 and list(outcome.failed) == [f"ale/{edits[1].id}"]
-    assert "'Regions'" in outcome.failed[f"ale/{edits[1].id}"]
+    assert "ALEObjectRestrictedEmbeddings" in outcome.failed[f"ale/{edits[1].id}"]
 
 
 def own_set(folder: Path, edits: int, **changes: Any) -> Path:

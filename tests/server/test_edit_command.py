@@ -146,16 +146,16 @@ def test_a_nodes_own_sentence_names_the_input(run):
     workflow.add("Two masks", "ImageToMask", {"channel": "red"})
     workflow.connect("Two masks", "image", "Two images")
     workflow.add("Edit", "ALEEditObject", {"source": "box", "target": "ring"})
-    workflow.connect("Edit", "mask", "Two masks")
     workflow.add("Regions", "ALERegions", {"dilation": 0.0, "feather": 0.0})
     workflow.connect("Regions", "edits", "Edit")
+    workflow.connect("Regions", "masks", "Two masks")
     workflow.add("See", "PreviewImage")
     workflow.connect("See", "images", "Regions", 3)
-    with pytest.raises(NodeFailed, match="the mask input holds 2 masks") as caught:
+    with pytest.raises(NodeFailed, match="the masks input holds 2 masks") as caught:
         run(workflow)
     error = caught.value.error
-    assert (error.title, error.class_type, error.input_name) == ("Edit", "ALEEditObject", "mask")
-    assert error.node_id == workflow.find("Edit") and caught.value.inputs["source"] == ["box"]
+    assert (error.title, error.class_type, error.input_name) == ("Regions", "ALERegions", "masks")
+    assert error.node_id == workflow.find("Regions") and caught.value.inputs["feather"] == [0.0]
 
 
 def test_without_a_websocket_the_same_image_comes_by_polling(server, monkeypatch):
