@@ -40,6 +40,8 @@ PACK: dict[str, set[str]] = {
     "bench/judging.py": {"demo", "regions", "scoring"},
     "bench/demo_scenes.py": {"demo"},
     "bench/speed": {"host", "editors", "demo", *PURE},
+    "bench/reliability": {"headless", "devtools"},
+    "bench/reliability/hostile_nodes": set(),
     "bench/options.py": set(),
     "bench/parsers.py": set(),
     "bench/methods.py": {"headless", "editors"},
@@ -79,6 +81,8 @@ OTHERS: dict[str, set[str]] = {
     "bench/weight_files.py": {"torch"},
     "bench/dask_workers.py": set(),
     "bench/speed": {"torch", "numpy", *COMFY},
+    "bench/reliability": {"PIL", "psutil"},  # psutil comes with ComfyUI
+    "bench/reliability/hostile_nodes": {"torch"},  # a server loads them as a pack of their own
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
     "bench/parsers.py": set(),
     "bench/methods.py": {"torch", "numpy", "PIL"},
@@ -97,6 +101,7 @@ LATE: dict[str, set[str]] = {  # only inside a function
     "scoring/lpips_network.py": {"torchvision"},
     "demo": COMFY | {"safetensors", "PIL"},
     "demo/card_images.py": COMFY,
+    "bench/reliability/hostile_nodes": COMFY,
     "bench/lpips_network.py": {"torchvision", "torchmetrics"},
     "bench/clip_network.py": {"transformers"},
     "bench/weight_files.py": {"safetensors"},
