@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -156,9 +157,12 @@ def _shorten(
     """A label that fits into `width` pixels, its end cut off where it must be."""
     if draw.textlength(text, font=font) <= width:
         return text
-    while len(text) > 1 and draw.textlength(f"{text}...", font=font) > width:
-        text = text[:-1]
-    return f"{text.rstrip()}..."
+
+    def length(kept: int) -> float:
+        return draw.textlength(f"{text[:kept]}...", font=font)
+
+    kept = bisect_right(range(len(text)), width, key=length) - 1
+    return f"{text[: max(kept, 1)].rstrip()}..."
 
 
 def _label_box(mask: Tensor, others: Tensor, size: tuple[int, int], taken: list[Box]) -> Box:

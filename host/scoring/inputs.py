@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...regions.regions import AnyRegions, each_image, fit_masks
+from ..inputs import require_picture
 from ..messages import name_node
 
 logger = logging.getLogger(__name__)
@@ -20,19 +21,9 @@ def pictures(image: Any, node: str, name: str = "image") -> Tensor:
 
     Raises ValueError for something that is no picture.
     """
-    shape = tuple(getattr(image, "shape", ()))
-    if len(shape) != 4 or shape[-1] not in (1, 3, 4) or 0 in shape:
-        raise ValueError(
-            f"{node}: the {name} input has the shape {shape}, not (images, height, width, "
-            "channels) with 1, 3 or 4 channels. Connect the IMAGE of VAE Decode or Load Image."
-        )
+    require_picture(image, node, name)
     image = image.detach().cpu().float()
-    image = image.expand(-1, -1, -1, 3) if shape[-1] == 1 else image[..., :3]
-    if not image.isfinite().all():
-        raise ValueError(
-            f"{node}: the {name} input holds numbers that are not finite. Use a VAE in fp32: one "
-            "in fp16 makes such numbers of some pictures."
-        )
+    image = image.expand(-1, -1, -1, 3) if image.shape[-1] == 1 else image[..., :3]
     return image.clamp(0, 1).contiguous()
 
 
