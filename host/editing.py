@@ -102,7 +102,7 @@ def sample_edit(guider: BranchGuider, vae: Any, image: Tensor, settings: Any, se
 
     model = guider.model_patcher
     sigmas = lcm_sigmas(model, settings.steps, settings.strength)
-    latent = vae.encode(image[..., :3])
+    latent = vae.encode(image[..., :3].expand(-1, -1, -1, 3))
     samples = guider.sample(
         torch.zeros_like(latent),  # the sampler draws its own noise
         latent,
@@ -139,10 +139,15 @@ def require_one_text(conditioning: Any, model: Any, node: str) -> None:
 
 
 def require_decoded(edited: Tensor, image: Tensor, model: Any, node: str) -> None:
-    """Raises ValueError for a VAE whose picture is not the encoded one's."""
+    """Raises ValueError for a VAE whose picture is not the encoded one's, or none."""
     size, made, most = image.shape[1:3], edited.shape[1:3], pixels_per_cell(model)
     if not all(0 <= whole - part < most for whole, part in zip(size, made, strict=True)):
         raise ValueError(
             f"{node}: the vae input makes a picture of {made[0]}x{made[1]} (height x width) of one "
             f"of {size[0]}x{size[1]}. Connect the VAE of the same checkpoint."
+        )
+    if not bool(edited.isfinite().all()):
+        raise ValueError(
+            f"{node}: the vae input makes a picture of numbers that are not finite. Use a VAE in "
+            "fp32 (--fp32-vae): one in fp16 makes such numbers of some pictures."
         )

@@ -21,6 +21,7 @@ SHOWN = 120
 """Characters of a quoted text that an error shows."""
 QUOTED = re.compile(f'"([^"]{{{SHOWN}}})[^"]+"')
 SURROGATE = re.compile("[\ud800-\udfff]")
+NUMBERS = ("INT", "FLOAT")
 PICTURE = "Connect the IMAGE of VAE Decode or Load Image."
 
 
@@ -39,12 +40,14 @@ def is_text(value: Any) -> bool:
     )
 
 
+def is_clip(value: Any) -> bool:
+    """Also of a checkpoint without one, of which the nodes say more."""
+    return value is None or hasattr(value, "encode_from_tokens_scheduled")
+
+
 SOCKETS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "MODEL": (has("get_model_object", "clone"), "Connect the MODEL of Load Checkpoint."),
-    "CLIP": (
-        has("tokenize", "encode_from_tokens_scheduled"),
-        "Connect the CLIP of the checkpoint.",
-    ),
+    "CLIP": (is_clip, "Connect the CLIP of the same checkpoint."),
     "VAE": (has("encode", "decode"), "Connect the VAE of the same checkpoint."),
     "CLIP_VISION": (has("encode_image"), "Connect Load CLIP Vision."),
     "CONDITIONING": (is_text, "Connect CLIP Text Encode, or Object-Restricted Embeddings."),
@@ -75,7 +78,7 @@ def require_input(node: str, name: str, kind: str, value: Any, limits: Mapping[s
         require_picture(value, node, name)
     if kind == "MASK":
         _require_mask(value, node, name)
-    if isinstance(value, float) and not math.isfinite(value):
+    if kind in NUMBERS and isinstance(value, float) and not math.isfinite(value):
         raise ValueError(
             f"{node}: the {name} input is {value}, which is no number. Set it between "
             f"{limits.get('min')} and {limits.get('max')}."

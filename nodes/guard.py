@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 from comfy_api.latest import io
@@ -14,7 +15,9 @@ def guard(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     """The node, with a look at its inputs before its work."""
     schema = node.GET_SCHEMA()
     entries = {entry.id: entry for entry in schema.inputs}
+    title = schema.display_name.partition(" (")[0]
     work = node.execute.__func__  # pyright: ignore[reportFunctionMemberAccess]
+    names = [name for name in inspect.signature(work).parameters if name in entries]
 
     def look(name: str, given: Any) -> None:
         entry = entries[name]
@@ -22,10 +25,11 @@ def guard(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
             return
         limits = {name: getattr(entry, name, None) for name in ("min", "max")}
         for value in given if schema.is_input_list else [given]:
-            require_input(schema.display_name, name, entry.io_type, value, limits)
+            require_input(title, name, entry.io_type, value, limits)
 
     @functools.wraps(work)
-    def look_and_work(cls: Any, **inputs: Any) -> Any:
+    def look_and_work(cls: Any, *values: Any, **inputs: Any) -> Any:
+        inputs = {**dict(zip(names, values, strict=False)), **inputs}
         try:
             for name, given in inputs.items():
                 look(name, given)

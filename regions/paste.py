@@ -12,8 +12,8 @@ from .regions import AnyRegions, each_image, resize_background
 
 
 def restore_size(edited: Tensor, source: Tensor) -> Tensor:
-    """edited (B, h, w, 3 or 4) at the exact size of source (B or 1, H, W, 3 or 4), without alpha:
-    the strip the VAE cropped is the source's.
+    """edited (B, h, w, 3 or 4) at the exact size of source (B or 1, H, W, 1, 3 or 4), in colour and
+    without alpha: the strip the VAE cropped is the source's.
 
     Raises ValueError when the sizes differ by more than that strip, or the batches do not fit.
     """
@@ -29,7 +29,7 @@ def restore_size(edited: Tensor, source: Tensor) -> Tensor:
             f"there are {edited.shape[0]} edited images and {source.shape[0]} sources. Connect one "
             "source image, or as many as edited ones."
         )
-    out = source[..., :3].expand(edited.shape[0], -1, -1, -1).clone()
+    out = source[..., :3].expand(edited.shape[0], -1, -1, 3).clone()
     out[:, top : top + edited.shape[1], left : left + edited.shape[2]] = edited[..., :3]
     return out
 

@@ -25,11 +25,12 @@ RAW = re.compile(
     r"not subscriptable|not supported between|unexpected keyword|positional argument|<class '|"
     r"torch\.(Size|float|int)|object is not"
 )
-CURE = re.compile(
-    r"[.;:] (Add|Apply|Choose|Connect|Convert|Decode|Do not|Download|Draw|Encode|Export|Give|"
-    r"Install|Leave|Load|Lower|Make|Name|Paint|Put|Raise|Remove|Save|Select|Set|Shorten|Take|Type|"
-    r"Use|Write)\b"
+VERBS = (
+    "Add|Apply|Choose|Compare|Connect|Convert|Decode|Do not|Download|Draw|Encode|Export|Give|"
+    "Install|Leave|Load|Lower|Make|Name|Paint|Put|Raise|Remove|Save|Select|Set|Shorten|Start|Take|"
+    "Type|Use|Write"
 )
+CURE = re.compile(rf"[.;:] ({VERBS})\b")
 
 
 def fault_of_sentence(message: str, names: Sequence[str]) -> str:
@@ -74,7 +75,11 @@ def place(hostile: HostileInput) -> tuple[str, str]:
 
 
 def display_names(info: Info) -> list[str]:
-    return [node["display_name"] for name, node in info.items() if name.startswith(PACK)]
+    return [
+        node["display_name"].partition(" (")[0]
+        for name, node in info.items()
+        if name.startswith(PACK)
+    ]
 
 
 async def run_inputs(

@@ -23,6 +23,8 @@ VALUE, LOOK = "ALEReliabilityValue", "ALEReliabilityLook"
 OUTPUTS = ("PreviewImage", "SaveImage", "MaskPreview", "PreviewAny")
 FILE_LOADERS = ("ALECLIPSimilarityLoader", "ALEGroundingDINOLoader", "ALESAMLoader")
 WHERE_FROM = {"ALECLIPSimilarityFromCLIPVision": "leakage_score"}
+SAMPLED_BY_US = {"ALEObjectRestrictedEmbeddings": "background_blending"}
+"""Nodes in workflows of others: ComfyUI's KSampler asks no text where it is from."""
 CARRIERS = {"SamplerCustomAdvanced": ("sigmas", "latent_image")}
 """Stock nodes whose inputs reach our guider and sampler."""
 SIZED = ("ALEEdit", "ALEInfEdit", "ALEMasaCtrl", "ALEPasteBackground")
@@ -93,8 +95,8 @@ def file_of(node: str, info: Info) -> Path:
     if node == "ALEEdit":
         return WORKFLOWS / "ale_edit_one_node.json"
     folder = WORKFLOWS.parent / "nodes" / "api"
-    if node in WHERE_FROM:
-        return folder / f"{WHERE_FROM[node]}.json"
+    if node in (others := {**WHERE_FROM, **SAMPLED_BY_US}):
+        return folder / f"{others[node]}.json"
     files = sorted(folder.glob("*.json"))
     ready = [f for f in files if not Workflow.load(f).classes() & {*FILE_LOADERS, "LoadImage"}]
     named = {_plain(f.stem): f for f in ready}
@@ -122,6 +124,8 @@ def cut_down(workflow: Workflow, node: str, info: Info) -> Base:
     for each in workflow.nodes.values():
         if isinstance(each["inputs"].get("steps"), int):
             each["inputs"]["steps"] = STEPS
+        if node == "ALEEditList" and "objects" in each["inputs"]:
+            each["inputs"]["objects"] = 1  # most hostile texts hold one edit
     title = node_id = next(k for k, n in workflow.nodes.items() if n["class_type"] == node)
     below = downstream(workflow, node_id)
     looked_at = [
@@ -197,9 +201,11 @@ def _tensors(base: Base, name: str, kind: Any) -> Iterator[tuple[str, Workflow]]
     good = base.workflow.nodes[base.title]["inputs"].get(name)
     if widget_values(kind, {}):
         return
-    kinds = [f"any: {what}" for what in OTHER_THINGS]
+    kinds = [] if base.node in CARRIERS else [f"any: {what}" for what in OTHER_THINGS]
     if good is not None or kind in ("IMAGE", "MASK"):
         kinds += [f"{kind}: {what}" for what in {**TENSORS, **MODELS}.get(kind, {})]
+    if "SamplerCustomAdvanced" not in base.workflow.classes() and base.node not in SIZED:
+        kinds = [what for what in kinds if ": answers" not in what]  # ComfyUI's KSampler takes it
     for what in kinds:
         workflow = base.workflow.copy()
         value = workflow.add("Hostile", VALUE, {"kind": what})
@@ -227,7 +233,7 @@ def _links(base: Base, name: str, kind: Any) -> Iterator[tuple[str, Workflow]]:
         yield "left out", changed(base, name)
         return
     yield "left out", changed(base, name)
-    for what, value in LITERALS.items():
+    for what, value in LITERALS.items() if base.node not in CARRIERS else ():
         yield what, changed(base, name, value)
     others: dict[str, tuple[str, dict[str, Any], int]] = {}
     if kind == "ALE_EDITS":

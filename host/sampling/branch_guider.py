@@ -41,6 +41,7 @@ from .guidance import call_model, guide, keeps_rows
 from .run_checks import (
     advise_size,
     require_branch_sampler,
+    require_finite,
     require_latent,
     require_noise_space,
     require_own_guidance,
@@ -147,6 +148,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             self._open_source_branch(inputs, batch)
         try:
             out = super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            require_finite(out, NODE)
             if self._source_branch is not None:
                 keep(self.model_patcher.model, self._source_branch)
             return out

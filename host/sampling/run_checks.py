@@ -99,6 +99,17 @@ def require_latent(latent: Tensor, model: Any, node: str) -> None:
         )
 
 
+def require_finite(samples: Tensor, node: str) -> None:
+    """Raises ValueError when a run ended with NaN or infinite values, which would be a black
+    image."""
+    if not bool(torch.isfinite(samples).all()):
+        raise ValueError(
+            f"{node}: this run ended with NaN or infinite values, which make no image. Start "
+            "ComfyUI with --force-fp32, or remove the weight of a word, the LoRA or the mask that "
+            "the model cannot bear."
+        )
+
+
 def advise_size(latent: Tensor, model: Any, node: str) -> None:
     """Says once what a latent of more than LARGE_PIXELS pixels costs, and what to do instead."""
     cell = pixels_per_cell(model)

@@ -82,7 +82,10 @@ def unet(**changes: Any) -> Callable[[Any], Any]:
 
         config = comfy.supported_models.SD15({**UNET, **changes})
         config.set_inference_dtype(torch.float32, None)
-        return patcher(comfy.model_base.BaseModel(config))
+        model = comfy.model_base.BaseModel(config)
+        if config.unet_config["in_channels"] != 4:
+            model.set_inpaint()
+        return patcher(model)
 
     return make
 
