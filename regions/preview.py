@@ -87,13 +87,13 @@ def previews(image: Tensor | None, regions: AnyRegions) -> tuple[Tensor, Tensor]
 
 
 def preview_regions(image: Tensor, regions: Regions) -> Tensor:
-    """image (H, W, 3) in [0, 1], the size of the masks, with the regions painted over it: (H, W,
-    3).
+    """image (H, W, 3 or 1) in [0, 1], the size of the masks, with the regions painted over it: (H,
+    W, 3).
 
     The raw mask is filled, the edge of the dilated mask is drawn as a line in the object's colour
     with a dark line around it, and the label names the object.
     """
-    out = image.clone()
+    out = image.expand(-1, -1, 3).clone()
     line = max(1, image.shape[0] // 256)
     inside = regions.dilated > 0
     lines = _widen(inside, line)
