@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...devtools.server import Server
-from .kills import damaged_in, left_in, pictures_in, program, run_killed, timed, was_killed
+from .kills import compare, damaged_in, failed, left_in, program, run_killed, timed, was_killed
 
 METHODS = ("naive", "ale")
 TAG = "ale_edit"  # of a run at the server: what it makes, and where
@@ -30,14 +30,14 @@ def runs_by_tag(server: Server) -> Counter[str]:
     return Counter(tag for tag in tags if tag)
 
 
-def report_in(out: Path) -> dict[str, Any]:
-    """The tables of a run: all figures of all methods, and what failed."""
-    report = json.loads((out / "demo.json").read_text(encoding="utf-8"))
-    return {name: report[name] for name in ("methods", "failed", "missing")}
+def tables_in(out: Path) -> list[str]:
+    """The lines of all tables of a run's report."""
+    lines = (out / "demo.md").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.startswith("|")]
 
 
 def measure_bench_kills(
-    server: Server, kills: int, seed: int, folder: Path, edits: int = 20
+    server: Server, kills: int, seed: int, folder: Path, edits: int
 ) -> dict[str, Any]:
     """Kill the bench `kills` times, and then let it end.
 
@@ -47,39 +47,42 @@ def measure_bench_kills(
     whole, images = folder / "whole", len(METHODS) * edits
     code, said, seconds = timed(command(whole, edits, server), folder)
     if code:
-        return {"kills": 0, "faults": [f"the run without a kill ended with {code}: {said[-300:]}"]}
-    right, tables = pictures_in(whole), report_in(whole)
-    rng, faults, made, outs = random.Random(seed), [], [], []
+        return failed(code, said)
+    rng, faults, made, outs, rounded = random.Random(seed), [], [], [], 0
     while len(made) < kills:
-        outs.append(folder / f"killed{len(outs)}")
-        while len(made) < kills:
+        out = folder / f"killed{len(outs)}"
+        outs.append(out)
+        code = -1
+        while len(made) < kills and code:
             after_s = rng.uniform(0.0, seconds / 4)
-            code, said = run_killed(command(outs[-1], edits, server), folder, after_s)
-            faults += [f"{name} is half-written" for name in damaged_in(outs[-1])]
-            if not was_killed(code):
-                break
-            made.append(len(list(outs[-1].glob("demo/images/*/*.png"))))
-        code, said = run_killed(command(outs[-1], edits, server), folder)
+            code, said = run_killed(command(out, edits, server), folder, after_s)
+            faults += [f"{name} is half-written" for name in damaged_in(out)]
+            if was_killed(code):
+                made.append(len(list(out.glob("demo/images/*/*.png"))))
+            elif code:
+                faults.append(f"a run ended with {code}: {said[-300:]}")
+        code, said = run_killed(command(out, edits, server), folder)
         if code:
             faults.append(f"the last run ended with {code}: {said[-300:]}")
             continue
-        if pictures_in(outs[-1]) != right:
-            faults.append("pictures are lost or other ones than without a kill")
-        if report_in(outs[-1]) != tables:
+        by_rounding, others = compare(out, whole)
+        rounded += by_rounding
+        faults += others
+        if tables_in(out) != tables_in(whole):
             faults.append("the tables are other ones than without a kill")
-        faults += [f"{name} was left behind" for name in left_in(outs[-1])]
+        faults += [f"{name} was left behind" for name in left_in(out)]
     time.sleep(1)  # a run of ours that is still queued would be one too many
     ran = runs_by_tag(server) - before
-    wanted = images * (1 + len(outs))
-    if len(ran) != wanted or set(ran.values()) != {1}:
-        twice = sum(count > 1 for count in ran.values())
+    wanted, twice = images * (1 + len(outs)), sum(count > 1 for count in ran.values())
+    if len(ran) != wanted or twice:
         faults.append(f"the server made {len(ran)} of {wanted} pictures, {twice} more than once")
     return {
         "kills": len(made),
+        "each": images,
         "benches": len(outs),
-        "images": images,
         "seconds of a whole run": round(seconds, 1),
         "made before each kill": made,
-        "images made twice": sum(count > 1 for count in ran.values()),
+        "differ by rounding": rounded,
+        "made twice": twice,
         "faults": faults,
     }

@@ -42,7 +42,7 @@ class Run:
     edits: int
     kills: int
     interrupts: int | None = None
-    bench_edits: int = 20
+    bench_edits: int = 8
     rows: int = 3
 
 
@@ -97,11 +97,13 @@ def run_bench_kills(run: Run) -> Report:
 
 def kill_lines(program: str, what: str) -> Callable[[Report], list[str]]:
     def lines(found: Report) -> list[str]:
-        made = ", ".join(map(str, found.get("made before each kill", ())))
+        made = ", ".join(map(str, found["made before each kill"]))
+        rounded = f"{found['differ by rounding']}"
         return [
-            f"| {program}: kills | {what} done before each | faults |",
-            "|---|---|---|",
-            f"| {found['kills']} | {made} | {len(found['faults'])} |",
+            f"| {program}: kills | {what} of {found['each']} done before each | lost, made twice, "
+            "half-written, or other ones | of those compared, differ by rounding |",
+            "|---|---|---|---|",
+            f"| {found['kills']} | {made} | {len(found['faults'])} | {rounded} |",
         ]
 
     return lines

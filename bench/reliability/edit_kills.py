@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 from ...devtools.server import Server
 from ..demo_scenes import demo_input
-from .kills import damaged_in, left_in, moments, pictures_in, program, run_killed, timed, was_killed
+from .kills import compare, damaged_in, failed, left_in, program, run_killed, timed, was_killed
 
 MANIFEST = "manifest.jsonl"
 
@@ -46,31 +48,36 @@ def measure_edit_kills(
     def command(out: Path) -> list[str]:
         return [program("edit.py"), "in/edits.csv", "--out", out.name, "--server", server.url]
 
-    faults, made, killed = [], [], 0
+    faults, made, rounded, rng = [], [], 0, random.Random(seed)
     whole = folder / "whole"
     code, said, seconds = timed(command(whole), folder)
     if code:
-        return {"kills": 0, "faults": [f"the run without a kill ended with {code}: {said[-300:]}"]}
-    right, names = pictures_in(whole), names_made(whole)
-    for number, after_s in enumerate(moments(kills, seconds, seed)):
+        return failed(code, said)
+    names = names_made(whole)
+    while len(made) < kills:
+        number = len(made)
         out = folder / f"killed{number}"
-        code, said = run_killed(command(out), folder, after_s)
-        killed += was_killed(code)
+        code, said = run_killed(command(out), folder, rng.uniform(0.0, seconds))
+        if not was_killed(code):  # it had ended before
+            shutil.rmtree(out)
+            continue
         made.append(len(list(out.glob("*.png"))))
         faults += [f"kill {number}: {name} is half-written" for name in damaged_in(out)]
         code, said = run_killed(command(out), folder)
         if code:
             faults.append(f"kill {number}: the next run ended with {code}: {said[-300:]}")
             continue
-        if pictures_in(out) != right:
-            faults.append(f"kill {number}: the pictures after it are not the right ones")
+        by_rounding, others = compare(out, whole)
+        rounded += by_rounding
+        faults += [f"kill {number}: {text}" for text in others]
         if names_made(out) != names:
             faults.append(f"kill {number}: the manifest names {names_made(out)}")
         faults += [f"kill {number}: {name} was left behind" for name in left_in(out)]
     return {
-        "kills": killed,
-        "rows": rows,
+        "kills": len(made),
+        "each": rows,
         "seconds of a whole run": round(seconds, 1),
         "made before each kill": made,
+        "differ by rounding": rounded,
         "faults": faults,
     }

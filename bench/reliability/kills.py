@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageChops
 
 from ...devtools.folders import ROOT
 from ...headless.pictures import is_intact
-from .demo_edit import hash_pixels
 
 LEFT_BEHIND = ("*.part", ".lock")
+ROUNDING = 1
+"""Of 255. A server that has the source of an edit from the edit before computes in smaller batches,
+which rounds otherwise."""
 RUN_S = 1800  # no run of this bench takes so long
 
 
@@ -45,10 +49,30 @@ def program(name: str) -> str:
     return str(ROOT / name)
 
 
-def pictures_in(folder: Path) -> dict[str, str]:
-    """A hash of the pixels of each picture below a folder, by its place in there."""
-    files = sorted(folder.rglob("*.png"))
-    return {path.relative_to(folder).as_posix(): hash_pixels(path.read_bytes()) for path in files}
+def pictures_in(folder: Path) -> dict[str, Path]:
+    """Every picture below a folder, by its place in there."""
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.png")}
+
+
+def compare(found: Path, right: Path) -> tuple[int, list[str]]:
+    """How many pictures differ from the right ones by rounding, and what else differs."""
+    ours, theirs = pictures_in(found), pictures_in(right)
+    rounded, faults = 0, [f"{name} is there once only" for name in sorted({*ours} ^ {*theirs})]
+    for name in sorted({*ours} & {*theirs}):
+        worst = difference(ours[name], theirs[name])
+        rounded += 0 < worst <= ROUNDING
+        faults += [f"{name} is another picture, by {worst} of 255"] if worst > ROUNDING else []
+    return rounded, faults
+
+
+def difference(one: Path, other: Path) -> int:
+    """The largest difference of a pixel's channel; 255 where the pictures are of other shapes."""
+    with Image.open(one) as first, Image.open(other) as second:
+        if (first.size, first.mode) != (second.size, second.mode):
+            return 255
+        found = ImageChops.difference(first, second).getextrema()
+    extrema = found if isinstance(found[0], tuple) else (found,)
+    return int(max(high for _, high in extrema))
 
 
 def damaged_in(folder: Path) -> list[str]:
@@ -62,10 +86,11 @@ def left_in(folder: Path) -> list[str]:
     return sorted(path.name for pattern in LEFT_BEHIND for path in folder.rglob(pattern))
 
 
-def moments(count: int, longest_s: float, seed: int) -> list[float]:
-    """Seconds after which to kill."""
-    rng = random.Random(seed)
-    return [rng.uniform(0.0, longest_s) for _ in range(count)]
+def failed(code: int, said: str) -> dict[str, Any]:
+    """The report where the run without a kill failed."""
+    return {"kills": 0, "each": 0, "made before each kill": [], "differ by rounding": 0} | {
+        "faults": [f"the run without a kill ended with {code}: {said[-300:]}"]
+    }
 
 
 def timed(command: Sequence[str], cwd: Path) -> tuple[int, str, float]:

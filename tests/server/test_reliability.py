@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from PIL import Image
+
 from ale_edit.bench.reliability import command, hostile
 from ale_edit.bench.reliability.hostile import (
     CLEAR,
@@ -16,6 +18,7 @@ from ale_edit.bench.reliability.hostile import (
     judge,
 )
 from ale_edit.bench.reliability.inputs import HostileInput, choose
+from ale_edit.bench.reliability.kills import compare, damaged_in, left_in
 from ale_edit.bench.reliability.serving import percent_growth
 from ale_edit.headless import NodeError, NodeFailed, Workflow, WorkflowRejected
 
@@ -37,6 +40,7 @@ def test_a_little_of_every_part_finds_no_fault(tmp_path: Path, capsys: Any) -> N
     assert {row["verdict"] for row in found["rows"]} >= {REFUSED, SENTENCE}
     assert found["good workflows"] > 0 and not found["failed afterwards"]
     assert report["interrupts"]["interrupted"] == report["interrupts"]["different pictures"] == 2
+    assert report["edit-kills"]["kills"] == 1
     assert report["queue"]["edits"] == report["queue"]["different pictures"] == 3
     assert report["bench-kills"]["kills"] == 1
     assert (tmp_path / "reliability.md").read_text(encoding="utf-8").strip() in shown
@@ -109,3 +113,32 @@ def test_growth_is_measured_between_medians() -> None:
     steady = [100.0 + (k % 3) for k in range(200)]
     assert abs(percent_growth(steady, 20, 10)) < 1.1
     assert percent_growth([*steady[:100], *(v + 5 for v in steady[100:])], 20, 10) > 4
+
+
+def write_pictures(folder: Path, **greys: int) -> Path:
+    folder.mkdir()
+    for name, grey in greys.items():
+        Image.new("RGB", (64, 64), (grey, grey, grey)).save(folder / f"{name}.png")
+    return folder
+
+
+def test_pictures_that_are_lost_or_others_are_found_and_rounding_is_counted(tmp_path: Path) -> None:
+    right = write_pictures(tmp_path / "right", a=100, b=100, c=100)
+    assert compare(write_pictures(tmp_path / "same", a=100, b=100, c=100), right) == (0, [])
+    assert compare(write_pictures(tmp_path / "near", a=101, b=99, c=100), right) == (2, [])
+    rounded, faults = compare(write_pictures(tmp_path / "far", a=102, b=100), right)
+    assert rounded == 0
+    assert faults == ["c.png is there once only", "a.png is another picture, by 2 of 255"]
+    Image.new("RGB", (32, 64)).save(right / "a.png")
+    assert compare(tmp_path / "same", right)[1] == ["a.png is another picture, by 255 of 255"]
+
+
+def test_half_written_pictures_and_files_left_behind_are_found(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "out", a=1, b=2)
+    assert damaged_in(tmp_path) == left_in(tmp_path) == []
+    data = (folder / "b.png").read_bytes()
+    (folder / "b.png").write_bytes(data[: len(data) // 2])
+    (folder / "c.png.part").write_bytes(data)
+    (folder / ".lock").touch()
+    assert damaged_in(tmp_path) == ["b.png"]
+    assert left_in(tmp_path) == [".lock", "c.png.part"]
