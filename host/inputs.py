@@ -76,6 +76,8 @@ def require_input(node: str, name: str, kind: str, value: Any, limits: Mapping[s
             )
     if kind == "IMAGE":
         require_picture(value, node, name)
+    if kind == "CONDITIONING":
+        _require_text(value, node, name)
     if kind == "MASK":
         _require_mask(value, node, name)
     if kind in NUMBERS and isinstance(value, float) and not math.isfinite(value):
@@ -108,6 +110,15 @@ def require_picture(image: Any, node: str, name: str) -> None:
             f"{node}: the {name} input holds numbers that are not finite. Use a VAE in fp32: one "
             "in fp16 makes such numbers of some pictures."
         )
+
+
+def _require_text(text: Any, node: str, name: str) -> None:
+    for tensor, _ in text:
+        if tensor.ndim != 3 or 0 in tensor.shape:
+            raise ValueError(
+                f"{node}: the {name} input holds a text of the shape {tuple(tensor.shape)}, not "
+                f"(texts, tokens, channels). {SOCKETS['CONDITIONING'][1]}"
+            )
 
 
 def _require_mask(mask: torch.Tensor, node: str, name: str) -> None:

@@ -135,7 +135,8 @@ def _draw_labels(image: Tensor, regions: Regions) -> Tensor:
     objects = regions.raw.sum(dim=0)
     taken: list[Box] = []
     for i, name in enumerate(regions.names):
-        text = _shorten(f"{i + 1} {name}", draw, font, width - 2 * margin)
+        label = " ".join(f"{i + 1} {name}".split())  # a font measures no line end
+        text = _shorten(label, draw, font, width - 2 * margin)
         left, _, right, _ = draw.textbbox((0, 0), text, font=font)
         _, top, _, bottom = draw.textbbox((0, 0), "Agp", font=font)  # one height for all labels
         size = (int(right - left) + 2 * margin, int(bottom - top) + 2 * margin)

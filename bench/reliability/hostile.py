@@ -27,7 +27,7 @@ RAW = re.compile(
 )
 VERBS = (
     "Add|Apply|Choose|Compare|Connect|Convert|Decode|Do not|Download|Draw|Encode|Export|Give|"
-    "Install|Leave|Load|Lower|Make|Name|Paint|Put|Raise|Remove|Save|Select|Set|Shorten|Start|Take|"
+    "Install|Leave|Load|Lower|Make|Name|Paint|Put|Raise|Remove|Save|Say|Select|Set|Shorten|Start|Take|"
     "Type|Use|Write"
 )
 CURE = re.compile(rf"[.;:] ({VERBS})\b")

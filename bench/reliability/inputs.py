@@ -126,6 +126,8 @@ def cut_down(workflow: Workflow, node: str, info: Info) -> Base:
             each["inputs"]["steps"] = STEPS
         if node == "ALEEditList" and "objects" in each["inputs"]:
             each["inputs"]["objects"] = 1  # most hostile texts hold one edit
+        if node == each["class_type"] == "ALEEditList":
+            each["inputs"]["text"] = "red-colored ball -> blue-colored ball"
     title = node_id = next(k for k, n in workflow.nodes.items() if n["class_type"] == node)
     below = downstream(workflow, node_id)
     looked_at = [

@@ -40,6 +40,7 @@ from .branch_order import is_any_read, order_in_turn
 from .guidance import call_model, guide, keeps_rows
 from .run_checks import (
     advise_size,
+    require_area,
     require_branch_sampler,
     require_finite,
     require_latent,
@@ -189,6 +190,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         require_own_guidance(model, NODE)
         for name, cond in [*self._branches.items(), *(("negative", c) for c in self._negative)]:
             require_text_width(name, cond, model, NODE)
+            require_area(name, cond, latent_image, NODE)
             require_control(name, cond, latent_image.shape[0], model, NODE)
         advise_size(latent_image, model, NODE)
         require_pooled(self._branches, model, NODE)

@@ -64,6 +64,15 @@ def test_a_picture_or_mask_that_is_not_finite_is_refused(value: float) -> None:
     assert "Edit Object: the mask input holds numbers" in refusal("ALEEditObject", mask=mask)
 
 
+@pytest.mark.parametrize("shape", [(1, 0, 32), (0, 77, 32), (77, 32)])
+def test_a_text_without_tokens_is_refused(shape: tuple[int, ...]) -> None:
+    said = refusal("ALETwoBranchGuider", negative=[[torch.zeros(shape), {}]])
+    assert said.startswith(
+        f"Two-Branch Guider: the negative input holds a text of the shape {shape}"
+    )
+    assert said.endswith("Connect CLIP Text Encode, or Object-Restricted Embeddings.")
+
+
 @pytest.mark.parametrize("text", ["red \ud83d ball", "\udc00"])
 def test_half_a_character_is_refused_in_a_sentence_that_a_log_can_hold(text: str) -> None:
     for node_id, name in (("ALEEditList", "text"), ("ALEMethodSettings", "variant")):
