@@ -202,7 +202,7 @@ def reliability_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argpa
         "--out", type=Path, metavar="FILE", help="also write FILE as JSON, and its tables as .md"
     )
     options.add_argument("--seed", **whole(0, least=0), help="of all that is drawn; default: 0")
-    options.add_argument("--inputs", **whole(400), help="hostile inputs; default: 400")
+    options.add_argument("--inputs", **whole(600), help="hostile inputs; default: 600")
     options.add_argument("--edits", **whole(200), help="queued edits; default: 200")
     options.add_argument("--kills", **whole(10), help="of edit.py, and of a bench; default: 10")
     options.add_argument("--quick", action="store_true", help="a little of each part")

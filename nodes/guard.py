@@ -24,7 +24,7 @@ def guard(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
         if given is None and entry.optional:
             return
         limits = {name: getattr(entry, name, None) for name in ("min", "max")}
-        for value in given if schema.is_input_list else [given]:
+        for value in (given or []) if schema.is_input_list else [given]:
             require_input(title, name, entry.io_type, value, limits)
 
     @functools.wraps(work)

@@ -70,9 +70,8 @@ def difference(one: Path, other: Path) -> int:
     with Image.open(one) as first, Image.open(other) as second:
         if (first.size, first.mode) != (second.size, second.mode):
             return 255
-        found = ImageChops.difference(first, second).getextrema()
-    extrema = found if isinstance(found[0], tuple) else (found,)
-    return int(max(high for _, high in extrema))
+        counts = ImageChops.difference(first, second).histogram()
+    return max(level % 256 for level, count in enumerate(counts) if count)
 
 
 def damaged_in(folder: Path) -> list[str]:

@@ -124,10 +124,10 @@ def test_an_area_that_begins_beyond_the_image_is_named(calls, clip, name):
     words.append(f"area of the {name} input")
     if name == "source":  # the target has the same, or they differ
         conds["target"] = conds["source"]
-    refuses(words, lambda: sample(two_branch_guider(calls, *conds.values())), calls)
+    refuses(words, lambda: sample(two_branch_guider(calls, **conds)), calls)
     for cond in conds.values():
         cond[0][1]["area"] = (4, 4, 4, 2)
-    sample(two_branch_guider(calls, *conds.values()))
+    sample(two_branch_guider(calls, **conds))
 
 
 def test_text_changed_after_ore(calls, clip):
