@@ -344,8 +344,10 @@ def choose(found: Sequence[HostileInput], count: int, seed: int) -> list[Hostile
         for some in inputs.values():
             rng.shuffle(some)
     order: list[HostileInput] = []
+    nodes = sorted(left)
+    rng.shuffle(nodes)
     while len(order) < min(count, len(found)):
-        for node in sorted(left):
+        for node in nodes:
             inputs = left[node]
             name = max(sorted(inputs), key=lambda n: (len(inputs[n]) > 0, -_taken(order, node, n)))
             if inputs[name]:
