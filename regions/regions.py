@@ -7,19 +7,18 @@ appendix D.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 THRESHOLD = 0.5
 ASPECT_TOLERANCE = 0.05
-FAR = 2**29
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,24 +138,18 @@ def dilate(masks: Tensor, radius: int) -> Tensor:
 
 
 def _dilate(mask: Tensor, radius: int) -> Tensor:
-    """One mask (H, W), grown: a pixel joins when within `radius` columns of it there is one whose
-    nearest pixel of the mask, up or down, is near enough."""
-    distance = _column_distance(mask >= THRESHOLD)
-    out = distance <= radius
-    for dx in range(1, min(radius, mask.shape[-1] - 1) + 1):
-        near = distance <= math.isqrt(radius * radius - dx * dx)
-        out[:, dx:] |= near[:, :-dx]
-        out[:, :-dx] |= near[:, dx:]
-    return out.to(mask.dtype)
+    """One mask (H, W), grown. Only the part of the picture that it can reach is looked at."""
+    from scipy.ndimage import distance_transform_edt
 
-
-def _column_distance(inside: Tensor) -> Tensor:
-    """(H, W) int32: rows from each pixel to the nearest one of its column that is inside, a number
-    beyond any radius where there is none."""
-    rows = torch.arange(inside.shape[0], dtype=torch.int32)[:, None]
-    above = torch.where(inside, rows, -FAR).cummax(dim=0).values
-    below = torch.where(inside, rows, FAR).flip(0).cummin(dim=0).values.flip(0)
-    return torch.minimum(rows - above, below - rows)
+    inside = (mask >= THRESHOLD).numpy()
+    out = np.zeros_like(inside)
+    if inside.any():
+        reach = tuple(
+            slice(max(int(ns[0]) - radius, 0), int(ns[-1]) + radius + 1)
+            for ns in (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+        )
+        out[reach] = np.asarray(distance_transform_edt(~inside[reach])) <= radius
+    return torch.from_numpy(out).to(mask.dtype)
 
 
 def fit_masks(masks: Tensor, height: int, width: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...prompts.edits import text_lines
 from ...scoring import comparison
 from ...scoring.comparison import Entry
 from ...scoring.summary import picture_lines
@@ -26,7 +27,7 @@ def make_entries(
     Raises ValueError where the numbers do not fit, or a text is no JSON of a score.
     """
     flat = [picture for batch in images for picture in pictures(batch, COMPARE, "images")]
-    names = [line.strip() for line in labels.splitlines()]
+    names = [line.strip() for line in text_lines(labels)]
     if len(names) > len(flat):
         raise ValueError(
             f"{COMPARE}: the labels input has {len(names)} lines, the images input {len(flat)} "
