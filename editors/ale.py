@@ -89,7 +89,7 @@ def is_blending_step(step: int, steps: int, variant: Variant) -> bool:
 
 
 def background_weights(
-    regions: Regions, height: int, width: int, variant: Variant, is_soft: bool, cell: int = 8
+    regions: Regions, height: int, width: int, variant: Variant, is_soft: bool, cell: int
 ) -> Tensor:
     """(height, width) on the latent grid: bool, or in [0, 1] with a soft edge; 1 is background.
 
@@ -97,9 +97,9 @@ def background_weights(
     """
     size = cell * height, cell * width
     if is_soft:
-        soft = fit_background(regions.soft_background, *size)[None]
+        soft = fit_background(regions.soft_background, *size, cell)[None]
         return soft.unflatten(2, (width, cell)).unflatten(1, (height, cell)).mean(dim=(2, 4))[0]
-    return latent_background(fit_masks(regions.dilated, *size), height, width, variant)
+    return latent_background(fit_masks(regions.dilated, *size, cell), height, width, variant)
 
 
 class RegionControl(Control):
@@ -195,11 +195,11 @@ class BlendingControl(Control):
     """Background Blending: outside the regions the target's prediction is the source's (section
     3.3, Eq. 4).
 
-    is_soft: mix both along the edge, over the feather of the regions. cell: pixels along each side
-    of a latent cell.
+    cell: pixels along each side of a latent cell. is_soft: mix both along the edge, over the
+    feather of the regions.
     """
 
-    def __init__(self, regions: AnyRegions, variant: Variant, is_soft: bool = False, cell: int = 8):
+    def __init__(self, regions: AnyRegions, variant: Variant, cell: int, is_soft: bool = False):
         self._cell = cell
         self._regions = regions
         self._variant: Variant = variant

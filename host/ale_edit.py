@@ -16,6 +16,7 @@ from .editing import require_decoded, require_one_text, require_size, sample_edi
 from .messages import name_node
 from .sampling.blending import apply_background_blending
 from .sampling.branch_guider import Branch, BranchGuider
+from .sampling.latents import pixels_per_cell
 from .text.embedding import embed_edits
 
 NODE = "ALE Edit"
@@ -57,11 +58,10 @@ def edit_image(
     guider = BranchGuider(patched, branches, negative, reuses_source=reuses_source)
     edited = sample_edit(guider, vae, image, settings, seed)
     require_decoded(edited, image, model, NODE)
-    return (
-        paste_background(edited, image, regions)
-        if keeps_source_pixels
-        else restore_size(edited, image)
-    )
+    cell = pixels_per_cell(model)
+    if keeps_source_pixels:
+        return paste_background(edited, image, regions, cell)
+    return restore_size(edited, image, cell)
 
 
 def _require_same(edits: Edits, regions: AnyRegions, image: Tensor) -> None:

@@ -49,7 +49,7 @@ def edit_image(
     )  # fmt: skip
     edited = sample_edit(guider, vae, image, settings, seed)
     require_decoded(edited, image, model, editor.title)
-    return restore_size(edited, image)
+    return restore_size(edited, image, pixels_per_cell(model))
 
 
 def guide(

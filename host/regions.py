@@ -10,6 +10,7 @@ from torch import Tensor
 from ..prompts.edits import ARROW, Edit, Edits, MethodSettings
 from ..regions.grid import coverage, hidden_objects
 from ..regions.regions import (
+    USUAL_CELL,
     AnyRegions,
     Regions,
     RegionsBatch,
@@ -23,8 +24,6 @@ from .messages import NodeName, name_node, tell
 logger = logging.getLogger(__name__)
 
 NODE = NodeName("Regions")
-USUAL_CELL = 8
-"""Pixels of a latent cell, where regions are made before the model is known."""
 CURE_OF_EMPTY = (
     "Paint or select the object in the mask of its Edit Object or in the masks input of Regions, "
     "choose another channel if Load Image (as Mask) loaded it, or remove its edit."
@@ -137,7 +136,7 @@ def masks_of_latent(
     height, width = (cell * n for n in latent.shape[-2:])
     with name_node(node):
         each_image(regions, len(latent))
-        return tuple(fit_masks(one.dilated, height, width) for one in regions.images)
+        return tuple(fit_masks(one.dilated, height, width, cell) for one in regions.images)
 
 
 def _require_places(regions: Regions, settings: MethodSettings) -> None:

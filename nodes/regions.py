@@ -12,7 +12,7 @@ from ..host.regions import regions_from_edits
 from ..prompts.edits import Edits
 from ..regions.paste import paste_background
 from ..regions.preview import previews
-from ..regions.regions import AnyRegions, object_masks, soft_backgrounds
+from ..regions.regions import USUAL_CELL, AnyRegions, object_masks, soft_backgrounds
 from . import sockets
 
 CATEGORY = "ALE-Edit/regions"
@@ -147,7 +147,7 @@ class PasteBackground(io.ComfyNode):
     @classmethod
     def execute(cls, edited: Any, source: Any, regions: AnyRegions) -> io.NodeOutput:
         with name_node("Paste Background"):
-            return io.NodeOutput(paste_background(edited, source, regions))
+            return io.NodeOutput(paste_background(edited, source, regions, USUAL_CELL))
 
 
 NODES = [RegionsNode, PasteBackground]

@@ -19,6 +19,9 @@ from torch import Tensor
 
 THRESHOLD = 0.5
 ASPECT_TOLERANCE = 0.05
+USUAL_CELL = 8
+"""Pixels along each side of a latent cell of SD 1.5, SD 2 and SDXL. For what has neither a model
+nor a VAE to ask: Regions, Paste Background and the scores, which take images and masks alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,15 +155,15 @@ def _dilate(mask: Tensor, radius: int) -> Tensor:
     return torch.from_numpy(out).to(mask.dtype)
 
 
-def fit_masks(masks: Tensor, height: int, width: int) -> Tensor:
+def fit_masks(masks: Tensor, height: int, width: int, cell: int) -> Tensor:
     """Masks (K, h, w) brought to (K, height, width), the pixels that a latent stands for.
 
-    A VAE crops up to 7 pixels a side to reach a multiple of 8: masks that are that much larger are
-    centre-cropped likewise; other sizes are resized. Raises ValueError when the shapes differ too
-    much for that.
+    cell: pixels along each side of a latent cell. A VAE crops the pixels that fill no cell: masks
+    that are that much larger are centre-cropped likewise; other sizes are resized. Raises
+    ValueError when the shapes differ too much for that.
     """
     h, w = masks.shape[-2:]
-    if 0 <= h - height < 8 and 0 <= w - width < 8:
+    if 0 <= h - height < cell and 0 <= w - width < cell:
         top, left = (h - height) // 2, (w - width) // 2
         return masks[..., top : top + height, left : left + width]
     return resize_masks(masks, height, width)
@@ -182,9 +185,9 @@ def resize_masks(masks: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(shrunk[None], size=(height, width), mode="nearest")[0]
 
 
-def fit_background(background: Tensor, height: int, width: int) -> Tensor:
+def fit_background(background: Tensor, height: int, width: int, cell: int) -> Tensor:
     """A background (h, w) brought to (height, width) as fit_masks does with the masks it leaves."""
-    return -fit_masks(-background[None], height, width)[0]
+    return -fit_masks(-background[None], height, width, cell)[0]
 
 
 def resize_background(background: Tensor, height: int, width: int) -> Tensor:

@@ -31,6 +31,6 @@ def apply_background_blending(model: Any, regions: AnyRegions, is_soft: bool = F
         settings = run_settings(guider.conds)
         if not settings.blending:
             return None
-        return BlendingControl(regions, settings.variant, is_soft, cell)
+        return BlendingControl(regions, settings.variant, cell, is_soft)
 
     return add_control(model, BLENDING_KEY, make_control, NODE)

@@ -82,6 +82,6 @@ def test_background_blending_keeps_each_images_own_background(model, clip, is_so
             seed=5 + j,
         )
         assert relative_error(made[j : j + 1], single) < 1e-4
-        kept = background_weights(own, 8, 8, "paper", is_soft) == 1
+        kept = background_weights(own, 8, 8, "paper", is_soft, cell=8) == 1
         torch.testing.assert_close(made[j][:, kept], latent[j][:, kept], rtol=1e-6, atol=1e-5)
         assert relative_error(made[j][:, ~kept], latent[j][:, ~kept]) > 1e-3

@@ -41,7 +41,7 @@ def test_equal_prompts_under_the_papers_guidance_do_not_return_the_source(model,
 
 
 def background(regions: Regions, variant: Variant = "paper") -> Tensor:
-    return background_weights(regions, 8, 8, variant, is_soft=False)
+    return background_weights(regions, 8, 8, variant, is_soft=False, cell=8)
 
 
 @pytest.mark.parametrize("guidance", [(1.0, 2.0), (1.5, 3.0)])
@@ -90,7 +90,7 @@ def test_the_variants_and_the_soft_edge_give_different_edits(model, clip):
     rgb_cam = apply_rgb_cam(model, regions)
     hard = edit(guide(apply_background_blending(rgb_cam, regions), clip), latent)
     soft = edit(guide(apply_background_blending(rgb_cam, regions, is_soft=True), clip), latent)
-    weights = background_weights(regions, 8, 8, "paper", is_soft=True)
+    weights = background_weights(regions, 8, 8, "paper", is_soft=True, cell=8)
     torch.testing.assert_close(soft[..., weights == 1], latent[..., weights == 1], **SCALED)
     between = (weights > 0) & (weights < 1)
     assert between.any()
