@@ -9,7 +9,7 @@ from torch import Tensor
 from ..editors.ale import ALESettings
 from ..prompts.edits import Edits
 from ..regions.paste import paste_background, restore_size
-from ..regions.regions import AnyRegions, each_image
+from ..regions.regions import Regions, each_image
 from .attention.rgb_cam import apply_rgb_cam
 from .attention.self_injection import apply_self_injection
 from .editing import require_decoded, require_one_text, require_size, sample_edit
@@ -28,7 +28,7 @@ def edit_image(
     vae: Any,
     image: Tensor,
     edits: Edits,
-    regions: AnyRegions,
+    regions: Regions,
     settings: ALESettings,
     seed: int,
     keeps_source_pixels: bool,
@@ -64,7 +64,7 @@ def edit_image(
     return restore_size(edited, image, cell)
 
 
-def _require_same(edits: Edits, regions: AnyRegions, image: Tensor) -> None:
+def _require_same(edits: Edits, regions: Regions, image: Tensor) -> None:
     with name_node(NODE):
         each_image(regions, len(image))
     if len(edits.items) != len(regions.names):

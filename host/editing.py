@@ -8,10 +8,10 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ..editors.editor import BranchPlan, Editor, Task
+from ..editors.editor import BranchPlan, ControlInputs, Editor
 from ..prompts.edits import Edits
 from ..regions.paste import restore_size
-from ..regions.regions import AnyRegions
+from ..regions.regions import Regions
 from .attention.adapter import add_control
 from .attention.unet import require_cross_attention, self_attention_layers
 from .messages import name_node
@@ -33,7 +33,7 @@ def edit_image(
     edits: Edits,
     seed: int,
     *,
-    regions: AnyRegions | None = None,
+    regions: Regions | None = None,
     negative: Any = None,
     reuses_source: bool = True,
 ) -> Tensor:
@@ -59,7 +59,7 @@ def guide(
     clip: Any,
     edits: Edits,
     *,
-    regions: AnyRegions | None = None,
+    regions: Regions | None = None,
     negative: Any = None,
     reuses_source: bool = True,
 ) -> BranchGuider:
@@ -69,7 +69,7 @@ def guide(
     for conditioning, _ in prompts.values():
         require_one_text(conditioning, model, editor.title)
     tell_unknown_words(clip, edits)
-    task = Task(
+    inputs = ControlInputs(
         source=prompts["source"][1],
         target=prompts["target"][1],
         read_word=lambda word: read_word(clip, word),
@@ -80,7 +80,7 @@ def guide(
 
     def make_control(*_: Any) -> Any:
         with name_node(editor.title):
-            return editor.make_control(settings, task)
+            return editor.make_control(settings, inputs)
 
     make_control()  # refuses before the image is encoded
     patched = add_control(model, f"ale_edit.{editor.name}", make_control, editor.title)

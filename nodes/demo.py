@@ -170,7 +170,7 @@ def mini_cosines(images: Any, texts: list[str]) -> Any:
     return mini_clip().similarity(images, texts)
 
 
-def mini_refusal(texts: Sequence[str], size: tuple[int, int]) -> str:
+def refuse_foreign(texts: Sequence[str], size: tuple[int, int]) -> str:
     """It knows the scenes and the words of the demo world."""
     if size != (IMAGE_SIZE, IMAGE_SIZE):
         return (
@@ -181,6 +181,6 @@ def mini_refusal(texts: Sequence[str], size: tuple[int, int]) -> str:
     return f'"{foreign[0]}" is not a word of the demo world' if foreign else ""
 
 
-offer_similarity(Similarity(MINI_CLIP, mini_cosines, refusal=mini_refusal))
+offer_similarity(Similarity(MINI_CLIP, mini_cosines, refusal=refuse_foreign))
 
 NODES = [DemoModelLoader, DemoDetectorLoader, DemoScene]

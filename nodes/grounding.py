@@ -7,20 +7,21 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..host import model_files
+from ..host.pictures import read_pictures
 from ..host.segmenting.grounded_sam import (
     MISSING,
     NOTHING_FOUND,
     MaskSettings,
     ground_regions,
-    pictures_of,
 )
-from ..host.segmenting.grounding import PRECISIONS, load_detector, load_segmenter
+from ..host.segmenting.grounding import NODE, PRECISIONS, load_detector, load_segmenter
 from ..host.versions import LEFT_TO_THE_RUN
 from ..prompts.edits import Edits
-from ..regions.preview import previews
+from ..regions.preview import preview_batch
 from ..regions.regions import object_masks, soft_backgrounds
 from . import sockets
-from .regions import CATEGORY, dilation_input
+from .inputs import ale_inputs
+from .regions import CATEGORY
 
 
 class GroundingDINOLoader(io.ComfyNode):
@@ -177,7 +178,7 @@ class GroundedSAMMasks(io.ComfyNode):
                         "RGB-CAM and Background Blending, as the paper does."
                     ),
                 ),
-                dilation_input(),
+                *ale_inputs("dilation"),
                 io.Float.Input(
                     "clean_up",
                     default=0.02,
@@ -228,7 +229,7 @@ class GroundedSAMMasks(io.ComfyNode):
     ) -> io.NodeOutput:
         settings = MaskSettings(**widgets)
         regions, kept, text = ground_regions(image, edits, detector, segmenter, settings)
-        preview, shown = previews(pictures_of(image), regions)
+        preview, shown = preview_batch(read_pictures(image, NODE), regions)
         return io.NodeOutput(
             regions,
             kept,

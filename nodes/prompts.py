@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..host.messages import name_node
-from ..host.regions import edit_mask
+from ..host.regions import read_edit_mask
 from ..host.text.embedding import embed_edits
 from ..prompts.edits import (
     END_OF_TEXT,
@@ -76,7 +76,7 @@ class EditObject(io.ComfyNode):
     def execute(
         cls, source: str, target: str, previous: Edits | None = None, mask: Any = None
     ) -> io.NodeOutput:
-        own = edit_mask(mask, "Edit Object") if mask is not None else None
+        own = read_edit_mask(mask, "Edit Object") if mask is not None else None
         edits = previous if previous is not None else Edits(())
         with name_node("Edit Object"):
             return io.NodeOutput(edits.add(make_edit(source, target, own)))
@@ -261,7 +261,7 @@ class MethodSettingsNode(io.ComfyNode):
             return io.NodeOutput(replace(edits, settings=MethodSettings(**settings)))
 
 
-class ObjectRestrictedEmbeddings(io.ComfyNode):
+class ObjectRestrictedEmbeddingsNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -304,4 +304,4 @@ class ObjectRestrictedEmbeddings(io.ComfyNode):
         return io.NodeOutput(*embed_edits(clip, edits))
 
 
-NODES = [EditObject, EditList, FullPrompts, MethodSettingsNode, ObjectRestrictedEmbeddings]
+NODES = [EditObject, EditList, FullPrompts, MethodSettingsNode, ObjectRestrictedEmbeddingsNode]

@@ -7,13 +7,13 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..host import model_files
-from ..host.scoring.comparing import comparison_sheet, make_entries
-from ..host.scoring.networks import weights_stamp
-from ..host.scoring.scores import leakage_report, make_ui_output, preservation_report
-from ..host.scoring.similarity import load_clip_folder, similarity_of_sockets
+from ..host.scoring.comparing import draw_sheet, make_entries
+from ..host.scoring.networks import stamp_weights
+from ..host.scoring.scores import make_ui_output, report_leakage, report_preservation
+from ..host.scoring.similarity import load_clip_folder, pair_sockets
 from ..host.versions import LEFT_TO_THE_RUN
 from ..prompts.edits import Edits
-from ..regions.regions import AnyRegions
+from ..regions.regions import Regions
 from ..scoring.structure import SCALES
 from . import sockets
 
@@ -93,7 +93,7 @@ class CLIPSimilarityFromCLIPVision(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip: Any, clip_vision: Any) -> io.NodeOutput:
-        return io.NodeOutput(similarity_of_sockets(clip, clip_vision))
+        return io.NodeOutput(pair_sockets(clip, clip_vision))
 
 
 class LeakageScore(io.ComfyNode):
@@ -158,12 +158,12 @@ class LeakageScore(io.ComfyNode):
     def execute(
         cls,
         image: Any,
-        regions: AnyRegions,
+        regions: Regions,
         edits: Edits,
         source: Any = None,
         similarity: Any = None,
     ) -> io.NodeOutput:
-        report = leakage_report(image, regions, edits, source, similarity)
+        report = report_leakage(image, regions, edits, source, similarity)
         summary = report.summary
         return io.NodeOutput(
             report.te,
@@ -231,13 +231,13 @@ class PreservationScore(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **kwargs: Any) -> str:
-        return weights_stamp()
+        return stamp_weights()
 
     @classmethod
     def execute(
-        cls, image: Any, source: Any, regions: AnyRegions, structure_input: str
+        cls, image: Any, source: Any, regions: Regions, structure_input: str
     ) -> io.NodeOutput:
-        report = preservation_report(image, source, regions, structure_input)
+        report = report_preservation(image, source, regions, structure_input)
         summary = report.summary
         return io.NodeOutput(
             report.psnr,
@@ -330,7 +330,7 @@ class Compare(io.ComfyNode):
         given = [text for text in (scores, more_scores) if text]
         earlier = [entry for comparison in previous or () for entry in comparison]
         entries = make_entries(images, labels[0], given, earlier)
-        sheet = comparison_sheet(entries, columns[0], cell_height[0])
+        sheet = draw_sheet(entries, columns[0], cell_height[0])
         return io.NodeOutput(sheet, entries, ui=ui.PreviewImage(sheet, cls=cls))
 
 

@@ -288,7 +288,7 @@ def load_tokenizer(folder: Path | None = None) -> Any:
     return BertWordPieceTokenizer(str(own if own.is_file() else VOCABULARY), lowercase=True)
 
 
-def phrase_tokens(tokenizer: Any, phrases: tuple[str, ...]) -> PhraseTokens:
+def tokenize_phrases(tokenizer: Any, phrases: tuple[str, ...]) -> PhraseTokens:
     """The tokens of cleaned phrases, and which of them belong to each phrase and head noun."""
     text, spans = caption(phrases)
     encoding = tokenizer.encode(text)
@@ -309,7 +309,9 @@ def _inside(offsets: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
     return (offsets[:, 0] >= ends[..., 0]) & (offsets[:, 1] <= ends[..., 1]) & is_text
 
 
-def in_chunks(tokenizer: Any, phrases: tuple[str, ...], limit: int) -> list[tuple[str, ...]]:
+def split_into_chunks(
+    tokenizer: Any, phrases: tuple[str, ...], limit: int
+) -> list[tuple[str, ...]]:
     """The phrases in lists whose texts have at most `limit` tokens each.
 
     Raises ValueError for a phrase that is too long alone.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .regions import AnyRegions, each_image, resize_background
+from .regions import Regions, each_image, resize_background
 
 
 def restore_size(edited: Tensor, source: Tensor, cell: int) -> Tensor:
@@ -35,7 +35,7 @@ def restore_size(edited: Tensor, source: Tensor, cell: int) -> Tensor:
     return out
 
 
-def paste_background(edited: Tensor, source: Tensor, regions: AnyRegions, cell: int) -> Tensor:
+def paste_background(edited: Tensor, source: Tensor, regions: Regions, cell: int) -> Tensor:
     """The edited pixels inside the dilated regions and the source's outside, with the regions'
     edge, and the source's alpha where it has one; shapes as restore_size takes them."""
     height, width = source.shape[1:3]

@@ -25,7 +25,7 @@ nor a VAE to ask: Regions, Paste Background and the scores, which take images an
 
 
 @dataclass(frozen=True, eq=False)
-class Regions:
+class ImageRegions:
     """Masks of K objects at image size.
 
     raw: (K, H, W) in {0, 1}, as given. dilated: (K, H, W) in {0, 1}, what attention and blending
@@ -40,7 +40,7 @@ class Regions:
     feather: int = 0
 
     @property
-    def images(self) -> tuple[Regions, ...]:
+    def images(self) -> tuple[ImageRegions, ...]:
         """Those of each image: one, which serves all images of a batch."""
         return (self,)
 
@@ -81,17 +81,17 @@ class Regions:
 class RegionsBatch:
     """Regions of the same objects in two or more images of one size, each image's own."""
 
-    images: tuple[Regions, ...]
+    images: tuple[ImageRegions, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
         return self.images[0].names
 
 
-AnyRegions: TypeAlias = Regions | RegionsBatch
+Regions: TypeAlias = ImageRegions | RegionsBatch
 
 
-def each_image(regions: AnyRegions, count: int) -> tuple[Regions, ...]:
+def each_image(regions: Regions, count: int) -> tuple[ImageRegions, ...]:
     """The regions of each of `count` images.
 
     Raises ValueError when they are of another number of images, and not of one.
@@ -105,19 +105,19 @@ def each_image(regions: AnyRegions, count: int) -> tuple[Regions, ...]:
     return found * count if len(found) == 1 else found
 
 
-def object_masks(regions: AnyRegions) -> Tensor:
+def object_masks(regions: Regions) -> Tensor:
     """(B K, H, W): the masks as given, of image 1 first."""
     return torch.cat([one.raw for one in regions.images])
 
 
-def soft_backgrounds(regions: AnyRegions) -> Tensor:
+def soft_backgrounds(regions: Regions) -> Tensor:
     """(B, H, W): the background of each image, which fades with the feather."""
     return torch.stack([one.soft_background for one in regions.images])
 
 
 def make_regions(
     masks: Sequence[Tensor], names: Sequence[str], dilation: float, feather: float = 0.0
-) -> Regions:
+) -> ImageRegions:
     """Regions from one mask per object.
 
     masks: K tensors (H, W) in [0, 1]; values from 0.5 on belong to the object. dilation, feather:
@@ -132,7 +132,7 @@ def make_regions(
             raise ValueError(f'the mask of "{name}" is empty: no pixel is 0.5 or more.')
     height = raw.shape[-2]
     dilated = dilate(raw, int(height * dilation))
-    return Regions(raw, dilated, tuple(names), int(height * feather))
+    return ImageRegions(raw, dilated, tuple(names), int(height * feather))
 
 
 def dilate(masks: Tensor, radius: int) -> Tensor:

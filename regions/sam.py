@@ -242,7 +242,7 @@ def embed(model: Any, pixels: Tensor) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def best_masks(model: Any, features: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+def predict_masks(model: Any, features: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
     """For each of n boxes (in pixels of the prepared image) the mask that the model thinks best of
     its three, as logits (n, h, w) at a quarter of the side, and its score (n,); fp32."""
     device = next(model.mask_decoder.parameters()).device

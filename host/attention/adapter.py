@@ -17,7 +17,7 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
-from ...attention.control import Control, Kind, Layer, Step
+from ...attention.control import Control, Layer, LayerKind, Step
 from ..patching import WRAPPERS, add_outermost_wrapper, wrap_model
 from ..text.conditioning import branch_entries
 from .layer_call import LayerCall
@@ -42,7 +42,7 @@ TEXT_KEY = "ale_edit_text"
 """Entry of a layer's own options with its text before other nodes' patches."""
 LAYER_KEYS = ("block", "block_index", "activations_shape", "original_shape")
 """What a UNet writes into the options of each attention layer."""
-HOOKS: dict[Kind, str] = {"self": "attn1", "cross": "attn2"}
+HOOKS: dict[LayerKind, str] = {"self": "attn1", "cross": "attn2"}
 
 
 def add_control(
@@ -102,12 +102,12 @@ class AttentionRun:
         self._patcher = guider.model_patcher
         model = self._patcher.get_model_object("diffusion_model")
         self._branches: tuple[str, ...] = getattr(guider, "branch_names", ())
-        self._modules: dict[Kind, dict[LayerKey, Any]] = {
+        self._modules: dict[LayerKind, dict[LayerKey, Any]] = {
             "self": self_attention_layers(model),
             "cross": cross_attention_layers(model),
         }
         self._layers: dict[Any, Layer] = {}
-        self._replacements: dict[tuple[Kind, LayerKey, int], Any] = {}
+        self._replacements: dict[tuple[LayerKind, LayerKey, int], Any] = {}
         self._indices: RowIndices = {}
         self._schedule: list[float] = []
         self._has_acted = False  # caches of other nodes may leave out calls, but never the first
@@ -204,7 +204,7 @@ class AttentionRun:
             patches["attn2_patch"] = [_remember_text, *others, self._require_text]
         return {**options, "patches_replace": replace, "patches": patches}
 
-    def _add_replacements(self, kind: Kind, others: Mapping[Any, Any]) -> dict[Any, Any]:
+    def _add_replacements(self, kind: LayerKind, others: Mapping[Any, Any]) -> dict[Any, Any]:
         replace = dict(others)
         for block, module in self._modules[kind].items():
             inner = replace.get(block) or replace.get(block[:2])
@@ -247,7 +247,7 @@ class AttentionRun:
 
     # -- outputs -----------------------------------------------------------------------------------
 
-    def _make_replacement(self, kind: Kind, module: Any, inner: Any) -> Any:
+    def _make_replacement(self, kind: LayerKind, module: Any, inner: Any) -> Any:
         def replacement(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
             layer, step = self._layer(kind, options), self._step(options)
             store: StepStore | None = options.get(STORE_KEY)
@@ -285,7 +285,7 @@ class AttentionRun:
 
     # -- where a call is ---------------------------------------------------------------------------
 
-    def _layer(self, kind: Kind, options: Mapping[str, Any]) -> Layer:
+    def _layer(self, kind: LayerKind, options: Mapping[str, Any]) -> Layer:
         require_options(options, LAYER_KEYS, self._node)
         block = (*options["block"], options["block_index"])
         grid = tuple(options["activations_shape"][-2:])

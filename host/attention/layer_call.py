@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...attention.control import Call, Control, Layer, Step
 from .kernels import choose_attention, choose_attention_of_parts, is_slow_to_start
-from .rows import Chunk
-from .store import Place, StepStore
+from .rows import RowChunk
+from .store import StepStore, StoreKey
 
 
 class LayerCall:
@@ -41,7 +41,7 @@ class LayerCall:
         self._plain: Tensor | None = None
         self._outputs: dict[tuple[int, str], tuple[slice, Tensor]] = {}
 
-    def act(self, control: Control, node: str, chunks: Sequence[Chunk]) -> None:
+    def act(self, control: Control, node: str, chunks: Sequence[RowChunk]) -> None:
         """Take a control's outputs for each chunk of rows.
 
         Raises ValueError when another node changed the rows or positions.
@@ -85,7 +85,7 @@ class LayerCall:
             out[rows] = output
         return out
 
-    def _call(self, control: Control, chunk: Chunk) -> Call:
+    def _call(self, control: Control, chunk: RowChunk) -> Call:
         q, k, v = self._inputs
         running = frozenset(chunk.rows)
         parts = {
@@ -97,7 +97,7 @@ class LayerCall:
         for branch in running:
             for read in control.reads.get(branch, frozenset()) - running:
                 assert self._store is not None
-                parts[read] = self._store.get(self._place(chunk, read), q)  # pyright: ignore
+                parts[read] = self._store.get(self._key(chunk, read), q)  # pyright: ignore
         return Call(
             layer=self._layer,
             step=self._step,
@@ -122,17 +122,17 @@ class LayerCall:
             self._plain = self._attend(*self._inputs)
         return self._plain
 
-    def _put_inputs(self, store: StepStore, control: Control, chunk: Chunk) -> None:
+    def _put_inputs(self, store: StepStore, control: Control, chunk: RowChunk) -> None:
         read = frozenset[str]().union(*control.reads.values())
         for branch in sorted(read & chunk.rows.keys()):
             rows = chunk.rows[branch]
             q, k, v = (tensor[rows] for tensor in self._inputs)
             if self._layer.kind == "cross":
                 k, v = (chunk.entry.cut_text(branch, t) for t in (k, v))
-            store.put(self._place(chunk, branch), (q, k, v))
+            store.put(self._key(chunk, branch), (q, k, v))
 
-    def _place(self, chunk: Chunk, branch: str) -> Place:
-        return Place(self._layer.kind, self._layer.block, chunk.half, branch, "projected")
+    def _key(self, chunk: RowChunk, branch: str) -> StoreKey:
+        return StoreKey(self._layer.kind, self._layer.block, chunk.half, branch, "projected")
 
 
 def require_whole_queries(q: Tensor, layer: Layer, options: Mapping[str, Any], node: str) -> None:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ...editors.ale import RegionControl
 from ...prompts.ore import ObjectRestrictedEmbeddings
-from ...regions.regions import AnyRegions
+from ...regions.regions import Regions
 from ..messages import NodeName
 from ..patching import RGB_CAM_KEY
 from ..regions import masks_of_latent
 from ..sampling.latents import pixels_per_cell
 from ..sampling.run_checks import require_width
-from ..text.conditioning import TARGET, BranchEntry, branch_entries
+from ..text.conditioning import TARGET, EntryBranches, branch_entries
 from .adapter import add_control
 from .unet import cross_attention_layers, require_cross_attention
 
@@ -26,7 +26,7 @@ NODE = NodeName("Region Cross-Attention")
 
 
 def apply_rgb_cam(
-    model: Any, regions: AnyRegions, strength: float = 1.0, background: Any = None
+    model: Any, regions: Regions, strength: float = 1.0, background: Any = None
 ) -> Any:
     """A clone of a MODEL whose cross-attention follows the regions.
 
@@ -74,7 +74,7 @@ def _background_text(background: Any) -> Tensor:
     return texts[0][0]
 
 
-def _require_texts(guider: Any, regions: AnyRegions) -> list[ObjectRestrictedEmbeddings]:
+def _require_texts(guider: Any, regions: Regions) -> list[ObjectRestrictedEmbeddings]:
     """The embeddings of a run's conditionings, checked against the regions."""
     entries = {uuid: entry for uuid, entry in branch_entries(guider.conds).items() if entry.texts}
     if not entries:
@@ -103,7 +103,7 @@ def _require_texts(guider: Any, regions: AnyRegions) -> list[ObjectRestrictedEmb
     return texts
 
 
-def _require_untouched(cond: Mapping[str, Any], entry: BranchEntry) -> None:
+def _require_untouched(cond: Mapping[str, Any], entry: EntryBranches) -> None:
     """Refuses what other nodes may have done to our conditioning on its way to the sampler."""
     text, base = cond["cross_attn"], entry.texts[TARGET].base
     tokens, expected = text.shape[1], base.shape[0]

@@ -14,7 +14,7 @@ from uuid import UUID
 from torch import Tensor
 
 from ...attention.control import Step
-from ..text.conditioning import BranchEntry
+from ..text.conditioning import EntryBranches
 
 STEP_KEY = "ale_edit_step"
 """Entry of transformer_options with the 0-based step; set by the two-branch guider once a step."""
@@ -25,14 +25,14 @@ another pack's sampler calls the model past its guider."""
 
 
 @dataclass(frozen=True, eq=False)
-class Chunk:
+class RowChunk:
     """The rows of one conditioning entry in a batch.
 
     half: ComfyUI's cond_or_uncond, 0 conditional and 1 unconditional. rows: the rows of each
         branch.
     """
 
-    entry: BranchEntry
+    entry: EntryBranches
     half: int
     rows: Mapping[str, slice]
 
@@ -42,13 +42,13 @@ class Chunk:
 
 
 def chunks_of(
-    rows: int, options: Mapping[str, Any], entries: Mapping[UUID, BranchEntry]
-) -> list[Chunk]:
+    rows: int, options: Mapping[str, Any], entries: Mapping[UUID, EntryBranches]
+) -> list[RowChunk]:
     """The chunks of a batch of `rows` that belong to the given entries."""
     halves, uuids = options["cond_or_uncond"], options["uuids"]
     size = rows // len(halves)
     return [
-        Chunk(entry, half, branch_rows(slice(c * size, (c + 1) * size), entry.branches))
+        RowChunk(entry, half, branch_rows(slice(c * size, (c + 1) * size), entry.branches))
         for c, (half, uuid) in enumerate(zip(halves, uuids, strict=True))
         if (entry := entries.get(uuid)) is not None
     ]

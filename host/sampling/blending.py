@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ...editors.ale import BlendingControl
-from ...regions.regions import AnyRegions
+from ...regions.regions import Regions
 from ..attention.adapter import add_control
 from ..attention.unet import require_cross_attention
 from ..messages import NodeName
@@ -20,7 +20,7 @@ from .run_checks import require_branches
 NODE = NodeName("Background Blending")
 
 
-def apply_background_blending(model: Any, regions: AnyRegions, is_soft: bool = False) -> Any:
+def apply_background_blending(model: Any, regions: Regions, is_soft: bool = False) -> Any:
     """A clone of a MODEL that keeps the source outside the regions, under a guider of branches."""
     require_cross_attention(model, NODE)
 

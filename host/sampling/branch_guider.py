@@ -28,8 +28,8 @@ from ..attention.unet import require_cross_attention
 from ..messages import NodeName
 from ..patching import WRAPPERS
 from .branch_inputs import (
-    branches_entry,
-    negative_entry,
+    make_branches_entry,
+    make_negative_entry,
     require_active,
     require_alike,
     require_control,
@@ -159,13 +159,13 @@ class BranchGuider(comfy.samplers.CFGGuider):
         """The entries of calls that hold these branches, and of those of them that are guided."""
         positive, negative = self._keys(names)
         conds = {
-            positive: [branches_entry({name: self._branches[name] for name in names}, batch)],
-            negative: [negative_entry(cond, names, batch) for cond in self._negative],
+            positive: [make_branches_entry({name: self._branches[name] for name in names}, batch)],
+            negative: [make_negative_entry(cond, names, batch) for cond in self._negative],
         }
         guided = self._guided_names(names)
         if guided and guided != names:
             key = self._keys(guided)[1]
-            conds[key] = [negative_entry(cond, guided, batch) for cond in self._negative]
+            conds[key] = [make_negative_entry(cond, guided, batch) for cond in self._negative]
         return conds
 
     def _keys(self, names: Names) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..attention.unet import cross_attention_layers
 from ..compare import is_same
-from ..text.conditioning import BRANCHES_KEY, ORE_KEY, TARGET, BranchEntry
+from ..text.conditioning import BRANCHES_KEY, ORE_KEY, TARGET, EntryBranches
 
 OWN_KEYS = {"pooled_output", ORE_KEY}
 """Entries of a conditioning that each branch has its own of."""
@@ -183,7 +183,7 @@ def _is_adapter_of_another(control: Any, model: Any) -> bool:
     return is_for_sdxl is not None and is_for_sdxl != isinstance(model.model, comfy.model_base.SDXL)
 
 
-def branches_entry(branches: Mapping[str, Mapping[str, Any]], batch: int) -> dict[str, Any]:
+def make_branches_entry(branches: Mapping[str, Mapping[str, Any]], batch: int) -> dict[str, Any]:
     """One conditioning entry of the named branches: the last one's options, and each one's text,
     `batch` rows of it."""
     conds = list(branches.values())
@@ -204,16 +204,18 @@ def branches_entry(branches: Mapping[str, Mapping[str, Any]], batch: int) -> dic
     if ORE_KEY in branches.get(TARGET, {}):
         entry[ORE_KEY] = branches[TARGET][ORE_KEY]
     counts = {name: cond["cross_attn"].shape[1] for name, cond in branches.items()}
-    entry[BRANCHES_KEY] = BranchEntry(tuple(branches), tokens=counts)
+    entry[BRANCHES_KEY] = EntryBranches(tuple(branches), tokens=counts)
     return entry
 
 
-def negative_entry(cond: Mapping[str, Any], branches: Sequence[str], batch: int) -> dict[str, Any]:
+def make_negative_entry(
+    cond: Mapping[str, Any], branches: Sequence[str], batch: int
+) -> dict[str, Any]:
     """A negative entry for rows of the named branches.
 
     SDXL's refiner asks for the kind of prompt, by default the name of the entries.
     """
-    own = BranchEntry(tuple(branches), tokens={b: cond["cross_attn"].shape[1] for b in branches})
+    own = EntryBranches(tuple(branches), tokens={b: cond["cross_attn"].shape[1] for b in branches})
     entry = repeat_mask(cond, batch, len(branches))
     return {"prompt_type": "negative", **entry, BRANCHES_KEY: own, "uuid": uuid4()}
 

@@ -52,21 +52,21 @@ class SourceBranch:
     def add(self, number: int, step: StepStore, denoised: Tensor) -> None:
         """Keep the source's part of a step that has run, in place of an earlier one."""
         if number in self.steps:
-            self._bytes_left += self.steps[number].bytes()
+            self._bytes_left += self.steps[number].count_bytes()
         done = StepStore(frozenset(), layers=step.layers)
         done.denoised[SOURCE] = denoised.to("cpu", copy=True)
         inputs = {
-            place: tuple(tensor.to("cpu") for tensor in tensors)
-            for place, tensors in step.inputs.items()
-            if place.branch == SOURCE
+            key: tuple(tensor.to("cpu") for tensor in tensors)
+            for key, tensors in step.inputs.items()
+            if key.branch == SOURCE
         }
         if sum(t.nbytes for tensors in inputs.values() for t in tensors) <= self._bytes_left:
             done.inputs = inputs
         self.steps[number] = done
-        self._bytes_left -= done.bytes()
+        self._bytes_left -= done.count_bytes()
 
-    def bytes(self) -> int:
-        return sum(step.bytes() for step in self.steps.values())
+    def count_bytes(self) -> int:
+        return sum(step.count_bytes() for step in self.steps.values())
 
 
 def keep(model: Any, branch: SourceBranch) -> None:
@@ -75,7 +75,7 @@ def keep(model: Any, branch: SourceBranch) -> None:
         logger.info(
             "The source branch of this edit is kept for the next one of the same image: %.0f MB of "
             "main memory (reuse_source).",
-            branch.bytes() / 1e6,
+            branch.count_bytes() / 1e6,
         )
     setattr(model, KEPT, branch)
 

@@ -66,7 +66,7 @@ def sample_virtual_inversion(
             f"{type(guider).__name__}. Connect Two-Branch Guider to SamplerCustomAdvanced."
         )
     extra_args = dict(extra_args or {})
-    edit_mask = extra_args.pop("denoise_mask", None)
+    read_edit_mask = extra_args.pop("denoise_mask", None)
     sampling = guider.inner_model.model_sampling
     x0 = model.latent_image.to(x)
     noise = ItemNoise(extra_args.get("seed") or 0, x0.shape)
@@ -81,8 +81,8 @@ def sample_virtual_inversion(
         predicted = dict(zip(names, denoised.chunk(len(names)), strict=True))
         source = predicted.pop(SOURCE)
         edits = {name: predict_edit(x0, source, own) for name, own in predicted.items()}
-        if edit_mask is not None:
-            mask = _step_mask(edit_mask, guider, sigmas, step, extra_args)
+        if read_edit_mask is not None:
+            mask = _step_mask(read_edit_mask, guider, sigmas, step, extra_args)
             edits = {name: torch.lerp(x0, edit, mask) for name, edit in edits.items()}
         if callback is not None:
             callback(

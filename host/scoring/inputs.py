@@ -7,33 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ...regions.regions import USUAL_CELL, AnyRegions, each_image, fit_masks
+from ...regions.regions import USUAL_CELL, Regions, each_image, fit_masks
 from ..messages import name_node
+from ..pictures import read_pictures
 
 logger = logging.getLogger(__name__)
 
 LEAKAGE, PRESERVATION, COMPARE = "Leakage Score", "Preservation Score", "Compare"
-
-
-def pictures(image: Any, node: str, name: str = "image") -> Tensor:
-    """(B, H, W, 3) in [0, 1] of an IMAGE, on the CPU, without its alpha channel.
-
-    Raises ValueError for something that is no picture.
-    """
-    shape = tuple(getattr(image, "shape", ()))
-    if len(shape) != 4 or shape[-1] not in (1, 3, 4) or 0 in shape:
-        raise ValueError(
-            f"{node}: the {name} input has the shape {shape}, not (images, height, width, "
-            "channels) with 1, 3 or 4 channels. Connect the IMAGE of VAE Decode or Load Image."
-        )
-    image = image.detach().cpu().float()
-    image = image.expand(-1, -1, -1, 3) if shape[-1] == 1 else image[..., :3]
-    if not image.isfinite().all():
-        raise ValueError(
-            f"{node}: the {name} input holds numbers that are not finite. Use a VAE in fp32: one "
-            "in fp16 makes such numbers of some pictures."
-        )
-    return image.clamp(0, 1).contiguous()
 
 
 def sources_of(source: Any, edited: Tensor, node: str) -> Tensor:
@@ -41,7 +21,7 @@ def sources_of(source: Any, edited: Tensor, node: str) -> Tensor:
 
     Raises ValueError when sizes or numbers do not fit.
     """
-    source = pictures(source, node, "source")
+    source = read_pictures(source, node, "source")
     (count, height, width), sizes = edited.shape[:3], source.shape[1:3]
     if not (0 <= sizes[0] - height < USUAL_CELL and 0 <= sizes[1] - width < USUAL_CELL):
         raise ValueError(
@@ -57,7 +37,7 @@ def sources_of(source: Any, edited: Tensor, node: str) -> Tensor:
     return source[:, top : top + height, left : left + width].expand(count, -1, -1, -1)
 
 
-def raw_masks(regions: AnyRegions, edited: Tensor, node: str) -> list[Tensor]:
+def fit_raw_masks(regions: Regions, edited: Tensor, node: str) -> list[Tensor]:
     """The undilated masks (K, H, W) of each edited image, at its size.
 
     Masks of another size but the same shape are resized, which is logged. Raises ValueError when

@@ -11,7 +11,7 @@ import comfy.model_management as mm
 from torch import Tensor, nn
 
 from ...prompts.edits import Edits, base_prompt, require_choice
-from ...regions.regions import AnyRegions
+from ...regions.regions import Regions
 from ...scoring import structure
 from ...scoring.leakage import leakage
 from ...scoring.lpips import background_lpips, pie_bench_lpips
@@ -28,8 +28,9 @@ from ...scoring.summary import (
 )
 from .. import model_files
 from ..messages import name_node, show
-from ..model_files import DINO, LPIPS, Kind
-from .inputs import LEAKAGE, PRESERVATION, pictures, raw_masks, sources_of
+from ..model_files import DINO, LPIPS, ModelKind
+from ..pictures import read_pictures
+from .inputs import LEAKAGE, PRESERVATION, fit_raw_masks, sources_of
 from .networks import load_installed, run_on_device
 from .similarity import choose_similarity
 
@@ -51,9 +52,9 @@ class LeakageReport:
     summary: Summary
 
 
-def leakage_report(
+def report_leakage(
     image: Any,
-    regions: AnyRegions,
+    regions: Regions,
     edits: Edits,
     source: Any = None,
     similarity: Similarity | None = None,
@@ -62,9 +63,9 @@ def leakage_report(
 
     Raises ValueError for inputs that do not fit together, and where no similarity model is.
     """
-    edited = pictures(image, LEAKAGE)
+    edited = read_pictures(image, LEAKAGE)
     _require_same(regions, edits)
-    masks = raw_masks(regions, edited, LEAKAGE)
+    masks = fit_raw_masks(regions, edited, LEAKAGE)
     prompt = edits.target_prompt or base_prompt(edits.targets)
     size = (int(edited.shape[1]), int(edited.shape[2]))
     model = choose_similarity(similarity, (*edits.targets, prompt), size, LEAKAGE)
@@ -73,7 +74,7 @@ def leakage_report(
         sources = sources[:1]
     found, before = (
         [
-            _edit_scores(model, picture, own, edits.targets, prompt)
+            _score_edit(model, picture, own, edits.targets, prompt)
             for picture, own in zip(images, masks, strict=False)
         ]
         for images in (edited, sources)
@@ -90,7 +91,7 @@ def leakage_report(
     )
 
 
-def _edit_scores(
+def _score_edit(
     model: Similarity, image: Tensor, masks: Tensor, targets: Sequence[str], prompt: str
 ) -> EditScores:
     mm.throw_exception_if_processing_interrupted()
@@ -107,7 +108,7 @@ def _leakage_notes(model: Similarity, masks: Sequence[Tensor]) -> list[str]:
     return notes
 
 
-def _require_same(regions: AnyRegions, edits: Edits) -> None:
+def _require_same(regions: Regions, edits: Edits) -> None:
     if regions.names != edits.sources:
         raise ValueError(
             f"{LEAKAGE}: the regions input is of {_list_names(regions.names)}, the edits input of "
@@ -135,8 +136,8 @@ class PreservationReport:
     summary: Summary
 
 
-def preservation_report(
-    image: Any, source: Any, regions: AnyRegions, structure_input: str
+def report_preservation(
+    image: Any, source: Any, regions: Regions, structure_input: str
 ) -> PreservationReport:
     """How well edited images keep their source outside the undilated masks.
 
@@ -144,16 +145,16 @@ def preservation_report(
     """
     with name_node(PRESERVATION):
         require_choice("structure_input", structure_input, structure.SCALES)
-    edited = pictures(image, PRESERVATION)
+    edited = read_pictures(image, PRESERVATION)
     sources = sources_of(source, edited, PRESERVATION)
-    backgrounds = [1 - masks.amax(0) for masks in raw_masks(regions, edited, PRESERVATION)]
+    backgrounds = [1 - masks.amax(0) for masks in fit_raw_masks(regions, edited, PRESERVATION)]
     lpips, dino = load_installed(LPIPS), load_installed(DINO)
     pairs = list(zip(sources, edited, strict=True))
     found = [
-        _background_figures(lpips, *pair, background)
+        _measure_background(lpips, *pair, background)
         for pair, background in zip(pairs, backgrounds, strict=True)
     ]
-    distances = [_structure(dino, a, b, structure_input) for a, b in pairs]
+    distances = [_measure_structure(dino, a, b, structure_input) for a, b in pairs]
     notes = _preservation_notes(backgrounds, lpips, dino, structure_input)
     summary = preservation_summary(found, distances, notes)
     show(summary.text)
@@ -164,7 +165,7 @@ def preservation_report(
     return PreservationReport(psnr, mse, ssim, perceptual, mean(distances), summary)
 
 
-def _background_figures(
+def _measure_background(
     lpips: nn.Module | None, source: Tensor, edited: Tensor, background: Tensor
 ) -> dict[str, dict[str, float]]:
     mm.throw_exception_if_processing_interrupted()
@@ -186,7 +187,7 @@ def _background_figures(
     return out
 
 
-def _structure(dino: nn.Module | None, source: Tensor, edited: Tensor, scale: Any) -> float:
+def _measure_structure(dino: nn.Module | None, source: Tensor, edited: Tensor, scale: Any) -> float:
     mm.throw_exception_if_processing_interrupted()
     if dino is None:
         return nan
@@ -213,7 +214,7 @@ def _preservation_notes(
 
 def _networks(
     lpips: nn.Module | None, dino: nn.Module | None
-) -> list[tuple[Kind, nn.Module | None, str]]:
+) -> list[tuple[ModelKind, nn.Module | None, str]]:
     return [(LPIPS, lpips, "LPIPS"), (DINO, dino, "Structure distance")]
 
 

@@ -113,7 +113,7 @@ def load_clip_folder(name: str) -> Similarity:
 # -- from sockets ----------------------------------------------------------------------------------
 
 
-def similarity_of_sockets(clip: Any, vision: Any) -> Similarity:
+def pair_sockets(clip: Any, vision: Any) -> Similarity:
     """The similarity model of a CLIP and a CLIP_VISION.
 
     Raises ValueError where they cannot be two halves of one CLIP.
@@ -121,7 +121,9 @@ def similarity_of_sockets(clip: Any, vision: Any) -> Similarity:
     width = _require_projection(clip)
     _require_vision(vision, width)
     cosines = ClipSockets(clip, vision).cosines
-    return Similarity(f"ComfyUI's CLIP and CLIP Vision ({width} wide)", cosines, _doubt(cosines))
+    return Similarity(
+        f"ComfyUI's CLIP and CLIP Vision ({width} wide)", cosines, _describe_doubt(cosines)
+    )
 
 
 PAIRS = (
@@ -196,7 +198,7 @@ PLAIN = {
 }
 
 
-def _doubt(cosines: Callable[[Tensor, list[str]], Tensor]) -> str:
+def _describe_doubt(cosines: Callable[[Tensor, list[str]], Tensor]) -> str:
     """What to say where plain colours fit other colours' words as well as their own."""
     images = torch.tensor(list(PLAIN.values()))[:, None, None].expand(-1, 64, 64, -1)
     found = cosines(images, [f"a plain {name} picture" for name in PLAIN])

@@ -41,7 +41,7 @@ SAID_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 Result = TypeVar("Result")
 
 
-class Remembered:
+class ResultCache:
     """The last few results, by what they were made of."""
 
     def __init__(self, kept: int = KEPT) -> None:
@@ -93,7 +93,7 @@ class GroundingDinoDetector:
         self._tokenizer = tokenizer
         self._patcher = manage(model)
         self._limit = int(model.config.max_text_len)  # type: ignore[union-attr]
-        self._last = Remembered()
+        self._last = ResultCache()
 
     def detect(self, image: Tensor, phrases: tuple[str, ...]) -> Detections:
         """image: (H, W, 3) in [0, 1]. phrases: cleaned, each once. As many passes as the text
@@ -104,12 +104,12 @@ class GroundingDinoDetector:
     def _detect(self, image: Tensor, phrases: tuple[str, ...]) -> Detections:
         pixels = grounding_dino.prepare(image)
         with name_node(NODE):
-            chunks = grounding_dino.in_chunks(self._tokenizer, phrases, self._limit)
-        return concatenate([self._pass(image, pixels, chunk) for chunk in chunks])
+            chunks = grounding_dino.split_into_chunks(self._tokenizer, phrases, self._limit)
+        return concatenate([self._detect_chunk(image, pixels, chunk) for chunk in chunks])
 
-    def _pass(self, image: Tensor, pixels: Tensor, phrases: tuple[str, ...]) -> Detections:
+    def _detect_chunk(self, image: Tensor, pixels: Tensor, phrases: tuple[str, ...]) -> Detections:
         mm.throw_exception_if_processing_interrupted()
-        tokens = grounding_dino.phrase_tokens(self._tokenizer, phrases)
+        tokens = grounding_dino.tokenize_phrases(self._tokenizer, phrases)
         return run_with_room(
             lambda model: grounding_dino.detect(model, tokens, image, pixels),
             self._patcher,
@@ -125,18 +125,18 @@ class SamSegmenter:
         self.name = name
         model.vision_encoder.to(dtype)  # type: ignore[operator]
         self._patcher = manage(model)
-        self._features, self._masks = Remembered(1), Remembered()
+        self._features, self._masks = ResultCache(1), ResultCache()
 
     def segment(self, image: Tensor, boxes: Tensor) -> Tensor:
         """image: (H, W, 3) in [0, 1], boxes: (n, 4) in pixels; masks (n, H, W), bool, on the
         CPU."""
         picture = image_key(image)
         key = (picture, tuple(map(tuple, boxes.tolist())))
-        logits = self._masks.get(key, lambda: self._logits(image, picture, boxes))
+        logits = self._masks.get(key, lambda: self._compute_logits(image, picture, boxes))
         model = self._patcher.model.network
         return torch.stack([sam.full_mask(model, mask, *image.shape[:2]) for mask in logits])
 
-    def _logits(self, image: Tensor, picture: tuple, boxes: Tensor) -> Tensor:
+    def _compute_logits(self, image: Tensor, picture: tuple, boxes: Tensor) -> Tensor:
         what = f"Segment Anything ({self.name})"
         network = self._patcher.model.network
         need = EMBEDDING_BYTES * sam.side(network) ** 2
@@ -144,8 +144,8 @@ class SamSegmenter:
             (picture,),
             lambda: run_with_room(partial(self._embed, image), self._patcher, need, what),
         )
-        return in_batches(
-            lambda part, model: sam.best_masks(model, features, part)[0].cpu(),
+        return run_in_batches(
+            lambda part, model: sam.predict_masks(model, features, part)[0].cpu(),
             sam.scale_boxes(network, boxes, *image.shape[:2]),
             self._patcher,
             what,
@@ -200,7 +200,7 @@ def run_with_room(
         raise
 
 
-def in_batches(
+def run_in_batches(
     run: Callable[[Tensor, Any], Tensor],
     boxes: Tensor,
     patcher: comfy.model_patcher.ModelPatcher,
@@ -265,7 +265,7 @@ def load_detector(name: str) -> GroundingDinoDetector:
         )
         return GroundingDinoDetector(model, tokenizer, name)
     if not grounding_dino.is_original(weights):
-        raise model_files.wrong_kind(DETECTOR, name, weights)
+        raise model_files.explain_wrong_kind(DETECTOR, name, weights)
     model = name_errors(DETECTOR, name, lambda: grounding_dino.load_original(weights, name))
     return GroundingDinoDetector(model, grounding_dino.load_tokenizer(), name)
 
@@ -285,7 +285,7 @@ def load_segmenter(name: str, precision: str) -> SamSegmenter:
     elif sam.is_original(weights):
         model = name_errors(SEGMENTER, name, lambda: sam.load_original(weights, name))
     else:
-        raise model_files.wrong_kind(SEGMENTER, name, weights)
+        raise model_files.explain_wrong_kind(SEGMENTER, name, weights)
     return SamSegmenter(model, name, dtype_of(precision))
 
 
@@ -299,7 +299,7 @@ def dtype_of(precision: str) -> torch.dtype:
     return torch.float16 if precision == "fp16" else torch.float32
 
 
-def require_type(kind: model_files.Kind, folder: Path) -> str:
+def require_type(kind: model_files.ModelKind, folder: Path) -> str:
     """The model_type of a folder; ValueError where it is none of the kind's."""
     found = model_files.read_config(folder).get("model_type")
     if found in kind.model_types:
@@ -310,7 +310,7 @@ def require_type(kind: model_files.Kind, folder: Path) -> str:
     )
 
 
-def name_errors(kind: model_files.Kind, file: str, load: Callable[[], Result]) -> Result:
+def name_errors(kind: model_files.ModelKind, file: str, load: Callable[[], Result]) -> Result:
     """What `load` makes of a file or folder, with the node's name before what it says is wrong.
 
     An ImportError says that transformers is too old; another error, that classes were given sizes

@@ -12,23 +12,23 @@ from typing import Any, Literal, TypeAlias
 
 from ...prompts.alignment import EncodedPrompt, Word
 from ...prompts.edits import JOINER, Edits, MethodSettings, base_prompt
-from ...prompts.ore import Phrase, Prompt, object_restricted_embeddings
+from ...prompts.ore import Phrase, Prompt, restrict_embeddings
 from ...prompts.spans import (
     Span,
     SpanSearch,
     Token,
     Tokens,
+    find_first_spans,
+    find_spans_anywhere,
+    find_spans_in_order,
     occurrences,
-    spans_anywhere,
-    spans_first,
-    spans_in_order,
 )
 from ..messages import tell
 from .conditioning import make_conditioning
 from .tokens import (
     NODE,
     Tokenized,
-    Words,
+    WordTokens,
     capacity,
     ids,
     inner_rows,
@@ -51,13 +51,13 @@ Conditioning: TypeAlias = list[list[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class _Text:
+class _TokenizedSide:
     """One side of the edits in tokens. base: the full prompt, or else the phrases joined."""
 
     side: Side
     phrases: tuple[str, ...]
     full_prompt: str | None
-    words: list[Words]
+    words: list[WordTokens]
     base: Tokenized
 
     def phrase(self, i: int) -> str:
@@ -69,7 +69,7 @@ class _Text:
             return f'the {self.side} prompt ("{base_prompt(self.phrases)}")'
         return f'the {self.side}_prompt of Full Prompts ("{self.full_prompt}")'
 
-    def words_at(self, span: Span) -> Words:
+    def words_at(self, span: Span) -> WordTokens:
         return {name: chunks[span.chunk][span.rows] for name, chunks in self.base.items()}
 
 
@@ -119,7 +119,7 @@ def embed_side(clip: Any, edits: Edits, side: Side) -> Conditioning:
     """
     empty = tokenize(clip, "")
     text = _tokenize_side(clip, edits, side, empty)
-    spans = _spans(clip, text, edits.settings)
+    spans = _find_spans(clip, text, edits.settings)
     nothing = _encode(clip, empty)
     require_vectors_fit(text.base, nothing[0][0].shape[-1], text.prompt)
     base = _encode(clip, text.base)
@@ -139,7 +139,7 @@ def embed_side(clip: Any, edits: Edits, side: Side) -> Conditioning:
             Phrase(phrase, entry[0][0], span.stop - span.start + 1, span)
             for phrase, entry, span in zip(text.phrases, own, spans, strict=True)
         ]
-        ore = object_restricted_embeddings(Prompt(plain[0], ends), objects, nil[0], edits.settings)
+        ore = restrict_embeddings(Prompt(plain[0], ends), objects, nil[0], edits.settings)
         conditioning += make_conditioning(ore, speaking.get("pooled_output"), options)
     return conditioning
 
@@ -149,23 +149,23 @@ def _encode(clip: Any, tokenized: Tokenized) -> Conditioning:
     return clip.encode_from_tokens_scheduled(tokenized)
 
 
-def _tokenize_side(clip: Any, edits: Edits, side: Side, empty: Tokenized) -> _Text:
+def _tokenize_side(clip: Any, edits: Edits, side: Side, empty: Tokenized) -> _TokenizedSide:
     is_source = side == "source"
     phrases = edits.sources if is_source else edits.targets
     full_prompt = edits.source_prompt if is_source else edits.target_prompt
     if not phrases:
         raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
-    words = [_phrase_words(clip, phrase, side, capacity(empty)) for phrase in phrases]
+    words = [_tokenize_phrase(clip, phrase, side, capacity(empty)) for phrase in phrases]
     if full_prompt is None:
         base = join(words, words_of(tokenize(clip, JOINER)), empty)
     else:
         base = tokenize(clip, full_prompt)
-    text = _Text(side, phrases, full_prompt, words, base)
+    text = _TokenizedSide(side, phrases, full_prompt, words, base)
     require_same_rows(base, text.prompt)
     return text
 
 
-def _phrase_words(clip: Any, phrase: str, side: Side, most: int) -> Words:
+def _tokenize_phrase(clip: Any, phrase: str, side: Side, most: int) -> WordTokens:
     tokenized = tokenize(clip, phrase)
     name = f'the {side} phrase "{phrase}" of the edits'
     require_same_rows(tokenized, name)
@@ -184,11 +184,11 @@ def _phrase_words(clip: Any, phrase: str, side: Side, most: int) -> Words:
     return words
 
 
-def _spans(clip: Any, text: _Text, settings: MethodSettings) -> list[Span]:
+def _find_spans(clip: Any, text: _TokenizedSide, settings: MethodSettings) -> list[Span]:
     """Where each phrase stands in the base prompt; the same for all text encoders."""
-    search: SpanSearch = spans_in_order if text.full_prompt is None else spans_anywhere
+    search: SpanSearch = find_spans_in_order if text.full_prompt is None else find_spans_anywhere
     if settings.variant == "published code":
-        search = spans_first
+        search = find_first_spans
     found: list[list[Span]] = []
     for encoder, tokens in rows_of(text.base).items():
         if text.full_prompt is not None:
@@ -208,13 +208,13 @@ def _spans(clip: Any, text: _Text, settings: MethodSettings) -> list[Span]:
 
 
 def _require_span(
-    span: Span | None, i: int, text: _Text, tokens: Tokens, parts: list[tuple[Token, ...]]
+    span: Span | None, i: int, text: _TokenizedSide, tokens: Tokens, parts: list[tuple[Token, ...]]
 ) -> Span:
     if span is not None:
         return span
     unbroken = Tokens(((0, *tokens.words),), (len(tokens.words) + 1,))
-    in_chunks = occurrences(replace(tokens, inner=frozenset()), parts[i])
-    if len(occurrences(unbroken, parts[i])) > len(in_chunks):
+    split_into_chunks = occurrences(replace(tokens, inner=frozenset()), parts[i])
+    if len(occurrences(unbroken, parts[i])) > len(split_into_chunks):
         raise ValueError(
             f"{NODE}: {text.phrase(i)} is cut by the border between two chunks of "
             f"{len(tokens.chunks[0]) - 2} tokens in {text.prompt}. Shorten the prompt, or move the "
@@ -233,7 +233,7 @@ def _require_span(
     )
 
 
-def _warn_of_weights(text: _Text, spans: list[Span]) -> None:
+def _warn_of_weights(text: _TokenizedSide, spans: list[Span]) -> None:
     """With a full prompt its own weights count, not those of the phrases."""
     for i, (words, span) in enumerate(zip(text.words, spans, strict=True)):
         own, used = weights_of(words), weights_of(text.words_at(span))

@@ -10,7 +10,7 @@ import torch
 from ale_edit.editors.ale import background_weights
 from ale_edit.host.attention.rgb_cam import apply_rgb_cam
 from ale_edit.host.sampling.blending import apply_background_blending
-from ale_edit.regions.regions import Regions, RegionsBatch, make_regions
+from ale_edit.regions.regions import ImageRegions, RegionsBatch, make_regions
 from ale_edit.tests.host.runs import (
     edit,
     generate,
@@ -24,7 +24,7 @@ from ale_edit.tests.host.runs import (
 from ale_edit.tests.tiny import edits_of, randn, source_latent, two_boxes
 
 
-def moved(cells: int) -> Regions:
+def moved(cells: int) -> ImageRegions:
     """The two boxes, so many latent cells further right."""
     masks = [mask.roll(8 * cells, dims=1) for mask in two_boxes()]
     return make_regions(masks, ["wolf", "yellow moon"], 0.0)

@@ -13,7 +13,7 @@ from ale_edit.host.attention.rgb_cam import apply_rgb_cam
 from ale_edit.host.attention.self_injection import apply_self_injection
 from ale_edit.host.sampling.blending import apply_background_blending
 from ale_edit.prompts.edits import Variant
-from ale_edit.regions.regions import Regions, make_regions
+from ale_edit.regions.regions import ImageRegions, make_regions
 from ale_edit.tests.host.runs import edit, guide, patched, relative_error, with_option
 from ale_edit.tests.tiny import PAIRS, edits_of, source_latent, two_boxes, two_regions
 
@@ -40,7 +40,7 @@ def test_equal_prompts_under_the_papers_guidance_do_not_return_the_source(model,
     assert relative_error(made, latent) > 0.05
 
 
-def background(regions: Regions, variant: Variant = "paper") -> Tensor:
+def background(regions: ImageRegions, variant: Variant = "paper") -> Tensor:
     return background_weights(regions, 8, 8, variant, is_soft=False, cell=8)
 
 

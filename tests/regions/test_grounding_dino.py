@@ -68,7 +68,7 @@ def test_the_same_model_saved_by_transformers_loads_as_well(model: Any, tmp_path
 
     model.save_pretrained(tmp_path)
     again = gd.load_folder(str(tmp_path), load_file(tmp_path / "model.safetensors"), "folder")
-    tokens = gd.phrase_tokens(gd.load_tokenizer(), PHRASES)
+    tokens = gd.tokenize_phrases(gd.load_tokenizer(), PHRASES)
     image = picture()
     ours, theirs = (gd.detect(m, tokens, image, gd.prepare(image)) for m in (model, again))
     assert torch.equal(ours.boxes, theirs.boxes) and torch.equal(ours.scores, theirs.scores)
@@ -118,7 +118,7 @@ def test_the_vocabulary_is_the_published_one() -> None:
 
 def test_each_phrase_and_its_noun_know_their_tokens() -> None:
     tokenizer = gd.load_tokenizer()
-    tokens = gd.phrase_tokens(tokenizer, PHRASES)
+    tokens = gd.tokenize_phrases(tokenizer, PHRASES)
 
     def words(mask: Tensor) -> str:
         return tokenizer.decode(tokens.ids[0][mask].tolist())
@@ -131,16 +131,16 @@ def test_each_phrase_and_its_noun_know_their_tokens() -> None:
 def test_a_hundred_phrases_go_in_lists_that_fit_and_none_is_lost() -> None:
     tokenizer = gd.load_tokenizer()
     phrases = tuple(f"red-colored paprika number {i}" for i in range(100))
-    chunks = gd.in_chunks(tokenizer, phrases, 256)
+    chunks = gd.split_into_chunks(tokenizer, phrases, 256)
     assert tuple(phrase for chunk in chunks for phrase in chunk) == phrases
-    lengths = [gd.phrase_tokens(tokenizer, chunk).ids.shape[1] for chunk in chunks]
+    lengths = [gd.tokenize_phrases(tokenizer, chunk).ids.shape[1] for chunk in chunks]
     assert max(lengths) <= 256 and len(chunks) == 4
     assert all(length > 256 - 12 for length in lengths[:-1])
 
 
 def test_a_phrase_longer_than_the_text_is_refused() -> None:
     with pytest.raises(ValueError, match="has 301 tokens, a detector reads 254"):
-        gd.in_chunks(gd.load_tokenizer(), ("cat " * 300,), 256)
+        gd.split_into_chunks(gd.load_tokenizer(), ("cat " * 300,), 256)
 
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (500, 500), (800, 800)])
@@ -175,7 +175,7 @@ def test_sizes_are_rounded_as_by_the_original_code(
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (3, 200), (2, 2)])
 def test_tiny_and_very_long_pictures_are_looked_at(model: Any, size: tuple[int, int]) -> None:
     image = picture(*size)
-    tokens = gd.phrase_tokens(gd.load_tokenizer(), PHRASES)
+    tokens = gd.tokenize_phrases(gd.load_tokenizer(), PHRASES)
     found = gd.detect(model, tokens, image, gd.prepare(image))
     limits = torch.tensor([size[1], size[0]] * 2)
     assert bool((found.boxes >= 0).all()) and bool((found.boxes <= limits).all())
@@ -187,7 +187,7 @@ def test_boxes_and_scores_are_those_of_transformers_post_processing(model: Any) 
     )
 
     image = picture(200, 300)
-    tokens = gd.phrase_tokens(gd.load_tokenizer(), PHRASES)
+    tokens = gd.tokenize_phrases(gd.load_tokenizer(), PHRASES)
     pixels = gd.prepare(image)
     ours = gd.detect(model, tokens, image, pixels)
     with torch.inference_mode():
@@ -211,7 +211,7 @@ def test_boxes_and_scores_are_those_of_transformers_post_processing(model: Any) 
 
 
 def test_a_picture_in_a_list_of_phrases_gets_the_same_answer_twice(model: Any) -> None:
-    image, tokens = picture(), gd.phrase_tokens(gd.load_tokenizer(), PHRASES)
+    image, tokens = picture(), gd.tokenize_phrases(gd.load_tokenizer(), PHRASES)
     before = copy.deepcopy(image)
     first, second = (gd.detect(model, tokens, image, gd.prepare(image)) for _ in range(2))
     assert torch.equal(first.scores, second.scores) and torch.equal(image, before)

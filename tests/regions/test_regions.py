@@ -1,9 +1,11 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
-from ale_edit.regions.regions import Regions, dilate, fit_masks, make_regions, resize_masks
+from ale_edit.regions.regions import ImageRegions, dilate, fit_masks, make_regions, resize_masks
 from ale_edit.tests.tiny import box_mask, randn
 
 
@@ -128,7 +130,7 @@ def test_no_line_of_a_mask_is_lost_whichever_axis_shrinks(axis: int, size: tuple
         assert expected and lines[line].nonzero().flatten().tolist() == expected
 
 
-@pytest.mark.parametrize("fit", [fit_masks, resize_masks])
+@pytest.mark.parametrize("fit", [partial(fit_masks, cell=8), resize_masks])
 def test_masks_of_another_shape_are_refused_with_both_sizes(fit):
     with pytest.raises(ValueError, match="^the masks are 64x128 .* image is 96x96.*Make"):
         fit(torch.ones(1, 64, 128), 96, 96)
@@ -136,5 +138,5 @@ def test_masks_of_another_shape_are_refused_with_both_sizes(fit):
 
 def test_a_mask_over_everything_is_legal():
     regions = make_regions([torch.ones(16, 16)], ["wolf"], 0.5)
-    assert isinstance(regions, Regions)
+    assert isinstance(regions, ImageRegions)
     assert not regions.background.any()
