@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -147,7 +146,7 @@ class RegionControl(Control):
         self._strength = strength
         self._background = background
         self._groups: dict[tuple[int, int, int], tuple[CellGroup, ...]] = {}
-        self._texts: dict[Any, LayerText | JoinedText] = {}
+        self._texts: dict[tuple[object, ...], LayerText | JoinedText] = {}
 
     def outputs(self, call: Call) -> Mapping[str, Tensor]:
         ore: ObjectRestrictedEmbeddings | None = call.texts.get("target")
@@ -230,7 +229,7 @@ class BlendingControl(Control):
         self._regions = regions
         self._variant: Variant = variant
         self._is_soft = is_soft
-        self._weights: dict[Any, Tensor] = {}
+        self._weights: dict[tuple[object, ...], Tensor] = {}
 
     def blend(self, denoised: Mapping[str, Tensor], step: Step) -> Mapping[str, Tensor]:
         if not is_blending_step(step.number, step.count, self._variant):

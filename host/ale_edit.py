@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from ..regions.paste import paste_background, restore_size
 from ..regions.regions import Regions, each_image
 from .attention.rgb_cam import apply_rgb_cam
 from .attention.self_injection import apply_self_injection
+from .comfy_types import Conditioning
 from .editing import require_decoded, require_one_text, require_size, sample_edit
 from .messages import name_node
 from .sampling.blending import apply_background_blending
@@ -19,13 +20,17 @@ from .sampling.branch_guider import Branch, BranchGuider
 from .sampling.latents import pixels_per_cell
 from .text.embedding import embed_edits
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
+
 NODE = "ALE Edit"
 
 
 def edit_image(
-    model: Any,
-    clip: Any,
-    vae: Any,
+    model: ModelPatcher,
+    clip: CLIP,
+    vae: VAE,
     image: Tensor,
     edits: Edits,
     regions: Regions,
@@ -33,7 +38,7 @@ def edit_image(
     seed: int,
     keeps_source_pixels: bool,
     reuses_source: bool = True,
-    negative: Any = None,
+    negative: Conditioning | None = None,
 ) -> Tensor:
     """Edit a batch of images (B, H, W, 3 or 4) in [0, 1]: (B, H, W, 3), at exactly the same size.
 
@@ -56,7 +61,7 @@ def edit_image(
         Branch("target", target, settings.target_guidance),
     )
     guider = BranchGuider(patched, branches, negative, reuses_source=reuses_source)
-    edited = sample_edit(guider, vae, image, settings, seed)
+    edited = sample_edit(guider, vae, image, settings, seed, settings.eta)
     require_decoded(edited, image, model, NODE)
     cell = pixels_per_cell(model)
     if keeps_source_pixels:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import comfy.model_management
 import torch
 from torch import Tensor
 
-from ..editors.editor import BranchPlan, ControlInputs, Editor
+from ..attention.control import Control
+from ..editors.editor import BranchPlan, ControlInputs, Editor, RunSettings, S
 from ..prompts.edits import Edits
 from ..regions.paste import restore_size
 from ..regions.regions import Regions
 from .attention.adapter import add_control
 from .attention.unet import require_cross_attention, self_attention_layers
+from .comfy_types import Conditioning
 from .messages import name_node
 from .sampling.branch_guider import Branch, BranchGuider
 from .sampling.latents import pixels_per_cell
@@ -22,19 +24,23 @@ from .sampling.schedule import lcm_sigmas
 from .sampling.virtual_inversion import virtual_inversion_sampler
 from .text.embedding import encode_prompt, read_word, tell_unknown_words
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
+
 
 def edit_image(
-    editor: Editor,
-    settings: Any,
-    model: Any,
-    clip: Any,
-    vae: Any,
+    editor: Editor[S],
+    settings: S,
+    model: ModelPatcher,
+    clip: CLIP,
+    vae: VAE,
     image: Tensor,
     edits: Edits,
     seed: int,
     *,
     regions: Regions | None = None,
-    negative: Any = None,
+    negative: Conditioning | None = None,
     reuses_source: bool = True,
 ) -> Tensor:
     """Edit a batch of images (B, H, W, 3 or 4) in [0, 1]: (B, H, W, 3), at exactly the same size.
@@ -53,14 +59,14 @@ def edit_image(
 
 
 def guide(
-    editor: Editor,
-    settings: Any,
-    model: Any,
-    clip: Any,
+    editor: Editor[S],
+    settings: S,
+    model: ModelPatcher,
+    clip: CLIP,
     edits: Edits,
     *,
     regions: Regions | None = None,
-    negative: Any = None,
+    negative: Conditioning | None = None,
     reuses_source: bool = True,
 ) -> BranchGuider:
     """The guider of an editor's branches under its control; see `edit_image`."""
@@ -78,7 +84,7 @@ def guide(
         regions=regions,
     )
 
-    def make_control(*_: Any) -> Any:
+    def make_control(*_: object) -> Control:
         with name_node(editor.title):
             return editor.make_control(settings, inputs)
 
@@ -96,17 +102,24 @@ def guide(
     )
 
 
-def sample_edit(guider: BranchGuider, vae: Any, image: Tensor, settings: Any, seed: int) -> Tensor:
+def sample_edit(
+    guider: BranchGuider,
+    vae: VAE,
+    image: Tensor,
+    settings: RunSettings,
+    seed: int,
+    eta: float = 1.0,
+) -> Tensor:
     """Encode, sample by virtual inversion on the steps of the settings, decode: (B, H, W, 3)."""
     import latent_preview
 
     model = guider.model_patcher
     sigmas = lcm_sigmas(model, settings.steps, settings.strength)
-    latent = vae.encode(image[..., :3])
+    latent = cast(Tensor, vae.encode(image[..., :3]))
     samples = guider.sample(
         torch.zeros_like(latent),  # the sampler draws its own noise
         latent,
-        virtual_inversion_sampler(getattr(settings, "eta", 1.0)),
+        virtual_inversion_sampler(eta),
         sigmas,
         callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
         seed=seed,
@@ -114,7 +127,7 @@ def sample_edit(guider: BranchGuider, vae: Any, image: Tensor, settings: Any, se
     return vae.decode(samples.to(comfy.model_management.intermediate_device()))
 
 
-def require_size(image: Tensor, model: Any, node: str) -> None:
+def require_size(image: Tensor, model: ModelPatcher, node: str) -> None:
     """Raises ValueError when an image is smaller than one cell of the latent."""
     height, width = image.shape[1:3]
     least = pixels_per_cell(model)
@@ -125,7 +138,7 @@ def require_size(image: Tensor, model: Any, node: str) -> None:
         )
 
 
-def require_one_text(conditioning: Any, model: Any, node: str) -> None:
+def require_one_text(conditioning: Conditioning, model: ModelPatcher, node: str) -> None:
     """Raises ValueError for a text encoder that gives several texts, or those of another model."""
     if len(conditioning) != 1:
         raise ValueError(
@@ -138,7 +151,7 @@ def require_one_text(conditioning: Any, model: Any, node: str) -> None:
         require_width("clip", conditioning[0][0].shape[-1], width, node)
 
 
-def require_decoded(edited: Tensor, image: Tensor, model: Any, node: str) -> None:
+def require_decoded(edited: Tensor, image: Tensor, model: ModelPatcher, node: str) -> None:
     """Raises ValueError for a VAE whose picture is not the encoded one's."""
     size, made, most = image.shape[1:3], edited.shape[1:3], pixels_per_cell(model)
     if not all(0 <= whole - part < most for whole, part in zip(size, made, strict=True)):

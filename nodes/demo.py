@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..demo.captions import demo_edits
 from ..demo.finder import SceneFinder
@@ -22,6 +23,9 @@ from ..host.text.tokens import unknown_words
 from ..prompts.edits import ARROW
 from ..scoring.similarity import Similarity
 from . import sockets
+
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
 
 CATEGORY = "ALE-Edit/demo"
 MINI_CLIP = "the demo world's mini CLIP"
@@ -156,7 +160,7 @@ class DemoScene(io.ComfyNode):
 
 
 @cache
-def text_encoder() -> Any:
+def text_encoder() -> CLIP:
     """The demo model's CLIP. Raises ValueError where its weights are missing or damaged."""
     return build_clip(read_weights("text"))
 
@@ -166,7 +170,7 @@ def mini_clip() -> MiniClip:
     return MiniClip.load(text_encoder())
 
 
-def mini_cosines(images: Any, texts: list[str]) -> Any:
+def mini_cosines(images: Tensor, texts: list[str]) -> Tensor:
     return mini_clip().similarity(images, texts)
 
 

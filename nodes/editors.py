@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..editors import EDITORS
 from ..editors.ale import ALESettings
 from ..editors.editor import Editor
 from ..host.ale_edit import NODE, edit_image
+from ..host.comfy_types import Conditioning
 from ..host.editing import edit_image as edit_image_by
 from ..host.messages import name_node, speak_as
 from ..host.regions import regions_from_edits
-from ..prompts.edits import VARIANTS, Edits, require_choice, set_variant
+from ..prompts.edits import VARIANTS, Edits, Variant, require_choice, set_variant
 from ..regions.preview import preview_image
 from ..regions.regions import Regions
 from . import sockets
@@ -28,21 +30,25 @@ from .inputs import (
     task_inputs,
 )
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
+
 CATEGORY = "ALE-Edit/editors"
-AS_IN_EDITS = "as in the edits"
+AS_IN_EDITS: Final = "as in the edits"
 
 
-def image_output() -> Any:
+def image_output() -> io.Output:
     return io.Image.Output(
         display_name="image", tooltip="The edited image, at the size of the source."
     )
 
 
-def make_node(editor: Editor) -> type[io.ComfyNode]:
+def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
     """The node of an editor, from its settings."""
 
     class EditorNode(io.ComfyNode):
-        EDITOR: ClassVar[Editor] = editor
+        EDITOR: ClassVar[Editor[Any]] = editor
 
         @classmethod
         def define_schema(cls) -> io.Schema:
@@ -60,14 +66,14 @@ def make_node(editor: Editor) -> type[io.ComfyNode]:
         @classmethod
         def execute(
             cls,
-            model: Any,
-            clip: Any,
-            vae: Any,
-            image: Any,
+            model: ModelPatcher,
+            clip: CLIP,
+            vae: VAE,
+            image: Tensor,
             edits: Edits,
             seed: int,
             reuse_source: bool = True,
-            negative: Any = None,
+            negative: Conditioning | None = None,
             **values: Any,
         ) -> io.NodeOutput:
             with name_node(editor.title):
@@ -142,27 +148,30 @@ class ALEEdit(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        clip: Any,
-        vae: Any,
-        image: Any,
+        model: ModelPatcher,
+        clip: CLIP,
+        vae: VAE,
+        image: Tensor,
         edits: Edits,
         seed: int,
+        steps: int,
+        source_guidance: float,
+        target_guidance: float,
         edit_type: str,
         schedule: float,
+        strength: float,
         dilation: float,
         paste_background: bool,
-        variant: Any,
+        variant: Variant | Literal["as in the edits"],
         regions: Regions | None = None,
         reuse_source: bool = True,
-        negative: Any = None,
-        **numbers: Any,
+        negative: Conditioning | None = None,
     ) -> io.NodeOutput:
         with name_node(NODE):
             require_choice("variant", variant, (AS_IN_EDITS, *VARIANTS))
             share = choose_schedule(edit_type, schedule)
         edits = edits if variant == AS_IN_EDITS else set_variant(edits, variant)
-        settings = ALESettings(schedule=share, dilation=dilation, **numbers)
+        settings = ALESettings(steps, strength, source_guidance, target_guidance, share, dilation)
         with speak_as(NODE):
             if regions is None:
                 count, *size = image.shape[:3]

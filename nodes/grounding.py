@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..host import model_files
 from ..host.pictures import read_pictures
@@ -17,6 +18,7 @@ from ..host.segmenting.grounded_sam import (
 from ..host.segmenting.grounding import NODE, PRECISIONS, load_detector, load_segmenter
 from ..host.versions import LEFT_TO_THE_RUN
 from ..prompts.edits import Edits
+from ..regions.detection import Detector, Segmenter
 from ..regions.preview import preview_batch
 from ..regions.regions import object_masks, soft_backgrounds
 from . import sockets
@@ -225,7 +227,12 @@ class GroundedSAMMasks(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Any, edits: Edits, detector: Any, segmenter: Any = None, **widgets: Any
+        cls,
+        image: Tensor,
+        edits: Edits,
+        detector: Detector,
+        segmenter: Segmenter | None = None,
+        **widgets: Any,
     ) -> io.NodeOutput:
         settings = MaskSettings(**widgets)
         regions, kept, text = ground_regions(image, edits, detector, segmenter, settings)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
 from ..host.attention.rgb_cam import apply_rgb_cam
 from ..host.attention.self_injection import apply_self_injection
+from ..host.comfy_types import Conditioning
 from ..host.messages import name_node
 from ..host.sampling.blending import apply_background_blending
 from ..prompts.edits import require_choice
 from ..regions.regions import Regions
 from . import sockets
 from .inputs import choose_schedule, schedule_inputs
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 CATEGORY = "ALE-Edit/model"
 EDGES = ("hard", "soft")
@@ -64,7 +68,11 @@ class RegionCrossAttention(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, regions: Regions, strength: float, background: Any = None
+        cls,
+        model: ModelPatcher,
+        regions: Regions,
+        strength: float,
+        background: Conditioning | None = None,
     ) -> io.NodeOutput:
         return io.NodeOutput(apply_rgb_cam(model, regions, strength, background))
 
@@ -93,7 +101,7 @@ class SelfAttentionInjection(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, edit_type: str, schedule: float) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, edit_type: str, schedule: float) -> io.NodeOutput:
         with name_node("Self-Attention Injection"):
             share = choose_schedule(edit_type, schedule)
         return io.NodeOutput(apply_self_injection(model, share))
@@ -132,7 +140,7 @@ class BackgroundBlending(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, regions: Regions, edge: str) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, regions: Regions, edge: str) -> io.NodeOutput:
         with name_node("Background Blending"):
             require_choice("edge", edge, EDGES)
         return io.NodeOutput(apply_background_blending(model, regions, is_soft=edge == "soft"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..host.messages import name_node
 from ..host.regions import read_edit_mask
@@ -21,6 +22,9 @@ from ..prompts.edits import (
     parse_edits,
 )
 from . import sockets
+
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
 
 CATEGORY = "ALE-Edit/prompts"
 
@@ -74,7 +78,7 @@ class EditObject(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, source: str, target: str, previous: Edits | None = None, mask: Any = None
+        cls, source: str, target: str, previous: Edits | None = None, mask: Tensor | None = None
     ) -> io.NodeOutput:
         own = read_edit_mask(mask, "Edit Object") if mask is not None else None
         edits = previous if previous is not None else Edits(())
@@ -300,7 +304,7 @@ class ObjectRestrictedEmbeddingsNode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: Any, edits: Edits) -> io.NodeOutput:
+    def execute(cls, clip: CLIP, edits: Edits) -> io.NodeOutput:
         return io.NodeOutput(*embed_edits(clip, edits))
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..host.messages import name_node
 from ..host.regions import regions_from_edits
@@ -86,7 +85,12 @@ class RegionsNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, edits: Edits, dilation: float, feather: float, masks: Any = None, image: Any = None
+        cls,
+        edits: Edits,
+        dilation: float,
+        feather: float,
+        masks: Tensor | None = None,
+        image: Tensor | None = None,
     ) -> io.NodeOutput:
         shape = image.shape[:3] if image is not None else (1,)
         size = tuple(shape[1:]) or None
@@ -129,7 +133,7 @@ class PasteBackground(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, edited: Any, source: Any, regions: Regions) -> io.NodeOutput:
+    def execute(cls, edited: Tensor, source: Tensor, regions: Regions) -> io.NodeOutput:
         with name_node("Paste Background"):
             return io.NodeOutput(paste_background(edited, source, regions, USUAL_CELL))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
+from ..host.comfy_types import Conditioning
 from ..host.messages import name_node
 from ..host.sampling.branch_guider import EVALUATIONS, Branch, BranchGuider, Evaluation
 from ..host.sampling.branch_guider import NODE as GUIDER
@@ -14,6 +15,9 @@ from ..host.sampling.virtual_inversion import NODE as SAMPLER
 from ..host.sampling.virtual_inversion import virtual_inversion_sampler
 from ..prompts.edits import require_choice
 from .inputs import ale_inputs, reuse_input
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 CATEGORY = "ALE-Edit/sampling"
 
@@ -63,10 +67,10 @@ class TwoBranchGuiderNode(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        source: Any,
-        target: Any,
-        negative: Any,
+        model: ModelPatcher,
+        source: Conditioning,
+        target: Conditioning,
+        negative: Conditioning,
         source_guidance: float,
         target_guidance: float,
         reuse_source: bool = True,
@@ -146,7 +150,7 @@ class LCMSchedule(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, steps: int, strength: float) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, steps: int, strength: float) -> io.NodeOutput:
         return io.NodeOutput(lcm_sigmas(model, steps, strength))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..host import model_files
 from ..host.scoring.comparing import draw_sheet, make_entries
@@ -14,8 +15,14 @@ from ..host.scoring.similarity import load_clip_folder, pair_sockets
 from ..host.versions import LEFT_TO_THE_RUN
 from ..prompts.edits import Edits
 from ..regions.regions import Regions
-from ..scoring.structure import SCALES
+from ..scoring.comparison import Entry
+from ..scoring.similarity import Similarity
+from ..scoring.structure import SCALES, Scale
 from . import sockets
+
+if TYPE_CHECKING:
+    from comfy.clip_vision import ClipVisionModel
+    from comfy.sd import CLIP
 
 CATEGORY = "ALE-Edit/scores"
 SIMILARITY_TOOLTIP = "For Leakage Score: what says how well a picture fits words."
@@ -92,7 +99,7 @@ class CLIPSimilarityFromCLIPVision(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: Any, clip_vision: Any) -> io.NodeOutput:
+    def execute(cls, clip: CLIP, clip_vision: ClipVisionModel) -> io.NodeOutput:
         return io.NodeOutput(pair_sockets(clip, clip_vision))
 
 
@@ -157,11 +164,11 @@ class LeakageScore(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        image: Any,
+        image: Tensor,
         regions: Regions,
         edits: Edits,
-        source: Any = None,
-        similarity: Any = None,
+        source: Tensor | None = None,
+        similarity: Similarity | None = None,
     ) -> io.NodeOutput:
         report = report_leakage(image, regions, edits, source, similarity)
         summary = report.summary
@@ -230,12 +237,12 @@ class PreservationScore(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **kwargs: Any) -> str:
+    def fingerprint_inputs(cls, **kwargs: object) -> str:
         return stamp_weights()
 
     @classmethod
     def execute(
-        cls, image: Any, source: Any, regions: Regions, structure_input: str
+        cls, image: Tensor, source: Tensor, regions: Regions, structure_input: Scale
     ) -> io.NodeOutput:
         report = report_preservation(image, source, regions, structure_input)
         summary = report.summary
@@ -319,13 +326,13 @@ class Compare(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        images: list[Any],
+        images: list[Tensor],
         labels: list[str],
         columns: list[int],
         cell_height: list[int],
         scores: list[str] | None = None,
         more_scores: list[str] | None = None,
-        previous: list[Any] | None = None,
+        previous: list[tuple[Entry, ...]] | None = None,
     ) -> io.NodeOutput:
         given = [text for text in (scores, more_scores) if text]
         earlier = [entry for comparison in previous or () for entry in comparison]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ...attention.control import Call, Control, Layer, Step
+from ..comfy_types import Options
 from .kernels import choose_attention, choose_attention_of_parts, is_slow_to_start
 from .rows import RowChunk
 from .store import StepStore, StoreKey
+
+if TYPE_CHECKING:
+    from comfy.ldm.modules.attention import CrossAttention
+
+
+Replacement: TypeAlias = Callable[[Tensor, Tensor, Tensor, Options], Tensor]
+"""An attn1_replace or attn2_replace: (q, k, v, options) -> the layer's output."""
 
 
 class LayerCall:
@@ -26,9 +34,9 @@ class LayerCall:
         self,
         layer: Layer,
         step: Step,
-        module: Any,
+        module: CrossAttention,
         inputs: tuple[Tensor, Tensor, Tensor],
-        options: dict[str, Any],
+        options: Options,
         store: StepStore | None,
     ) -> None:
         self._layer = layer
@@ -57,7 +65,7 @@ class LayerCall:
             for branch, output in control.outputs(self._call(control, chunk)).items():
                 self._outputs[number, branch] = chunk.rows[branch], output
 
-    def output(self, inner: Any) -> Tensor:
+    def output(self, inner: Replacement | None) -> Tensor:
         """The layer's output (rows, L, C).
 
         inner: another node's replacement, or None. What it adds to plain attention is kept.
@@ -135,7 +143,7 @@ class LayerCall:
         return StoreKey(self._layer.kind, self._layer.block, chunk.half, branch, "projected")
 
 
-def require_whole_queries(q: Tensor, layer: Layer, options: Mapping[str, Any], node: str) -> None:
+def require_whole_queries(q: Tensor, layer: Layer, options: Options, node: str) -> None:
     """Raises ValueError when the rows or positions of a layer are not those of the call."""
     height, width = options["activations_shape"][-2:]
     expected = (options["original_shape"][0], height * width)

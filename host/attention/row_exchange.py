@@ -7,7 +7,7 @@ what merges tokens merges those of the branch that is read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from ...attention.self_injection import rows_with_source
 from .rows import RowChunk
 from .store import StepStore, StoreKey
 
-RowIndices: TypeAlias = dict[Any, Tensor]
+RowIndices: TypeAlias = dict[tuple[object, ...], Tensor]
 """Row indices of a run by layout, so that each is sent to the device once."""
 RowSource: TypeAlias = "slice | StoreKey"
 Exchange: TypeAlias = list[tuple[slice, RowSource]]

@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import comfy.patcher_extension
 import comfy.sampler_helpers
@@ -25,6 +25,7 @@ from ..attention.adapter import running_controls
 from ..attention.rows import STEP_KEY, add_latent, add_step, step_of
 from ..attention.store import STORE_KEY, StepStore
 from ..attention.unet import require_cross_attention
+from ..comfy_types import Conditioning, Conds, Options
 from ..messages import NodeName
 from ..patching import WRAPPERS
 from .branch_inputs import (
@@ -58,6 +59,10 @@ from .source_branch import (
     run_inputs,
 )
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.patcher_extension import WrapperExecutor
+
 logger = logging.getLogger(__name__)
 
 NODE = NodeName("Two-Branch Guider")
@@ -75,7 +80,7 @@ class Branch:
     classifier-free guidance scale (1 is off)."""
 
     name: str
-    conditioning: Any
+    conditioning: Conditioning
     guidance: float = 1.0
 
 
@@ -93,9 +98,9 @@ class BranchGuider(comfy.samplers.CFGGuider):
 
     def __init__(
         self,
-        model: Any,
+        model: ModelPatcher,
         branches: Sequence[Branch],
-        negative: Any,
+        negative: Conditioning,
         *,
         evaluation: Evaluation = "together",
         reuses_source: bool = True,
@@ -117,7 +122,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         self,
         noise: Tensor,
         latent_image: Tensor,
-        sampler: Any,
+        sampler: comfy.samplers.Sampler,
         sigmas: Tensor,
         *args: Any,
         **kwargs: Any,
@@ -155,7 +160,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             self._source_branch = None
             self.__dict__.pop("conds", None)
 
-    def _conds(self, names: Names, batch: int) -> dict[str, list[dict[str, Any]]]:
+    def _conds(self, names: Names, batch: int) -> Conds:
         """The entries of calls that hold these branches, and of those of them that are guided."""
         positive, negative = self._keys(names)
         conds = {
@@ -196,7 +201,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             require_same_hidden_part(last, self._negative, model, NODE)
             require_active("negative", self._negative, sigmas, model, NODE)
 
-    def _open_source_branch(self, inputs: dict[str, Any], batch: int) -> None:
+    def _open_source_branch(self, inputs: dict[str, object], batch: int) -> None:
         """Take the source branch of an earlier run with the same inputs, or begin one."""
         self._source_branch = find(self.model_patcher.model, inputs)
         if self._source_branch is None:
@@ -224,7 +229,12 @@ class BranchGuider(comfy.samplers.CFGGuider):
             self.__dict__.pop("inner_model", None)
 
     def _prepare_branches(
-        self, executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any
+        self,
+        executor: WrapperExecutor,
+        model: ModelPatcher,
+        noise_shape: Sequence[int],
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         """Let ComfyUI reserve memory for all rows of a call, as many as branches an image."""
         count = 1 if self._evaluation == "in turn" else len(self.branch_names)
@@ -236,7 +246,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         self,
         x: Tensor,
         timestep: Tensor,
-        model_options: dict[str, Any],
+        model_options: Options,
         seed: int | None = None,
     ) -> Tensor:
         """Denoised predictions (rows, C, h, w) of the latents of all branches."""
@@ -256,7 +266,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             self._source_branch.add(options[STEP_KEY], store, denoised[SOURCE])
         return torch.cat([denoised[name] for name in self.branch_names])
 
-    def _open_step(self, options: dict[str, Any]) -> tuple[StepStore | None, bool]:
+    def _open_step(self, options: Options) -> tuple[StepStore | None, bool]:
         """What this step reads of branches that ran before, and whether the source is among
         them."""
         branch, number = self._source_branch, options[STEP_KEY]
@@ -270,7 +280,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             return StepStore(frozenset(self.branch_names)), False
         return (branch.open_step(), False) if branch is not None else (None, False)
 
-    def _groups(self, options: dict[str, Any], is_kept: bool) -> list[Names]:
+    def _groups(self, options: Options, is_kept: bool) -> list[Names]:
         """The branches of each evaluation of a step."""
         names = self._other_names() if is_kept else self.branch_names
         if self._evaluation == "together":
@@ -291,7 +301,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         )
 
     def _predict(
-        self, names: Names, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+        self, names: Names, x: Tensor, timestep: Tensor, model_options: Options
     ) -> dict[str, Tensor]:
         """The guided predictions (B, C, h, w) of branches that run together."""
         batch = x.shape[0] // len(names)
@@ -308,7 +318,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             name: guided[scales[name]][i * batch : (i + 1) * batch] for i, name in enumerate(names)
         }
 
-    def _scales(self, names: Names, model_options: dict[str, Any]) -> dict[str, float]:
+    def _scales(self, names: Names, model_options: Options) -> dict[str, float]:
         """The scale at which each branch's guidance is computed.
 
         A branch without guidance has its conditional prediction in both places, which every scale
@@ -319,14 +329,14 @@ class BranchGuider(comfy.samplers.CFGGuider):
         leading = guided[-1] if guided else names[-1]
         return {name: self._guidance[name if name in guided else leading] for name in names}
 
-    def _is_off(self, name: str, model_options: dict[str, Any]) -> bool:
+    def _is_off(self, name: str, model_options: Options) -> bool:
         """Whether a branch needs no unconditional prediction."""
         if model_options.get("disable_cfg1_optimization", False):
             return False
         return math.isclose(self._guidance[name], 1.0)
 
     def _predictions(
-        self, names: Names, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+        self, names: Names, x: Tensor, timestep: Tensor, model_options: Options
     ) -> tuple[Tensor, Tensor]:
         """Conditional and unconditional predictions of branches that run together.
 
@@ -359,9 +369,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         own = zip(cond.chunk(len(names)), is_off, strict=True)
         return cond, torch.cat([part if off else next(rest) for part, off in own])
 
-    def _is_one_call(
-        self, guided: Names, x: Tensor, count: int, model_options: dict[str, Any]
-    ) -> bool:
+    def _is_one_call(self, guided: Names, x: Tensor, count: int, model_options: Options) -> bool:
         """Whether this step keeps the unconditional rows of branches without guidance, in one call
         with the others: where guided branches read them, where something keeps rows from one call
         to the next, and where one larger call is faster (docs/performance.md)."""
@@ -372,7 +380,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             model_options, self.conds["positive"]
         )
 
-    def _is_read(self, names: Names, model_options: dict[str, Any]) -> bool:
+    def _is_read(self, names: Names, model_options: Options) -> bool:
         """Whether guided branches that run elsewhere read these."""
         others = (name for name in self.branch_names if name not in names)
         guided = [name for name in others if not self._is_off(name, model_options)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from .inputs import COMPARE
 
 
 def make_entries(
-    images: Sequence[Any],
+    images: Sequence[Tensor],
     labels: str,
     scores: Sequence[Sequence[str]] = (),
     previous: Sequence[Entry] = (),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from torch import Tensor
 
@@ -16,7 +15,7 @@ logger = logging.getLogger(__name__)
 LEAKAGE, PRESERVATION, COMPARE = "Leakage Score", "Preservation Score", "Compare"
 
 
-def sources_of(source: Any, edited: Tensor, node: str) -> Tensor:
+def sources_of(source: Tensor, edited: Tensor, node: str) -> Tensor:
     """The source images (B, H, W, 3) of the edited ones, without the strip that a VAE crops.
 
     Raises ValueError when sizes or numbers do not fit.

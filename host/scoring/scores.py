@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import Any
+from typing import TYPE_CHECKING
 
 import comfy.model_management as mm
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...prompts.edits import Edits, base_prompt, require_choice
 from ...regions.regions import Regions
@@ -34,6 +34,9 @@ from .inputs import LEAKAGE, PRESERVATION, fit_raw_masks, sources_of
 from .networks import load_installed, run_on_device
 from .similarity import choose_similarity
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
 DINO_BYTES = 2**30
 LPIPS_BYTES_A_PIXEL = 4000
 
@@ -53,10 +56,10 @@ class LeakageReport:
 
 
 def report_leakage(
-    image: Any,
+    image: Tensor,
     regions: Regions,
     edits: Edits,
-    source: Any = None,
+    source: Tensor | None = None,
     similarity: Similarity | None = None,
 ) -> LeakageReport:
     """TE and TI of edited images, and of their sources where they are connected.
@@ -137,7 +140,7 @@ class PreservationReport:
 
 
 def report_preservation(
-    image: Any, source: Any, regions: Regions, structure_input: str
+    image: Tensor, source: Tensor, regions: Regions, structure_input: structure.Scale
 ) -> PreservationReport:
     """How well edited images keep their source outside the undilated masks.
 
@@ -166,7 +169,7 @@ def report_preservation(
 
 
 def _measure_background(
-    lpips: nn.Module | None, source: Tensor, edited: Tensor, background: Tensor
+    lpips: ModelPatcher | None, source: Tensor, edited: Tensor, background: Tensor
 ) -> dict[str, dict[str, float]]:
     mm.throw_exception_if_processing_interrupted()
     out = {}
@@ -187,7 +190,9 @@ def _measure_background(
     return out
 
 
-def _measure_structure(dino: nn.Module | None, source: Tensor, edited: Tensor, scale: Any) -> float:
+def _measure_structure(
+    dino: ModelPatcher | None, source: Tensor, edited: Tensor, scale: structure.Scale
+) -> float:
     mm.throw_exception_if_processing_interrupted()
     if dino is None:
         return nan
@@ -197,7 +202,7 @@ def _measure_structure(dino: nn.Module | None, source: Tensor, edited: Tensor, s
 
 
 def _preservation_notes(
-    backgrounds: Sequence[Tensor], lpips: nn.Module | None, dino: nn.Module | None, scale: str
+    backgrounds: Sequence[Tensor], lpips: ModelPatcher | None, dino: ModelPatcher | None, scale: str
 ) -> list[str]:
     notes = []
     if not all(bool((background > 0.5).any()) for background in backgrounds):
@@ -213,8 +218,8 @@ def _preservation_notes(
 
 
 def _networks(
-    lpips: nn.Module | None, dino: nn.Module | None
-) -> list[tuple[ModelKind, nn.Module | None, str]]:
+    lpips: ModelPatcher | None, dino: ModelPatcher | None
+) -> list[tuple[ModelKind, ModelPatcher | None, str]]:
     return [(LPIPS, lpips, "LPIPS"), (DINO, dino, "Structure distance")]
 
 

@@ -4,7 +4,7 @@ offered where none is connected."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import comfy.sd1_clip
 import torch
@@ -14,8 +14,19 @@ from ...scoring import clip as clip_model
 from ...scoring.similarity import Similarity
 from .. import model_files
 from ..model_files import SIMILARITY
-from ..segmenting.grounding import GroundedSAMPart, manage, name_errors, require_type, run_with_room
+from ..segmenting.grounding import (
+    GroundedSAMPart,
+    Network,
+    manage,
+    name_errors,
+    require_type,
+    run_with_room,
+)
 from ..text.tokens import ENCODERS
+
+if TYPE_CHECKING:
+    from comfy.clip_vision import ClipVisionModel
+    from comfy.sd import CLIP
 
 IMAGES_AT_ONCE = 16
 BYTES_AN_IMAGE = 40 * 2**20
@@ -50,7 +61,7 @@ class ClipFolder:
     def _tokens(self, text: str) -> list[int]:
         return clip_model.cut_short(self._tokenizer(plain_words(text))["input_ids"], LONGEST)
 
-    def _run(self, run: Callable[[Any], Tensor]) -> Tensor:
+    def _run(self, run: Callable[[Network], Tensor]) -> Tensor:
         need = BYTES_AN_IMAGE * IMAGES_AT_ONCE
         what = f"CLIP ({self.name})"
         return run_with_room(run, self._patcher, need, what, SIMILARITY.node, CURE_OF_MEMORY)
@@ -59,7 +70,7 @@ class ClipFolder:
 class ClipSockets:
     """ComfyUI's CLIP and CLIP_VISION, if they are two halves of one CLIP."""
 
-    def __init__(self, clip: Any, vision: Any) -> None:
+    def __init__(self, clip: CLIP, vision: ClipVisionModel) -> None:
         self._clip, self._vision = clip, vision
 
     def cosines(self, images: Tensor, texts: list[str]) -> Tensor:
@@ -113,7 +124,7 @@ def load_clip_folder(name: str) -> Similarity:
 # -- from sockets ----------------------------------------------------------------------------------
 
 
-def pair_sockets(clip: Any, vision: Any) -> Similarity:
+def pair_sockets(clip: CLIP, vision: ClipVisionModel) -> Similarity:
     """The similarity model of a CLIP and a CLIP_VISION.
 
     Raises ValueError where they cannot be two halves of one CLIP.
@@ -133,7 +144,7 @@ PAIRS = (
 )
 
 
-def _require_projection(clip: Any) -> int:
+def _require_projection(clip: CLIP) -> int:
     """The width of the joint space; ValueError where the CLIP input does not lead into one."""
     if clip is None:
         raise ValueError(f"{SOCKETS_NODE}: the clip input is empty. {PAIRS}")
@@ -157,7 +168,7 @@ def _require_projection(clip: Any) -> int:
     return int(weight.shape[0])
 
 
-def _projection(clip: Any) -> Tensor | None:
+def _projection(clip: CLIP) -> Tensor | None:
     """The weight (D, D) of the text projection that makes the pooled vector."""
     model = clip.cond_stage_model
     encoders = (getattr(model, f"clip_{name}", None) for name in ("g", "h", "l"))
@@ -177,7 +188,7 @@ def is_trained_projection(weight: Tensor) -> bool:
     return 1e-4 < spread < 10 and float((weight == 0).float().mean()) < 0.5
 
 
-def _require_vision(vision: Any, width: int) -> None:
+def _require_vision(vision: ClipVisionModel, width: int) -> None:
     projection = getattr(getattr(vision, "model", None), "visual_projection", None)
     if not isinstance(projection, nn.Module):
         raise ValueError(

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import comfy.model_management as mm
 import comfy.model_patcher
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ...prompts.edits import require_choice
-from ...regions import grounding_dino, sam
-from ...regions.checkpoints import UnfitFile
+from ...regions import bert_tokens, grounding_dino, sam
+from ...regions.checkpoints import Network, UnfitFile
 from ...regions.detection import Detections, concatenate
 from .. import model_files
 from ..messages import NodeName, name_node
@@ -46,7 +46,7 @@ class ResultCache:
 
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
-        self._results: OrderedDict[tuple, Any] = OrderedDict()
+        self._results: OrderedDict[tuple, object] = OrderedDict()
 
     def get(self, key: tuple, make: Callable[[], Result]) -> Result:
         """The result of an earlier call with the same key, else a new one."""
@@ -55,7 +55,7 @@ class ResultCache:
         self._results.move_to_end(key)
         while len(self._results) > self._kept:
             self._results.popitem(last=False)
-        return self._results[key]
+        return cast(Result, self._results[key])
 
 
 def image_key(image: Tensor) -> tuple:
@@ -88,7 +88,7 @@ def manage(
 class GroundingDinoDetector:
     """GroundingDINO as a Detector of the whole pack."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, name: str) -> None:
+    def __init__(self, model: nn.Module, tokenizer: bert_tokens.BertTokenizer, name: str) -> None:
         self.name = name
         self._tokenizer = tokenizer
         self._patcher = manage(model)
@@ -104,12 +104,12 @@ class GroundingDinoDetector:
     def _detect(self, image: Tensor, phrases: tuple[str, ...]) -> Detections:
         pixels = grounding_dino.prepare(image)
         with name_node(NODE):
-            chunks = grounding_dino.split_into_chunks(self._tokenizer, phrases, self._limit)
+            chunks = bert_tokens.split_into_chunks(self._tokenizer, phrases, self._limit)
         return concatenate([self._detect_chunk(image, pixels, chunk) for chunk in chunks])
 
     def _detect_chunk(self, image: Tensor, pixels: Tensor, phrases: tuple[str, ...]) -> Detections:
         mm.throw_exception_if_processing_interrupted()
-        tokens = grounding_dino.tokenize_phrases(self._tokenizer, phrases)
+        tokens = bert_tokens.tokenize_phrases(self._tokenizer, phrases)
         return run_with_room(
             lambda model: grounding_dino.detect(model, tokens, image, pixels),
             self._patcher,
@@ -151,7 +151,7 @@ class SamSegmenter:
             what,
         )
 
-    def _embed(self, image: Tensor, model: Any) -> list[Tensor]:
+    def _embed(self, image: Tensor, model: Network) -> list[Tensor]:
         """The image's features on the CPU; in fp32 where half precision overflows."""
         pixels = sam.prepare(model, image)
         features = sam.embed(model, pixels)
@@ -163,7 +163,7 @@ class SamSegmenter:
         return [feature.cpu() for feature in features]
 
 
-def load_whole(patcher: comfy.model_patcher.ModelPatcher, need: int) -> Any:
+def load_whole(patcher: comfy.model_patcher.ModelPatcher, need: int) -> Network:
     """The whole model on its device, with so many bytes free beside it; ComfyUI can leave parts of
     a model on the CPU only where they are of its own classes."""
     mm.load_models_gpu([patcher], memory_required=need, force_full_load=True)
@@ -171,7 +171,7 @@ def load_whole(patcher: comfy.model_patcher.ModelPatcher, need: int) -> Any:
 
 
 def run_with_room(
-    run: Callable[[Any], Result],
+    run: Callable[[Network], Result],
     patcher: comfy.model_patcher.ModelPatcher,
     need: int,
     what: str,
@@ -201,7 +201,7 @@ def run_with_room(
 
 
 def run_in_batches(
-    run: Callable[[Tensor, Any], Tensor],
+    run: Callable[[Tensor, Network], Tensor],
     boxes: Tensor,
     patcher: comfy.model_patcher.ModelPatcher,
     what: str,
@@ -231,7 +231,7 @@ def run_in_batches(
 
 
 def _where_it_fits(
-    run: Callable[[Any], Tensor], patcher: comfy.model_patcher.ModelPatcher, need: int
+    run: Callable[[Network], Tensor], patcher: comfy.model_patcher.ModelPatcher, need: int
 ) -> Tensor | None:
     """What `run` makes of the loaded model; None when memory runs out."""
     try:
@@ -259,7 +259,7 @@ def load_detector(name: str) -> GroundingDinoDetector:
     weights = model_files.read_weights(DETECTOR, path)
     if path.is_dir():
         require_type(DETECTOR, path)
-        tokenizer = name_errors(DETECTOR, name, lambda: grounding_dino.load_tokenizer(path))
+        tokenizer = name_errors(DETECTOR, name, lambda: bert_tokens.load_tokenizer(path))
         model = name_errors(
             DETECTOR, name, lambda: grounding_dino.load_folder(str(path), weights, name)
         )
@@ -267,7 +267,7 @@ def load_detector(name: str) -> GroundingDinoDetector:
     if not grounding_dino.is_original(weights):
         raise model_files.explain_wrong_kind(DETECTOR, name, weights)
     model = name_errors(DETECTOR, name, lambda: grounding_dino.load_original(weights, name))
-    return GroundingDinoDetector(model, grounding_dino.load_tokenizer(), name)
+    return GroundingDinoDetector(model, bert_tokens.load_tokenizer(), name)
 
 
 def load_segmenter(name: str, precision: str) -> SamSegmenter:

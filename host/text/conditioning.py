@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...prompts.edits import MethodSettings
 from ...prompts.ore import ObjectRestrictedEmbeddings
+from ..comfy_types import Cond, Conditioning, Conds
 
 ORE_KEY = "ale_edit_ore"
 BRANCHES_KEY = "ale_edit_branches"
@@ -48,7 +49,7 @@ def make_conditioning(
     ore: ObjectRestrictedEmbeddings,
     pooled: Tensor | None,
     options: Mapping[str, Any] = MappingProxyType({}),
-) -> list[list[Any]]:
+) -> Conditioning:
     """A CONDITIONING whose tensor is e'_base, for any sampler, and which carries the whole bundle
     for RGB-CAM.
 
@@ -57,7 +58,7 @@ def make_conditioning(
     return [[ore.base[None], {**options, "pooled_output": pooled, ORE_KEY: ore}]]
 
 
-def branch_entries(conds: dict[str, list[dict[str, Any]]]) -> dict[UUID, EntryBranches]:
+def branch_entries(conds: Conds) -> dict[UUID, EntryBranches]:
     """Every entry of a guider's conds whose rows a control may act on, by uuid: those of a guider
     of ours, and those that carry our embeddings."""
     found: dict[UUID, EntryBranches] = {}
@@ -73,12 +74,12 @@ def branch_entries(conds: dict[str, list[dict[str, Any]]]) -> dict[UUID, EntryBr
     return found
 
 
-def carries_embeddings(cond: Mapping[str, Any]) -> bool:
+def carries_embeddings(cond: Cond) -> bool:
     """Whether an entry carries our embeddings; Conditioning Zero Out makes it plain."""
     return ORE_KEY in cond and bool(cond["cross_attn"].any())
 
 
-def run_settings(conds: dict[str, list[dict[str, Any]]]) -> MethodSettings:
+def run_settings(conds: Conds) -> MethodSettings:
     """The method's settings of a run: those that its conditioning was made with, else the
     defaults."""
     texts = (text for entry in branch_entries(conds).values() for text in entry.texts.values())

@@ -7,8 +7,9 @@ and weights act as everywhere.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...prompts.alignment import EncodedPrompt, Word
 from ...prompts.edits import JOINER, Edits, MethodSettings, base_prompt
@@ -23,6 +24,7 @@ from ...prompts.spans import (
     find_spans_in_order,
     occurrences,
 )
+from ..comfy_types import Conditioning
 from ..messages import tell
 from .conditioning import make_conditioning
 from .tokens import (
@@ -44,10 +46,12 @@ from .tokens import (
     words_of,
 )
 
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
+
 logger = logging.getLogger(__name__)
 
 Side = Literal["source", "target"]
-Conditioning: TypeAlias = list[list[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +77,7 @@ class _TokenizedSide:
         return {name: chunks[span.chunk][span.rows] for name, chunks in self.base.items()}
 
 
-def embed_edits(clip: Any, edits: Edits) -> tuple[Conditioning, Conditioning]:
+def embed_edits(clip: CLIP, edits: Edits) -> tuple[Conditioning, Conditioning]:
     """Object-Restricted Embeddings of source and target (see `embed_side`), with a notice of the
     words that the text encoder says it does not know."""
     source, target = embed_side(clip, edits, "source"), embed_side(clip, edits, "target")
@@ -81,7 +85,7 @@ def embed_edits(clip: Any, edits: Edits) -> tuple[Conditioning, Conditioning]:
     return source, target
 
 
-def tell_unknown_words(clip: Any, edits: Edits) -> None:
+def tell_unknown_words(clip: CLIP, edits: Edits) -> None:
     """Give a notice of the words that the text encoder says it does not know."""
     prompts = [text for text in (edits.source_prompt, edits.target_prompt) if text is not None]
     if words := unknown_words(clip, [*edits.sources, *edits.targets, *prompts]):
@@ -92,7 +96,7 @@ def tell_unknown_words(clip: Any, edits: Edits) -> None:
         )
 
 
-def encode_prompt(clip: Any, edits: Edits, side: Side) -> tuple[Conditioning, EncodedPrompt]:
+def encode_prompt(clip: CLIP, edits: Edits, side: Side) -> tuple[Conditioning, EncodedPrompt]:
     """The base prompt of one side as CLIP Text Encode gives it, and its rows in tokens.
 
     Raises ValueError as `embed_side`.
@@ -105,12 +109,12 @@ def encode_prompt(clip: Any, edits: Edits, side: Side) -> tuple[Conditioning, En
     return conditioning, EncodedPrompt(words, tokens, conditioning[0][0][0])
 
 
-def read_word(clip: Any, word: str) -> Word:
+def read_word(clip: CLIP, word: str) -> Word:
     """A word in the tokens of the first text encoder."""
     return Word(word, ids(next(iter(words_of(tokenize(clip, word)).values()))))
 
 
-def embed_side(clip: Any, edits: Edits, side: Side) -> Conditioning:
+def embed_side(clip: CLIP, edits: Edits, side: Side) -> Conditioning:
     """Object-Restricted Embeddings of all source or all target phrases, as CONDITIONING.
 
     It has one entry, or with a CLIP on a schedule of hooks one for each part of the schedule.
@@ -131,7 +135,7 @@ def embed_side(clip: Any, edits: Edits, side: Side) -> Conditioning:
     elif edits.settings.pooled == "source" and side == "target":
         speaker = _encode(clip, _tokenize_side(clip, edits, "source", empty).base)
     ends = next(iter(rows_of(text.base).values())).ends
-    conditioning: Conditioning = []
+    conditioning: list[Sequence[Any]] = []
     for (plain, options), (nil, _), (_, speaking), *own in zip(
         base, nothing, speaker, *alone, strict=True
     ):
@@ -144,12 +148,12 @@ def embed_side(clip: Any, edits: Edits, side: Side) -> Conditioning:
     return conditioning
 
 
-def _encode(clip: Any, tokenized: Tokenized) -> Conditioning:
+def _encode(clip: CLIP, tokenized: Tokenized) -> Conditioning:
     """As CLIP Text Encode."""
     return clip.encode_from_tokens_scheduled(tokenized)
 
 
-def _tokenize_side(clip: Any, edits: Edits, side: Side, empty: Tokenized) -> _TokenizedSide:
+def _tokenize_side(clip: CLIP, edits: Edits, side: Side, empty: Tokenized) -> _TokenizedSide:
     is_source = side == "source"
     phrases = edits.sources if is_source else edits.targets
     full_prompt = edits.source_prompt if is_source else edits.target_prompt
@@ -165,7 +169,7 @@ def _tokenize_side(clip: Any, edits: Edits, side: Side, empty: Tokenized) -> _To
     return text
 
 
-def _tokenize_phrase(clip: Any, phrase: str, side: Side, most: int) -> WordTokens:
+def _tokenize_phrase(clip: CLIP, phrase: str, side: Side, most: int) -> WordTokens:
     tokenized = tokenize(clip, phrase)
     name = f'the {side} phrase "{phrase}" of the edits'
     require_same_rows(tokenized, name)
@@ -184,7 +188,7 @@ def _tokenize_phrase(clip: Any, phrase: str, side: Side, most: int) -> WordToken
     return words
 
 
-def _find_spans(clip: Any, text: _TokenizedSide, settings: MethodSettings) -> list[Span]:
+def _find_spans(clip: CLIP, text: _TokenizedSide, settings: MethodSettings) -> list[Span]:
     """Where each phrase stands in the base prompt; the same for all text encoders."""
     search: SpanSearch = find_spans_in_order if text.full_prompt is None else find_spans_anywhere
     if settings.variant == "published code":
@@ -213,8 +217,8 @@ def _require_span(
     if span is not None:
         return span
     unbroken = Tokens(((0, *tokens.words),), (len(tokens.words) + 1,))
-    split_into_chunks = occurrences(replace(tokens, inner=frozenset()), parts[i])
-    if len(occurrences(unbroken, parts[i])) > len(split_into_chunks):
+    in_chunks = occurrences(replace(tokens, inner=frozenset()), parts[i])
+    if len(occurrences(unbroken, parts[i])) > len(in_chunks):
         raise ValueError(
             f"{NODE}: {text.phrase(i)} is cut by the border between two chunks of "
             f"{len(tokens.chunks[0]) - 2} tokens in {text.prompt}. Shorten the prompt, or move the "

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from torch import Tensor
 
 from ...prompts.spans import Token, Tokens
 from ..messages import NodeName
 
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
+
 NODE = NodeName("Object-Restricted Embeddings")
 END_OF_TEXT = 49407
 END_OF_WORD = "</w>"
 ENCODERS = {("l",): "SD 1.5", ("h",): "SD 2", ("g", "l"): "SDXL and its refiner"}
 
-WeightedToken: TypeAlias = tuple[Any, ...]
+WeightedToken: TypeAlias = tuple[Token, float]
 """ComfyUI's (token, weight)."""
 WordTokens: TypeAlias = dict[str, list[WeightedToken]]
 """For each text encoder the entries between start and end of text, of all chunks."""
@@ -30,7 +33,7 @@ Tokenized: TypeAlias = dict[str, list[list[WeightedToken]]]
 """For each text encoder its chunks, as CLIP.tokenize gives them."""
 
 
-def tokenize(clip: Any, text: str) -> Tokenized:
+def tokenize(clip: CLIP, text: str) -> Tokenized:
     """Tokens of a text, for each text encoder of a CLIP input.
 
     Raises ValueError without a CLIP, for text encoders other than CLIP's, and when the text goes on
@@ -68,7 +71,7 @@ class LimitedTokenizer(Protocol):
         ...
 
 
-def unknown_words(clip: Any, texts: Iterable[str]) -> list[str]:
+def unknown_words(clip: CLIP, texts: Iterable[str]) -> list[str]:
     """The words of some texts that the encoder of a CLIP says it was never taught, each once; none
     where it says nothing of its words."""
     if not hasattr(clip.tokenizer, "unknown_words"):
@@ -130,7 +133,7 @@ def rows_of(tokenized: Tokenized) -> dict[str, Tokens]:
     }
 
 
-def inner_rows(clip: Any, chunks: Sequence[Sequence[WeightedToken]]) -> frozenset[tuple[int, int]]:
+def inner_rows(clip: CLIP, chunks: Sequence[Sequence[WeightedToken]]) -> frozenset[tuple[int, int]]:
     """(chunk, row) of every word token that goes on with the word of the token before it."""
     rows = [(c, row) for c, chunk in enumerate(chunks) for row in range(1, _end(chunk))]
     return frozenset(
@@ -140,7 +143,7 @@ def inner_rows(clip: Any, chunks: Sequence[Sequence[WeightedToken]]) -> frozense
     )
 
 
-def _ends_word(clip: Any, entry: WeightedToken) -> bool:
+def _ends_word(clip: CLIP, entry: WeightedToken) -> bool:
     if isinstance(entry[0], Tensor):  # a textual inversion
         return True
     ((_, text),) = clip.tokenizer.untokenize([entry])

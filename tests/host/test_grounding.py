@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ale_edit.host.segmenting import grounding
 from ale_edit.host.segmenting.grounding import GroundingDinoDetector, SamSegmenter
-from ale_edit.regions import grounding_dino, sam
+from ale_edit.regions import bert_tokens, grounding_dino, sam
 from ale_edit.tests.tiny_grounding import tiny_original, tiny_sam
 
 BOXES = torch.tensor([[5.0, 6.0, 40.0, 30.0], [30.0, 2.0, 55.0, 30.0]])
@@ -24,7 +24,7 @@ def detector_model() -> Any:
 
 @pytest.fixture
 def detector(detector_model: Any) -> GroundingDinoDetector:
-    return GroundingDinoDetector(detector_model, grounding_dino.load_tokenizer(), "tiny.pth")
+    return GroundingDinoDetector(detector_model, bert_tokens.load_tokenizer(), "tiny.pth")
 
 
 def segmenter(dtype: torch.dtype = torch.float32) -> SamSegmenter:

@@ -319,9 +319,9 @@ def test_other_text_encoders_and_no_text_encoder_are_refused(model: Any) -> None
 
 def test_halves_that_do_not_know_plain_colours_are_doubted() -> None:
     right = torch.eye(len(similarity.PLAIN))
-    assert similarity._doubt(lambda images, texts: right + 5) == ""
+    assert similarity._describe_doubt(lambda images, texts: right + 5) == ""
     wrong = right.roll(1, 0)
-    assert "of 6 plain colours 0 fit" in similarity._doubt(lambda images, texts: wrong)
+    assert "of 6 plain colours 0 fit" in similarity._describe_doubt(lambda images, texts: wrong)
 
 
 # -- which one -------------------------------------------------------------------------------------
