@@ -16,7 +16,8 @@ from .comfy_types import Conditioning
 from .editing import require_decoded, require_one_text, require_size, sample_edit
 from .messages import name_node
 from .sampling.blending import apply_background_blending
-from .sampling.branch_guider import Branch, BranchGuider
+from .sampling.branch_guider import BranchGuider
+from .sampling.branch_inputs import Branch
 from .sampling.latents import pixels_per_cell
 from .text.embedding import embed_edits
 

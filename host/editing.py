@@ -17,7 +17,8 @@ from .attention.adapter import add_control
 from .attention.unet import require_cross_attention, self_attention_layers
 from .comfy_types import Conditioning
 from .messages import name_node
-from .sampling.branch_guider import Branch, BranchGuider
+from .sampling.branch_guider import BranchGuider
+from .sampling.branch_inputs import Branch
 from .sampling.latents import pixels_per_cell
 from .sampling.run_checks import require_width
 from .sampling.schedule import lcm_sigmas

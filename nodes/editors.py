@@ -171,11 +171,18 @@ class ALEEdit(io.ComfyNode):
             require_choice("variant", variant, (AS_IN_EDITS, *VARIANTS))
             share = choose_schedule(edit_type, schedule)
         edits = edits if variant == AS_IN_EDITS else set_variant(edits, variant)
-        settings = ALESettings(steps, strength, source_guidance, target_guidance, share, dilation)
+        settings = ALESettings(
+            steps=steps,
+            strength=strength,
+            source_guidance=source_guidance,
+            target_guidance=target_guidance,
+            schedule=share,
+            dilation=dilation,
+        )
         with speak_as(NODE):
             if regions is None:
-                count, *size = image.shape[:3]
-                regions = regions_from_edits(edits, None, dilation, 0.0, tuple(size), count)
+                size = (image.shape[1], image.shape[2])
+                regions = regions_from_edits(edits, None, dilation, 0.0, size, len(image))
             inputs = (model, clip, vae, image, edits, regions, settings)
             edited = edit_image(*inputs, seed, paste_background, reuse_source, negative)
         return io.NodeOutput(edited, preview_image(image, regions))

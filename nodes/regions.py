@@ -92,9 +92,9 @@ class RegionsNode(io.ComfyNode):
         masks: Tensor | None = None,
         image: Tensor | None = None,
     ) -> io.NodeOutput:
-        shape = image.shape[:3] if image is not None else (1,)
-        size = tuple(shape[1:]) or None
-        regions = regions_from_edits(edits, masks, dilation, feather, size, shape[0])
+        size = None if image is None else (image.shape[1], image.shape[2])
+        count = 1 if image is None else len(image)
+        regions = regions_from_edits(edits, masks, dilation, feather, size, count)
         preview, shown = preview_batch(image, regions)
         return io.NodeOutput(
             regions,

@@ -8,8 +8,9 @@ from comfy_api.latest import io
 
 from ..host.comfy_types import Conditioning
 from ..host.messages import name_node
-from ..host.sampling.branch_guider import EVALUATIONS, Branch, BranchGuider, Evaluation
+from ..host.sampling.branch_guider import EVALUATIONS, BranchGuider, Evaluation
 from ..host.sampling.branch_guider import NODE as GUIDER
+from ..host.sampling.branch_inputs import Branch
 from ..host.sampling.schedule import lcm_sigmas
 from ..host.sampling.virtual_inversion import NODE as SAMPLER
 from ..host.sampling.virtual_inversion import virtual_inversion_sampler

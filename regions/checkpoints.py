@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +69,12 @@ def _split(
 
 Network: TypeAlias = Any
 """A model of transformers, or another network, whose parts have no types."""
+Config: TypeAlias = Any
+"""A configuration of transformers, which takes and holds what its class says at run time."""
 
 
 def load_model(
-    cls: type[PreTrainedModel], config: PretrainedConfig, weights: dict[str, Tensor], file: str
+    cls: type[PreTrainedModel], config: Config, weights: dict[str, Tensor], file: str
 ) -> nn.Module:
     """A transformers model of a class and configuration that holds exactly these weights (fp32), in
     eval mode.

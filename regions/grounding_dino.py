@@ -9,18 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .bert_tokens import PhraseTokens
-from .checkpoints import Network, load_model, rename, require_all, strip_prefix
+from .checkpoints import Config, Network, load_model, rename, require_all, strip_prefix
 from .detection import Detections
-
-if TYPE_CHECKING:
-    from transformers import GroundingDinoConfig
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 NARROWEST = 64  # a narrower picture has fewer cells than the model has queries
@@ -194,7 +190,7 @@ def load_folder(config_folder: str, weights: dict[str, Tensor], file: str) -> nn
     return load_model(GroundingDinoForObjectDetection, config, weights, file)
 
 
-def config_of(weights: Mapping[str, Tensor]) -> GroundingDinoConfig:
+def config_of(weights: Mapping[str, Tensor]) -> Config:
     """The configuration that fits the tensors of an original checkpoint. KeyError names one that is
     missing."""
     from transformers import BertConfig, GroundingDinoConfig, SwinConfig
@@ -207,7 +203,7 @@ def config_of(weights: Mapping[str, Tensor]) -> GroundingDinoConfig:
     ]
     tables = [weights[f"{swin}{stage}.blocks.0{bias}"] for stage in range(len(depths))]
     embed_dim = weights["backbone.0.patch_embed.proj.weight"].shape[0]
-    sizes: dict[str, int | list[int]] = {
+    sizes: dict[str, Config] = {
         "embed_dim": embed_dim,
         "depths": depths,
         "num_heads": [table.shape[1] for table in tables],

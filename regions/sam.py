@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoints import Network, load_model, rename, require_all
-
-if TYPE_CHECKING:
-    from transformers import SamConfig
+from .checkpoints import Config, Network, load_model, rename, require_all
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of pixels from 0 to 255
 HEADS = 8  # of the mask decoder; a checkpoint's shapes do not say
@@ -147,7 +143,7 @@ def load_folder(folder: str, kind: str, weights: dict[str, Tensor], file: str) -
     return load_model(Sam2Model, config, image_only, file)
 
 
-def config_of(weights: Mapping[str, Tensor]) -> SamConfig:
+def config_of(weights: Mapping[str, Tensor]) -> Config:
     """The configuration that fits the tensors of an original checkpoint. KeyError names one that is
     missing."""
     from transformers import (

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+import torch
 from torch import Tensor
 
 from ...attention.control import Step
@@ -57,6 +58,15 @@ def branch_rows(chunk: slice, branches: Sequence[str]) -> dict[str, slice]:
     size = (chunk.stop - chunk.start) // len(branches)
     starts = [chunk.start + size * i for i in range(len(branches))]
     return {b: slice(start, start + size) for b, start in zip(branches, starts, strict=True)}
+
+
+def take_branches(rows: Tensor, branches: Sequence[str], taken: Sequence[str]) -> Tensor:
+    """The rows of some of the branches, which have equal shares of `rows`, in the order of
+    `taken`."""
+    if tuple(taken) == tuple(branches):
+        return rows
+    parts = dict(zip(branches, rows.chunk(len(branches)), strict=True))
+    return torch.cat([parts[name] for name in taken])
 
 
 def require_options(options: Options, keys: Sequence[str], node: str) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import comfy.patcher_extension
@@ -22,13 +21,14 @@ import torch
 from torch import Tensor
 
 from ..attention.adapter import running_controls
-from ..attention.rows import STEP_KEY, add_latent, add_step, step_of
+from ..attention.rows import STEP_KEY, add_latent, add_step, step_of, take_branches
 from ..attention.store import STORE_KEY, StepStore
 from ..attention.unet import require_cross_attention
 from ..comfy_types import Conditioning, Conds, Options
 from ..messages import NodeName
 from ..patching import WRAPPERS
 from .branch_inputs import (
+    Branch,
     make_branches_entry,
     make_negative_entry,
     require_active,
@@ -72,16 +72,6 @@ LEAST_SPLIT_POSITIONS = 32 * 32
 Names: TypeAlias = tuple[str, ...]
 Evaluation: TypeAlias = Literal["together", "in turn"]
 EVALUATIONS: Names = get_args(Evaluation)
-
-
-@dataclass(frozen=True, eq=False)
-class Branch:
-    """A branch of a run: its name, its CONDITIONING of one entry and one text, and its
-    classifier-free guidance scale (1 is off)."""
-
-    name: str
-    conditioning: Conditioning
-    guidance: float = 1.0
 
 
 class BranchGuider(comfy.samplers.CFGGuider):
@@ -260,8 +250,8 @@ class BranchGuider(comfy.samplers.CFGGuider):
         if store is not None:
             options[STORE_KEY] = store
         for names in self._groups(options, is_kept):
-            rows = self._rows(names, x, timestep)
-            denoised.update(self._predict(names, *rows, model_options))
+            rows, times = (take_branches(t, self.branch_names, names) for t in (x, timestep))
+            denoised.update(self._predict(names, rows, times, model_options))
         if store is not None and not is_kept and self._source_branch is not None:
             self._source_branch.add(options[STEP_KEY], store, denoised[SOURCE])
         return torch.cat([denoised[name] for name in self.branch_names])
@@ -287,18 +277,6 @@ class BranchGuider(comfy.samplers.CFGGuider):
             return [names]
         order = order_in_turn(self.branch_names, options, NODE)
         return [(name,) for name in order if name in names]
-
-    def _rows(self, names: Names, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """The latents and sigmas of some branches."""
-        if names == self.branch_names:
-            return x, timestep
-        count = len(self.branch_names)
-        of_branch = dict(zip(self.branch_names, range(count), strict=True))
-        parts, times = x.chunk(count), timestep.chunk(count)
-        return (
-            torch.cat([parts[of_branch[name]] for name in names]),
-            torch.cat([times[of_branch[name]] for name in names]),
-        )
 
     def _predict(
         self, names: Names, x: Tensor, timestep: Tensor, model_options: Options
@@ -358,14 +336,16 @@ class BranchGuider(comfy.samplers.CFGGuider):
                 self.inner_model, [positive, None], x, timestep, model_options, NODE
             )
             negative = self.conds[self._keys(guided)[1]]
-            kept = torch.cat(_parts(x, is_off)), torch.cat(_parts(timestep, is_off))
-            _, uncond = call_model(self.inner_model, [None, negative], *kept, model_options, NODE)
+            rows, times = (take_branches(t, names, guided) for t in (x, timestep))
+            _, uncond = call_model(
+                self.inner_model, [None, negative], rows, times, model_options, NODE
+            )
             rest = iter(uncond.chunk(len(guided)))
         else:
             cond, uncond = call_model(
                 self.inner_model, [positive, negative], x, timestep, model_options, NODE
             )
-            rest = iter(_parts(uncond, is_off))
+            rest = iter(take_branches(uncond, names, guided).chunk(len(guided)))
         own = zip(cond.chunk(len(names)), is_off, strict=True)
         return cond, torch.cat([part if off else next(rest) for part, off in own])
 
@@ -385,9 +365,3 @@ class BranchGuider(comfy.samplers.CFGGuider):
         others = (name for name in self.branch_names if name not in names)
         guided = [name for name in others if not self._is_off(name, model_options)]
         return is_any_read(guided, frozenset(names), model_options)
-
-
-def _parts(rows: Tensor, is_off: Sequence[bool]) -> list[Tensor]:
-    """The rows of each branch whose guidance is on."""
-    parts = rows.chunk(len(is_off))
-    return [part for part, off in zip(parts, is_off, strict=True) if not off]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -45,6 +46,16 @@ CURES = {
     "hooks": "Connect source and target to the two inputs of one Cond Pair Set Props.",
 }
 CURE = "Apply the same node with the same values to both conditionings."
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """A branch of a run: its name, its CONDITIONING of one entry and one text, and its
+    classifier-free guidance scale (1 is off)."""
+
+    name: str
+    conditioning: Conditioning
+    guidance: float = 1.0
 
 
 def require_alike(branches: Mapping[str, Conditioning], model: ModelPatcher, node: str) -> None:

@@ -4,7 +4,7 @@ offered where none is connected."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import comfy.sd1_clip
 import torch
@@ -88,10 +88,11 @@ class ClipSockets:
         """
         words = plain_words(text).replace("(", "\\(").replace(")", "\\)")
         tokens = self._clip.tokenize(words)
-        _, pooled = self._clip.encode_from_tokens(tokens, return_pooled="unprojected")
+        unprojected: Any = "unprojected"  # ComfyUI's signature says bool
+        _, pooled = self._clip.encode_from_tokens(tokens, return_pooled=unprojected)
         weight = _projection(self._clip)
         assert weight is not None
-        return pooled.float().cpu() @ weight.detach().float().cpu().T
+        return cast(Tensor, pooled).float().cpu() @ weight.detach().float().cpu().T
 
 
 def plain_words(text: str) -> str:
@@ -124,14 +125,13 @@ def load_clip_folder(name: str) -> Similarity:
 # -- from sockets ----------------------------------------------------------------------------------
 
 
-def pair_sockets(clip: CLIP, vision: ClipVisionModel) -> Similarity:
+def pair_sockets(clip: CLIP | None, vision: ClipVisionModel | None) -> Similarity:
     """The similarity model of a CLIP and a CLIP_VISION.
 
     Raises ValueError where they cannot be two halves of one CLIP.
     """
-    width = _require_projection(clip)
-    _require_vision(vision, width)
-    cosines = ClipSockets(clip, vision).cosines
+    text, width = _require_projection(clip)
+    cosines = ClipSockets(text, _require_vision(vision, width)).cosines
     return Similarity(
         f"ComfyUI's CLIP and CLIP Vision ({width} wide)", cosines, _describe_doubt(cosines)
     )
@@ -144,7 +144,7 @@ PAIRS = (
 )
 
 
-def _require_projection(clip: CLIP) -> int:
+def _require_projection(clip: CLIP | None) -> tuple[CLIP, int]:
     """The width of the joint space; ValueError where the CLIP input does not lead into one."""
     if clip is None:
         raise ValueError(f"{SOCKETS_NODE}: the clip input is empty. {PAIRS}")
@@ -165,7 +165,7 @@ def _require_projection(clip: CLIP) -> int:
             f"{SOCKETS_NODE}: the text projection of the clip input is missing (as in every SD 1.5 "
             f"checkpoint) or the identity, so its vectors fit no image's. {PAIRS}"
         )
-    return int(weight.shape[0])
+    return clip, int(weight.shape[0])
 
 
 def _projection(clip: CLIP) -> Tensor | None:
@@ -188,9 +188,9 @@ def is_trained_projection(weight: Tensor) -> bool:
     return 1e-4 < spread < 10 and float((weight == 0).float().mean()) < 0.5
 
 
-def _require_vision(vision: ClipVisionModel, width: int) -> None:
+def _require_vision(vision: ClipVisionModel | None, width: int) -> ClipVisionModel:
     projection = getattr(getattr(vision, "model", None), "visual_projection", None)
-    if not isinstance(projection, nn.Module):
+    if vision is None or not isinstance(projection, nn.Module):
         raise ValueError(
             f"{SOCKETS_NODE}: the clip_vision input is no image encoder of CLIP: it has no "
             f"projection into a space of words. {PAIRS}"
@@ -201,6 +201,7 @@ def _require_vision(vision: ClipVisionModel, width: int) -> None:
             f"{SOCKETS_NODE}: the clip input has vectors of {width} numbers, the clip_vision input "
             f"of {other}: they belong to different CLIPs. {PAIRS}"
         )
+    return vision
 
 
 PLAIN = {

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ale_edit.host.attention.rgb_cam import apply_rgb_cam
 from ale_edit.host.attention.self_injection import apply_self_injection
+from ale_edit.host.comfy_types import Conditioning
 from ale_edit.host.sampling.blending import apply_background_blending
 from ale_edit.host.sampling.branch_guider import Branch, BranchGuider
 from ale_edit.host.sampling.schedule import lcm_sigmas
@@ -24,7 +25,6 @@ from ale_edit.regions.regions import Regions
 from ale_edit.tests.tiny import edits_of, randn, source_latent, two_regions
 
 STEPS = 4
-Conditioning = list[list[Any]]
 
 
 def plain(clip: Any, prompt: str) -> Conditioning:

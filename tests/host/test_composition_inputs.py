@@ -284,7 +284,7 @@ def test_two_negatives_that_share_the_steps_act_as_in_stock_runs(model, clip):
 
 def test_combined_negatives_act_as_in_stock_runs(model, clip):
     source, target, _ = conds_of(clip)
-    conds = (source, target, plain(clip, "blurry") + plain(clip, "a stone"))
+    conds = (source, target, [*plain(clip, "blurry"), *plain(clip, "a stone")])
     made = edit_with(model, conds, GUIDANCE)
     assert relative_error(made, edit_by_two_runs(model, clip, GUIDANCE, conds=conds)) < 1e-4
 

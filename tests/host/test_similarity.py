@@ -304,13 +304,13 @@ def test_a_lora_on_the_text_encoder_is_refused(model: Any, tmp_path: Path) -> No
 
 
 def test_an_image_encoder_without_projection_is_refused(model: Any) -> None:
-    dino = SimpleNamespace(model=nn.Linear(1, 1))
+    dino: Any = SimpleNamespace(model=nn.Linear(1, 1))
     with pytest.raises(ValueError, match="no image encoder of CLIP"):
         similarity.pair_sockets(comfyui_clip(model), dino)
 
 
 def test_other_text_encoders_and_no_text_encoder_are_refused(model: Any) -> None:
-    t5 = SimpleNamespace(tokenize=lambda text: {"t5xxl": [[(0, 1.0)]]})
+    t5: Any = SimpleNamespace(tokenize=lambda text: {"t5xxl": [[(0, 1.0)]]})
     with pytest.raises(ValueError, match="has the text encoders t5xxl"):
         similarity.pair_sockets(t5, None)
     with pytest.raises(ValueError, match="the clip input is empty"):
