@@ -89,6 +89,13 @@ def test_prose_is_wrapped_at_one_width(page):
     assert lines and not [line for line in lines if len(line) > WIDTH and " " in line.strip()]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_has_none_of_the_turns_that_are_no_english(page):
+    turns = r"\b(?:(?:is|are|was|were) told|made anew|anew|of yours|parted by|goes on when)\b"
+    text = " ".join(prose_lines(page.read_text(encoding="utf-8")))
+    assert not re.findall(turns, text)
+
+
 def test_a_line_that_is_too_long_is_found_in_prose_alone():
     long = "word " * 30
     text = f"# {long}\n\n{long}\n\n    {long}\n\n| {long} |\n\n```\n{long}\n```\n"
