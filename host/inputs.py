@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from ..prompts.edits import Edits
-from ..regions.regions import Regions, RegionsBatch
+from ..regions.regions import ImageRegions, RegionsBatch
+from .pictures import PICTURE, require_picture
 
 SHOWN = 120
 """Characters of a quoted text that an error shows."""
 QUOTED = re.compile(f'"([^"]{{{SHOWN}}})[^"]+"')
 SURROGATE = re.compile("[\ud800-\udfff]")
 NUMBERS = ("INT", "FLOAT")
-PICTURE = "Connect the IMAGE of VAE Decode or Load Image."
 
 
 def has(*names: str) -> Callable[[Any], bool]:
@@ -54,7 +54,10 @@ SOCKETS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "IMAGE": (lambda value: isinstance(value, torch.Tensor), PICTURE),
     "MASK": (lambda value: isinstance(value, torch.Tensor), "Connect the MASK of Load Image."),
     "ALE_EDITS": (lambda value: isinstance(value, Edits), "Connect Edit Object or Edit List."),
-    "ALE_REGIONS": (lambda value: isinstance(value, Regions | RegionsBatch), "Connect Regions."),
+    "ALE_REGIONS": (
+        lambda value: isinstance(value, ImageRegions | RegionsBatch),
+        "Connect Regions.",
+    ),
     "ALE_DETECTOR": (has("detect"), "Connect GroundingDINO Loader."),
     "ALE_SEGMENTER": (has("segment"), "Connect SAM Loader."),
     "ALE_SIMILARITY": (has("cosines", "refusal"), "Connect CLIP Similarity Loader."),
@@ -89,26 +92,6 @@ def require_input(node: str, name: str, kind: str, value: Any, limits: Mapping[s
         raise ValueError(
             f"{node}: the {name} input holds half a character (U+{ord(found[0]):X}) at place "
             f"{found.start() + 1}, which no file can hold. Type the text again."
-        )
-
-
-def require_picture(image: Any, node: str, name: str) -> None:
-    """Raises ValueError for something that is no picture."""
-    shape = tuple(getattr(image, "shape", ()))
-    if len(shape) != 4 or shape[-1] not in (1, 3, 4) or 0 in shape:
-        raise ValueError(
-            f"{node}: the {name} input has the shape {shape}, not (images, height, width, "
-            f"channels) with 1, 3 or 4 channels. {PICTURE}"
-        )
-    if not image.is_floating_point():
-        raise ValueError(
-            f"{node}: the {name} input holds whole numbers ({image.dtype}), where a picture has "
-            f"fractions from 0 to 1. {PICTURE}"
-        )
-    if not bool(image.isfinite().all()):
-        raise ValueError(
-            f"{node}: the {name} input holds numbers that are not finite. Use a VAE in fp32: one "
-            "in fp16 makes such numbers of some pictures."
         )
 
 
