@@ -14,6 +14,7 @@ from ...devtools.server import Server
 from .kills import compare, damaged_in, failed, left_in, program, run_killed, timed, was_killed
 
 METHODS = ("naive", "ale")
+MOST_MADE = 2  # images that a run makes before its moment comes
 TAG = "ale_edit"  # of a run at the server: what it makes, and where
 
 
@@ -28,6 +29,10 @@ def runs_by_tag(server: Server) -> Counter[str]:
         history = json.load(reply)
     tags = (entry["prompt"][3].get(TAG) for entry in history.values())
     return Counter(tag for tag in tags if tag)
+
+
+def count_images(out: Path) -> int:
+    return len(list(out.glob("demo/images/*/*.png")))
 
 
 def tables_in(out: Path) -> list[str]:
@@ -54,11 +59,16 @@ def measure_bench_kills(
         outs.append(out)
         code = -1
         while len(made) < kills and code:
-            after_s = rng.uniform(0.0, seconds / 4)
-            code, said = run_killed(command(out, edits, server), folder, after_s)
+            wanted = count_images(out) + rng.randint(0, MOST_MADE)
+            code, said = run_killed(
+                command(out, edits, server),
+                folder,
+                rng.uniform(0.0, 2 * seconds / images),
+                lambda out=out, wanted=wanted: count_images(out) >= wanted,
+            )
             faults += [f"{name} is half-written" for name in damaged_in(out)]
             if was_killed(code):
-                made.append(len(list(out.glob("demo/images/*/*.png"))))
+                made.append(count_images(out))
             elif code:
                 faults.append(f"a run ended with {code}: {said[-300:]}")
         code, said = run_killed(command(out, edits, server), folder)

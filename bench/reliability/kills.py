@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,13 @@ which rounds otherwise."""
 RUN_S = 1800  # no run of this bench takes so long
 
 
-def run_killed(command: Sequence[str], cwd: Path, after_s: float | None = None) -> tuple[int, str]:
-    """Run one of the pack's programs in a folder; kill it with SIGKILL after some seconds.
+def run_killed(
+    command: Sequence[str],
+    cwd: Path,
+    after_s: float | None = None,
+    begins: Callable[[], bool] = lambda: True,
+) -> tuple[int, str]:
+    """Run one of the pack's programs in a folder; kill it with SIGKILL some seconds after `begins`.
 
     The exit code, below 0 where it was killed, and what it wrote.
     """
@@ -33,6 +38,8 @@ def run_killed(command: Sequence[str], cwd: Path, after_s: float | None = None) 
         process = subprocess.Popen(
             [sys.executable, *command], cwd=cwd, stdout=file, stderr=file, stdin=subprocess.DEVNULL
         )
+        while after_s is not None and process.poll() is None and not begins():
+            time.sleep(0.05)
         try:
             process.wait(RUN_S if after_s is None else after_s)
         except subprocess.TimeoutExpired:

@@ -118,7 +118,7 @@ def test_a_negative_or_a_source_of_another_text_encoder_is_named(calls, clip):
 
 @pytest.mark.parametrize("name", ["source", "negative"])
 def test_an_area_that_begins_beyond_the_image_is_named(calls, clip, name):
-    conds = {key: plain(clip, "wolf") for key in ("source", "target", "negative")}
+    conds: dict[str, Any] = {k: plain(clip, "wolf") for k in ("source", "target", "negative")}
     conds[name][0][1]["area"] = (4, 4, 8, 2)
     words = ["Two-Branch Guider", "Set x and y of Conditioning (Set Area)", "(8, 2)", "(8, 8)"]
     words.append(f"area of the {name} input")
