@@ -29,17 +29,18 @@ class MasaCtrlSettings:
     guidance are those of latent consistency models, with which ALE-Edit's paper compares; PAPER has
     MasaCtrl's own."""
 
-    steps: int = setting(15, "Latent consistency steps.", min=1, max=50, step=1)
+    steps: int = setting(15, "Number of LCM steps.", min=1, max=50, step=1)
     source_guidance: float = setting(
         1.0,
-        "Guidance of the source branch. 1 is off and keeps the image.",
+        "CFG scale of the source branch. 1 turns guidance off, which preserves the image best.",
         min=0.0,
         max=30.0,
         step=0.1,
     )
     target_guidance: float = setting(
         2.0,
-        "Guidance of the edited branch. 2 suits LCM models, 3 to 7 models that are not distilled.",
+        "CFG scale of the edited branch. 2 suits LCM models; use 3 to 7 for models that are not "
+        "distilled.",
         min=0.0,
         max=30.0,
         step=0.1,
@@ -47,38 +48,38 @@ class MasaCtrlSettings:
     start_step_share: float = setting(
         4 / 50,
         "Share of the steps, from the first, in which the edit is free to find its layout. After "
-        "them it takes its look from the source.",
+        "that, it takes its look from the source.",
         min=0.0,
         max=1.0,
         step=0.01,
     )
     start_layer_share: float = setting(
         10 / 16,
-        "Share of the self-attention layers, from the first, that stay as they are. The others "
-        "take their look from the source.",
+        "Share of the self-attention layers, from the first, that are left unchanged. The others "
+        "take the look of the source.",
         min=0.0,
         max=1.0,
         step=0.005,
     )
     start_layer: int = setting(
         BY_SHARE,
-        "The first self-attention layer, counted from 0, that takes its look from the source. -1 "
-        "goes by start_layer_share.",
+        "The first self-attention layer, counted from 0, that takes the look of the source. -1: "
+        "use start_layer_share.",
         min=BY_SHARE,
         max=1000,
         step=1,
     )
     strength: float = setting(
         1.0,
-        "Share of the steps that runs, from the last. Below 1 the edit starts from the noised "
-        "source and stays closer to it.",
+        "Share of the steps to run, counted from the end. Below 1, the edit starts from the "
+        "noised source image and stays closer to it.",
         min=0.05,
         max=1.0,
         step=0.05,
     )
     source_prompt: SourcePrompt = setting(
         "empty",
-        "What the source branch is described with: nothing, as the paper does with photographs, or "
+        "The prompt of the source branch. empty: no text, as in the paper for photographs. edits: "
         "the source phrases of the edits.",
         choices=SOURCE_PROMPTS,
     )
@@ -138,8 +139,8 @@ EDITOR = Editor(
     node_id="ALEMasaCtrl",
     description=(
         "Changes the pose, view or action in an image and keeps its look, without masks: from a "
-        "step and a layer on, the edit reads the source's keys and values. MasaCtrl (ICCV 2023, "
-        "arXiv 2304.08465), on virtual inversion."
+        "given step and layer on, the edit attends to the source's keys and values. MasaCtrl (ICCV "
+        "2023, arXiv 2304.08465), on virtual inversion."
     ),
     settings=MasaCtrlSettings,
     branches=lambda settings: (

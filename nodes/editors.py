@@ -31,7 +31,7 @@ def task_inputs(image: str) -> list[Any]:
     return [
         io.Model.Input(
             "model",
-            tooltip="A checkpoint of SD 1.5, SD 2 or SDXL; best an LCM, or with an LCM LoRA.",
+            tooltip="An SD 1.5, SD 2 or SDXL model, ideally an LCM or with an LCM LoRA.",
         ),
         io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
         io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
@@ -43,7 +43,7 @@ def task_inputs(image: str) -> list[Any]:
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
             control_after_generate=True,
-            tooltip="Seed of the noise.",
+            tooltip="The seed of the noise.",
         ),
     ]
 
@@ -53,13 +53,16 @@ def negative_input() -> Any:
     return io.Conditioning.Input(
         "negative",
         optional=True,
-        tooltip="Shared by all branches; without it the empty prompt, as in the paper.",
+        tooltip=(
+            "A negative prompt for all branches. Without it, the empty prompt is used, as in the "
+            "paper."
+        ),
     )
 
 
 def image_output() -> Any:
     return io.Image.Output(
-        display_name="image", tooltip="The edited image, at the size of the source."
+        display_name="image", tooltip="The edited image, at the size of the source image."
     )
 
 
@@ -86,7 +89,7 @@ def make_node(editor: Editor) -> type[io.ComfyNode]:
 
         @classmethod
         def define_schema(cls) -> io.Schema:
-            image = "The image to edit, or a batch; item j uses seed + j."
+            image = "The image to edit, or a batch. Item j of a batch uses seed + j."
             settings = [setting_input(field) for field in dataclasses.fields(editor.settings)]
             return io.Schema(
                 node_id=editor.node_id,
@@ -132,25 +135,25 @@ class ALEEdit(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Edits several objects of an image at once, each with its own attributes, and "
-                "keeps the background: embeddings, region attention, injection, blending and "
-                "sampling in one node, with the paper's defaults. ALE-Edit (arXiv 2412.04715)."
+                "keeps the background. The complete ALE-Edit method in one node, with the paper's "
+                "defaults (arXiv 2412.04715)."
             ),
             inputs=[
                 *task_inputs(
-                    "The image to edit, or a batch, each image with its own masks or all with the "
-                    "same; item j uses seed + j."
+                    "The image to edit, or a batch, in which each image has its own masks or all "
+                    "share the same ones. Item j of a batch uses seed + j."
                 ),
                 steps_input(),
                 *guidance_inputs(),
                 *schedule_inputs(),
                 strength_input(),
-                dilation_input(" Not used when regions is connected."),
+                dilation_input(" Ignored if regions is connected."),
                 io.Boolean.Input(
                     "paste_background",
                     default=False,
                     tooltip=(
-                        "Put the source's own pixels back outside the regions, undoing the VAE's "
-                        "small colour shifts."
+                        "Pastes the source's own pixels back outside the regions, which undoes the "
+                        "slight colour shifts of the VAE."
                     ),
                 ),
                 io.Combo.Input(
@@ -158,15 +161,15 @@ class ALEEdit(io.ComfyNode):
                     options=[AS_IN_EDITS, *VARIANTS],
                     default=AS_IN_EDITS,
                     tooltip=(
-                        "Follow the paper or the published code; by default what Method Settings "
-                        "says, else the paper."
+                        "Whether to follow the paper or the published code. By default this is "
+                        "what Method Settings says, or else the paper."
                     ),
                 ),
                 sockets.Regions.Input(
                     "regions",
                     optional=True,
                     tooltip=sockets.REGIONS_TOOLTIP
-                    + " Without it, the edits' own masks are taken.",
+                    + " Without it, the masks of the edits are used.",
                 ),
                 reuse_input(),
                 negative_input(),
@@ -175,7 +178,7 @@ class ALEEdit(io.ComfyNode):
                 image_output(),
                 io.Image.Output(
                     display_name="regions preview",
-                    tooltip="The source with one colour and label per object.",
+                    tooltip="The source image with one colour and label per object.",
                 ),
             ],
         )

@@ -25,7 +25,7 @@ def steps_input() -> Any:
         default=ALESettings.steps,
         min=1,
         max=50,
-        tooltip="Number of latent consistency steps, 1 to 50. Paper: 15.",
+        tooltip="Number of LCM steps, 1 to 50. The paper uses 15.",
     )
 
 
@@ -38,7 +38,7 @@ def strength_input() -> Any:
         max=1.0,
         step=0.05,
         tooltip=(
-            "Share of the steps that runs, from the last ones: below 1 the edit starts from the "
+            "Share of the steps to run, counted from the end. Below 1, the edit starts from the "
             "noised source image and stays closer to it."
         ),
     )
@@ -46,12 +46,10 @@ def strength_input() -> Any:
 
 def guidance_inputs() -> list[Any]:
     """The guidance scales of both branches."""
-    source = (
-        "Classifier-free guidance of the source branch. 1 (default) is off and keeps the image."
-    )
+    source = "CFG scale of the source branch. 1 turns guidance off, which preserves the image best."
     target = (
-        "Classifier-free guidance of the edited branch. 2 (default) suits LCM models; plain models "
-        "3 to 7."
+        "CFG scale of the edited branch. 2 suits LCM models; use 3 to 7 for models that are not "
+        "distilled."
     )
     return [
         io.Float.Input(
@@ -71,9 +69,10 @@ def reuse_input() -> Any:
         default=True,
         optional=True,
         tooltip=(
-            "Edit the same image again, with the same source prompt, seed and schedule, in about "
-            "half the time: the source branch of the last edit is kept in main memory (at most 2 "
-            "GB). Not beside other nodes' patches. Off: equal edits are equal bit for bit."
+            "Editing the same image again, with the same source prompt, seed and schedule, takes "
+            "about half the time: the source branch of the last edit is kept in RAM (at most 2 "
+            "GB). No effect if other nodes patch the model. Off: identical edits are identical bit "
+            "for bit."
         ),
     )
 
@@ -86,22 +85,36 @@ class TwoBranchGuiderNode(io.ComfyNode):
             display_name="Two-Branch Guider",
             category=CATEGORY,
             description=(
-                "Runs the source image and its edit side by side in every step, each with its "
-                "own guidance. Use with Virtual Inversion in SamplerCustomAdvanced."
+                "Samples the source image and its edit side by side, each with its own guidance. "
+                "Use it with Virtual Inversion in SamplerCustomAdvanced."
             ),
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The model, with Region Cross-Attention, injection and blending.",
+                    tooltip=(
+                        "The model, with Region Cross-Attention, Self-Attention Injection and "
+                        "Background Blending as needed."
+                    ),
                 ),
                 io.Conditioning.Input(
-                    "source", tooltip="Describes the image as it is: ORE's source output."
+                    "source",
+                    tooltip=(
+                        "Describes the image as it is: the source output of Object-Restricted "
+                        "Embeddings."
+                    ),
                 ),
                 io.Conditioning.Input(
-                    "target", tooltip="Describes the edited image: ORE's target output."
+                    "target",
+                    tooltip=(
+                        "Describes the edited image: the target output of Object-Restricted "
+                        "Embeddings."
+                    ),
                 ),
                 io.Conditioning.Input(
-                    "negative", tooltip="Shared by both branches; the empty prompt in the paper."
+                    "negative",
+                    tooltip=(
+                        "The negative prompt of both branches. The paper uses the empty prompt."
+                    ),
                 ),
                 *guidance_inputs(),
                 reuse_input(),
@@ -111,9 +124,8 @@ class TwoBranchGuiderNode(io.ComfyNode):
                     default="together",
                     optional=True,
                     tooltip=(
-                        "How a step computes the branches: together in one call of the model, "
-                        "which is the fastest, or in turn, one call a branch, which needs less "
-                        "memory."
+                        "How a step computes the branches. together: in one model call, which is "
+                        "fastest. in turn: one call per branch, which needs less memory."
                     ),
                 ),
             ],
@@ -152,9 +164,9 @@ class VirtualInversion(io.ComfyNode):
             display_name="Virtual Inversion (DDCM)",
             category=CATEGORY,
             description=(
-                "Edits without inverting the image: both branches share their noise and the "
-                "source's known latent corrects the edit at every step. InfEdit, Algorithm 2 "
-                "(arXiv 2312.04965). Needs Two-Branch Guider."
+                "Edits without inverting the image: both branches share the same noise, and the "
+                "known source latent corrects the edit at every step. Requires Two-Branch Guider. "
+                "InfEdit, Algorithm 2 (arXiv 2312.04965)."
             ),
             inputs=[
                 io.Float.Input(
@@ -164,8 +176,8 @@ class VirtualInversion(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     tooltip=(
-                        "Share of fresh noise in each step. 1 (default) is the method; lower "
-                        "values reuse the predicted noise."
+                        "Share of fresh noise in each step. 1 (default) is DDCM; lower values "
+                        "reuse the predicted noise."
                     ),
                 ),
                 io.Float.Input(
@@ -176,7 +188,7 @@ class VirtualInversion(io.ComfyNode):
                     step=0.05,
                     optional=True,
                     tooltip=(
-                        "How much of the edit so far each step carries on. 0 (default) is DDCM, "
+                        "How much of the edit so far each step carries over. 0 (default) is DDCM, "
                         "1 is FlowEdit's rule."
                     ),
                 ),
@@ -200,19 +212,16 @@ class LCMSchedule(io.ComfyNode):
             display_name="LCM Schedule",
             category=CATEGORY,
             description=(
-                "The exact time steps of a latent consistency model (arXiv 2310.04378), as "
-                "diffusers' LCMScheduler spaces them. Also good for models that are not "
-                "distilled."
+                "The exact timesteps of a latent consistency model (arXiv 2310.04378), spaced as "
+                "in diffusers' LCMScheduler. Also works for models that are not distilled."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="Gives the noise level of each time step."),
+                io.Model.Input("model", tooltip="Provides the noise level of each timestep."),
                 steps_input(),
                 strength_input(),
             ],
             outputs=[
-                io.Sigmas.Output(
-                    display_name="sigmas", tooltip="One noise level a step, and 0 at the end."
-                )
+                io.Sigmas.Output(display_name="sigmas", tooltip="One noise level per step, then 0.")
             ],
         )
 
