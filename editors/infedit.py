@@ -175,8 +175,8 @@ def require_blend(settings: InfEditSettings, rows: BlendRows) -> None:
         if words and threshold >= 1:
             raise ValueError(
                 f"the mask of the {side} blend is empty at {side}_threshold {threshold}, because "
-                f"no place is clearer than the clearest. Lower {side}_threshold, or leave out the "
-                f"{side} blend words."
+                "no response is stronger than the strongest. Lower "
+                f"{side}_threshold, or leave out the {side} blend words."
             )
 
 

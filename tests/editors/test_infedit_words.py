@@ -70,12 +70,12 @@ def test_a_word_of_the_source_prompt_is_the_word_in_its_place():
     [
         (
             {"target_blend": "goat moon"},
-            r'the target blend word "moon" does not stand in the target prompt \("red goat on a '
+            r'the target blend word "moon" does not occur in the target prompt \("red goat on a '
             r'house"\)\. Write it as it stands there, or leave it out\.$',
         ),
         (
             {"source_blend": "wolf"},
-            r'the source blend word "wolf" does not stand at the same place in the source prompt '
+            r'the source blend word "wolf" is not at the same place in the source prompt '
             r'\("wolf on a house"\) and in the target prompt \("red goat on a house"\)\.',
         ),
         ({"source_blend": "goat"}, r'the source blend word "goat" does not stand at the same'),

@@ -290,7 +290,7 @@ def test_what_is_wrong_or_odd_in_an_image_of_a_batch_is_said_with_its_number(cap
 def test_regions_of_another_number_of_images_than_the_latents_are_refused():
     regions = regions_from_edits(edits_of(masks=frames(3)), None, 0.0, images=3)
     assert len(masks_of_latent(regions, torch.zeros(3, 4, 8, 8), 8, "Region Cross-Attention")) == 3
-    words = "^Region Cross-Attention: the regions are of 3 images, but here are 2. Make them of"
+    words = "^Region Cross-Attention: the regions were made from 3 images, but there are 2 images"
     with pytest.raises(ValueError, match=words):
         masks_of_latent(regions, torch.zeros(2, 4, 8, 8), 8, "Region Cross-Attention")
 
