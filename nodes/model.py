@@ -69,7 +69,7 @@ class RegionCrossAttention(io.ComfyNode):
                 sockets.Regions.Input(
                     "regions",
                     tooltip=sockets.REGIONS_TOOLTIP
-                    + ("They must be made from the same edits as the embeddings."),
+                    + " They must be made from the same edits as the embeddings.",
                 ),
                 io.Float.Input(
                     "strength",
