@@ -1,19 +1,18 @@
 """`dev.py locales`: brings the translations of locales/ in line with the nodes' English texts.
 
 The English of the nodes is read from tests/nodes/schemas.json, so that no ComfyUI is needed.
-locales/en has the English that the translations were made from: where a text has changed since,
-its translations are dropped. A key without a translation gets that of the same English text
-elsewhere, or else the English text itself, for a translator to replace.
+locales/en has the English that the translations were made from. Every key gets the translation of
+its English text, wherever that text was before; a new or changed text stays English, for a
+translator to replace.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from .folders import ROOT
-from .messages import say
+from .messages import DevError, say
 
 Key = tuple[str, ...]
 Texts = dict[Key, str]
@@ -31,7 +30,12 @@ NAMES = frozenset(
 )
 """Texts that may stay as they are in every language."""
 
-SAME: dict[str, frozenset[str]] = {}
+SAME = {
+    "es": frozenset(("detector", "prompts", "script")),
+    "fr": frozenset(
+        ("description", "image", "images", "instances", "prompts", "scores", "script", "source")
+    ),
+}
 """English words that a language shares."""
 
 
@@ -72,7 +76,7 @@ def nest(texts: Texts) -> dict[str, Any]:
 def read(language: str) -> Texts:
     """The texts of a language as ComfyUI puts its two files together."""
     tree: dict[str, Any] = {}
-    for name in ("main", NODES):
+    for name in (NODES, "main"):
         file = LOCALES / language / f"{name}.json"
         content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         tree |= {NODES: content} if name == NODES else content
@@ -88,22 +92,24 @@ def write(language: str, texts: Texts) -> None:
 
 
 def renew(translated: Texts, before: Texts, english: Texts) -> Texts:
-    """The translations for the keys of english, in its order. before: the English of translated."""
-    kept = {
-        key: text
-        for key, text in translated.items()
-        if key in english and before.get(key) == english[key] != text
+    """The translations for the keys of english, in its order. Equal English texts have equal ones:
+    where they differ, that of the first key. before: the English of translated."""
+    known = {
+        before[key]: text
+        for key, text in reversed(translated.items())
+        if before.get(key, text) != text
     }
-    same = {english[key]: text for key, text in reversed(kept.items())}
-    return {key: kept.get(key, same.get(text, text)) for key, text in english.items()}
+    return {key: known.get(text, text) for key, text in english.items()}
 
 
 def untranslated(language: str, texts: Texts, english: Texts) -> list[Key]:
-    allowed = NAMES | SAME.get(language, frozenset())
+    allowed = NAMES | SAME.get(language, frozenset[str]())
     return [key for key, text in english.items() if texts[key] == text and text not in allowed]
 
 
-def command_locales(_args: object, _rest: list[str]) -> int:
+def command_locales(_args: object, rest: list[str]) -> int:
+    if rest:
+        raise DevError(f"locales takes no options, and got {' '.join(rest)}.")
     english = english_texts(json.loads(SCHEMAS.read_text(encoding="utf-8")))
     before = read("en")
     for language in LANGUAGES:

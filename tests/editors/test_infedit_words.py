@@ -85,11 +85,11 @@ def test_a_word_of_the_source_prompt_is_the_word_in_its_place():
         ),
         (
             {"target_blend": "goat", "target_threshold": 1.0},
-            r"the mask of the target blend is empty at target_threshold 1\.0, because no response is",
+            r"the mask of the target blend is empty at target_threshold 1\.0, because no response",
         ),
         (
             {"source_blend": "house", "source_threshold": 1.0},
-            r"the mask of the source blend is empty at source_threshold 1\.0, because no response is",
+            r"the mask of the source blend is empty at source_threshold 1\.0, because no response",
         ),
     ],
     ids=lambda value: str(value)[:40],
