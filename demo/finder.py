@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..regions.detection import Detections, iou
-from .finding import connected
+from .finding import label_patches
 from .judge import crop_regions, region_boxes
 from .scenes import COLORS, MATERIALS, SHAPES
 from .weights import FOLDER, read_weights
@@ -100,7 +100,7 @@ class SceneFinder:
         with torch.no_grad():
             logits = self._net(F.pad(pixels, padding, mode="replicate"))
         is_object, color, material = (x[0, ..., :height, :width] for x in logits)
-        labels = connected(is_object > 0)
+        labels = label_patches(is_object > 0)
         masks = [labels == label for label in labels[labels > 0].unique().tolist()]
         return [
             FoundObject(mask, _box(mask), self._words(mask, color, material))

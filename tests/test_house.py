@@ -36,6 +36,7 @@ PACK: dict[str, set[str]] = {
     "demo/evaluate.py": {"regions"},
     "demo/card_images.py": {"host", *PURE},
     "demo/finder.py": {"regions"},
+    "demo/finding.py": set(),
     "bench": {"headless", "scoring"},
     "bench/judging.py": {"demo", "regions", "scoring"},
     "bench/demo_scenes.py": {"demo"},
@@ -65,6 +66,7 @@ OTHERS: dict[str, set[str]] = {
     "demo/evaluate.py": {"torch", "numpy"},
     "demo/card_images.py": {"torch"},
     "demo/finder.py": {"torch"},
+    "demo/finding.py": {"torch", "numpy"},
     **{f"host/scoring/{name}.py": {"torch", *COMFY} for name in SCORING},
     "regions/preview.py": {"torch", "numpy", "PIL"},  # labels need a font
     "scoring/comparison.py": {"torch", "numpy", "PIL"},  # labels need a font
@@ -96,6 +98,7 @@ LATE: dict[str, set[str]] = {  # only inside a function
     "scoring/clip.py": {"transformers"},
     "scoring/lpips_network.py": {"torchvision"},
     "demo": COMFY | {"safetensors", "PIL"},
+    "demo/finding.py": {"scipy"},
     "demo/card_images.py": COMFY,
     "bench/lpips_network.py": {"torchvision", "torchmetrics"},
     "bench/clip_network.py": {"transformers"},
