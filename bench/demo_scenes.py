@@ -25,14 +25,14 @@ from ..demo.world import (
     object_phrase,
     render,
 )
-from .construction import Vocabulary, construct
+from .construction import AttributeWords, construct
 from .dataset import Dataset, ImageEdit, ImageObject, SourceImage, read_dataset, write_dataset
 from .main_job import Edit, to_picture
 
 SCENES = 20
 HELD_OUT = "held out"
 """Tag of an object that becomes a triple of shape, colour and material never trained on."""
-VOCABULARY = Vocabulary(COLORS, MATERIALS, dict.fromkeys(SHAPES, SHAPES))
+VOCABULARY = AttributeWords(COLORS, MATERIALS, dict.fromkeys(SHAPES, SHAPES))
 LARGE_SIZE = 256
 _LARGE_RADIUS = {4: (0.10, 0.15), 6: (0.085, 0.12), 8: (0.075, 0.10)}  # 19 to 38 pixels of 256
 _GAP = 0.02

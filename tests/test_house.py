@@ -72,7 +72,7 @@ OTHERS: dict[str, set[str]] = {
     "scoring/comparison.py": {"torch", "numpy", "PIL"},  # labels need a font
     "scoring/clip.py": {"torch", "numpy", "PIL"},
     "scoring/lpips_network.py": {"torch"},
-    "bench": {"torch", "numpy", "PIL", "aiohttp"},
+    "bench": {"torch", "numpy", "PIL", "aiohttp", "pydantic", "pydantic_core"},
     "bench/judging.py": {"torch"},
     "bench/demo_scenes.py": {"torch", "numpy", "PIL"},
     "bench/lpips_network.py": {"torch"},
