@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import io
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -305,31 +304,3 @@ def edit_all(
             kind = node["class_type"]
             needed[kind] = (needed.get(kind) or frozenset()) | frozenset(node["inputs"])
     return Spread(jobs, needed, pack_version(), workers, on_done, tell, **waiting).run()
-
-
-class ProgressLine:
-    """Counts images on one line, with the time left; in a file, a line each minute."""
-
-    def __init__(self, total: int, is_terminal: bool, out: Callable[..., None] = print):
-        self._total, self._is_terminal, self._out = total, is_terminal, out
-        self._last = time.monotonic()
-
-    def __call__(self, job: Job, outcome: Outcome) -> None:
-        if not outcome.made:
-            return
-        each = outcome.seconds / outcome.made
-        left = round(each * (self._total - outcome.over))
-        text = (
-            f"{outcome.made}/{self._total} images, {each:.2f} s each, "
-            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-        )
-        if self._is_terminal:
-            end = "\n" if outcome.made == self._total else ""
-            self._out(f"\r{text:<78}", end=end, flush=True)
-        elif time.monotonic() - self._last > 60 or outcome.made == self._total:
-            self._last = time.monotonic()
-            self._out(text, flush=True)
-
-    def tell(self, text: str) -> None:
-        """A sentence above the line."""
-        self._out(f"\r{text:<78}" if self._is_terminal else text, flush=True)

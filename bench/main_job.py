@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from math import isnan
 from typing import Any, Protocol
 
@@ -38,6 +39,7 @@ from ..headless.pack import pack_version
 from ..headless.pictures import crop_centre, name_of_upload, upload
 from ..headless.signals import end_as_by_ctrl_c
 from ..headless.spreading import Hopeless
+from ..progress import ProgressBar
 from ..scoring.preservation import background_mse, psnr_of
 from .options import FAILED, OUTPUT_CLOSED, SERVER_FAILED, STOPPED, demo_arguments, fail
 from .own_input import own_input
@@ -101,9 +103,10 @@ def to_tensor(picture: Image.Image) -> Tensor:
 
 async def run_workflow(client: ComfyClient, workflow: Workflow, label: str) -> Outcome:
     start = time.monotonic()
-    saved = await client.run(workflow, ProgressLine(label))
+    with ProgressBar(label, unit="step", every_s=None, keep=False) as bar:
+        saved = await client.run(workflow, partial(show_progress, bar, label))
     seconds = time.monotonic() - start
-    print(f"\r{label}: {seconds:.1f} s{' ' * 40}", flush=True)
+    print(f"{label}: {seconds:.1f} s", flush=True)
     images = {}
     for image in saved:
         name = image.title.removeprefix("Save ")
@@ -113,19 +116,14 @@ async def run_workflow(client: ComfyClient, workflow: Workflow, label: str) -> O
     return Outcome(images, seconds)
 
 
-class ProgressLine:
-    """Shows progress on one line of a terminal, and what nodes say, which a file gets alone."""
-
-    def __init__(self, label: str):
-        self._label = label
-
-    def __call__(self, progress: Progress) -> None:
-        if progress.notice:
-            text = f"{self._label}: {progress.sentence}"
-            print(f"\r{text:<60}" if sys.stdout.isatty() else text, flush=True)
-        elif sys.stdout.isatty():
-            steps = f" {progress.value}/{progress.maximum}" if progress.maximum else ""
-            print(f"\r{f'{self._label}: {progress.title}{steps}':<60}", end="", flush=True)
+def show_progress(bar: ProgressBar, label: str, progress: Progress) -> None:
+    """The steps of a node on a terminal, and what nodes say, which a file gets alone."""
+    if progress.notice:
+        bar.tell(f"{label}: {progress.sentence}")
+    else:
+        bar.move_to(
+            progress.value, label=f"{label}, {progress.title}", total=progress.maximum or None
+        )
 
 
 # -- the scores ------------------------------------------------------------------------------------
@@ -260,20 +258,13 @@ def guard(job: str, run: Callable[[], int | None], stopped: str = "Stopped.") ->
         with end_as_by_ctrl_c():
             return run() or 0
     except KeyboardInterrupt:
-        _end_progress_line()
         return fail(job, stopped, STOPPED)
     except BrokenPipeError:
         _discard_output()
         return OUTPUT_CLOSED
     except (ComfyError, ValueError, OSError) as error:
-        _end_progress_line()
         cure = f". {KEPT}" if isinstance(error, OSError) else ""
         return fail(job, f"{error}{cure}", exit_code(error))
-
-
-def _end_progress_line() -> None:
-    if sys.stdout.isatty():
-        print()
 
 
 def _discard_output() -> None:

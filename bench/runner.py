@@ -7,7 +7,6 @@ Editing goes through one or more ComfyUI servers (editing.py), scoring reads fil
 import argparse
 import json
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,12 +20,12 @@ from ..headless.pack import ROOT, pack_version
 from ..headless.pictures import write_whole
 from ..headless.tasks import Outcome
 from ..headless.workers import Workers, local_workers
+from ..progress import ProgressBar
 from .dask_workers import dask_workers
 from .dataset import Dataset, ImageEdit, read_dataset
 from .editing import (
     STALE,
     Plan,
-    ProgressLine,
     Settings,
     check_servers,
     edit_all,
@@ -127,11 +126,16 @@ def _make_images(plan: Plan, args: argparse.Namespace) -> Outcome:
         return Outcome()
     if not args.dask:  # whose servers this machine may not reach
         check_servers(args.server, left)
-    progress = ProgressLine(len(left), sys.stdout.isatty())
-    with workers_of(args) as workers:
-        outcome = edit_all(left, workers, progress, progress.tell, patience_s=args.patience)
+    with ProgressBar("images", len(left), "image") as bar, workers_of(args) as workers:
+        outcome = edit_all(
+            left,
+            workers,
+            lambda _task, outcome: bar.move_to(outcome.over),
+            bar.tell,
+            patience_s=args.patience,
+        )
     if outcome.made:
-        print(f"\n{outcome.made} images, {outcome.seconds / outcome.made:.2f} s each")
+        print(f"{outcome.made} images, {outcome.seconds / outcome.made:.2f} s each")
     if len(outcome.by_server) > 1:
         print(", ".join(f"{url}: {n}" for url, n in outcome.by_server.items()))
     for name, why in outcome.failed.items():

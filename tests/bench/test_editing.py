@@ -14,7 +14,6 @@ from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import (
     Job,
     Plan,
-    ProgressLine,
     edit_all,
     find_pending,
     read_result,
@@ -25,7 +24,6 @@ from ale_edit.bench.editing import (
 from ale_edit.bench.methods import ALE, CODE, COMPONENTS, NAIVE, all_methods
 from ale_edit.headless import PackMissing
 from ale_edit.headless.pictures import as_png
-from ale_edit.headless.tasks import Outcome
 from ale_edit.headless.workers import local_workers
 from ale_edit.tests.headless.fake_server import FakeServer, serving
 
@@ -294,13 +292,6 @@ def test_a_full_disk_leaves_no_half_of_an_image(job, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_result(job, picture(), VERSIONS)
     assert state_of(job) == "missing" and not list(job.path.parent.iterdir())
-
-
-def test_progress_says_how_many_and_how_long(job):
-    lines: list[str] = []
-    progress = ProgressLine(4, True, lambda text, **_: lines.append(text))
-    progress(job, Outcome(made=2, seconds=5.0))
-    assert lines[0].strip() == "2/4 images, 2.50 s each, 0:00:05 left"
 
 
 def test_a_file_that_is_no_picture_is_damaged(job):

@@ -16,12 +16,12 @@ from ale_edit.bench import main_job
 from ale_edit.bench.demo_scenes import demo_input
 from ale_edit.bench.main_job import (
     Edit,
-    ProgressLine,
     exit_code,
     filled_workflow,
     guard,
     main,
     scores_of,
+    show_progress,
     table,
 )
 from ale_edit.bench.options import FAILED, OUTPUT_CLOSED, SERVER_FAILED, STOPPED
@@ -38,6 +38,7 @@ from ale_edit.headless import (
     WorkflowRejected,
 )
 from ale_edit.headless.spreading import Hopeless
+from ale_edit.progress import ProgressBar
 
 
 def chain(count: int) -> list[tuple[str, str, str]]:
@@ -125,9 +126,9 @@ def test_the_table_shows_both_edits_side_by_side():
 
 
 def test_what_nodes_say_is_printed_and_steps_are_not_where_the_output_is_a_file(capsys):
-    line = ProgressLine("ALE edit")
-    line(Progress("Sample", 3, 15))
-    line(Progress("Regions", notice="the masks of a and b overlap."))
+    with ProgressBar("ALE edit", every_s=None) as bar:
+        show_progress(bar, "ALE edit", Progress("Sample", 3, 15))
+        show_progress(bar, "ALE edit", Progress("Regions", notice="the masks of a and b overlap."))
     assert capsys.readouterr().out == "ALE edit: Regions: the masks of a and b overlap.\n"
 
 
@@ -214,6 +215,7 @@ GUARDED = """
 import runpy, signal, sys, time
 runpy.run_path({dev!r})["import_pack"](None)
 from ale_edit.bench.main_job import guard
+from ale_edit.progress import ProgressBar
 def job():
     print("ready", flush=True)
     while True:

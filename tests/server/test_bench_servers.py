@@ -7,7 +7,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import (
     Job,
     Plan,
-    ProgressLine,
     edit_all,
     find_pending,
     image_path,
@@ -81,14 +79,15 @@ def by_runner(
 ) -> dict[str, Any]:
     """The report of `bench run` while the killer is at work."""
 
-    class Line(ProgressLine):
-        def __call__(self, job: Job, outcome: Outcome) -> None:
+    def edit(jobs: Any, workers: Any, on_done: Any, tell: Any, **waiting: float) -> Outcome:
+        def kill(job: Job, outcome: Outcome) -> None:
             killer(job, outcome)
-            super().__call__(job, outcome)
+            on_done(job, outcome)
+
+        return edit_all(jobs, workers, kill, tell, recheck_s=RECHECK_S, **waiting)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "ProgressLine", Line)
-        patch.setattr(runner, "edit_all", partial(edit_all, recheck_s=RECHECK_S))
+        patch.setattr(runner, "edit_all", edit)
         assert runner.main(argv(dataset, out, *options)) == 0
     return json.loads((out / f"{dataset.name}.json").read_text(encoding="utf-8"))
 
