@@ -59,12 +59,12 @@ def show_figure(figure: Figure, column: Column) -> str:
 
 
 @dataclass(frozen=True)
-class Table:
+class FigureTable:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
-    def drop_empty_columns(self) -> "Table":
+    def drop_empty_columns(self) -> "FigureTable":
         """Without the columns that have no figure in any row."""
         kept = [
             k
@@ -72,7 +72,7 @@ class Table:
             if not self.rows or any(row[k] not in (NONE, "-") for row in self.rows)
         ]
         rows = tuple(tuple(row[k] for k in kept) for row in self.rows)
-        return Table(self.title, tuple(self.columns[k] for k in kept), rows)
+        return FigureTable(self.title, tuple(self.columns[k] for k in kept), rows)
 
     @property
     def has_figures(self) -> bool:

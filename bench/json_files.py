@@ -5,7 +5,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -90,7 +90,7 @@ class JsonObject:
     def _find(self, keys: Sequence[int | str]) -> "JsonObject":
         """The object under these keys; an entry of a list is named by its number, and by its id
         where it has one."""
-        place, content = self.place, self.content
+        place, content = self.place, cast("Any", self.content)
         for key in keys:
             content = content[key]
             if isinstance(key, int):

@@ -25,8 +25,8 @@ from .dask_workers import dask_workers
 from .dataset import Dataset, ImageEdit, read_dataset
 from .editing import (
     STALE,
+    NodeInputs,
     Plan,
-    Settings,
     check_servers,
     edit_all,
     find_pending,
@@ -48,7 +48,7 @@ def run_bench(
     dataset: Dataset,
     methods: Sequence[Method],
     out: Path,
-    settings: Settings | None = None,
+    settings: NodeInputs | None = None,
 ) -> Results:
     """Edit and score the first edits of a data set. `args` are those of parsers.bench_parser;
     images and scores go below `out`, which the caller is alone in (lock.alone_in)."""
@@ -82,7 +82,7 @@ def check_bench(
     dataset: Dataset,
     methods: Sequence[Method],
     out: Path,
-    settings: Settings | None = None,
+    settings: NodeInputs | None = None,
 ) -> None:
     """What run_bench would find wrong before it needs a server: settings, weights of metrics."""
     _plan(args, dataset, dataset.edits[:1], methods, out, settings)
@@ -95,7 +95,7 @@ def _plan(
     edits: Sequence[ImageEdit],
     methods: Sequence[Method],
     out: Path,
-    settings: Settings | None,
+    settings: NodeInputs | None,
 ) -> Plan:
     checkpoint = getattr(args, "checkpoint", None)
     context = ("" if checkpoint else own_model().weights_key()) + pack_version()
@@ -119,9 +119,9 @@ def exit_code_of(job: str, found: Sequence[Results]) -> int:
 
 def _make_images(plan: Plan, args: argparse.Namespace) -> Outcome:
     """The first pass; what failed is told."""
-    left = find_pending(plan.jobs, print)
-    there = len(plan.jobs) - len(left)
-    print(f"{plan.dataset.name}: {len(plan.jobs)} images, {there} are there.", flush=True)
+    left = find_pending(plan.tasks, print)
+    there = len(plan.tasks) - len(left)
+    print(f"{plan.dataset.name}: {len(plan.tasks)} images, {there} are there.", flush=True)
     if not left:
         return Outcome()
     if not args.dask:  # whose servers this machine may not reach
@@ -150,14 +150,14 @@ def workers_of(args: argparse.Namespace) -> AbstractContextManager[Workers]:
 
 
 def _tell_stale(plan: Plan) -> Outcome:
-    stale = sum(state_of(job) == STALE for job in plan.jobs)
+    stale = sum(state_of(task) == STALE for task in plan.tasks)
     if stale:
-        print(f"{plan.dataset.name}: {stale} of {len(plan.jobs)} images {STALE}.")
+        print(f"{plan.dataset.name}: {stale} of {len(plan.tasks)} images {STALE}.")
     return Outcome()
 
 
 def set_up(
-    results: Results, command: str, facts: Mapping[str, Any], settings: Settings | None = None
+    results: Results, command: str, facts: Mapping[str, Any], settings: NodeInputs | None = None
 ) -> dict[str, Any]:
     """What a report says of how it was made."""
     own = own_model()

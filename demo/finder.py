@@ -127,7 +127,7 @@ class SceneFinder:
         scores = torch.zeros(len(found), len(phrases))
         heads = torch.zeros_like(scores)
         for p, phrase in enumerate(phrases):
-            named = _named(phrase)
+            named = _find_words(phrase)
             shapes = [word for word in named if word in SHAPES]
             for q, o in enumerate(found if shapes else []):
                 scores[q, p] = torch.tensor([o.words[word] for word in named]).prod()
@@ -144,7 +144,7 @@ class SceneFinder:
         return torch.stack([found[q].mask for q in best])
 
 
-def _named(phrase: str) -> list[str]:
+def _find_words(phrase: str) -> list[str]:
     """The words of a phrase that describe objects; a shape's plural counts as the shape."""
     return [_WORDS[word] for word in re.findall(r"[a-z]+", phrase.lower()) if word in _WORDS]
 

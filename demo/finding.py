@@ -29,7 +29,8 @@ def label_patches(inside: Tensor) -> Tensor:
     """
     from scipy import ndimage
 
-    patches, count = ndimage.label(inside.cpu().numpy(), structure=np.ones((3, 3)))
+    patches = np.zeros(inside.shape, np.int32)
+    count = ndimage.label(inside.cpu().numpy(), np.ones((3, 3)), output=patches)
     numbers = np.arange(1, inside.numel() + 1).reshape(inside.shape)
     largest = ndimage.maximum(numbers, patches, np.arange(count + 1))
     largest[0] = 0

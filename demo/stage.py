@@ -36,7 +36,7 @@ class StagePlan:
     ema: float = 0.997  # decay of the moving average of the weights, which is what ships
 
 
-def seeded(
+def build_seeded(
     seed: int, build: Callable[[], Network], start: Mapping[str, Tensor] | None = None
 ) -> Network:
     """A network with the weights `start`, or with random ones that depend on the seed alone."""

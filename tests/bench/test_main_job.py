@@ -15,7 +15,7 @@ from PIL import Image
 from ale_edit.bench import main_job
 from ale_edit.bench.demo_scenes import demo_input
 from ale_edit.bench.main_job import (
-    Edit,
+    MaskedEdit,
     exit_code,
     filled_workflow,
     guard,
@@ -37,7 +37,7 @@ from ale_edit.headless import (
     ServerGone,
     WorkflowRejected,
 )
-from ale_edit.headless.spreading import Hopeless
+from ale_edit.headless.spreading import RepeatedFailure
 from ale_edit.progress import ProgressBar
 
 
@@ -80,7 +80,7 @@ def test_the_background_error_is_measured_outside_the_masks_alone():
     source = Image.new("RGB", (32, 32), (100, 100, 100))
     mask = Image.new("L", (32, 32))
     mask.paste(255, (0, 0, 16, 32))
-    edits = [Edit("a", "b", mask, None)]
+    edits = [MaskedEdit("a", "b", mask, None)]
     edited = source.copy()
     edited.paste((255, 0, 0), (0, 0, 16, 32))
     inside = scores_of(source, edited, edits, None)["background_psnr"]
@@ -92,7 +92,7 @@ def test_the_background_error_is_measured_outside_the_masks_alone():
 
 def test_without_any_background_there_is_no_background_error():
     image = Image.new("RGB", (8, 8))
-    everything = [Edit("a", "b", Image.new("L", (8, 8), 255), None)]
+    everything = [MaskedEdit("a", "b", Image.new("L", (8, 8), 255), None)]
     assert scores_of(image, image, everything, None)["background_psnr"] is None
 
 
@@ -101,7 +101,9 @@ def test_an_image_that_the_vae_cropped_is_compared_with_the_sources_centre():
     source.paste((50, 60, 70), (2, 1, 34, 33))
     edited = Image.new("RGB", (32, 32), (50, 60, 70))
     mask = Image.new("L", (37, 35))
-    assert scores_of(source, edited, [Edit("a", "b", mask, None)], None)["background_psnr"] > 60
+    assert (
+        scores_of(source, edited, [MaskedEdit("a", "b", mask, None)], None)["background_psnr"] > 60
+    )
 
 
 def test_the_judge_reads_what_was_asked_for():
@@ -161,8 +163,11 @@ NODE = NodeError("Edit 1", "ALEEditObject", "no words")
         (Interrupted("by somebody"), 1),
         (NodeFailed(NODE, "ValueError", ()), 1),
         (NodeFailed(NODE, "torch.OutOfMemoryError", ()), SERVER_FAILED),
-        (Hopeless("the first 5", NodeFailed(NODE, "ValueError", ())), FAILED),
-        (Hopeless("the first 5", NodeFailed(NODE, "torch.OutOfMemoryError", ())), SERVER_FAILED),
+        (RepeatedFailure("the first 5", NodeFailed(NODE, "ValueError", ())), FAILED),
+        (
+            RepeatedFailure("the first 5", NodeFailed(NODE, "torch.OutOfMemoryError", ())),
+            SERVER_FAILED,
+        ),
         (ServerGone("no answer"), SERVER_FAILED),
         (PackMissing("no node"), SERVER_FAILED),
         (ComfyError("nothing came"), SERVER_FAILED),
