@@ -30,8 +30,8 @@ def label_patches(inside: Tensor) -> Tensor:
     from scipy import ndimage
 
     patches = np.zeros(inside.shape, np.int32)
-    count = ndimage.label(inside.cpu().numpy(), np.ones((3, 3)), output=patches)
+    ndimage.label(inside.cpu().numpy(), np.ones((3, 3)), output=patches)
     numbers = np.arange(1, inside.numel() + 1).reshape(inside.shape)
-    largest = ndimage.maximum(numbers, patches, np.arange(count + 1))
+    largest = ndimage.maximum(numbers, patches, np.arange(patches.max() + 1))
     largest[0] = 0
     return torch.from_numpy(largest[patches]).to(inside.device)

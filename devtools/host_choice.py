@@ -34,8 +34,8 @@ def check_existing_host(comfyui: Path) -> Host:
     version = comfyui_version(comfyui)
     if version < COMFYUI_FLOOR:
         raise DevError(
-            f"ComfyUI at {comfyui} is {format_version(version)}; the pack needs {format_version(COMFYUI_FLOOR)} "
-            "or newer. Update it."
+            f"ComfyUI at {comfyui} is {format_version(version)}; the pack needs "
+            f"{format_version(COMFYUI_FLOOR)} or newer. Update it."
         )
     own = [comfyui / ".venv", comfyui / "venv"]
     candidates = [path for folder in own for path in [venv_python(folder)] if path.is_file()]

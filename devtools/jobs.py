@@ -92,7 +92,8 @@ def run_here(
     if comfyui:
         why = "it is that of --comfyui"
     elif sys.version_info < PYTHONS[0]:
-        why = f"this Python is {format_version(sys.version_info[:2])}, below {format_version(PYTHONS[0])}"
+        present, floor = format_version(sys.version_info[:2]), format_version(PYTHONS[0])
+        why = f"this Python is {present}, below {floor}"
     elif missing := missing_modules(python, needed):
         why = f"{python} has no {', '.join(missing)}"
     else:

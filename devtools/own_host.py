@@ -51,8 +51,8 @@ def choose_own_host(cache: Path, data: Path) -> Host:
 def check_python(version: tuple[int, ...]) -> None:
     if not PYTHONS[0] <= version[:2] <= PYTHONS[1]:
         raise DevError(
-            f"This is Python {format_version(version[:2])}; set-up needs {format_version(PYTHONS[0])} to "
-            f"{format_version(PYTHONS[1])}. "
+            f"This is Python {format_version(version[:2])}; set-up needs "
+            f"{format_version(PYTHONS[0])} to {format_version(PYTHONS[1])}. "
             "Run dev.py with one of those, or give --comfyui an existing ComfyUI."
         )
 

@@ -32,7 +32,8 @@ def host_line(comfyui: str | None) -> str:
         return "no ComfyUI (COMFYUI_PATH is not set)"
     packages = {"front end": "comfyui_frontend_package", "PyTorch": "torch"}
     versions = [f"{name} {_version(package)}" for name, package in packages.items()]
-    return f"ComfyUI {format_version(comfyui_version(Path(comfyui)))}, {', '.join(versions)} ({comfyui})"
+    version = format_version(comfyui_version(Path(comfyui)))
+    return f"ComfyUI {version}, {', '.join(versions)} ({comfyui})"
 
 
 def _version(package: str) -> str:
