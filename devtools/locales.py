@@ -39,7 +39,7 @@ SAME = {
 """English words that a language shares."""
 
 
-def english_texts(schemas: dict[str, Any]) -> Texts:
+def collect_english(schemas: dict[str, Any]) -> Texts:
     """Every text of the nodes by its keys in nodeDefs.json, or in main.json for a category."""
     texts: Texts = {}
     for node_id, schema in sorted(schemas.items()):
@@ -102,7 +102,7 @@ def renew(translated: Texts, before: Texts, english: Texts) -> Texts:
     return {key: known.get(text, text) for key, text in english.items()}
 
 
-def untranslated(language: str, texts: Texts, english: Texts) -> list[Key]:
+def find_untranslated(language: str, texts: Texts, english: Texts) -> list[Key]:
     allowed = NAMES | SAME.get(language, frozenset[str]())
     return [key for key, text in english.items() if texts[key] == text and text not in allowed]
 
@@ -110,12 +110,12 @@ def untranslated(language: str, texts: Texts, english: Texts) -> list[Key]:
 def command_locales(_args: object, rest: list[str]) -> int:
     if rest:
         raise DevError(f"locales takes no options, and got {' '.join(rest)}.")
-    english = english_texts(json.loads(SCHEMAS.read_text(encoding="utf-8")))
+    english = collect_english(json.loads(SCHEMAS.read_text(encoding="utf-8")))
     before = read("en")
     for language in LANGUAGES:
         old = read(language)
         new = renew(old, before, english)
-        missing = untranslated(language, new, english)
+        missing = find_untranslated(language, new, english)
         write(language, new)
         say(f"{language}: {len(old.keys() - new.keys())} removed, {len(missing)} to translate")
         for key in missing:

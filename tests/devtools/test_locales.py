@@ -14,7 +14,7 @@ from ale_edit.devtools.locales import (
     LOCALES,
     NODES,
     SCHEMAS,
-    english_texts,
+    collect_english,
     flatten,
     nest,
     read,
@@ -57,7 +57,7 @@ def test_the_command_adds_removes_and_lists(
     assert "locales/ja: nodeDefs.ALESAMNew.display_name: A new node\n" in printed
     for language in LANGUAGES:
         new, english = read(language), read("en")
-        assert list(new) == list(english) == list(english_texts(schemas))
+        assert list(new) == list(english) == list(collect_english(schemas))
         assert (NODES, "ALESAMLoader", "display_name") not in new
         tooltip = ("inputs", "sam_name", "tooltip")
         assert new[(NODES, "ALESAMNew", *tooltip)] != english[(NODES, "ALESAMNew", *tooltip)]

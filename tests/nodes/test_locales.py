@@ -16,9 +16,9 @@ from ale_edit.devtools.locales import (
     SAME,
     SCHEMAS,
     Key,
-    english_texts,
+    collect_english,
+    find_untranslated,
     read,
-    untranslated,
 )
 from ale_edit.tests.nodes.graph import nodes
 from ale_edit.tests.nodes.test_schemas import snapshot
@@ -34,10 +34,10 @@ every_language = pytest.mark.parametrize("language", LANGUAGES)
 @pytest.fixture(scope="module")
 def english() -> dict[Key, str]:
     """The texts of the nodes as they are, not as recorded."""
-    return english_texts({node_id: snapshot(node_id) for node_id in sorted(nodes())})
+    return collect_english({node_id: snapshot(node_id) for node_id in sorted(nodes())})
 
 
-def listed(keys: Iterable[Key]) -> str:
+def join_keys(keys: Iterable[Key]) -> str:
     return "\n".join(".".join(key) for key in keys)
 
 
@@ -51,9 +51,9 @@ def test_the_folders_are_those_of_the_languages() -> None:
 def test_no_text_is_missing_and_none_is_superfluous(language: str, english: dict[Key, str]) -> None:
     texts = read(language)
     missing, superfluous = english.keys() - texts.keys(), texts.keys() - english.keys()
-    assert not missing, f"locales/{language} lacks\n{listed(sorted(missing))}\n{HOW}."
+    assert not missing, f"locales/{language} lacks\n{join_keys(sorted(missing))}\n{HOW}."
     assert not superfluous, (
-        f"no node has these texts of locales/{language}:\n{listed(sorted(superfluous))}\n{HOW}."
+        f"no node has these texts of locales/{language}:\n{join_keys(sorted(superfluous))}\n{HOW}."
     )
 
 
@@ -61,14 +61,14 @@ def test_the_translations_are_of_the_present_english(english: dict[Key, str]) ->
     before = read("en")
     changed = [key for key, text in english.items() if before.get(key) != text]
     assert not changed, (
-        f"the English has changed since it was translated:\n{listed(changed)}\n{HOW}."
+        f"the English has changed since it was translated:\n{join_keys(changed)}\n{HOW}."
     )
 
 
 @every_language
 def test_every_text_is_translated(language: str, english: dict[Key, str]) -> None:
-    left = untranslated(language, read(language), english)
-    assert not left, f"still English in locales/{language}:\n{listed(left)}\n{HOW}."
+    left = find_untranslated(language, read(language), english)
+    assert not left, f"still English in locales/{language}:\n{join_keys(left)}\n{HOW}."
 
 
 def test_the_words_that_may_stay_english_occur(english: dict[Key, str]) -> None:
@@ -122,4 +122,4 @@ def test_equal_english_texts_have_equal_translations(
 
 def test_the_recorded_schemas_give_the_same_texts(english: dict[Key, str]) -> None:
     """What `dev.py locales` reads."""
-    assert english_texts(json.loads(SCHEMAS.read_text(encoding="utf-8"))) == english
+    assert collect_english(json.loads(SCHEMAS.read_text(encoding="utf-8"))) == english
