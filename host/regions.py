@@ -158,9 +158,10 @@ def require_places(
             names = [f'"{name}"' for name in regions.names]
             i, others = next(iter(hidden.items()))
             raise ValueError(
-                f"{_speaker(j, count, node)}: {names[i]} has no place of its own: its grown mask "
-                f"lies within that of {' and '.join(names[k] for k in others)}, and an overlap "
-                f"goes to the {settings.overlap}. Paint the masks apart, set dilation to a smaller "
+                f"{_speaker(j, count, node)}: {names[i]} has no place of its own: on the "
+                f"{size[0]}x{size[1]} cells of the latent its grown mask lies within that of "
+                f"{' and '.join(names[k] for k in others)}, and an overlap goes to the "
+                f"{settings.overlap}. Paint the masks apart, set dilation to a smaller "
                 "number, or remove one of these edits."
             )
     lost = [(j, _lost(regions.names, own, size, settings)) for j, own in enumerate(masks)]

@@ -161,12 +161,9 @@ def test_a_single_mask_that_marks_everything_is_told_too():
     tell_of_whole_masks({Path("m.png"): drawn()}, pytest.fail)
 
 
-def line(height: int, width: int, row: int | None = None, column: int | None = None) -> Image.Image:
-    """One row, or one column, of a mask is white."""
-    mask = Image.new("L", (width, height))
-    mask.paste(
-        255, (0, row, width, row + 1) if row is not None else (column, 0, column + 1, height)
-    )
+def with_box(side: int, box: tuple[int, int, int, int]) -> Image.Image:
+    mask = Image.new("L", (side, side))
+    mask.paste(255, box)
     return mask
 
 
@@ -174,8 +171,8 @@ def line(height: int, width: int, row: int | None = None, column: int | None = N
 def test_a_line_of_one_pixel_survives_wherever_it_is(tmp_path, size):
     """Of 50x50, for images of that shape, whichever axis shrinks."""
     for number in range(50):
-        for mask in (line(50, 50, row=number), line(50, 50, column=number)):
-            mask.save(tmp_path / "m.png", compress_level=0)
+        for box in ((0, number, 50, number + 1), (number, 0, number + 1, 50)):
+            with_box(50, box).save(tmp_path / "m.png", compress_level=0)
             fitted = read_mask(tmp_path / "m.png", [].append, size)
             assert fitted.size == size and fitted.getbbox() is not None
 
@@ -188,7 +185,7 @@ def test_a_mask_that_grows_keeps_its_shape(tmp_path):
 
 @pytest.mark.parametrize("size", [(98, 102), (60, 61), (200, 196), (100, 103), (97, 100), (13, 13)])
 def test_a_mask_is_resized_as_the_nodes_resize_it(tmp_path, size):
-    drawing = Image.effect_noise((100, 100), 90).point(lambda v: 255 * (v > 190))
+    drawing = Image.effect_noise((100, 100), 90).point([255 * (v > 190) for v in range(256)])
     drawing.save(tmp_path / "m.png")
     fitted = read_mask(tmp_path / "m.png", [].append, size)
     pixels = torch.tensor(list(drawing.tobytes()), dtype=torch.float32).view(1, 100, 100) / 255
