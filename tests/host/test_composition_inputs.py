@@ -118,7 +118,9 @@ def test_an_image_of_any_size_is_the_edit_of_what_the_vae_keeps_at_its_exact_siz
     def run(image: Tensor, masks: list[Tensor]) -> Tensor:
         edits = edits_of(masks=masks)
         regions = make_regions(masks, edits.sources, 0.0)
-        return edit_image(model, clip, vae, image, edits, regions, settings, 0, False)
+        inputs = (model, clip, vae, image, edits, regions, settings)
+        # each computes its own source branch: a kept one rounds otherwise
+        return edit_image(*inputs, 0, keeps_source_pixels=False, reuses_source=False)
 
     made = run(image, masks)
     cropped = run(image[:, rows, columns], [mask[rows, columns] for mask in masks])
