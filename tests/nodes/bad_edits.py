@@ -186,10 +186,24 @@ REGION_CASES = [
     ),
     Case(
         "two masks that coincide",
-        lambda w: regions(masks=boxes()[:1].expand(2, -1, -1)),
-        "ALERegions",
+        lambda w: w.generate(
+            one(
+                "ALERegionCrossAttention",
+                model=w.model,
+                regions=regions(masks=boxes()[:1].expand(2, -1, -1)),
+            ),
+            w.ore()[1],
+        ),
+        "ALERegionCrossAttention",
         "has no place of its own",
-        ("Regions", '"wolf"', '"yellow moon"', "overlap goes to the background"),
+        ("Region Cross-Attention", '"wolf"', '"yellow moon"', "overlap goes to the background"),
+    ),
+    Case(
+        "two masks that coincide, in regions of ALE Edit",
+        lambda w: w.edit(regions=regions(masks=boxes()[:1].expand(2, -1, -1))),
+        "ALEEdit",
+        "has no place of its own",
+        ("ALE Edit", '"wolf"', '"yellow moon"', "overlap goes to the background"),
     ),
     Case(
         "a mask within another in ALE Edit",
