@@ -14,6 +14,7 @@ from .folders import ROOT, cache_folder, data_folder
 from .host import bare_environ, device_options
 from .host_choice import find_host
 from .jobs import JOB_MODULES, run_at, run_here, run_module, run_served
+from .locales import command_locales
 from .messages import DevError, say
 from .own_host import models_in_environments
 from .server import Server, check_port
@@ -160,6 +161,7 @@ def parser() -> argparse.ArgumentParser:
     add(names, "speed", "cost beside plain sampling; further options go to bench/speed/")
     add(names, "reliability", "hostile inputs, interrupts, many edits, killed programs", job=True)
     add(commands, "train-demo", "train the demo model; further options go to demo/train.py")
+    add(commands, "locales", "bring locales/ in line with the nodes, and list what to translate")
     return top
 
 
@@ -170,6 +172,7 @@ COMMANDS = {
     "check": command_check,
     "bench": command_bench,
     "train-demo": command_train_demo,
+    "locales": command_locales,
 }
 
 

@@ -75,7 +75,7 @@ def require_input(node: str, name: str, kind: str, value: Any, limits: Mapping[s
         is_one, cure = SOCKETS[kind]
         if not is_one(value):
             raise ValueError(
-                f"{node}: the {name} input holds {_describe(value)}, no {kind}. {cure}"
+                f"{node}: the {name} input holds {_describe(value)}, but needs {kind}. {cure}"
             )
     if kind == "IMAGE":
         require_picture(value, node, name)
@@ -85,7 +85,7 @@ def require_input(node: str, name: str, kind: str, value: Any, limits: Mapping[s
         _require_mask(value, node, name)
     if kind in NUMBERS and isinstance(value, float) and not math.isfinite(value):
         raise ValueError(
-            f"{node}: the {name} input is {value}, which is no number. Set it between "
+            f"{node}: the {name} input is {value}, which is not a number. Set it between "
             f"{limits.get('min')} and {limits.get('max')}."
         )
     if isinstance(value, str) and (found := SURROGATE.search(value)):

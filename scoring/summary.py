@@ -160,7 +160,7 @@ def picture_lines(text: str) -> list[str]:
         shown, images = content["shown"], content["images"]
         return ["  ".join(f"{k} {_format(entry[k])}" for k in shown) for entry in images]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f'it is no JSON of a score: "{text[:SHOWN]}"') from error
+        raise ValueError(f'it is not the JSON of a score: "{text[:SHOWN]}"') from error
 
 
 def _format(value: float | None) -> str:

@@ -33,16 +33,20 @@ PACK: dict[str, set[str]] = {
     "regions/preview.py": set(),
     **{f"scoring/{name}.py": set() for name in ("comparison", "clip", "lpips_network")},
     "demo": set(),
+    "demo/stage.py": {"progress"},
     "demo/evaluate.py": {"regions"},
     "demo/card_images.py": {"host", *PURE},
     "demo/finder.py": {"regions"},
-    "bench": {"headless", "scoring"},
+    "demo/finding.py": set(),
+    "bench": {"headless", "scoring", "progress"},
+    "bench/page.py": set(),
     "bench/judging.py": {"demo", "regions", "scoring"},
     "bench/demo_scenes.py": {"demo"},
     "bench/speed": {"host", "editors", "demo", *PURE},
     "bench/reliability": {"headless", "devtools"},
     "bench/reliability/hostile_nodes": set(),
     "bench/options.py": set(),
+    "bench/made_files.py": set(),
     "bench/parsers.py": set(),
     "bench/methods.py": {"headless", "editors"},
     "bench/own_input.py": {"headless"},
@@ -54,6 +58,7 @@ PACK: dict[str, set[str]] = {
     "headless": set(),
     **{f"headless/{name}.py": set() for name in ("batch", "jobs", "masks", "pictures")},
     "edit.py": {"headless"},
+    "progress.py": set(),
     "dev.py": set(),
     "devtools": {"bench"},
     "devtools/environment.py": set(),  # builds an environment, knows no job
@@ -64,15 +69,18 @@ OTHERS: dict[str, set[str]] = {
     "nodes/demo.py": {"torch", *COMFY},
     "host": {"torch", "numpy", *COMFY},
     **{folder: {"torch", "numpy"} for folder in ("editors", *PURE, "scoring", "demo")},
+    "demo/stage.py": {"torch"},
     "demo/evaluate.py": {"torch", "numpy"},
     "demo/card_images.py": {"torch"},
     "demo/finder.py": {"torch"},
+    "demo/finding.py": {"torch", "numpy"},
     **{f"host/scoring/{name}.py": {"torch", *COMFY} for name in SCORING},
     "regions/preview.py": {"torch", "numpy", "PIL"},  # labels need a font
     "scoring/comparison.py": {"torch", "numpy", "PIL"},  # labels need a font
     "scoring/clip.py": {"torch", "numpy", "PIL"},
     "scoring/lpips_network.py": {"torch"},
-    "bench": {"torch", "numpy", "PIL", "aiohttp"},
+    "bench": {"torch", "numpy", "PIL", "aiohttp", "pydantic", "pydantic_core"},
+    "bench/page.py": {"PIL", "jinja2", "markupsafe"},
     "bench/judging.py": {"torch"},
     "bench/demo_scenes.py": {"torch", "numpy", "PIL"},
     "bench/lpips_network.py": {"torch"},
@@ -83,6 +91,7 @@ OTHERS: dict[str, set[str]] = {
     "bench/speed": {"torch", "numpy", *COMFY},
     "bench/reliability": {"PIL", "psutil"},  # psutil comes with ComfyUI
     "bench/reliability/hostile_nodes": {"torch"},  # a server loads them as a pack of their own
+    "bench/made_files.py": set(),
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
     "bench/parsers.py": set(),
     "bench/methods.py": {"torch", "numpy", "PIL"},
@@ -90,6 +99,7 @@ OTHERS: dict[str, set[str]] = {
     "headless": {"aiohttp"},
     **{f"headless/{name}.py": {"PIL"} for name in ("batch", "jobs", "masks", "pictures")},
     "edit.py": set(),
+    "progress.py": {"tqdm"},
     "dev.py": set(),
     "devtools": set(),
     "devtools/environment.py": set(),
@@ -100,6 +110,7 @@ LATE: dict[str, set[str]] = {  # only inside a function
     "scoring/clip.py": {"transformers"},
     "scoring/lpips_network.py": {"torchvision"},
     "demo": COMFY | {"safetensors", "PIL"},
+    "demo/finding.py": {"scipy"},
     "demo/card_images.py": COMFY,
     "bench/reliability/hostile_nodes": COMFY,
     "bench/lpips_network.py": {"torchvision", "torchmetrics"},
@@ -269,7 +280,7 @@ def loads(file: str) -> set[str]:
 def test_dev_py_reads_arguments_before_there_is_any_environment():
     """What `bench/options.py` loads needs the standard library alone."""
     assert loads("bench/options.py") == {
-        *("bench/__init__.py", "bench/options.py", "bench/parsers.py"),
+        *("bench/__init__.py", "bench/made_files.py", "bench/options.py", "bench/parsers.py"),
     }
 
 

@@ -37,7 +37,7 @@ def test_every_socket_refuses_what_is_none_of_its_type(
     said = refusal(node_id, **{name: value})
     title = schema(node_id).display_name.partition(" (")[0]
     assert said.startswith(f"{title}: the {name} input holds ")
-    assert f"no {kind}. Connect " in said and said.endswith(".")
+    assert f", but needs {kind}. Connect " in said and said.endswith(".")
 
 
 def test_every_type_of_socket_of_the_pack_is_known() -> None:
@@ -50,7 +50,7 @@ def test_every_type_of_socket_of_the_pack_is_known() -> None:
 def test_a_number_that_is_none_is_refused_with_its_limits(value: float) -> None:
     said = refusal("ALERegions", dilation=value)
     assert said == (
-        f"Regions: the dilation input is {value}, which is no number. Set it between 0.0 and 0.25."
+        f"Regions: the dilation input is {value}, which is not a number. Set it between 0.0 and 0.25."
     )
 
 

@@ -23,7 +23,7 @@ from ale_edit.headless import NodeError, NodeFailed, Workflow, WorkflowRejected
 
 NAMES = ["Regions", "ALE Edit"]
 INPUT = HostileInput("ALERegions", "dilation", "NaN", "numbers", "1", Workflow({}))
-GOOD = "Regions: the dilation input is nan, which is no number. Set it between 0 and 0.25."
+GOOD = "Regions: the dilation input is nan, which is not a number. Set it between 0 and 0.25."
 
 
 @pytest.mark.slow
