@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from ...devtools.folders import link_folder
-from ...devtools.host import Host, comfyui_version, device_options, dotted
+from ...devtools.host import Host, comfyui_version, device_options, format_version
 from ...devtools.server import Server, prepare_base
 from ...headless.pack import pack_version
 
@@ -49,7 +49,7 @@ def about_this() -> str:
     comfyui = comfyui_version(Path(os.environ["COMFYUI_PATH"]))
     return (
         f"{os.cpu_count()} cores, {memory:.0f} GB of memory, demo model, "
-        f"ComfyUI {dotted(comfyui)}, Python {platform.python_version()}, ALE-Edit {pack_version()}"
+        f"ComfyUI {format_version(comfyui)}, Python {platform.python_version()}, ALE-Edit {pack_version()}"
     )
 
 

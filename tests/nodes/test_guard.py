@@ -50,7 +50,8 @@ def test_every_type_of_socket_of_the_pack_is_known() -> None:
 def test_a_number_that_is_none_is_refused_with_its_limits(value: float) -> None:
     said = refusal("ALERegions", dilation=value)
     assert said == (
-        f"Regions: the dilation input is {value}, which is not a number. Set it between 0.0 and 0.25."
+        f"Regions: the dilation input is {value}, which is not a number. Set it between 0.0 and "
+        "0.25."
     )
 
 
