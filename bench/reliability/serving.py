@@ -47,10 +47,9 @@ def about_this() -> str:
     """The machine, and what ran on it."""
     memory = psutil.virtual_memory().total / 1e9
     comfyui = comfyui_version(Path(os.environ["COMFYUI_PATH"]))
-    return (
-        f"{os.cpu_count()} cores, {memory:.0f} GB of memory, demo model, "
-        f"ComfyUI {format_version(comfyui)}, Python {platform.python_version()}, ALE-Edit {pack_version()}"
-    )
+    machine = f"{os.cpu_count()} cores, {memory:.0f} GB of memory, demo model"
+    versions = f"ComfyUI {format_version(comfyui)}, Python {platform.python_version()}"
+    return f"{machine}, {versions}, ALE-Edit {pack_version()}"
 
 
 def is_alive(server: Server) -> bool:
