@@ -171,6 +171,11 @@ class Control:
         blends branches."""
         return denoised
 
+    def blend_latents(self, latents: Mapping[str, Tensor], step: Step) -> Mapping[str, Tensor]:
+        """The latents (B, C, h, w) by branch that a step leads to, changed where the method blends
+        branches; after the last step, the images."""
+        return latents
+
     def acts_on_attention(self) -> bool:
         """Whether the control has routes or outputs at all."""
         return bool(self.kinds) or type(self).routes is not Control.routes

@@ -4,7 +4,7 @@ changed pose or view keeps the look of the source.
 Cao, Wang, Qi, Shan, Qie, Zheng: MasaCtrl: Tuning-Free Mutual Self-Attention Control for Consistent
 Image Synthesis and Editing, ICCV 2023 (arXiv 2304.08465). It acts from a step and from a layer on,
 in both halves of guidance, and leaves cross-attention alone. The paper inverts the image by DDIM;
-here it runs on virtual inversion (inversion/update_rule.py).
+here it runs on virtual inversion (inversion/update_rule.py) as well, by default.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..attention.control import Control, Layer, Reads, Route, Step, first_layer, first_step
-from .editor import BranchPlan, Editor, Task, setting
+from ..inversion.stored import TIME_STEPS, TimeSteps
+from .editor import BranchPlan, BranchText, Editor, Start, Task, setting
+from .inverted import (
+    INVERSION_TOOLTIP,
+    STARTS,
+    TIME_STEPS_TOOLTIP,
+    plan_inversion,
+    require_choices,
+)
 
 SourcePrompt = Literal["empty", "edits"]
 SOURCE_PROMPTS: tuple[str, ...] = get_args(SourcePrompt)
@@ -82,16 +90,29 @@ class MasaCtrlSettings:
         "the source phrases of the edits.",
         choices=SOURCE_PROMPTS,
     )
+    inversion_method: Start = setting("virtual", INVERSION_TOOLTIP, choices=STARTS, later=True)
+    time_steps: TimeSteps = setting("LCM", TIME_STEPS_TOOLTIP, choices=TIME_STEPS, later=True)
 
     def __post_init__(self) -> None:
-        if self.source_prompt not in SOURCE_PROMPTS:
-            raise ValueError(
-                f'source_prompt is "{self.source_prompt}". Choose one of '
-                f"{', '.join(SOURCE_PROMPTS)}."
-            )
+        require_choices(
+            self,
+            source_prompt=SOURCE_PROMPTS,
+            inversion_method=STARTS,
+            time_steps=TIME_STEPS,
+        )
+
+    @property
+    def source_text(self) -> BranchText:
+        return "empty" if self.source_prompt == "empty" else "source"
 
 
-PAPER = MasaCtrlSettings(steps=50, source_guidance=7.5, target_guidance=7.5)
+PAPER = MasaCtrlSettings(
+    steps=50,
+    source_guidance=7.5,
+    target_guidance=7.5,
+    inversion_method="DDIM",
+    time_steps="DDIM",
+)
 
 
 class MasaCtrlControl(Control):
@@ -139,17 +160,14 @@ EDITOR = Editor(
     description=(
         "Changes the pose, view or action in an image and keeps its look, without masks: from a "
         "step and a layer on, the edit reads the source's keys and values. MasaCtrl (ICCV 2023, "
-        "arXiv 2304.08465), on virtual inversion."
+        "arXiv 2304.08465), on virtual inversion or on the paper's DDIM inversion."
     ),
     settings=MasaCtrlSettings,
     branches=lambda settings: (
-        BranchPlan(
-            "source",
-            "empty" if settings.source_prompt == "empty" else "source",
-            "source_guidance",
-        ),
+        BranchPlan("source", settings.source_text, "source_guidance"),
         BranchPlan("target", "target", "target_guidance"),
     ),
     make_control=_make_control,
+    plan=lambda settings: plan_inversion(settings, settings.source_text),
     paper=PAPER,
 )

@@ -14,6 +14,7 @@ from ..host.ale_edit import NODE, edit_image
 from ..host.editing import edit_image as edit_image_by
 from ..host.messages import name_node, speak_as
 from ..host.regions import regions_from_edits
+from ..inversion.stored import Inversion
 from ..prompts.edits import VARIANTS, Edits, require_choice, set_variant
 from ..regions.preview import preview_image
 from ..regions.regions import AnyRegions
@@ -57,6 +58,18 @@ def negative_input() -> Any:
     )
 
 
+def inversion_input() -> Any:
+    """An inversion that was made before."""
+    return sockets.Inversion.Input(
+        "inversion",
+        optional=True,
+        tooltip=(
+            "An inversion of this image, from Invert Image or Load Inversion. The edit starts from "
+            "it and uses its method, so that nothing is inverted again."
+        ),
+    )
+
+
 def image_output() -> Any:
     return io.Image.Output(
         display_name="image", tooltip="The edited image, at the size of the source."
@@ -67,6 +80,8 @@ def setting_input(setting: dataclasses.Field[Any]) -> Any:
     """The widget of one field of an editor's settings."""
     shown = dict(setting.metadata)
     common = {"default": setting.default, "tooltip": shown.pop("tooltip")}
+    if shown.pop("later", False):  # a saved workflow does not have it
+        common["optional"] = True
     if "choices" in shown:
         return io.Combo.Input(setting.name, options=list(shown["choices"]), **common)
     if isinstance(setting.default, str):
@@ -87,13 +102,19 @@ def make_node(editor: Editor) -> type[io.ComfyNode]:
         @classmethod
         def define_schema(cls) -> io.Schema:
             image = "The image to edit, or a batch; item j uses seed + j."
-            settings = [setting_input(field) for field in dataclasses.fields(editor.settings)]
+            fields = dataclasses.fields(editor.settings)
+            first, later = (
+                [setting_input(f) for f in fields if f.metadata.get("later", False) == is_later]
+                for is_later in (False, True)
+            )
+            inverts = any(field.name == "inversion_method" for field in fields)
+            last = [*later, inversion_input()] if inverts else later
             return io.Schema(
                 node_id=editor.node_id,
                 display_name=editor.title,
                 category=CATEGORY,
                 description=editor.description,
-                inputs=[*task_inputs(image), *settings, reuse_input(), negative_input()],
+                inputs=[*task_inputs(image), *first, reuse_input(), negative_input(), *last],
                 outputs=[image_output()],
             )
 
@@ -108,6 +129,7 @@ def make_node(editor: Editor) -> type[io.ComfyNode]:
             seed: int,
             reuse_source: bool = True,
             negative: Any = None,
+            inversion: Inversion | None = None,
             **values: Any,
         ) -> io.NodeOutput:
             with name_node(editor.title):
@@ -115,7 +137,7 @@ def make_node(editor: Editor) -> type[io.ComfyNode]:
             with speak_as(editor.title):
                 edited = edit_image_by(
                     editor, settings, model, clip, vae, image, edits, seed,
-                    negative=negative, reuses_source=reuse_source,
+                    negative=negative, reuses_source=reuse_source, inversion=inversion,
                 )  # fmt: skip
             return io.NodeOutput(edited)
 

@@ -27,6 +27,7 @@ from ..attention.store import STORE_KEY, StepStore
 from ..attention.unet import require_cross_attention
 from ..messages import NodeName
 from ..patching import WRAPPERS
+from ..text.conditioning import BRANCHES_KEY
 from .branch_inputs import (
     branches_entry,
     negative_entry,
@@ -132,7 +133,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
                 self.original_conds.update(self._conds((name,), batch))
         (positive,), negative = self.original_conds["positive"], self.original_conds["negative"]
         is_separable = is_source_separable(self.model_patcher, sampler, positive, negative)
-        if not (self.reuses_source and is_separable and not args):
+        if not (self.reuses_source and is_separable and SOURCE in self._branches and not args):
             forget(self.model_patcher.model)
         else:
             numbers = {
@@ -190,11 +191,21 @@ class BranchGuider(comfy.samplers.CFGGuider):
             require_control(name, cond, latent_image.shape[0], model, NODE)
         advise_size(latent_image, model, NODE)
         require_pooled(self._branches, model, NODE)
-        require_active(SOURCE, [self._branches[SOURCE]], sigmas, model, NODE)
+        first = self.branch_names[0]
+        require_active(first, [self._branches[first]], sigmas, model, NODE)
         if not all(self._is_off(name, self.model_options) for name in self.branch_names):
             last = self._branches[self.branch_names[-1]]
             require_same_hidden_part(last, self._negative, model, NODE)
             require_active("negative", self._negative, sigmas, model, NODE)
+
+    def replace_negative_text(self, text: Tensor) -> None:
+        """Put another text (1 or B, L, D) in the place of the negative input's, from the running
+        step on. All branches share it."""
+        for key, conds in self.conds.items():
+            for cond in conds if key.endswith("negative") else ():
+                texts, count = cond["model_conds"], len(cond[BRANCHES_KEY].branches)
+                own = texts["c_crossattn"]
+                texts["c_crossattn"] = type(own)(text.to(own.cond).repeat(count, 1, 1))
 
     def _open_source_branch(self, inputs: dict[str, Any], batch: int) -> None:
         """Take the source branch of an earlier run with the same inputs, or begin one."""

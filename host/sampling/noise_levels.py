@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.model_sampling
+import torch
 
 from ...inversion.update_rule import Level
 from ..versions import noise_scale_of
@@ -25,3 +26,8 @@ def level_at(sampling: Any, sigma: float) -> Level:
 def is_largest(sampling: Any, sigma: float) -> bool:
     """Whether a schedule starts at the model's largest sigma."""
     return sigma >= float(sampling.sigma_max) * (1 - 1e-4)
+
+
+def least_sigma(sampling: Any) -> float:
+    """The sigma of time step 0, the least noise that a network knows."""
+    return float(sampling.sigma(torch.zeros(1)))

@@ -105,6 +105,11 @@ def encode_prompt(clip: Any, edits: Edits, side: Side) -> tuple[Conditioning, En
     return conditioning, EncodedPrompt(words, tokens, conditioning[0][0][0])
 
 
+def encode_text(clip: Any, text: str) -> Conditioning:
+    """A text as CLIP Text Encode gives it."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
 def read_word(clip: Any, word: str) -> Word:
     """A word in the tokens of the first text encoder."""
     return Word(word, ids(next(iter(words_of(tokenize(clip, word)).values()))))

@@ -1,0 +1,237 @@
+"""Nodes for stored inversions."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import latent_preview
+from comfy_api.latest import io
+
+from ..editors.inverted import TIME_STEPS_TOOLTIP
+from ..host.inverting import files
+from ..host.inverting.invert import NODE as INVERT
+from ..host.inverting.invert import invert_image
+from ..host.inverting.sampler import inversion_sampler
+from ..host.messages import name_node
+from ..host.sampling.schedule import sigmas_of
+from ..host.text.embedding import encode_text
+from ..host.versions import LEFT_TO_THE_RUN
+from ..inversion.ddim import CONVENTIONS, Convention
+from ..inversion.stored import (
+    INVERSION_METHODS,
+    TIME_STEPS,
+    Inversion,
+    InversionMethod,
+    Schedule,
+    TimeSteps,
+)
+from ..prompts.edits import require_choice
+from . import sockets
+
+CATEGORY = "ALE-Edit/inversion"
+INVERSION_TOOLTIP = "An inversion, from Invert Image or Load Inversion."
+
+
+class InvertImage(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALEInvertImage",
+            display_name="Invert Image",
+            category=CATEGORY,
+            description=(
+                "Finds the noise from which the model makes this image, by DDIM inversion. Many "
+                "edits can start from one inversion."
+            ),
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The model that the edit will use, with its LoRAs."
+                ),
+                io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
+                io.Latent.Input("latent", tooltip="The image, from VAE Encode; or a batch."),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=False,
+                    tooltip=(
+                        "Describes the image as it is. The edit's source prompt must be the same. "
+                        "Empty for MasaCtrl, FPE and PnP, as in their papers."
+                    ),
+                ),
+                io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Steps at strength 1."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.05,
+                    max=1.0,
+                    step=0.05,
+                    tooltip=(
+                        "Share of the steps that runs, from the last. Below 1 the image is not "
+                        "inverted to pure noise."
+                    ),
+                ),
+                io.Combo.Input(
+                    "time_steps",
+                    options=list(TIME_STEPS),
+                    default="DDIM",
+                    tooltip=TIME_STEPS_TOOLTIP,
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(INVERSION_METHODS),
+                    default="DDIM",
+                    tooltip=(
+                        "How edits use it. DDIM: all branches start from the noise. direct: the "
+                        "source branch also follows the stored latents. negative-prompt: connect "
+                        "the source's conditioning to negative too. null-text: optimises a "
+                        "negative text for each step, in minutes. edit-friendly DDPM: stores noise "
+                        "for each step."
+                    ),
+                ),
+                io.Combo.Input(
+                    "convention",
+                    options=list(CONVENTIONS),
+                    default="published code",
+                    tooltip=(
+                        "Time label of each step: the next, noisier one, as in the published code "
+                        "of these methods, or the latent's own."
+                    ),
+                ),
+            ],
+            outputs=[
+                sockets.Inversion.Output(
+                    display_name="inversion",
+                    tooltip="For editors, Sample from Inversion and Save Inversion.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        latent: Any,
+        prompt: str,
+        steps: int,
+        strength: float,
+        time_steps: TimeSteps,
+        method: InversionMethod,
+        convention: Convention,
+    ) -> io.NodeOutput:
+        with name_node(INVERT):
+            require_choice("time_steps", time_steps, TIME_STEPS)
+            require_choice("method", method, get_args(InversionMethod))
+            require_choice("convention", convention, CONVENTIONS)
+        schedule = Schedule(steps, strength, time_steps)
+        inversion = invert_image(
+            model,
+            encode_text(clip, prompt),
+            latent["samples"],
+            schedule,
+            prompt,
+            method=method,
+            convention=convention,
+            callback=latent_preview.prepare_callback(model, len(sigmas_of(model, schedule)) - 1),
+        )
+        return io.NodeOutput(inversion)
+
+
+class SampleFromInversion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALESampleFromInversion",
+            display_name="Sample from Inversion",
+            category=CATEGORY,
+            description=(
+                "Edits from an inversion by DDIM, as Prompt-to-Prompt, MasaCtrl, FPE and PnP do. "
+                "Needs Two-Branch Guider; takes the place of Virtual Inversion and LCM Schedule."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the image was inverted with."),
+                sockets.Inversion.Input("inversion", tooltip=INVERSION_TOOLTIP),
+            ],
+            outputs=[
+                io.Sampler.Output(display_name="sampler", tooltip="For SamplerCustomAdvanced."),
+                io.Sigmas.Output(
+                    display_name="sigmas",
+                    tooltip="The noise levels of the inversion. Connect no others.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, inversion: Inversion) -> io.NodeOutput:
+        return io.NodeOutput(inversion_sampler(inversion), sigmas_of(model, inversion.schedule))
+
+
+class SaveInversion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALESaveInversion",
+            display_name="Save Inversion",
+            category=CATEGORY,
+            description="Writes an inversion into the folder inversions of ComfyUI's output.",
+            is_output_node=True,
+            inputs=[
+                sockets.Inversion.Input("inversion", tooltip=INVERSION_TOOLTIP),
+                io.String.Input(
+                    "filename_prefix",
+                    default="inversion",
+                    tooltip="Beginning of the file's name; a number follows. May hold folders.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="name", tooltip="The file's name in the list of Load Inversion."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, inversion: Inversion, filename_prefix: str) -> io.NodeOutput:
+        return io.NodeOutput(files.save_inversion(inversion, filename_prefix))
+
+
+class LoadInversion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALELoadInversion",
+            display_name="Load Inversion",
+            category=CATEGORY,
+            description=(
+                "Reads an inversion that Save Inversion wrote. It fits the model, size, steps and "
+                "prompt that it was made with, and is refused elsewhere."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "name",
+                    options=files.list_inversions(),
+                    tooltip="A file in the folder inversions of ComfyUI's output, newest first.",
+                )
+            ],
+            outputs=[
+                sockets.Inversion.Output(
+                    display_name="inversion", tooltip="For editors and Sample from Inversion."
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, name: str | None = None) -> bool:
+        return LEFT_TO_THE_RUN
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str) -> float:
+        return files.path_of(name).stat().st_mtime
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        return io.NodeOutput(files.load_inversion(name))
+
+
+NODES = [InvertImage, SampleFromInversion, SaveInversion, LoadInversion]
