@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -98,4 +98,6 @@ def edit_once(editor: Editor, demo: Any, size: int, steps: int) -> Tensor:
     edits = Edits(tuple(make_edit(source, target, None) for source, target, _ in demo_edits(0)))
     settings = editor.settings(steps=steps, source_guidance=1.5, target_guidance=2.0)
     image = torch.zeros(1, 8 * size, 8 * size, 3)
-    return edit_image(editor, settings, model, clip, NoVAE(), image, edits, 0, reuses_source=False)
+    return edit_image(
+        editor, settings, model, clip, cast("Any", NoVAE()), image, edits, 0, reuses_source=False
+    )
