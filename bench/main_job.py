@@ -12,11 +12,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import isnan
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,12 +37,21 @@ from ..headless import (
 from ..headless.edits import filled_workflow
 from ..headless.output import print_anything
 from ..headless.pack import pack_version
-from ..headless.pictures import crop_centre, name_of_upload, upload
+from ..headless.pictures import as_png, crop_centre, name_of_upload, upload, write_whole
 from ..headless.signals import end_as_by_ctrl_c
 from ..headless.spreading import RepeatedFailure
 from ..progress import ProgressBar
 from ..scoring.preservation import background_mse, psnr_of
-from .options import FAILED, OUTPUT_CLOSED, SERVER_FAILED, STOPPED, demo_arguments, fail
+from .made_files import LEDGER, check_places, make_ledger
+from .options import (
+    FAILED,
+    OUTPUT_CLOSED,
+    SERVER_FAILED,
+    STOPPED,
+    demo_arguments,
+    fail,
+    inputs_of,
+)
 from .own_input import own_input
 from .pictures import side_by_side
 from .worlds import warn_of_unknown_words
@@ -236,8 +246,6 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
             ("ALE edit", edited),
         ]
     )
-    for name, picture in pictures.items():
-        picture.save(args.out / f"{name}.png")
     naive_scores = scores_of(source, naively, edits, judge)
     scores = {
         **scores_of(source, edited, edits, judge),
@@ -246,8 +254,18 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
         "versions": versions,
         "naive": {**naive_scores, "edit_seconds": round(naive.seconds, 2)},
     }
-    (args.out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    contents = {f"{name}.png": as_png(picture) for name, picture in pictures.items()}
+    contents["scores.json"] = (json.dumps(scores, indent=2) + "\n").encode("utf-8")
+    write_files(args.out, contents, inputs_of(args))
     return scores
+
+
+def write_files(out: Path, contents: Mapping[str, bytes], inputs: Sequence[Path] = ()) -> None:
+    """Write files into a folder; ValueError where one would replace a file of somebody else."""
+    check_places(out, contents, inputs)
+    write_whole(out / LEDGER, make_ledger(out, contents))
+    for name, data in contents.items():
+        write_whole(out / name, data)
 
 
 def guard(job: str, run: Callable[[], int | None], stopped: str = "Stopped.") -> int:

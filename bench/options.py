@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .made_files import check_places
 from .parsers import (
     PIE_IMAGES,
     SUBSET,
@@ -29,6 +30,8 @@ MAKING = (
     "Give the place of one, or make one with `dev.py bench dataset ale photos --out NEW` "
     "(docs/bench.md)."
 )
+SCENE_OBJECTS = 2
+SCENES_FILES = ("comparison.png", "scenes.json")
 FAILED = 1  # exit codes of a job; 2 is argparse's, for a command line that is not understood
 SERVER_FAILED = 3  # the server's log says more than the error
 STOPPED = 130
@@ -53,7 +56,20 @@ def demo_arguments(
     for mask in args.mask:
         check_file("--mask", mask)
     check_folder(args.out)
+    check_places(args.out, demo_files(len(args.edit) or SCENE_OBJECTS), inputs_of(args))
     return args
+
+
+def demo_files(objects: int) -> list[str]:
+    """What the demo writes."""
+    pictures = ("source", "edited", "reconstruction", "regions", "comparison")
+    masks = (f"mask_{number}" for number in range(1, objects + 1))
+    return [*(f"{name}.png" for name in (*pictures, *masks)), "scores.json"]
+
+
+def inputs_of(args: argparse.Namespace) -> list[Path]:
+    """The demo's input files."""
+    return [path for path in (args.image, *args.mask) if path is not None]
 
 
 def scenes_arguments(
@@ -61,6 +77,9 @@ def scenes_arguments(
 ) -> argparse.Namespace:
     args = scenes_parser(parents).parse_args(argv)
     check_folder(args.out)
+    check_places(args.out, SCENES_FILES)
+    for seed in range(args.first, args.first + args.count):
+        check_places(args.out / f"scene{seed}", demo_files(SCENE_OBJECTS))
     return args
 
 

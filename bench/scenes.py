@@ -14,8 +14,9 @@ from typing import Any
 
 from PIL import Image
 
-from .main_job import guard, run_job
-from .options import demo_arguments, scenes_arguments
+from ..headless.pictures import as_png
+from .main_job import guard, run_job, write_files
+from .options import SCENES_FILES, demo_arguments, scenes_arguments
 
 METHODS = ("naive edit", "ALE edit")
 
@@ -88,9 +89,9 @@ def main(argv: Sequence[str]) -> int:
         seeds = range(args.first, args.first + args.count)
         results = run_scenes(args.server, seeds, args.out, args.variant)
         shown = [args.out / f"scene{seed}" / "comparison.png" for seed in seeds[:3]]
-        stack(shown).save(args.out / "comparison.png")
         text = json.dumps(results, indent=2) + "\n"
-        (args.out / "scenes.json").write_text(text, encoding="utf-8")
+        contents = (as_png(stack(shown)), text.encode("utf-8"))
+        write_files(args.out, dict(zip(SCENES_FILES, contents, strict=True)))
         print(table(results))
 
     return guard("bench scenes", run)

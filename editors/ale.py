@@ -37,6 +37,7 @@ from .editor import (
     share_setting,
     steps_setting,
     strength_setting,
+    target_guidance_setting,
 )
 
 JOINED_POSITIONS = 64
@@ -57,38 +58,31 @@ class ALESettings(Settings):
     """Numbers of appendix D; the guidance scales are the published code's, the paper does not name
     them. ALE Edit and the single nodes make their inputs of these fields."""
 
-    steps: int = steps_setting("Number of latent consistency steps, 1 to 50. Paper: 15.")
-    strength: float = strength_setting(
-        "Share of the steps that runs, from the last ones: below 1 the edit starts from the noised "
-        "source image and stays closer to it."
-    )
+    steps: int = steps_setting("Number of LCM steps, 1 to 50. The paper uses 15.")
+    strength: float = strength_setting()
     source_guidance: float = guidance_setting(
         1.0,
-        "Classifier-free guidance of the source branch. 1 (default) is off and keeps the image.",
+        "CFG scale of the source branch. 1 turns guidance off, which preserves the image best.",
     )
-    target_guidance: float = guidance_setting(
-        2.0,
-        "Classifier-free guidance of the edited branch. 2 (default) suits LCM models; plain models "
-        "3 to 7.",
-    )
+    target_guidance: float = target_guidance_setting()
     schedule: float = share_setting(
         SCHEDULES["object"],
-        "With custom: the share of the steps in which the structure of the source is injected. 0: "
-        "never, 1: always.",
+        "Only for edit_type custom: the share of the steps that keep the source's structure. 0: "
+        "none, 1: all.",
     )
     dilation: float = setting(
         0.01,
-        "How far each mask grows, as a fraction of the image height, so that edges belong to the "
-        "object. Paper: 0.01 (7 pixels at 768), published code: 0.04, 0 leaves the masks as they "
-        "are.",
+        "How far to grow each mask, as a fraction of the image height, so that it includes the "
+        "object's edges. Paper: 0.01 (7 pixels at 768), published code: 0.04. 0 leaves the masks "
+        "unchanged.",
         min=0.0,
         max=0.25,
         step=0.005,
     )
     eta: float = share_setting(
         1.0,
-        "Share of fresh noise in each step. 1 (default) is the method; lower values reuse the "
-        "predicted noise.",
+        "Share of fresh noise in each step. 1 (default) is DDCM; lower values reuse the predicted "
+        "noise.",
     )
 
 

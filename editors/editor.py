@@ -37,7 +37,7 @@ def setting(default: T, tooltip: str, **shown: object) -> T:
     return field(default=default, metadata={"tooltip": tooltip, **shown})
 
 
-def steps_setting(tooltip: str = "Latent consistency steps.") -> int:
+def steps_setting(tooltip: str = "Number of LCM steps.") -> int:
     return setting(15, tooltip, min=1, max=50, step=1)
 
 
@@ -49,7 +49,8 @@ def guidance_setting(default: float, tooltip: str) -> float:
 def target_guidance_setting() -> float:
     return guidance_setting(
         2.0,
-        "Guidance of the edited branch. 2 suits LCM models, 3 to 7 models that are not distilled.",
+        "CFG scale of the edited branch. 2 suits LCM models; use 3 to 7 for models that are not "
+        "distilled.",
     )
 
 
@@ -60,8 +61,8 @@ def share_setting(default: float, tooltip: str, step: float = 0.05) -> float:
 
 def strength_setting(
     tooltip: str = (
-        "Share of the steps that runs, from the last. Below 1 the edit starts from the noised "
-        "source and stays closer to it."
+        "Share of the steps to run, counted from the end. Below 1, the edit starts from the "
+        "noised source image and stays closer to it."
     ),
 ) -> float:
     return setting(1.0, tooltip, min=0.05, max=1.0, step=0.05)

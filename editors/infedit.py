@@ -56,44 +56,47 @@ TEMPERATURE = 0.15
 class InfEditSettings(Settings):
     """The defaults are those of the authors' app_infedit.py; PIE_BENCH has run_pie_bench.py's."""
 
-    steps: int = steps_setting("Latent consistency steps. More steps edit more strongly.")
+    steps: int = steps_setting("Number of LCM steps. More steps make the edit stronger.")
     source_guidance: float = guidance_setting(
-        1.0, "Guidance of the source and the layout branch. 1 is off and keeps the image."
+        1.0,
+        "CFG scale of the source and layout branches. 1 turns guidance off, which preserves the "
+        "image best.",
     )
     target_guidance: float = target_guidance_setting()
     cross_share: float = share_setting(
         0.7,
-        "Share of the steps in which words that both prompts have keep their place in the image.",
+        "Share of the steps in which words in both prompts keep their place in the image.",
     )
     self_share: float = share_setting(
         0.3,
-        "Share of the steps in which the edit has the structure of the source. High for colours "
-        "and materials, low for new shapes, 0 for new poses and things that come or go.",
+        "Share of the steps that keep the source's structure. High for colours and materials, low "
+        "for new shapes, 0 for new poses and for adding or removing things.",
     )
     target_blend: str = setting(
         "",
-        "Words of the target prompt: only where they are does the image change. Empty: everywhere.",
+        "Words of the target prompt. The image only changes where they are. Empty: it may change "
+        "everywhere.",
     )
     source_blend: str = setting(
         "",
-        "Words that stand in both prompts: where they are, the source is kept. A word that is in "
-        "target_blend too keeps its look and may change its pose.",
+        "Words in both prompts. The source is kept where they are. A word that is also in "
+        "target_blend keeps its look and may change its pose.",
     )
     target_threshold: float = share_setting(
         0.6,
-        "How clearly a place must belong to target_blend to change, as a share of the clearest. "
-        "Lower changes more.",
+        "How strongly a place must respond to target_blend to change, relative to the strongest "
+        "response. Lower: more changes.",
     )
     source_threshold: float = share_setting(
         0.6,
-        "How clearly a place must belong to source_blend to be kept, as a share of the clearest. "
-        "Lower keeps more.",
+        "How strongly a place must respond to source_blend to be kept, relative to the strongest "
+        "response. Lower: more is kept.",
     )
     strength: float = strength_setting()
     script: Script = setting(
         "app",
-        "Whose attention to the words the edit takes, as the authors' two scripts do: the source's "
-        "(app), or the layout branch's (pie bench).",
+        "Which of the authors' two scripts to follow: the edit takes its cross-attention from the "
+        "source branch (app) or from the layout branch (pie bench).",
         choices=SCRIPTS,
     )
 
@@ -150,8 +153,8 @@ def require_blend(settings: InfEditSettings, rows: BlendRows) -> None:
         if words and threshold >= 1:
             raise ValueError(
                 f"the mask of the {side} blend is empty at {side}_threshold {threshold}, because "
-                f"no place is clearer than the clearest. Lower {side}_threshold, or leave out the "
-                f"{side} blend words."
+                "no response is stronger than the strongest. Lower "
+                f"{side}_threshold, or leave out the {side} blend words."
             )
 
 
@@ -299,9 +302,9 @@ EDITOR = Editor(
     title="InfEdit",
     node_id="ALEInfEdit",
     description=(
-        "Edits an image by a source and a target prompt, without masks: words that both have keep "
-        "their place, and a third branch keeps the look of the source in the edit's layout. "
-        "InfEdit (CVPR 2024, arXiv 2312.04965)."
+        "Edits an image with a source and a target prompt, without masks: words in both prompts "
+        "keep their place, and a third branch carries the look of the source into the layout of "
+        "the edit. InfEdit (CVPR 2024, arXiv 2312.04965)."
     ),
     settings=InfEditSettings,
     make_control=_make_control,

@@ -37,7 +37,7 @@ def time_steps_setting(default: TimeSteps, **shown: object) -> TimeSteps:
     return setting(
         default,
         "DDIM: evenly spaced, as the paper. LCM: those of a latent consistency model; with 15 "
-        "steps, guidance 1 and 2, the edit stands on ALE Edit's ground.",
+        "steps and guidance 1 and 2, the edit runs under the same conditions as ALE Edit.",
         choices=TIME_STEPS,
         **shown,
     )

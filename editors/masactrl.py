@@ -49,25 +49,26 @@ class MasaCtrlSettings(Settings):
 
     steps: int = steps_setting()
     source_guidance: float = guidance_setting(
-        1.0, "Guidance of the source branch. 1 is off and keeps the image."
+        1.0,
+        "CFG scale of the source branch. 1 turns guidance off, which preserves the image best.",
     )
     target_guidance: float = target_guidance_setting()
     start_step_share: float = share_setting(
         4 / 50,
         "Share of the steps, from the first, in which the edit is free to find its layout. After "
-        "them it takes its look from the source.",
+        "that, it takes its look from the source.",
         step=0.01,
     )
     start_layer_share: float = share_setting(
         10 / 16,
-        "Share of the self-attention layers, from the first, that stay as they are. The others "
-        "take their look from the source.",
+        "Share of the self-attention layers, from the first, that are left unchanged. The others "
+        "take the look of the source.",
         step=0.005,
     )
     start_layer: int = setting(
         BY_SHARE,
-        "The first self-attention layer, counted from 0, that takes its look from the source. -1 "
-        "goes by start_layer_share.",
+        "The first self-attention layer, counted from 0, that takes the look of the source. -1: "
+        "use start_layer_share.",
         min=BY_SHARE,
         max=1000,
         step=1,
@@ -75,7 +76,7 @@ class MasaCtrlSettings(Settings):
     strength: float = strength_setting()
     source_prompt: SourcePrompt = setting(
         "empty",
-        "What the source branch is described with: nothing, as the paper does with photographs, or "
+        "The prompt of the source branch. empty: no text, as in the paper for photographs. edits: "
         "the source phrases of the edits.",
         choices=get_args(SourcePrompt),
     )
@@ -140,8 +141,8 @@ EDITOR = Editor(
     node_id="ALEMasaCtrl",
     description=(
         "Changes the pose, view or action in an image and keeps its look, without masks: from a "
-        "step and a layer on, the edit reads the source's keys and values. MasaCtrl (ICCV 2023, "
-        "arXiv 2304.08465), on virtual inversion or on the paper's DDIM inversion."
+        "given step and layer on, the edit attends to the source's keys and values. MasaCtrl (ICCV "
+        "2023, arXiv 2304.08465), on virtual inversion or on the paper's DDIM inversion."
     ),
     settings=MasaCtrlSettings,
     make_control=_make_control,

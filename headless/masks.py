@@ -1,18 +1,18 @@
 """Mask pictures: the channel that a mask is drawn in, its size, and what can be wrong with it."""
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from .pictures import has_alpha, open_picture
 
 ONE_COLOUR = 16  # values that differ by no more are one colour: brushes leave a little noise
 MIDDLE = 128  # from here on a mask, or an alpha channel, counts as set
-WHOLE = (
-    "marks the whole picture, and others are edited, too. Is it the right file? A mask is white on "
-    "its object and black elsewhere"
-)
+RIGHT_FILE = "Is it the right file? A mask is white on its object and black elsewhere"
+WHOLE = f"marks the whole picture, and others are edited, too. {RIGHT_FILE}"
+WHOLE_ALONE = f"marks the whole picture. {RIGHT_FILE}"
 
 
 def read_mask(
@@ -31,23 +31,39 @@ def read_mask(
 
 
 def _read_drawing(picture: Image.Image, path: Path, tell: Callable[[str], None]) -> Image.Image:
-    """What is drawn: in the colours, or in the alpha channel where they are all the same."""
+    """What is drawn: in the colours, or in the alpha channel where they are all the same.
+
+    Raises ValueError where both channels are drawn in, and mark different things.
+    """
     grey = picture.convert("L")
     if not has_alpha(picture):
         return grey
     picture = picture.convert("RGBA")
     alpha = picture.getchannel("A")
     low, high = _range(alpha.histogram())
-    if not low < MIDDLE <= high:
+    if low == high:
         return grey
-    seen = _halves(alpha)
+    seen = _halves(alpha, min(MIDDLE, (low + high + 1) // 2))
     ranges = [_range(picture.getchannel(name).histogram(seen)) for name in "RGB"]
-    if any(high - low > ONE_COLOUR for low, high in ranges):
+    spread = max(last - first for first, last in ranges)
+    if high - low <= ONE_COLOUR and spread > 0:  # next to opaque, or next to transparent
         return grey
-    is_black = max(high for _, high in ranges) <= ONE_COLOUR
-    found = _invert(alpha) if is_black else alpha
-    if _halves(found).tobytes() == _halves(grey).tobytes():
+    drawn = alpha.point(
+        [255 * min(max(v - low, 0), high - low) // (high - low) for v in range(256)]
+    )
+    is_black = max(last for _, last in ranges) <= ONE_COLOUR
+    found = _invert(drawn) if is_black else drawn
+    marked = _halves(grey).tobytes()
+    if marked == _halves(found).tobytes():
         return grey
+    if spread > ONE_COLOUR:
+        if marked == _halves(_invert(found)).tobytes():  # as white on black, its colours say which
+            return grey
+        raise ValueError(
+            f"{path} is no mask: its colours and its alpha channel mark different things. Save "
+            "the one that marks the object as an image of its own, white on the object and black "
+            "elsewhere."
+        )
     if is_black:
         tell(
             f"{path} is black, and drawn in its alpha channel. As in ComfyUI's mask editor, the "
@@ -61,8 +77,8 @@ def _read_drawing(picture: Image.Image, path: Path, tell: Callable[[str], None])
     return found
 
 
-def _halves(channel: Image.Image) -> Image.Image:
-    return channel.point([255 * (value >= MIDDLE) for value in range(256)])
+def _halves(channel: Image.Image, middle: int = MIDDLE) -> Image.Image:
+    return channel.point([255 * (value >= middle) for value in range(256)])
 
 
 def _invert(channel: Image.Image) -> Image.Image:
@@ -83,7 +99,25 @@ def _fit(
             "shapes differ. Make the mask from the image that is edited, at its size."
         )
     tell(f"{path} is {mask.width}x{mask.height}: resized to {size[0]}x{size[1]}.")
-    return mask.resize(size, Image.Resampling.NEAREST)
+    return _resize(mask, size)
+
+
+def _resize(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """As the nodes resize a mask (regions/regions.py): the maximum of the pixels that fall
+    together along an axis that shrinks, so that nothing is lost, nearest along one that grows."""
+    for length in reversed(size):
+        mask = _resize_rows(mask, length).transpose(Image.Transpose.TRANSPOSE)
+    return mask
+
+
+def _resize_rows(mask: Image.Image, height: int) -> Image.Image:
+    rows = [mask.crop((0, y, mask.width, y + 1)) for y in range(mask.height)]
+    resized = Image.new("L", (mask.width, height))
+    for y in range(height):
+        first, end = y * mask.height // height, -(-(y + 1) * mask.height // height)
+        together = rows[first:end] if height < mask.height else rows[first : first + 1]
+        resized.paste(reduce(ImageChops.lighter, together), (0, y))
+    return resized
 
 
 def _check(mask: Image.Image, path: Path) -> None:
@@ -104,10 +138,10 @@ def is_whole(mask: Image.Image) -> bool:
 
 
 def tell_of_whole_masks(masks: Mapping[Path, Image.Image], tell: Callable[[str], None]) -> None:
-    """A sentence for each mask of several objects that marks the whole picture."""
-    for path, mask in masks.items() if len(masks) > 1 else ():
+    """A sentence for each mask that marks the whole picture."""
+    for path, mask in masks.items():
         if is_whole(mask):
-            tell(f"{path} {WHOLE}.")
+            tell(f"{path} {WHOLE if len(masks) > 1 else WHOLE_ALONE}.")
 
 
 def as_read_by(node: Mapping[str, object], mask: Image.Image) -> Image.Image:

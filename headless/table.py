@@ -81,7 +81,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _csv(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    header = next((line for line in text.split("\n") if line.strip(f'{DELIMITERS}" ')), "")
+    header = next(filter(_has_text, re.split(r"[\r\n]", text)), "")
     delimiter = max(DELIMITERS, key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: list[str] | None = None
@@ -93,7 +93,7 @@ def _csv(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
             raise Problems([f"{place}: {error}. Close the quotes of every cell."]) from error
         if cells is None:
             return
-        if not any(cell.strip() for cell in cells):
+        if not any(map(_has_text, cells)):
             continue
         if columns is None:
             columns = [cell.strip() for cell in cells]
@@ -107,6 +107,11 @@ def _csv(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
             )
         else:
             yield place, {k: v.strip() for k, v in zip(columns, cells, strict=True) if v.strip()}
+
+
+def _has_text(part: str) -> bool:
+    """Whether a line or a cell of a CSV holds more than spaces, delimiters and quotes."""
+    return any(not char.isspace() and char not in f'{DELIMITERS}"' for char in part)
 
 
 def _check_columns(place: str, columns: Sequence[str]) -> None:

@@ -121,10 +121,10 @@ def path_of(kind: ModelKind, name: str) -> Path:
         for folder in kind.folders:
             if found := folder_paths.get_full_path(folder, target):
                 return Path(found).parent if name.endswith("/") else Path(found)
-    what = "no file was found" if name == NOTHING else f'"{name}" is not there any more'
+    what = "no file was found" if name == NOTHING else f'"{name}" was not found'
     raise ValueError(
-        f"{kind.node}: {what} in {' or '.join(places(kind))}. Put there {kind.published}; "
-        "then press R in ComfyUI, which reads the lists again, and choose it. Nothing is "
+        f"{kind.node}: {what} in {' or '.join(places(kind))}. Add "
+        f"{kind.published}, then press R in ComfyUI to reload the lists, and choose it. Nothing is "
         "downloaded for you."
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +11,6 @@ from torch import Tensor
 from ..prompts.edits import ARROW, Edit, Edits, MethodSettings
 from ..regions.grid import coverage, find_hidden_objects
 from ..regions.regions import (
-    USUAL_CELL,
     ImageRegions,
     Regions,
     RegionsBatch,
@@ -24,6 +24,8 @@ from .messages import NodeName, name_node, tell
 logger = logging.getLogger(__name__)
 
 NODE = NodeName("Regions")
+COARSER = (1, 2, 4, 8)
+"""Cells of the latent along a side of one cell of the layers of a UNet."""
 CURE_OF_EMPTY = (
     "Paint or select the object in the mask of its Edit Object or in the masks input of Regions, "
     "choose another channel if Load Image (as Mask) loaded it, or remove its edit."
@@ -64,7 +66,7 @@ def regions_from_edits(
 
     size: (height, width) of the images, when it is known; masks of another size but the same shape
     are resized, which is logged. Raises ValueError when masks are missing or left over, their
-    shapes differ, one is empty, or one leaves another no place.
+    shapes differ, or one is empty.
     """
     chosen = assign_masks(edits, masks, images)
     height, width = size or (chosen[0].shape[-2], chosen[0].shape[-1])
@@ -77,12 +79,10 @@ def regions_from_edits(
         own = [mask[j if len(mask) > 1 else 0] for mask in fitted]
         with name_node(_speaker(j, count), CURE_OF_EMPTY):
             made.append(make_regions(own, edits.sources, dilation, feather))
-    _tell_first([(j, _describe_whole(one)) for j, one in enumerate(made)], count)
-    for j, one in enumerate(made):
-        with name_node(_speaker(j, count)):
-            _require_places(one, edits.settings)
+    whole = [(j, _describe_whole(one)) for j, one in enumerate(made)]
+    _tell_first(whole, count)
     _tell_first([(j, _describe_overlaps(one, edits.settings)) for j, one in enumerate(made)], count)
-    if not all(one.background.any() for one in made):
+    if not all(text or one.background.any() for (_, text), one in zip(whole, made, strict=True)):
         logger.warning(
             "%s: the masks cover the whole image; Background Blending keeps nothing.", str(NODE)
         )
@@ -137,23 +137,53 @@ def masks_of_latent(regions: Regions, latent: Tensor, cell: int, node: str) -> t
         return tuple(fit_masks(one.dilated, height, width, cell) for one in regions.images)
 
 
-def _require_places(regions: ImageRegions, settings: MethodSettings) -> None:
+def require_places(
+    regions: Regions,
+    masks: Sequence[Tensor],
+    size: tuple[int, int],
+    settings: MethodSettings,
+    node: str,
+) -> None:
     """Raises ValueError when RGB-CAM would give an object's text to no cell of the latent, because
-    other objects cover all of its cells."""
-    if not settings.rgb_cam:
-        return
-    height, width = (max(side // USUAL_CELL, 1) for side in regions.dilated.shape[-2:])
-    covered = coverage(regions.dilated, height, width, settings.variant)
-    hidden = find_hidden_objects(covered, settings.overlap == "last object")
-    if hidden:
-        names = [f'"{name}"' for name in regions.names]
-        i, others = next(iter(hidden.items()))
-        raise ValueError(
-            f"{names[i]} has no place of its own: its grown mask lies within that of "
-            f"{' and '.join(names[j] for j in others)}, and an overlap goes to the "
-            f"{settings.overlap}. Paint the masks apart, set dilation to a smaller number, or "
-            "remove one of these edits."
-        )
+    other objects cover all of its cells. An object that has no cell at all is a notice.
+
+    masks: of the regions on the pixels of the latent (masks_of_latent). size: the latent's.
+    """
+    count = len(masks)
+    for j, own in enumerate(masks):
+        covered = coverage(own, *size, settings.variant)
+        if hidden := find_hidden_objects(covered, settings.overlap == "last object"):
+            names = [f'"{name}"' for name in regions.names]
+            i, others = next(iter(hidden.items()))
+            raise ValueError(
+                f"{_speaker(j, count, node)}: {names[i]} has no place of its own: on the "
+                f"{size[0]}x{size[1]} cells of the latent its grown mask lies within that of "
+                f"{' and '.join(names[k] for k in others)}, and an overlap goes to the "
+                f"{settings.overlap}. Paint the masks apart, set dilation to a smaller "
+                "number, or remove one of these edits."
+            )
+    lost = [(j, _describe_lost(regions.names, own, size, settings)) for j, own in enumerate(masks)]
+    _tell_first(lost, count, node)
+
+
+def _describe_lost(
+    names: Sequence[str], masks: Tensor, size: tuple[int, int], settings: MethodSettings
+) -> str:
+    """Which objects have no cell in any layer of the UNet, and why that may be."""
+    is_found = torch.zeros(len(masks), dtype=torch.bool)
+    for coarser in COARSER:
+        height, width = (-(-n // coarser) for n in size)
+        is_found |= coverage(masks, height, width, settings.variant).flatten(1).any(dim=1)
+    if is_found.all():
+        return ""
+    lost = [f'"{name}"' for name, found in zip(names, is_found.tolist(), strict=True) if not found]
+    reads = settings.variant == "published code"
+    why = " (the published code reads the top left pixel of each)" if reads else ""
+    instead = " or choose the variant paper" if reads else ""
+    return (
+        f"the grown mask of {' and '.join(lost)} covers no cell of the latent{why}, so that its "
+        f"text is used nowhere. Set dilation to a larger number{instead}."
+    )
 
 
 def _fit(edit: Edit, masks: Tensor, height: int, width: int) -> Tensor:
@@ -169,31 +199,32 @@ def _fit(edit: Edit, masks: Tensor, height: int, width: int) -> Tensor:
     return fitted
 
 
-def _speaker(image: int, count: int) -> str:
+def _speaker(image: int, count: int, node: str = NODE) -> str:
     """The node, and which image of a batch it speaks of."""
-    return f"{NODE}: image {image + 1}" if count > 1 else f"{NODE}"
+    return f"{node}: image {image + 1}" if count > 1 else f"{node}"
 
 
-def _tell_first(found: list[tuple[int, str]], count: int) -> None:
+def _tell_first(found: list[tuple[int, str]], count: int, node: str = NODE) -> None:
     """One notice of what there is to say of the images of a batch."""
     said = [(image, text) for image, text in found if text]
     if said:
         image, text = said[0]
         more = len(said) - 1
         others = f" So it is in {more} more image{'s' * (more > 1)}." if more else ""
-        tell(f"{_speaker(image, count)}: {text}{others}")
+        tell(f"{_speaker(image, count, node)}: {text}{others}")
 
 
 def _describe_whole(regions: ImageRegions) -> str:
-    """Which of several objects is everywhere, and why that may be."""
+    """Which object is everywhere, and why that may be."""
     whole = regions.raw.flatten(1).all(dim=1).nonzero().flatten().tolist()
-    if not whole or len(regions.names) == 1:
+    if not whole:
         return ""
     names = " and ".join(f'"{regions.names[i]}"' for i in whole)
     return (
-        f"the mask of {names} covers the whole image. If Load Image (as Mask) loaded it, its "
-        "picture may be of one colour with the drawing in the alpha channel: choose alpha in its "
-        "channel, and put Invert Mask behind it where the object is opaque."
+        f"the mask of {names} covers the whole image. Background Blending keeps nothing. If Load "
+        "Image (as Mask) loaded the mask, its picture may be of one colour with the drawing in the "
+        "alpha channel: choose alpha in its channel, and put Invert Mask behind it where the "
+        "object is opaque."
     )
 
 
@@ -208,8 +239,8 @@ def _describe_overlaps(regions: ImageRegions, settings: MethodSettings) -> str:
     if not overlaps:
         return ""
     return (
-        f"some grown masks overlap: {', '.join(overlaps)}. The overlap goes to the "
-        f"{settings.overlap}."
+        f"some grown masks overlap: {', '.join(overlaps)}. By the settings of these edits the "
+        f"overlap goes to the {settings.overlap}."
     )
 
 

@@ -42,7 +42,7 @@ AS_IN_EDITS: Final = "as in the edits"
 
 def image_output() -> io.Output:
     return io.Image.Output(
-        display_name="image", tooltip="The edited image, at the size of the source."
+        display_name="image", tooltip="The edited image, at the size of the source image."
     )
 
 
@@ -54,7 +54,7 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
 
         @classmethod
         def define_schema(cls) -> io.Schema:
-            image = "The image to edit, or a batch; item j uses seed + j."
+            image = "The image to edit, or a batch. Item j of a batch uses seed + j."
             fields = dataclasses.fields(editor.settings)
             first, later = (
                 [setting_input(f) for f in fields if f.metadata.get("later", False) == is_later]
@@ -107,24 +107,24 @@ class ALEEdit(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Edits several objects of an image at once, each with its own attributes, and "
-                "keeps the background: embeddings, region attention, injection, blending and "
-                "sampling in one node, with the paper's defaults. ALE-Edit (arXiv 2412.04715)."
+                "keeps the background. The complete ALE-Edit method in one node, with the paper's "
+                "defaults (arXiv 2412.04715)."
             ),
             inputs=[
                 *task_inputs(
-                    "The image to edit, or a batch, each image with its own masks or all with the "
-                    "same; item j uses seed + j."
+                    "The image to edit, or a batch, in which each image has its own masks or all "
+                    "share the same ones. Item j of a batch uses seed + j."
                 ),
                 *ale_inputs("steps", "source_guidance", "target_guidance"),
                 *schedule_inputs(),
                 *ale_inputs("strength"),
-                *ale_inputs("dilation", note=" Not used when regions is connected."),
+                *ale_inputs("dilation", note=" Ignored if regions is connected."),
                 io.Boolean.Input(
                     "paste_background",
                     default=False,
                     tooltip=(
-                        "Put the source's own pixels back outside the regions, undoing the VAE's "
-                        "small colour shifts."
+                        "Pastes the source's own pixels back outside the regions, which undoes the "
+                        "slight colour shifts of the VAE."
                     ),
                 ),
                 io.Combo.Input(
@@ -132,15 +132,15 @@ class ALEEdit(io.ComfyNode):
                     options=[AS_IN_EDITS, *VARIANTS],
                     default=AS_IN_EDITS,
                     tooltip=(
-                        "Follow the paper or the published code; by default what Method Settings "
-                        "says, else the paper."
+                        "Whether to follow the paper or the published code. By default this is "
+                        "what Method Settings says, or else the paper."
                     ),
                 ),
                 sockets.Regions.Input(
                     "regions",
                     optional=True,
                     tooltip=sockets.REGIONS_TOOLTIP
-                    + " Without it, the edits' own masks are taken.",
+                    + " Without it, the masks of the edits are used.",
                 ),
                 reuse_input(),
                 negative_input(),
@@ -149,7 +149,7 @@ class ALEEdit(io.ComfyNode):
                 image_output(),
                 io.Image.Output(
                     display_name="regions preview",
-                    tooltip="The source with one colour and label per object.",
+                    tooltip="The source image with one colour and label per object.",
                 ),
             ],
         )

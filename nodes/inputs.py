@@ -13,9 +13,9 @@ from . import sockets
 
 CUSTOM = "custom"
 PRESET_TOOLTIP = (
-    "The kind of edit: color keeps the structure in all steps, material in 0.6 of them, "
-    "everything else in 0.5 (ALE-Edit, appendix D). For mixed kinds take the lowest. custom: the "
-    "schedule below."
+    "The kind of edit sets the share of the steps that keep the source's structure: 1.0 for color, "
+    "0.6 for material, 0.5 for the others (ALE-Edit, appendix D). If several kinds are mixed, "
+    "choose the lowest. custom: use schedule below."
 )
 
 
@@ -24,7 +24,7 @@ def task_inputs(image: str) -> list[io.Input]:
     return [
         io.Model.Input(
             "model",
-            tooltip="A checkpoint of SD 1.5, SD 2 or SDXL; best an LCM, or with an LCM LoRA.",
+            tooltip="An SD 1.5, SD 2 or SDXL model, ideally an LCM or with an LCM LoRA.",
         ),
         io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
         io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
@@ -36,7 +36,7 @@ def task_inputs(image: str) -> list[io.Input]:
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
             control_after_generate=True,
-            tooltip="Seed of the noise.",
+            tooltip="The seed of the noise.",
         ),
     ]
 
@@ -46,7 +46,10 @@ def negative_input() -> io.Input:
     return io.Conditioning.Input(
         "negative",
         optional=True,
-        tooltip="Shared by all branches; without it the empty prompt, as in the paper.",
+        tooltip=(
+            "A negative prompt for all branches. Without it, the empty prompt is used, as in the "
+            "paper."
+        ),
     )
 
 
@@ -57,9 +60,10 @@ def reuse_input() -> io.Input:
         default=True,
         optional=True,
         tooltip=(
-            "Edit the same image again, with the same source prompt, seed and schedule, in about "
-            "half the time: the source branch of the last edit is kept in main memory (at most 2 "
-            "GB). Not beside other nodes' patches. Off: equal edits are equal bit for bit."
+            "Editing the same image again, with the same source prompt, seed and schedule, takes "
+            "about half the time: the source branch of the last edit is kept in RAM (at most 2 "
+            "GB). No effect if other nodes patch the model. Off: identical edits are identical bit "
+            "for bit."
         ),
     )
 

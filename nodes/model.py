@@ -31,17 +31,21 @@ class RegionCrossAttention(io.ComfyNode):
             display_name="Region Cross-Attention (RGB-CAM)",
             category=CATEGORY,
             description=(
-                "Each region of the image sees the words of its own object only. Works in the "
-                "two-branch editor, and alone with a KSampler as regional generation. ALE-Edit, "
-                "section 3.2 and Algorithm 2 (arXiv 2412.04715)."
+                "Each region of the image only sees the words of its own object. Works with "
+                "Two-Branch Guider for edits, and with a KSampler for regional generation. "
+                "ALE-Edit, section 3.2 and Algorithm 2 (arXiv 2412.04715)."
             ),
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A checkpoint of SD 1.5, SD 2 or SDXL, with any LoRA or other patches.",
+                    tooltip=(
+                        "An SD 1.5, SD 2 or SDXL model, with or without LoRAs and other patches."
+                    ),
                 ),
                 sockets.Regions.Input(
-                    "regions", tooltip=sockets.REGIONS_TOOLTIP + " Same edits as the embeddings."
+                    "regions",
+                    tooltip=sockets.REGIONS_TOOLTIP
+                    + " They must be made from the same edits as the embeddings.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -49,20 +53,22 @@ class RegionCrossAttention(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="1: RGB-CAM. 0: the model without it. Between them, a mixture of both.",
+                    tooltip="1: RGB-CAM. 0: the model without it. In between: a mixture of both.",
                 ),
                 io.Conditioning.Input(
                     "background",
                     optional=True,
                     tooltip=(
                         "What to draw outside the regions, from CLIP Text Encode; for regional "
-                        "generation. Without it, the pixels there see the prompt less the objects' "
+                        "generation. Without it, pixels there see the prompt without the objects' "
                         "words, as in the paper."
                     ),
                 ),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The model with region-wise text.")
+                io.Model.Output(
+                    display_name="model", tooltip=("The model with region-wise cross-attention.")
+                )
             ],
         )
 
@@ -85,13 +91,13 @@ class SelfAttentionInjection(io.ComfyNode):
             display_name="Self-Attention Injection",
             category=CATEGORY,
             description=(
-                "Keeps the structure of the source image: during the first steps the edited "
-                "branch attends with the source branch's queries and keys. Needs Two-Branch "
-                "Guider. Free-Prompt-Editing (CVPR 2024), ALE-Edit appendix D."
+                "Keeps the structure of the source image: in the first steps, the edited branch "
+                "uses the self-attention queries and keys of the source branch. Requires "
+                "Two-Branch Guider. Free-Prompt-Editing (CVPR 2024); ALE-Edit, appendix D."
             ),
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="A checkpoint of SD 1.5, SD 2 or SDXL, with any patches."
+                    "model", tooltip="An SD 1.5, SD 2 or SDXL model, with or without other patches."
                 ),
                 *schedule_inputs(),
             ],
@@ -115,13 +121,13 @@ class BackgroundBlending(io.ComfyNode):
             display_name="Background Blending",
             category=CATEGORY,
             description=(
-                "Outside the regions the edited branch is the source branch, so the background "
-                "stays. Needs Two-Branch Guider. ALE-Edit, section 3.3 and Eq. 4 (arXiv "
+                "Keeps the background: while sampling, the edit is replaced by the source outside "
+                "the regions. Requires Two-Branch Guider. ALE-Edit, section 3.3 and Eq. 4 (arXiv "
                 "2412.04715)."
             ),
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="A checkpoint of SD 1.5, SD 2 or SDXL, with any patches."
+                    "model", tooltip="An SD 1.5, SD 2 or SDXL model, with or without other patches."
                 ),
                 sockets.Regions.Input("regions", tooltip=sockets.REGIONS_TOOLTIP),
                 io.Combo.Input(
@@ -129,8 +135,8 @@ class BackgroundBlending(io.ComfyNode):
                     options=list(EDGES),
                     default="hard",
                     tooltip=(
-                        "hard: the mask of Method Settings' variant. soft: source and edit are "
-                        "mixed along the edge, over the feather of Regions."
+                        "hard: each latent cell is either source or edit. soft: source and edit "
+                        "blend across the feather set in Regions."
                     ),
                 ),
             ],

@@ -25,13 +25,13 @@ class RegionsNode(io.ComfyNode):
             display_name="Regions",
             category=CATEGORY,
             description=(
-                "Turns one mask per edit into regions: dilated masks, background, and a preview "
-                "with one colour and label per object. ALE-Edit, section 3.2."
+                "Turns one mask per edit into regions: dilated masks, the background, and a "
+                "preview with one colour and label per object. ALE-Edit, section 3.2."
             ),
             inputs=[
                 sockets.Edits.Input(
                     "edits",
-                    tooltip="The edits; each needs one mask, its own or one of the masks input.",
+                    tooltip="The edits. Each needs one mask, its own or one from the masks input.",
                 ),
                 *ale_inputs("dilation"),
                 io.Float.Input(
@@ -41,8 +41,8 @@ class RegionsNode(io.ComfyNode):
                     max=0.25,
                     step=0.005,
                     tooltip=(
-                        "Width over which the background's edge fades in soft Background "
-                        "Blending and Paste Background, as a fraction of the image height. 0: a "
+                        "Width over which the edge of the background fades, as a fraction of the "
+                        "image height. Used by Paste Background and soft Background Blending. 0: a "
                         "hard edge."
                     ),
                 ),
@@ -50,16 +50,17 @@ class RegionsNode(io.ComfyNode):
                     "masks",
                     optional=True,
                     tooltip=(
-                        "A batch with one mask for each edit that has no mask of its own, in the "
-                        "order of the edits; or as many for each image, those of image 1 first."
+                        "A batch with one mask for each edit that has none of its own, in the "
+                        "order of the edits. For a batch of images, one such set for all or one "
+                        "per image, those of image 1 first."
                     ),
                 ),
                 io.Image.Input(
                     "image",
                     optional=True,
                     tooltip=(
-                        "The source image, or a batch: fixes the size and the number of images, "
-                        "and is shown under the preview."
+                        "The source image, or a batch. Sets the size and the number of images, and "
+                        "is shown in the preview."
                     ),
                 ),
             ],
@@ -68,13 +69,13 @@ class RegionsNode(io.ComfyNode):
                 io.Mask.Output(
                     display_name="object masks",
                     tooltip=(
-                        "The masks as given, one per object (undilated); where each image has its "
-                        "own, those of image 1 first."
+                        "The masks as given, one per object, not dilated. If each image has its "
+                        "own, those of image 1 come first."
                     ),
                 ),
                 io.Mask.Output(
                     display_name="background mask",
-                    tooltip="1 where no dilated mask is; fades with feather.",
+                    tooltip="1 outside all dilated masks; fades over the feather.",
                 ),
                 io.Image.Output(
                     display_name="preview",
@@ -113,7 +114,7 @@ class PasteBackground(io.ComfyNode):
             display_name="Paste Background",
             category=CATEGORY,
             description=(
-                "Puts the source image's own pixels back outside the regions and restores its "
+                "Pastes the source image's own pixels back outside the regions and restores its "
                 "exact size. The VAE shifts colours slightly even where nothing was edited; this "
                 "undoes it."
             ),
@@ -121,13 +122,16 @@ class PasteBackground(io.ComfyNode):
                 io.Image.Input("edited", tooltip="The edited image, decoded by the VAE."),
                 io.Image.Input("source", tooltip="The image that was edited."),
                 sockets.Regions.Input(
-                    "regions", tooltip=sockets.REGIONS_TOOLTIP + " Their feather softens the edge."
+                    "regions", tooltip=sockets.REGIONS_TOOLTIP + " Its feather softens the edge."
                 ),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="image",
-                    tooltip="At the source's size, its pixels outside the regions, with its alpha.",
+                    tooltip=(
+                        "The edited image at the source's size, with the source's pixels outside "
+                        "the regions and its alpha channel."
+                    ),
                 )
             ],
         )

@@ -31,22 +31,36 @@ class TwoBranchGuiderNode(io.ComfyNode):
             display_name="Two-Branch Guider",
             category=CATEGORY,
             description=(
-                "Runs the source image and its edit side by side in every step, each with its "
-                "own guidance. Use with Virtual Inversion in SamplerCustomAdvanced."
+                "Samples the source image and its edit side by side, each with its own guidance. "
+                "Use it with Virtual Inversion in SamplerCustomAdvanced."
             ),
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The model, with Region Cross-Attention, injection and blending.",
+                    tooltip=(
+                        "The model, with Region Cross-Attention, Self-Attention Injection and "
+                        "Background Blending as needed."
+                    ),
                 ),
                 io.Conditioning.Input(
-                    "source", tooltip="Describes the image as it is: ORE's source output."
+                    "source",
+                    tooltip=(
+                        "Describes the image as it is: the source output of Object-Restricted "
+                        "Embeddings."
+                    ),
                 ),
                 io.Conditioning.Input(
-                    "target", tooltip="Describes the edited image: ORE's target output."
+                    "target",
+                    tooltip=(
+                        "Describes the edited image: the target output of Object-Restricted "
+                        "Embeddings."
+                    ),
                 ),
                 io.Conditioning.Input(
-                    "negative", tooltip="Shared by both branches; the empty prompt in the paper."
+                    "negative",
+                    tooltip=(
+                        "The negative prompt of both branches. The paper uses the empty prompt."
+                    ),
                 ),
                 *ale_inputs("source_guidance", "target_guidance"),
                 reuse_input(),
@@ -56,9 +70,8 @@ class TwoBranchGuiderNode(io.ComfyNode):
                     default="together",
                     optional=True,
                     tooltip=(
-                        "How a step computes the branches: together in one call of the model, "
-                        "which is the fastest, or in turn, one call a branch, which needs less "
-                        "memory."
+                        "How a step computes the branches. together: in one model call, which is "
+                        "fastest. in turn: one call per branch, which needs less memory."
                     ),
                 ),
             ],
@@ -97,9 +110,9 @@ class VirtualInversion(io.ComfyNode):
             display_name="Virtual Inversion (DDCM)",
             category=CATEGORY,
             description=(
-                "Edits without inverting the image: both branches share their noise and the "
-                "source's known latent corrects the edit at every step. InfEdit, Algorithm 2 "
-                "(arXiv 2312.04965). Needs Two-Branch Guider."
+                "Edits without inverting the image: both branches share the same noise, and the "
+                "known source latent corrects the edit at every step. Requires Two-Branch Guider. "
+                "InfEdit, Algorithm 2 (arXiv 2312.04965)."
             ),
             inputs=[
                 *ale_inputs("eta"),
@@ -111,7 +124,7 @@ class VirtualInversion(io.ComfyNode):
                     step=0.05,
                     optional=True,
                     tooltip=(
-                        "How much of the edit so far each step carries on. 0 (default) is DDCM, "
+                        "How much of the edit so far each step carries over. 0 (default) is DDCM, "
                         "1 is FlowEdit's rule."
                     ),
                 ),
@@ -135,18 +148,15 @@ class LCMSchedule(io.ComfyNode):
             display_name="LCM Schedule",
             category=CATEGORY,
             description=(
-                "The exact time steps of a latent consistency model (arXiv 2310.04378), as "
-                "diffusers' LCMScheduler spaces them. Also good for models that are not "
-                "distilled."
+                "The exact timesteps of a latent consistency model (arXiv 2310.04378), spaced as "
+                "in diffusers' LCMScheduler. Also works for models that are not distilled."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="Gives the noise level of each time step."),
+                io.Model.Input("model", tooltip="Provides the noise level of each timestep."),
                 *ale_inputs("steps", "strength"),
             ],
             outputs=[
-                io.Sigmas.Output(
-                    display_name="sigmas", tooltip="One noise level a step, and 0 at the end."
-                )
+                io.Sigmas.Output(display_name="sigmas", tooltip="One noise level per step, then 0.")
             ],
         )
 

@@ -34,7 +34,7 @@ class GroundedObject:
     phrase: as the user wrote it. words: what the detector was asked for. instances: the boxes that
     were chosen, left to right. available: how many there were to choose from. best: the highest
     score that any box had for the phrase. claimed_by: for an object without boxes, the phrase that
-    has the box it would have had, which is its own where it stands in several edits. choice: which
+    has the box it would have had, which is its own where it occurs in several edits. choice: which
     of the instances the user wants.
     """
 
@@ -57,7 +57,7 @@ def parse_choices(text: str, count: int) -> list[str]:
     wrong = [c for c in choices if c not in CHOICES and not re.fullmatch(r"[1-9]\d{0,3}", c)]
     if wrong:
         raise ValueError(
-            f'the instances input is "{text}"; "{wrong[0]}" is none of all, best, or a number '
+            f'the instances input is "{text}"; "{wrong[0]}" is not all, best, or a number '
             "from 1 that counts from left to right. Write one of them, or one for each object with "
             "commas between, such as: all, best, 2."
         )
@@ -112,7 +112,7 @@ def require_words(phrases: Sequence[str]) -> list[str]:
     cleaned = [clean_phrase(phrase) for phrase in phrases]
     if "" in cleaned:
         phrase = phrases[cleaned.index("")]
-        raise ValueError(f'the source phrase "{phrase}" holds no word to look for.')
+        raise ValueError(f'the source phrase "{phrase}" contains no word to look for.')
     return cleaned
 
 

@@ -99,8 +99,8 @@ def each_image(regions: Regions, count: int) -> tuple[ImageRegions, ...]:
     found = regions.images
     if len(found) not in (1, count):
         raise ValueError(
-            f"the regions are of {len(found)} images, but here are {count}. Make them of these "
-            "images, or of one for all."
+            f"the regions were made from {len(found)} images, but there are {count} images here. "
+            "Make the regions from these images, or from one image for all."
         )
     return found * count if len(found) == 1 else found
 

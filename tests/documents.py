@@ -27,6 +27,7 @@ PARSED_ONLY: dict[str, tuple[str, ...]] = {
     "they train, or print the figures of a training": (r"dev\.py train-demo.*",),
     "they need weights": (r"(dev|edit)\.py .+ --checkpoint .+",),
     "they start the tests": (r"dev\.py (test|check).*",),
+    "they write into the clone": (r"dev\.py locales",),
     "they take hours; one with fewer edits runs": (
         r"dev\.py bench demo --full",
         r"dev\.py bench tables .*--edits (30|45|75|150)\b.*",

@@ -160,7 +160,7 @@ def parsed(command: Command, pytestconfig: pytest.Config) -> object:
         from ale_edit.demo.train import _parser
 
         return _parser().parse_args(rest)
-    elif job == "serve":
+    elif job in ("serve", "locales"):
         assert not rest
     else:
         return JOBS[job]([own_options(job)]).parse_args(rest)

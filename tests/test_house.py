@@ -44,6 +44,7 @@ PACK: dict[str, set[str]] = {
     "bench/demo_scenes.py": {"demo"},
     "bench/speed": {"host", "editors", "demo", *PURE},
     "bench/options.py": set(),
+    "bench/made_files.py": set(),
     "bench/parsers.py": set(),
     "bench/methods.py": {"headless", "editors"},
     "bench/own_input.py": {"headless"},
@@ -86,6 +87,7 @@ OTHERS: dict[str, set[str]] = {
     "bench/weight_files.py": {"torch"},
     "bench/dask_workers.py": set(),
     "bench/speed": {"torch", "numpy", *COMFY},
+    "bench/made_files.py": set(),
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
     "bench/parsers.py": set(),
     "bench/methods.py": {"torch", "numpy", "PIL"},
@@ -273,7 +275,7 @@ def loads(file: str) -> set[str]:
 def test_dev_py_reads_arguments_before_there_is_any_environment():
     """What `bench/options.py` loads needs the standard library alone."""
     assert loads("bench/options.py") == {
-        *("bench/__init__.py", "bench/options.py", "bench/parsers.py"),
+        *("bench/__init__.py", "bench/made_files.py", "bench/options.py", "bench/parsers.py"),
     }
 
 

@@ -15,7 +15,7 @@ from ...regions.regions import Regions
 from ..comfy_types import Cond, Conditioning
 from ..messages import NodeName
 from ..patching import RGB_CAM_KEY
-from ..regions import masks_of_latent
+from ..regions import masks_of_latent, require_places
 from ..sampling.latents import pixels_per_cell
 from ..sampling.run_checks import require_width
 from ..text.conditioning import TARGET, EntryBranches, branch_entries
@@ -50,8 +50,11 @@ def apply_rgb_cam(
     def make_control(guider: CFGGuider, latent_image: Tensor) -> RegionControl | None:
         texts = _require_texts(guider, regions)
         masks = masks_of_latent(regions, latent_image, pixels_per_cell(guider.model_patcher), NODE)
-        if strength == 0 or not texts[0].settings.rgb_cam:
+        settings = texts[0].settings
+        if strength == 0 or not settings.rgb_cam:
             return None
+        height, width = latent_image.shape[-2:]
+        require_places(regions, masks, (height, width), settings, NODE)
         _require_widths(guider.model_patcher, texts, outside)
         return RegionControl(masks, strength, outside)
 

@@ -38,6 +38,15 @@ DEFAULTS = {
     "control_apply_to_uncond": False,
 }
 """What ComfyUI's samplers take for an entry of a conditioning that is missing."""
+READ_BESIDE = {
+    "control_apply_to_uncond": "control",
+    "mask_strength": "mask",
+    "set_area_to_bounds": "mask",
+    "clip_end_percent": "clip_start_percent",
+    "unclip_noise_augment_merge": "unclip_conditioning",
+}
+"""Entries that ComfyUI reads only where there is another one."""
+LIMITS = ("area", "mask")
 UNCROPPED = {"crop_w": 0, "crop_h": 0}
 CURES = {
     "control": (
@@ -92,10 +101,16 @@ def require_alike(branches: Mapping[str, Conditioning], model: ModelPatcher, nod
 
 
 def _add_defaults(options: Cond, model: ModelPatcher) -> Cond:
-    """The entries of a conditioning, and what ComfyUI's samplers and this MODEL take for those that
-    are missing; without width and height, for which they take the latent's."""
+    """The entries of a conditioning that ComfyUI reads, and what its samplers and this MODEL take
+    for those that are missing; without width and height, for which they take the latent's."""
     meant: Cond = dict(DEFAULTS)
     given = {key: value for key, value in options.items() if value is not None}
+    given = {k: v for k, v in given.items() if k not in READ_BESIDE or READ_BESIDE[k] in given}
+    given.pop("default", None)
+    if "default" in options and any(limit in given for limit in LIMITS):
+        given["default"] = (
+            True  # whatever its value; where nothing limits the entry, it is not read
+        )
     if isinstance(model.model, comfy.model_base.SDXL):
         meant |= UNCROPPED
         meant |= {f"target_{side}": given[side] for side in ("width", "height") if side in given}

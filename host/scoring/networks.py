@@ -97,8 +97,8 @@ def _load_lpips(path: Path) -> ModelPatcher | None:
         network = LpipsNetwork.build(*weights)
     except ValueError as error:
         raise ValueError(
-            f"{PRESERVATION}: {path} and {heads} make no LPIPS: {error}. Put there "
-            f"{LPIPS.published}."
+            f"{PRESERVATION}: {path} and {heads} are not the weights of LPIPS: {error}. "
+            f"Replace them with {LPIPS.published}."
         ) from error
     return manage(LpipsModule(network), ScoreNetwork)
 
@@ -123,7 +123,8 @@ def _load_dino(path: Path) -> ModelPatcher | None:
         network = structure.load_dino(weights)
     except ValueError as error:
         raise ValueError(
-            f"{PRESERVATION}: {path} makes no DINO: {error}. Put there {DINO.published}."
+            f"{PRESERVATION}: {path} is not the ViT of DINO: {error}. Replace it with "
+            f"{DINO.published}."
         ) from error
     if network.sizes != structure.VIT_B8:
         logger.warning("%s: %s is not DINO's ViT-B/8 and is left out.", PRESERVATION, path)

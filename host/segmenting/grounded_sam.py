@@ -303,7 +303,7 @@ def why_missing(entry: GroundedObject, settings: MaskSettings) -> str:
         )
     if entry.claimed_by == clean_phrase(entry.phrase):
         return (
-            f'"{entry.phrase}" stands in several edits, and another of them has what was found for '
+            f'"{entry.phrase}" occurs in several edits, and another of them has what was found for '
             "this one."
         )
     if entry.claimed_by:

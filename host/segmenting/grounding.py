@@ -331,5 +331,5 @@ def name_errors(kind: model_files.ModelKind, file: str, load: Callable[[], Resul
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise ValueError(
             f"{kind.node}: {file} does not hold the tensors of its model, or its config.json is "
-            f"damaged: no model can be made of it ({reason}). Take {kind.published}."
+            f"damaged: no model can be built from it ({reason}). Take {kind.published}."
         ) from error

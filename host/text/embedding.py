@@ -90,8 +90,8 @@ def tell_unknown_words(clip: CLIP, edits: Edits) -> None:
     prompts = [text for text in (edits.source_prompt, edits.target_prompt) if text is not None]
     if words := unknown_words(clip, [*edits.sources, *edits.targets, *prompts]):
         tell(
-            f"{NODE}: this text encoder was never taught {', '.join(words)}; such words are "
-            "all alike to it. Write the edits in words that it knows (see the help page of its "
+            f"{NODE}: this text encoder does not know {', '.join(words)} and cannot tell such "
+            "words apart. Write the edits in words that it knows (see the help page of its "
             "loader), or load another checkpoint."
         )
 
@@ -225,19 +225,19 @@ def _require_span(
     in_chunks = occurrences(replace(tokens, inner=frozenset()), parts[i])
     if len(occurrences(unbroken, parts[i])) > len(in_chunks):
         raise ValueError(
-            f"{NODE}: {text.phrase(i)} is cut by the border between two chunks of "
+            f"{NODE}: {text.phrase(i)} is split across two chunks of "
             f"{len(tokens.chunks[0]) - 2} tokens in {text.prompt}. Shorten the prompt, or move the "
             "phrase."
         )
     is_inside = text.phrases[i].lower() in (text.full_prompt or "").lower()
     if is_inside and not occurrences(tokens, parts[i]):
         raise ValueError(
-            f"{NODE}: {text.phrase(i)} stands only as a part of other words, or joined to "
-            f"punctuation, in {text.prompt}. Write it there as words of its own, with blanks "
+            f"{NODE}: {text.phrase(i)} only occurs as part of other words, or joined to "
+            f"punctuation, in {text.prompt}. Write it there as separate words, with spaces "
             "around it."
         )
     raise ValueError(
-        f"{NODE}: {text.phrase(i)} does not stand in {text.prompt}. Use the same words in the edit "
+        f"{NODE}: {text.phrase(i)} does not occur in {text.prompt}. Use the same words in the edit "
         "and in the full prompt, once for every edit."
     )
 

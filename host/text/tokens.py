@@ -56,7 +56,7 @@ def tokenize(clip: CLIP, text: str) -> Tokenized:
         padding = (END_OF_TEXT, chunk[-1][0])
         if not all(any(_is(entry, token) for token in padding) for entry in chunk[_end(chunk) :]):
             raise ValueError(
-                f'{NODE}: the text "{text}" goes on behind an end-of-text token. Remove '
+                f'{NODE}: the text "{text}" continues after an end-of-text token. Remove '
                 "<|endoftext|> from it."
             )
     return tokenized

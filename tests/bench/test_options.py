@@ -131,8 +131,9 @@ def test_a_mask_of_another_size_is_resized_and_that_is_told(files):
     assert "half.png is 20x10: resized to 40x20" in told
 
 
-def test_a_mask_of_one_of_several_objects_that_covers_everything_is_told(files):
-    assert read(files, "image", "all") == (0, "")
+def test_a_mask_that_covers_everything_is_told(files):
+    code, alone = read(files, "image", "all")
+    assert code == 0 and "all.png marks the whole picture. Is it the right file?" in alone
     argv = ["--image", str(files["image"])]
     for name in ("all", "mask"):
         argv += ["--edit", "a -> b", "--mask", str(files[name])]

@@ -70,26 +70,26 @@ def test_a_word_of_the_source_prompt_is_the_word_in_its_place():
     [
         (
             {"target_blend": "goat moon"},
-            r'the target blend word "moon" does not stand in the target prompt \("red goat on a '
+            r'the target blend word "moon" does not occur in the target prompt \("red goat on a '
             r'house"\)\. Write it as it stands there, or leave it out\.$',
         ),
         (
             {"source_blend": "wolf"},
-            r'the source blend word "wolf" does not stand at the same place in the source prompt '
+            r'the source blend word "wolf" is not at the same place in the source prompt '
             r'\("wolf on a house"\) and in the target prompt \("red goat on a house"\)\.',
         ),
-        ({"source_blend": "goat"}, r'the source blend word "goat" does not stand at the same'),
+        ({"source_blend": "goat"}, r'the source blend word "goat" is not at the same'),
         (
             {"target_blend": "goat", "steps": 2},
             r"the local blend runs between the first and the last step, and 2 steps have none",
         ),
         (
             {"target_blend": "goat", "target_threshold": 1.0},
-            r"the mask of the target blend is empty at target_threshold 1\.0, because no place is",
+            r"the mask of the target blend is empty at target_threshold 1\.0, because no response",
         ),
         (
             {"source_blend": "house", "source_threshold": 1.0},
-            r"the mask of the source blend is empty at source_threshold 1\.0, because no place is",
+            r"the mask of the source blend is empty at source_threshold 1\.0, because no response",
         ),
     ],
     ids=lambda value: str(value)[:40],

@@ -173,11 +173,12 @@ def test_what_is_to_be_known_of_pictures_is_told_with_the_row_and_kept_with_the_
     assert len(told) == 3  # not again
 
 
-def test_one_mask_may_cover_everything(tmp_path):
+def test_one_mask_may_cover_everything_and_that_is_a_notice(tmp_path):
     write_inputs(tmp_path, 1)
     Image.new("L", SIZE, 255).save(tmp_path / "all.png")
     (job,) = jobs_of(tmp_path, masks="all.png")
-    assert job.notices == ()
+    (notice,) = job.notices
+    assert notice.startswith(f"{tmp_path / 'all.png'} marks the whole picture. Is it the right")
 
 
 def test_an_alpha_channel_counts_for_the_image_and_an_opaque_one_does_not(tmp_path):

@@ -54,7 +54,9 @@ def test_files_as_spreadsheets_save_them_are_the_same(tmp_path, text):
 def test_other_delimiters_are_seen_in_the_first_line(tmp_path, delimiter):
     text = delimiter.join(["image", "edits", "seed"]) + "\n"
     text += delimiter.join(["a.png", '"a -> b; c -> d"', "1"])
-    for before in ("", "\n", " \t\n\n", 2 * delimiter + "\n", f'""{delimiter}""{delimiter}""\n'):
+    blank = ("", "\n", " \t\n\n", 2 * delimiter + "\n", f'""{delimiter}""{delimiter}""\n')
+    odd = ("\u2028\n", "\u2029, \x85\xa0\n", "\x0b\x0c\x1c\n", '""""\n', ',;"\t,"\n')
+    for before in (*blank, *odd):
         (row,) = read_table(table(tmp_path, before + text))
         assert row.edits == (("a", "b"), ("c", "d")) and row.settings == {"seed": "1"}
         assert row.place.endswith(f"line {before.count(chr(10)) + 2}")

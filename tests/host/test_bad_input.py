@@ -193,7 +193,8 @@ def test_thirty_objects_are_edited(model, clip):
     pairs = [(f"cat {i}", f"red dog number {i}") for i in range(30)]
     masks = [torch.zeros(64, 64) for _ in pairs]
     for i, mask in enumerate(masks):
-        mask[2 * i : 2 * i + 3, i : i + 20] = 1
+        top, left = 8 * (i // 4), 16 * (i % 4)
+        mask[top : top + 8, left : left + 20] = 1
     edits = edits_of(pairs, masks)
     regions = make_regions(masks, edits.sources, 0.02)
     assert side(clip, edits, "target")[0][0].shape[1] > 77

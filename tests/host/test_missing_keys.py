@@ -10,6 +10,7 @@ import torch
 
 from ale_edit.tests.families import conditioning, family_model, plain_conditioning
 from ale_edit.tests.host.runs import edit, generate, plain, two_branch_guider
+from ale_edit.tests.tiny import tiny_controlnet
 
 pytestmark = pytest.mark.comfy
 
@@ -38,6 +39,17 @@ BESIDE_OTHERS = [  # read where a ControlNet or an image of unCLIP is
 ]
 
 
+CLIP_RANGE = {"clip_start_percent": 0.0, "clip_end_percent": 1.0}
+CONTROL = tiny_controlnet()
+ALONE = [  # without what they are read beside
+    ("control_apply_to_uncond", True),
+    ("mask_strength", 0.5),
+    ("set_area_to_bounds", True),
+    ("clip_end_percent", 0.5),
+    *(("default", value) for value in (False, True)),
+]
+
+
 def with_entries(cond: Any, entries: dict[str, Any]) -> Any:
     return [[cond[0][0], {**cond[0][1], **entries}]]
 
@@ -49,19 +61,22 @@ def texts(key: str, value: Any = None) -> Any:
         beside["mask"] = MASK
     if key.startswith("target_"):
         beside |= SIZE
-    return with_entries(conditioning(30), beside if value is None else {**beside, key: value})
+    if key == "control_apply_to_uncond":
+        beside["control"] = CONTROL
+    if key == "unclip_noise_augment_merge":
+        beside["unclip_conditioning"] = []
+    if value is not None:
+        beside |= CLIP_RANGE if key in CLIP_RANGE else {}  # ComfyUI reads both or none
+        beside[key] = value
+    return with_entries(conditioning(30), beside)
 
 
 @pytest.mark.parametrize(("family", "key", "default", "other"), CASES)
 def test_comfyui_itself_reads_the_default_for_a_missing_key(family, key, default, other):
     def made(value: Any = None) -> torch.Tensor:
         """Of two texts, since the weight of a single one cancels out."""
-        cond = texts(key, value)
-        if key == "clip_end_percent" and value is not None:  # ComfyUI reads it beside its start
-            cond = with_entries(cond, {"clip_start_percent": 0.0})
-        if key == "clip_start_percent" and value is not None:
-            cond = with_entries(cond, {"clip_end_percent": 1.0})
-        return generate(family_model(family), [*cond, *conditioning(50)], plain_conditioning(40))
+        cond = [*texts(key, value), *conditioning(50)]
+        return generate(family_model(family), cond, plain_conditioning(40))
 
     assert torch.equal(made(default), made())
     assert not torch.equal(made(other), made())
@@ -78,6 +93,35 @@ def test_the_default_beside_a_missing_key_is_no_difference(family, key, default,
     pair = (changed, missing) if is_source else (missing, changed)
     with pytest.raises(ValueError, match=f"source and target inputs differ in {key}"):
         two_branch_guider(model, *pair, negative)
+
+
+@pytest.mark.parametrize(("key", "value"), ALONE)
+def test_comfyui_does_not_read_a_key_without_what_it_belongs_to(key, value):
+    model = family_model("SD 1.5")
+    plainly = generate(model, conditioning(30), plain_conditioning(40))
+    given = with_entries(conditioning(30), {key: value})
+    assert torch.equal(generate(model, given, plain_conditioning(40)), plainly)
+
+
+@pytest.mark.parametrize("is_source", [True, False])
+@pytest.mark.parametrize(("key", "value"), [*ALONE, ("unclip_noise_augment_merge", 0.5)])
+def test_a_key_without_what_it_belongs_to_is_no_difference(key, value, is_source):
+    missing, given = conditioning(30), with_entries(conditioning(30), {key: value})
+    pair = (given, missing) if is_source else (missing, given)
+    two_branch_guider(family_model("SD 1.5"), *pair, plain_conditioning(40))
+
+
+def test_a_default_entry_is_one_by_its_key_and_another_one_where_a_mask_limits_it():
+    """As Cond Set Default Combine writes it; ComfyUI asks for the key alone, and ignores the mask
+    of such an entry."""
+    model, negative = family_model("SD 1.5"), plain_conditioning(40)
+    masked = with_entries(conditioning(30), {"mask": MASK})
+    yes, no = (with_entries(masked, {"default": value}) for value in (True, False))
+    made = [generate(model, [*c, *conditioning(50)], negative) for c in (masked, yes, no)]
+    assert torch.equal(made[1], made[2]) and not torch.equal(made[0], made[1])
+    two_branch_guider(model, yes, no, negative)
+    with pytest.raises(ValueError, match="differ in default"):
+        two_branch_guider(model, masked, no, negative)
 
 
 def test_prompt_controls_range_of_all_steps_is_edited_as_without_it(model, clip):

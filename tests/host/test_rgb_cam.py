@@ -85,10 +85,10 @@ def test_a_stock_ksampler_gets_the_published_form(model, clip, size, batch):
 @pytest.mark.parametrize("count", [1, 3, 16])
 def test_any_number_of_objects_gets_the_published_form(model, clip, count):
     pairs = [(f"cat{'s' * (i % 2)}", f"dog {i}") for i in range(count)]
-    masks = [
-        box_mask(64, 64, top=4 * i, left=2 * i, bottom=4 * i + 4, right=2 * i + 30)
-        for i in range(count)
-    ]
+    masks = []  # each of two cells by three, of which the next one covers one as well
+    for i in range(count):
+        top, left = 16 * (i // 4), 16 * (i % 4)
+        masks.append(box_mask(64, 64, top=top, left=left, bottom=top + 16, right=left + 20))
     regions = make_regions(masks, [source for source, _ in pairs], 0.01)
     positive = side(clip, edits_of(pairs), "target")
     made = generate(apply_rgb_cam(model, regions), positive, plain(clip, ""), steps=1)
@@ -135,7 +135,9 @@ def test_a_background_text_is_what_the_cells_of_no_region_see(model, clip, text,
 
 
 def test_the_background_text_changes_nothing_where_regions_are_everything(model, clip):
-    regions = make_regions([torch.ones(64, 64)] * 2, ["wolf", "moon"], 0.0)
+    left = box_mask(64, 64, top=0, left=0, bottom=64, right=40)
+    right = box_mask(64, 64, top=0, left=24, bottom=64, right=64)
+    regions = make_regions([left, right], ["wolf", "moon"], 0.0)
     positive, negative = target(clip), plain(clip, "")
     made, expected = (
         generate(apply_rgb_cam(model, regions, background=text), positive, negative)

@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.tests.host.runs import edit, guide
 from ale_edit.tests.nodes.graph import edit_by_single_nodes, one, picture, run, schema
 from ale_edit.tests.nodes.grounding import MOON, NODE, TABLE, TEXT, WOLF, Boxes, box, find
 from ale_edit.tests.regions.test_objects import KnownDetector
+from ale_edit.tests.tiny import tiny_clip, tiny_model
 
 
 def test_words_become_regions_in_the_order_of_the_edits() -> None:
@@ -98,6 +101,12 @@ def test_a_missing_objects_edit_can_be_left_out(caplog: pytest.LogCaptureFixture
     assert edits.settings.rgb_cam and edits.settings.blending
 
 
+def check_places(regions: Any, edits: Any) -> None:
+    """A run with these regions, up to its first step."""
+    model, clip = tiny_model(), tiny_clip()
+    edit(guide(apply_rgb_cam(model, regions), clip, edits))
+
+
 @pytest.mark.parametrize("dilation", [0.0, 0.05])
 def test_a_missing_object_can_get_the_whole_image_but_the_others_places(
     dilation: float, caplog: pytest.LogCaptureFixture
@@ -109,22 +118,30 @@ def test_a_missing_object_can_get_the_whole_image_but_the_others_places(
     assert "gets the image outside the other objects" in caplog.text
 
 
-def test_a_missing_object_beside_one_that_is_everywhere_is_refused() -> None:
+def test_a_missing_object_beside_one_that_is_everywhere_is_said_and_refused_by_the_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     everywhere = {"wolf": {(0.0, 0.0, 64.0, 64.0): 0.9}}
-    with pytest.raises(ValueError, match='^Grounded-SAM Masks: "wolf" has no place of its own'):
-        find(everywhere, missing="whole image", segmenter=None)
+    regions, edits, *_ = find(everywhere, missing="whole image", segmenter=None)
+    assert '(100 % of "wolf", 100 % of "Yellow Moon.")' in caplog.text
+    with pytest.raises(ValueError, match='"wolf" has no place of its own'):
+        check_places(regions, edits)
 
 
-def test_two_phrases_for_one_mask_are_refused_with_both_names() -> None:
+def test_two_phrases_for_one_mask_are_said_and_refused_by_the_run_with_both_names(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Boxes of their own, in which the segmenter sees the same."""
 
     class Same(Boxes):
         def segment(self, image: Tensor, boxes: Tensor) -> Tensor:
             return super().segment(image, boxes[:1]).expand(len(boxes), -1, -1)
 
-    words = '^Grounded-SAM Masks: "wolf" has no place .* within that of "Yellow Moon."'
-    with pytest.raises(ValueError, match=words):
-        find(segmenter=Same())
+    regions, edits, *_ = find(segmenter=Same())
+    words = 'Grounded-SAM Masks: some grown masks overlap: those of "wolf" and "Yellow Moon."'
+    assert words in caplog.text
+    with pytest.raises(ValueError, match='"wolf" has no place .* within that of "Yellow Moon."'):
+        check_places(regions, edits)
 
 
 def test_a_left_out_edit_may_not_stay_in_a_full_prompt() -> None:
@@ -196,7 +213,7 @@ def test_a_left_out_number_beyond_the_instances_is_logged_as_one(
 
 
 def test_the_same_phrase_twice_with_one_instance_says_so() -> None:
-    with pytest.raises(ValueError, match='"wolf" stands in several edits, and another of them has'):
+    with pytest.raises(ValueError, match='"wolf" occurs in several edits, and another of them has'):
         find({"wolf": TABLE["wolf"]}, "wolf -> goat\nwolf -> cat")
 
 

@@ -164,7 +164,7 @@ def test_each_object_may_have_its_own_choice() -> None:
 
 @pytest.mark.parametrize("text", ["some", "0", "-1", "1.5", "", "all,,best"])
 def test_a_choice_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is none of all, best, or a number"):
+    with pytest.raises(ValueError, match="is not all, best, or a number"):
         parse_choices(text, 3)
 
 
@@ -175,5 +175,5 @@ def test_a_wrong_number_of_choices_is_refused() -> None:
 
 @pytest.mark.parametrize("phrase", ["", " . ", "?!"])
 def test_a_phrase_without_a_word_is_refused(phrase: str) -> None:
-    with pytest.raises(ValueError, match="holds no word to look for"):
+    with pytest.raises(ValueError, match="contains no word to look for"):
         find({}, phrase)

@@ -88,7 +88,9 @@ def test_each_image_of_a_batch_is_pasted_with_its_own_regions(sources: int):
 def test_regions_of_another_number_of_images_are_refused():
     edited, source = images(64, 64, 64, 64)
     own = make_regions([torch.ones(64, 64)], ["a"], 0.0)
-    with pytest.raises(ValueError, match="^the regions are of 3 images, but here are 2. Make them"):
+    with pytest.raises(
+        ValueError, match="^the regions were made from 3 images, but there are 2 images here. Make"
+    ):
         paste_background(edited, source, RegionsBatch((own,) * 3), 8)
 
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from ale_edit.bench.demo_scenes import demo_input
+from ale_edit.bench.made_files import LEDGER
 from ale_edit.bench.main_job import filled_workflow, main, to_picture, upload
 from ale_edit.bench.options import SERVER_FAILED
 from ale_edit.demo.world import demo_edits, make_scene, render
@@ -47,7 +48,7 @@ def test_the_demo_command_starts_comfyui_and_writes_every_file(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     out = tmp_path / "out"
-    assert {path.name for path in out.iterdir()} == {*FILES, *MASKS, "scores.json"}
+    assert {path.name for path in out.iterdir()} == {*FILES, *MASKS, "scores.json", LEDGER}
     check_scores(json.loads((out / "scores.json").read_text()), 2, judged=True)
     sizes = {Image.open(out / name).size for name in ("source.png", "edited.png", "regions.png")}
     assert len(sizes) == 1
