@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..attention.rows import add_latent
 from ..patching import WRAPPERS
+from .branch_order import runs_cond_first
 
 
 def call_model(
@@ -36,6 +37,24 @@ def call_model(
         }
         return options["sampler_calc_cond_batch_function"](args)
     return comfy.samplers.calc_cond_batch(model, conds, x, timestep, options)
+
+
+def call_halves(
+    model: Any,
+    conds: list[Any],
+    x: Tensor,
+    timestep: Tensor,
+    model_options: Mapping[str, Any],
+    node: str,
+) -> list[Tensor]:
+    """Predictions for the positive and the negative entries: by one call, which ComfyUI may split
+    in any order, unless the positive ones must run first."""
+    if not runs_cond_first(model_options):
+        return call_model(model, conds, x, timestep, model_options, node)
+    positive, negative = conds
+    cond, _ = call_model(model, [positive, None], x, timestep, model_options, node)
+    _, uncond = call_model(model, [None, negative], x, timestep, model_options, node)
+    return [cond, uncond]
 
 
 def guide(
