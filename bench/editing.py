@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from ..headless import ComfyClient, ComfyError, ServerGone, Workflow
-from ..headless.editors import ALE, takes_masks
+from ..headless.editors import ALE, editor_files, takes_masks
 from ..headless.edits import (
     PROMPTS,
     Model,
@@ -175,7 +175,8 @@ class Plan:
             pairs = [(o.source, o.target) for o in edit.objects]
             workflow = editor_workflow(editor, source, pairs, Model(self._checkpoint))
             for name, value in {"seed": edit.seed, **self._sampling}.items():
-                apply_setting(workflow, name, value)
+                if name in editor_files()[editor].settings:
+                    apply_setting(workflow, name, value)
         if edit.source_prompt or edit.target_prompt:
             prompts = (edit.source_prompt, edit.target_prompt)
             use_prompts(workflow, dict(zip(PROMPTS, prompts, strict=True)))

@@ -14,7 +14,17 @@ from dataclasses import dataclass
 
 from ..attention.control import Control, Layer, Reads, Route, Step, first_step
 from .editor import BranchPlan, Editor, Start, setting
-from .inverted import INVERSION_TOOLTIP, STARTS, InvertedSettings, plan_inversion
+from .inverted import (
+    INVERSION_TOOLTIP,
+    SOURCE_PROMPT_TOOLTIP,
+    SOURCE_PROMPTS,
+    STARTS,
+    InvertedSettings,
+    SourcePrompt,
+    plan_inversion,
+    require_choices,
+    source_text,
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,11 @@ class FPESettings(InvertedSettings):
         max=1.0,
         step=0.01,
     )
+    source_prompt: SourcePrompt = setting("empty", SOURCE_PROMPT_TOOLTIP, choices=SOURCE_PROMPTS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choices(self, source_prompt=SOURCE_PROMPTS)
 
 
 class FPEControl(Control):
@@ -59,9 +74,9 @@ EDITOR = Editor(
     ),
     settings=FPESettings,
     branches=lambda settings: (
-        BranchPlan("source", "empty", "source_guidance"),
+        BranchPlan("source", source_text(settings), "source_guidance"),
         BranchPlan("target", "target", "target_guidance"),
     ),
     make_control=lambda settings, task: FPEControl(settings),
-    plan=lambda settings: plan_inversion(settings, "empty"),
+    plan=lambda settings: plan_inversion(settings, source_text(settings)),
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from ..inversion.stored import INVERSION_METHODS, TIME_STEPS, Schedule, TimeSteps
 from .editor import BranchText, SamplingPlan, Start, setting
 
 STARTS: tuple[str, ...] = ("virtual", *INVERSION_METHODS)
+SourcePrompt: TypeAlias = Literal["empty", "edits"]
+SOURCE_PROMPTS: tuple[str, ...] = get_args(SourcePrompt)
 
 INVERSION_TOOLTIP = (
     "How the edit gets from the image to noise. virtual: without an inversion, as ALE Edit. DDIM: "
@@ -19,6 +21,10 @@ INVERSION_TOOLTIP = (
 TIME_STEPS_TOOLTIP = (
     "DDIM: evenly spaced, as the paper. LCM: those of a latent consistency model; with 15 steps, "
     "guidance 1 and 2, the edit stands on ALE Edit's ground."
+)
+SOURCE_PROMPT_TOOLTIP = (
+    "What the source branch is described with: nothing, as the paper does with photographs, or the "
+    "source phrases of the edits."
 )
 
 
@@ -50,6 +56,11 @@ class InvertedSettings:
 
     def __post_init__(self) -> None:
         require_choices(self, inversion_method=STARTS, time_steps=TIME_STEPS)
+
+
+def source_text(settings: Any) -> BranchText:
+    """The text of the source branch, by `source_prompt`."""
+    return "empty" if settings.source_prompt == "empty" else "source"
 
 
 def require_choices(settings: Any, **choices: tuple[str, ...]) -> None:

@@ -11,21 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from ..attention.control import Control, Layer, Reads, Route, Step, first_layer, first_step
 from ..inversion.stored import TIME_STEPS, TimeSteps
-from .editor import BranchPlan, BranchText, Editor, Start, Task, setting
+from .editor import BranchPlan, Editor, Start, Task, setting
 from .inverted import (
     INVERSION_TOOLTIP,
+    SOURCE_PROMPT_TOOLTIP,
+    SOURCE_PROMPTS,
     STARTS,
     TIME_STEPS_TOOLTIP,
+    SourcePrompt,
     plan_inversion,
     require_choices,
+    source_text,
 )
-
-SourcePrompt = Literal["empty", "edits"]
-SOURCE_PROMPTS: tuple[str, ...] = get_args(SourcePrompt)
 
 BRANCHES = ("source", "target")
 BY_SHARE = -1
@@ -84,12 +84,7 @@ class MasaCtrlSettings:
         max=1.0,
         step=0.05,
     )
-    source_prompt: SourcePrompt = setting(
-        "empty",
-        "What the source branch is described with: nothing, as the paper does with photographs, or "
-        "the source phrases of the edits.",
-        choices=SOURCE_PROMPTS,
-    )
+    source_prompt: SourcePrompt = setting("empty", SOURCE_PROMPT_TOOLTIP, choices=SOURCE_PROMPTS)
     inversion_method: Start = setting("virtual", INVERSION_TOOLTIP, choices=STARTS, later=True)
     time_steps: TimeSteps = setting("LCM", TIME_STEPS_TOOLTIP, choices=TIME_STEPS, later=True)
 
@@ -100,10 +95,6 @@ class MasaCtrlSettings:
             inversion_method=STARTS,
             time_steps=TIME_STEPS,
         )
-
-    @property
-    def source_text(self) -> BranchText:
-        return "empty" if self.source_prompt == "empty" else "source"
 
 
 PAPER = MasaCtrlSettings(
@@ -164,10 +155,10 @@ EDITOR = Editor(
     ),
     settings=MasaCtrlSettings,
     branches=lambda settings: (
-        BranchPlan("source", settings.source_text, "source_guidance"),
+        BranchPlan("source", source_text(settings), "source_guidance"),
         BranchPlan("target", "target", "target_guidance"),
     ),
     make_control=_make_control,
-    plan=lambda settings: plan_inversion(settings, settings.source_text),
+    plan=lambda settings: plan_inversion(settings, source_text(settings)),
     paper=PAPER,
 )

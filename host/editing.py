@@ -175,9 +175,10 @@ def open_edit(
         is_known = own.name == SOURCE and plan.start == "direct"
         return Branch(own.name, texts[own.text], 1.0 if is_known else guidance)
 
-    branches = [branch(own) for own in editor.branches(settings)]
+    plans = editor.branches(settings)
+    branches = [branch(own) for own in plans]
     guider = BranchGuider(patched, branches, negative, reuses_source=reuses_source)
-    guidance = settings.source_guidance
+    guidance = next((getattr(settings, own.guidance) for own in plans if own.name == SOURCE), 1.0)
     if inversion is not None and inversion.null_texts is not None:
         advise_guidance(inversion, guidance, editor.title)
     return OpenEdit(guider, model, plan, texts, text, negative, guidance, inversion)

@@ -15,6 +15,7 @@ from ..host.editing import edit_image as edit_image_by
 from ..host.messages import name_node, speak_as
 from ..host.regions import regions_from_edits
 from ..inversion.stored import Inversion
+from ..inversion.update_rule import SOURCE
 from ..prompts.edits import VARIANTS, Edits, require_choice, set_variant
 from ..regions.preview import preview_image
 from ..regions.regions import AnyRegions
@@ -27,13 +28,12 @@ CATEGORY = "ALE-Edit/editors"
 AS_IN_EDITS = "as in the edits"
 
 
-def task_inputs(image: str) -> list[Any]:
-    """What every editor is given: model, image, edits and seed. image: the input's tooltip."""
+def task_inputs(image: str, suits_lcm: bool = True) -> list[Any]:
+    """What every editor is given: model, image, edits and seed. image: the input's tooltip.
+    suits_lcm: whether it samples as latent consistency models do."""
+    lcm = "; best an LCM, or with an LCM LoRA" if suits_lcm else ""
     return [
-        io.Model.Input(
-            "model",
-            tooltip="A checkpoint of SD 1.5, SD 2 or SDXL; best an LCM, or with an LCM LoRA.",
-        ),
+        io.Model.Input("model", tooltip=f"A checkpoint of SD 1.5, SD 2 or SDXL{lcm}."),
         io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
         io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
         io.Image.Input("image", tooltip=image),
@@ -49,12 +49,13 @@ def task_inputs(image: str) -> list[Any]:
     ]
 
 
-def negative_input() -> Any:
-    """A negative prompt of the person's own."""
+def negative_input(default: str = "") -> Any:
+    """A negative prompt of the person's own. default: the editor's."""
+    without = f'"{default}"' if default else "the empty prompt"
     return io.Conditioning.Input(
         "negative",
         optional=True,
-        tooltip="Shared by all branches; without it the empty prompt, as in the paper.",
+        tooltip=f"Shared by all branches; without it {without}, as in the paper.",
     )
 
 
@@ -102,7 +103,10 @@ def make_node(editor: Editor) -> type[io.ComfyNode]:
         @classmethod
         def define_schema(cls) -> io.Schema:
             image = "The image to edit, or a batch; item j uses seed + j."
-            fields = dataclasses.fields(editor.settings)
+            fields, plan = dataclasses.fields(editor.settings), editor.plan(editor.settings())
+            branches = editor.branches(editor.settings())
+            has_source = any(branch.name == SOURCE for branch in branches)
+            task = task_inputs(image, suits_lcm=plan.schedule.time_steps == "LCM")
             first, later = (
                 [setting_input(f) for f in fields if f.metadata.get("later", False) == is_later]
                 for is_later in (False, True)
@@ -114,7 +118,13 @@ def make_node(editor: Editor) -> type[io.ComfyNode]:
                 display_name=editor.title,
                 category=CATEGORY,
                 description=editor.description,
-                inputs=[*task_inputs(image), *first, reuse_input(), negative_input(), *last],
+                inputs=[
+                    *task,
+                    *first,
+                    *([reuse_input()] if has_source else []),
+                    negative_input(editor.negative),
+                    *last,
+                ],
                 outputs=[image_output()],
             )
 

@@ -133,4 +133,29 @@ MASACTRL_CASES = [
         ("MasaCtrl: ", '"other"', "empty, edits"),
     ),
 ]
-EDITOR_CASES = [*EVERY_EDITOR_CASES, *INFEDIT_CASES, *MASACTRL_CASES]
+INVERTED = {
+    editor.node_id: editor.title
+    for editor in EDITORS
+    if hasattr(editor.settings(), "inversion_method")
+}
+INVERTED_CASES = [
+    case
+    for node_id, title in INVERTED.items()
+    for case in (
+        Case(
+            f"an inversion that nobody knows in {title}",
+            lambda w, node_id=node_id: edit_by(node_id, w, inversion_method="other"),
+            node_id,
+            "inversion_method is",
+            (f"{title}: ", '"other"', "virtual, DDIM, direct"),
+        ),
+        Case(
+            f"time steps that nobody knows in {title}",
+            lambda w, node_id=node_id: edit_by(node_id, w, time_steps="other"),
+            node_id,
+            "time_steps is",
+            (f"{title}: ", '"other"', "DDIM, LCM"),
+        ),
+    )
+]
+EDITOR_CASES = [*EVERY_EDITOR_CASES, *INFEDIT_CASES, *MASACTRL_CASES, *INVERTED_CASES]

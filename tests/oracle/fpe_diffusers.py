@@ -21,10 +21,11 @@ TARGET_COND, SOURCE_COND = 3, 2
 
 @dataclass(frozen=True)
 class Settings:
-    """per_fifty: the steps of 50 in which the source's maps are taken."""
+    """per_fifty: the steps of 50 in which the source's maps are taken. source: its prompt."""
 
     sampling: Sampling = Sampling(method="direct")
     per_fifty: int = 40
+    source: str = ""
     has_control: bool = True
 
 
@@ -77,5 +78,11 @@ def edit(
         attention.is_on = settings.has_control and step < count * settings.per_fifty // 50
 
     return edit_inverted(
-        network, encoder, ("", "", prompts[1]), x0, settings.sampling, attention, begin=begin
+        network,
+        encoder,
+        (settings.source, settings.source, prompts[1]),
+        x0,
+        settings.sampling,
+        attention,
+        begin=begin,
     )

@@ -10,7 +10,7 @@ import pytest
 from ale_edit.attention.control import Route
 from ale_edit.editors import fpe
 
-from .editor_edit import BATCH, SMALL, Method, run_oracle, run_pack, worst_error
+from .editor_edit import BATCH, PROMPTS, SMALL, Method, run_oracle, run_pack, worst_error
 from .fpe_diffusers import Settings, edit
 from .planted import Mistake
 from .planted_editors import routed
@@ -31,6 +31,7 @@ def translate(settings: Settings) -> fpe.FPESettings:
         target_guidance=sampling.target_guidance,
         inversion_method=sampling.method,  # type: ignore[arg-type]
         time_steps=sampling.spacing,  # type: ignore[arg-type]
+        source_prompt="edits" if settings.source else "empty",
         self_share=settings.per_fifty / 50 if settings.has_control else 0.0,
     )
 
@@ -50,6 +51,7 @@ CASES = [
     sampled(spacing="LCM", target_guidance=2.0),
     replace(PLAIN, per_fifty=25),
     replace(PLAIN, has_control=False),
+    replace(sampled(method="negative-prompt"), source=PROMPTS[0]),
 ]
 
 
@@ -114,8 +116,8 @@ MISTAKES = [
     ),
     Mistake(
         "the source has the source prompt",
-        "editors.fpe:BranchPlan",
-        lambda right: lambda name, _, guidance: right(name, name, guidance),
+        "editors.fpe:source_text",
+        lambda _: lambda settings: "source",
         PLAIN,
     ),
 ]

@@ -99,9 +99,9 @@ MISTAKES = [
         PLAIN,
     ),
     Mistake(
-        "a step too many",
+        "a step too early",
         "host.sampling.schedule:ddim_timesteps",
-        lambda right: lambda steps, strength: right(steps, strength + 1 / steps)[1:],
+        lambda right: lambda steps, strength: right(steps, strength + 1 / steps)[:-1],
         PLAIN,
     ),
     Mistake(
