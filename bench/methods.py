@@ -119,8 +119,8 @@ DEFAULT = (*COMPONENTS, CODE)
 
 
 def _by_editor(editor: Editor) -> tuple[Method, Method]:
-    """An editor on the ground of `ale`, with its model, steps and guidance, which editing.Plan gives
-    it; and with all settings of its paper, by the same model."""
+    """An editor on the ground of `ale`, with its model, and steps and guidance by editing.Plan; and
+    with all settings of its paper, by the same model."""
     paper = editor.paper if editor.paper is not None else editor.settings()
     ground = _settings_beside_ale(editor)
     return (

@@ -49,7 +49,7 @@ def has_source(editor: Editor) -> bool:
 
 
 every_editor_with_source = pytest.mark.parametrize(
-    "editor", filter(has_source, EDITORS), ids=lambda editor: editor.name
+    "editor", [*filter(has_source, EDITORS)], ids=lambda editor: editor.name
 )
 
 
