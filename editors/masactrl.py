@@ -11,8 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
-from ..attention.control import Control, Layer, Reads, Route, Step, first_layer, first_step
+import torch
+from torch import Tensor
+
+from ..attention.control import (
+    Call,
+    Control,
+    Kind,
+    Layer,
+    Reads,
+    Route,
+    Step,
+    first_layer,
+    first_step,
+)
 from ..inversion.stored import TIME_STEPS, TimeSteps
 from .editor import BranchPlan, Editor, Start, Task, setting
 from .inverted import (
@@ -27,7 +41,8 @@ from .inverted import (
     source_text,
 )
 
-BRANCHES = ("source", "target")
+Keys: TypeAlias = Literal["source", "union"]
+KEYS: tuple[str, ...] = get_args(Keys)
 BY_SHARE = -1
 
 
@@ -87,6 +102,13 @@ class MasaCtrlSettings:
     source_prompt: SourcePrompt = setting("empty", SOURCE_PROMPT_TOOLTIP, choices=SOURCE_PROMPTS)
     inversion_method: Start = setting("virtual", INVERSION_TOOLTIP, choices=STARTS, later=True)
     time_steps: TimeSteps = setting("LCM", TIME_STEPS_TOOLTIP, choices=TIME_STEPS, later=True)
+    keys: Keys = setting(
+        "source",
+        "What the edit looks for its appearance in: the source alone, as the paper, or source and "
+        "edit together (union), which changes more.",
+        choices=KEYS,
+        later=True,
+    )
 
     def __post_init__(self) -> None:
         require_choices(
@@ -94,6 +116,7 @@ class MasaCtrlSettings:
             source_prompt=SOURCE_PROMPTS,
             inversion_method=STARTS,
             time_steps=TIME_STEPS,
+            keys=KEYS,
         )
 
 
@@ -113,14 +136,26 @@ class MasaCtrlControl(Control):
 
     def __init__(self, settings: MasaCtrlSettings) -> None:
         self._settings = settings
+        if settings.keys == "union":
+            self.kinds: frozenset[Kind] = frozenset(("self",))
 
     def routes(self, layer: Layer, step: Step, is_cond: bool) -> Mapping[str, Route]:
-        settings = self._settings
-        if step.number < first_step(settings.start_step_share, step.count):
-            return {}
-        if layer.ordinal < start_layer(settings, layer.count):
+        if self._settings.keys == "union" or not self._is_mutual(layer, step):
             return {}
         return {"target": Route("target", "source", "source")}
+
+    def acts(self, layer: Layer, step: Step, is_cond: bool) -> bool:
+        return self._is_mutual(layer, step)
+
+    def outputs(self, call: Call) -> Mapping[str, Tensor]:
+        """The union: the target's queries over the keys and values of both."""
+        keys, values = (torch.cat([t["source"], t["target"]], dim=1) for t in (call.k, call.v))
+        return {"target": call.attend(call.q["target"], keys, values)}
+
+    def _is_mutual(self, layer: Layer, step: Step) -> bool:
+        settings = self._settings
+        is_late = step.number >= first_step(settings.start_step_share, step.count)
+        return is_late and layer.ordinal >= start_layer(settings, layer.count)
 
 
 def start_layer(settings: MasaCtrlSettings, layers: int) -> int:

@@ -54,14 +54,15 @@ class PnPControl(Control):
     """The source's queries, keys and features for the target."""
 
     reads: Reads = {"target": frozenset(("source",))}
-    reads_cond = True
 
     def __init__(self, settings: PnPSettings) -> None:
         self._self_share = settings.self_share
         self._feature_share = settings.feature_share
+        self._share = max(self._self_share, self._feature_share)
+        self.reads_cond: bool = self._share > 0
 
     def is_active(self, step: Step) -> bool:
-        return is_within(max(self._self_share, self._feature_share), step)
+        return is_within(self._share, step)
 
     def routes(self, layer: Layer, step: Step, is_cond: bool) -> Mapping[str, Route]:
         if not (layer.is_decoder and layer.stage >= FIRST_STAGE):

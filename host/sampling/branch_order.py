@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...attention.control import Control, running_order
+from ...attention.control import running_order
 from ..attention.adapter import running_controls
 from ..attention.rows import step_of
 
@@ -35,20 +35,17 @@ def is_any_read(
 ) -> bool:
     """Whether a control lets any of the readers read the unconditional rows of any of the others at
     this step."""
+    options = model_options["transformer_options"]
+    step = step_of(options)
     return any(
         control.reads.get(name, frozenset()) & read
-        for control in _active_controls(model_options)
-        if not control.reads_cond
+        for control in running_controls(options)
+        if control.is_active(step) and not control.reads_cond
         for name in readers
     )
 
 
 def runs_cond_first(model_options: Mapping[str, Any]) -> bool:
-    """Whether both halves of guidance read conditional rows of other branches at this step."""
-    return any(control.reads_cond for control in _active_controls(model_options))
-
-
-def _active_controls(model_options: Mapping[str, Any]) -> list[Control]:
+    """Whether both halves of guidance read conditional rows of other branches in this run."""
     options = model_options["transformer_options"]
-    step = step_of(options)
-    return [control for control in running_controls(options) if control.is_active(step)]
+    return any(control.reads_cond for control in running_controls(options))

@@ -132,6 +132,13 @@ MASACTRL_CASES = [
         "source_prompt is",
         ("MasaCtrl: ", '"other"', "empty, edits"),
     ),
+    Case(
+        "keys of another kind",
+        lambda w: edit_by("ALEMasaCtrl", w, keys="other"),
+        "ALEMasaCtrl",
+        "keys is",
+        ("MasaCtrl: ", '"other"', "source, union"),
+    ),
 ]
 INVERTED = {
     editor.node_id: editor.title

@@ -102,6 +102,7 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "source_prompt": ({}, "edits"),
         "inversion_method": ({}, "DDIM"),
         "time_steps": ({}, "DDIM"),
+        "keys": ({}, "union"),
     },
     "fpe": {
         "steps": ({}, 3),

@@ -74,6 +74,14 @@ def test_shares_0_are_the_plain_edit_bit_for_bit():
     assert errors(ours, plain, SMALL) == [0.0] * len(plain)
 
 
+def reading_own_half(right: Any) -> Any:
+    def wrong(self: Any, settings: Any) -> None:
+        right(self, settings)
+        self.reads_cond = False
+
+    return wrong
+
+
 ROUTES = "editors.pnp:PnPControl.routes"
 FEATURES = "editors.pnp:PnPControl.features"
 MISTAKES = [
@@ -85,8 +93,8 @@ MISTAKES = [
     ),
     Mistake(
         "each half reads its own",
-        "editors.pnp:PnPControl.reads_cond",
-        lambda _: False,
+        "editors.pnp:PnPControl.__init__",
+        reading_own_half,
         replace(PLAIN, features_per_fifty=0),
     ),
     Mistake(
