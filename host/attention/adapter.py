@@ -333,12 +333,12 @@ class AttentionRun:
     def _layer_at(
         self, kind: Kind, block: LayerKey, grid: Sequence[int], latent: Sequence[int]
     ) -> Layer:
-        key = kind, block, (grid[0], grid[1]), (latent[0], latent[1])
+        cells, whole = (grid[0], grid[1]), (latent[0], latent[1])
+        key = kind, block, cells, whole
         if key not in self._layers:
             blocks = list(self._modules[kind])
             ordinal, stage = blocks.index(block), layer_stages(blocks)[block]
-            kind, block, *sizes = key
-            self._layers[key] = Layer(kind, block, ordinal, len(blocks), *sizes, stage=stage)
+            self._layers[key] = Layer(kind, block, ordinal, len(blocks), cells, whole, stage=stage)
         return self._layers[key]
 
     def _step(self, options: Mapping[str, Any]) -> Step:

@@ -39,8 +39,8 @@ SETTINGS = {
 ROWS = {"infedit": 90, "masactrl": 60, "fpe": 60, "pnp": 45, "sdedit": 30}
 """In 15 steps of the edit alone."""
 PUBLISHED_ROWS = {"infedit": 90, "masactrl": 300, "fpe": 300, "pnp": 200, "sdedit": 60}
-"""Of a whole edit with the paper's settings, its inversion included (methods.md F); for Plug-and-Play
-without the 949 further steps of its published inversion."""
+"""Of a whole edit with the paper's settings, its inversion included (methods.md F); without the 949
+further steps of Plug-and-Play's published inversion."""
 
 every_editor = pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
 
