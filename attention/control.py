@@ -24,7 +24,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from torch import Tensor
 
-Kind: TypeAlias = Literal["self", "cross", "joint"]
+LayerKind: TypeAlias = Literal["self", "cross", "joint"]
 Reads: TypeAlias = Mapping[str, frozenset[str]]
 """For each branch that a control changes, the other branches that it reads."""
 
@@ -41,7 +41,7 @@ class Layer:
         have such layers. On SD 1.5, output blocks 3 to 11 are stages 0 to 8.
     """
 
-    kind: Kind
+    kind: LayerKind
     block: tuple[str, int, int]
     ordinal: int
     count: int
@@ -156,7 +156,7 @@ class Control:
     """
 
     reads: Reads = {}
-    kinds: frozenset[Kind] = frozenset()
+    kinds: frozenset[LayerKind] = frozenset()
     replaces_text: bool = False
     reads_cond: bool = False
 

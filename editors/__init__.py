@@ -1,9 +1,11 @@
 """One file = one paper: its settings, its branches and its control."""
 
+from typing import Any
+
 from . import fpe, infedit, masactrl, pnp, sdedit
 from .editor import Editor
 
-EDITORS: tuple[Editor, ...] = (
+EDITORS: tuple[Editor[Any], ...] = (
     infedit.EDITOR,
     masactrl.EDITOR,
     fpe.EDITOR,

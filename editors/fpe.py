@@ -10,19 +10,16 @@ alone. A photograph has the empty source prompt, and its branch follows the inve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..attention.control import Control, Layer, Reads, Route, Step, first_step
-from .editor import BranchPlan, Editor, Start, setting
+from .editor import SOURCE, TARGET, Editor, Start, share_setting
 from .inverted import (
-    INVERSION_TOOLTIP,
-    SOURCE_PROMPT_TOOLTIP,
-    SOURCE_PROMPTS,
-    STARTS,
     InvertedSettings,
     SourcePrompt,
+    inversion_setting,
     plan_inversion,
-    require_choices,
+    source_prompt_setting,
     source_text,
 )
 
@@ -31,19 +28,13 @@ from .inverted import (
 class FPESettings(InvertedSettings):
     """The defaults are the paper's."""
 
-    inversion_method: Start = setting("direct", INVERSION_TOOLTIP, choices=STARTS)
-    self_share: float = setting(
+    inversion_method: Start = inversion_setting("direct")
+    self_share: float = share_setting(
         0.8,
         "Share of the steps, from the first, in which the edit keeps the source's layout.",
-        min=0.0,
-        max=1.0,
         step=0.01,
     )
-    source_prompt: SourcePrompt = setting("empty", SOURCE_PROMPT_TOOLTIP, choices=SOURCE_PROMPTS)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choices(self, source_prompt=SOURCE_PROMPTS)
+    source_prompt: SourcePrompt = source_prompt_setting()
 
 
 class FPEControl(Control):
@@ -73,10 +64,7 @@ EDITOR = Editor(
         "2024, arXiv 2403.03431)."
     ),
     settings=FPESettings,
-    branches=lambda settings: (
-        BranchPlan("source", source_text(settings), "source_guidance"),
-        BranchPlan("target", "target", "target_guidance"),
-    ),
-    make_control=lambda settings, task: FPEControl(settings),
+    make_control=lambda settings, inputs: FPEControl(settings),
+    branches=lambda settings: (replace(SOURCE, text=source_text(settings)), TARGET),
     plan=lambda settings: plan_inversion(settings, source_text(settings)),
 )

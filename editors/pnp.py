@@ -9,11 +9,11 @@ the source, whose prompt is empty and whose latents are those of the inversion.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..attention.control import Control, Layer, Reads, Route, Step, first_step
-from .editor import BranchPlan, Editor, Start, setting
-from .inverted import INVERSION_TOOLTIP, STARTS, InvertedSettings, plan_inversion
+from .editor import SOURCE, TARGET, Editor, Start, guidance_setting, share_setting
+from .inverted import InvertedSettings, inversion_setting, plan_inversion
 
 NEGATIVE = "ugly, blurry, black, low res, unrealistic"
 FIRST_STAGE = 1
@@ -25,27 +25,19 @@ features. On SD 1.5 these are output blocks 3 and 4."""
 class PnPSettings(InvertedSettings):
     """The defaults are the paper's, with an inversion of as many steps as the edit has."""
 
-    source_guidance: float = setting(
-        1.0,
-        "Guidance of the source branch. Not used by direct inversion, which knows the source.",
-        min=0.0,
-        max=30.0,
-        step=0.1,
+    source_guidance: float = guidance_setting(
+        1.0, "Guidance of the source branch. Not used by direct inversion, which knows the source."
     )
-    inversion_method: Start = setting("direct", INVERSION_TOOLTIP, choices=STARTS)
-    self_share: float = setting(
+    inversion_method: Start = inversion_setting("direct")
+    self_share: float = share_setting(
         0.5,
         "Share of the steps, from the first, in which the edit takes the source's queries and keys "
         "in the decoder's self-attention.",
-        min=0.0,
-        max=1.0,
         step=0.01,
     )
-    feature_share: float = setting(
+    feature_share: float = share_setting(
         0.8,
         "Share of the steps, from the first, in which the edit takes the source's features.",
-        min=0.0,
-        max=1.0,
         step=0.01,
     )
 
@@ -91,11 +83,8 @@ EDITOR = Editor(
         "queries, keys and features of the source. Plug-and-Play (CVPR 2023, arXiv 2211.12572)."
     ),
     settings=PnPSettings,
-    branches=lambda settings: (
-        BranchPlan("source", "empty", "source_guidance"),
-        BranchPlan("target", "target", "target_guidance"),
-    ),
-    make_control=lambda settings, task: PnPControl(settings),
+    make_control=lambda settings, inputs: PnPControl(settings),
+    branches=lambda settings: (replace(SOURCE, text="empty"), TARGET),
     plan=lambda settings: plan_inversion(settings, "empty"),
     negative=NEGATIVE,
 )

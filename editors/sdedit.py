@@ -10,16 +10,15 @@ from dataclasses import dataclass
 
 from ..attention.control import Control
 from ..inversion.stored import TIME_STEPS, Schedule, TimeSteps
-from .editor import BranchPlan, Editor, SamplingPlan, setting
-from .inverted import require_choices
+from .editor import TARGET, Editor, SamplingPlan, Settings, guidance_setting, setting
 
 
 @dataclass(frozen=True)
-class SDEditSettings:
+class SDEditSettings(Settings):
     """The defaults are those that later papers compare with."""
 
     steps: int = setting(50, "Steps of which the share strength runs.", min=1, max=1000, step=1)
-    target_guidance: float = setting(7.5, "Guidance of the edit.", min=0.0, max=30.0, step=0.1)
+    target_guidance: float = guidance_setting(7.5, "Guidance of the edit.")
     strength: float = setting(
         0.6,
         "Share of the steps that runs, from the last. 0.5 keeps more of the image, 0.8 follows the "
@@ -34,9 +33,6 @@ class SDEditSettings:
         choices=TIME_STEPS,
     )
 
-    def __post_init__(self) -> None:
-        require_choices(self, time_steps=TIME_STEPS)
-
 
 EDITOR = Editor(
     name="sdedit",
@@ -47,8 +43,8 @@ EDITOR = Editor(
         "simplest edit, to compare others with. SDEdit (ICLR 2022, arXiv 2108.01073)."
     ),
     settings=SDEditSettings,
-    branches=lambda settings: (BranchPlan("target", "target", "target_guidance"),),
-    make_control=lambda settings, task: Control(),
+    make_control=lambda settings, inputs: Control(),
+    branches=lambda settings: (TARGET,),
     plan=lambda settings: SamplingPlan(
         "noise", Schedule(settings.steps, settings.strength, settings.time_steps)
     ),

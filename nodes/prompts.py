@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..host.messages import name_node
-from ..host.regions import edit_mask
+from ..host.regions import read_edit_mask
 from ..host.text.embedding import embed_edits
 from ..prompts.edits import (
     END_OF_TEXT,
@@ -21,6 +22,9 @@ from ..prompts.edits import (
     parse_edits,
 )
 from . import sockets
+
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
 
 CATEGORY = "ALE-Edit/prompts"
 
@@ -74,9 +78,9 @@ class EditObject(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, source: str, target: str, previous: Edits | None = None, mask: Any = None
+        cls, source: str, target: str, previous: Edits | None = None, mask: Tensor | None = None
     ) -> io.NodeOutput:
-        own = edit_mask(mask, "Edit Object") if mask is not None else None
+        own = read_edit_mask(mask, "Edit Object") if mask is not None else None
         edits = previous if previous is not None else Edits(())
         with name_node("Edit Object"):
             return io.NodeOutput(edits.add(make_edit(source, target, own)))
@@ -261,7 +265,7 @@ class MethodSettingsNode(io.ComfyNode):
             return io.NodeOutput(replace(edits, settings=MethodSettings(**settings)))
 
 
-class ObjectRestrictedEmbeddings(io.ComfyNode):
+class ObjectRestrictedEmbeddingsNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -300,8 +304,8 @@ class ObjectRestrictedEmbeddings(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: Any, edits: Edits) -> io.NodeOutput:
+    def execute(cls, clip: CLIP, edits: Edits) -> io.NodeOutput:
         return io.NodeOutput(*embed_edits(clip, edits))
 
 
-NODES = [EditObject, EditList, FullPrompts, MethodSettingsNode, ObjectRestrictedEmbeddings]
+NODES = [EditObject, EditList, FullPrompts, MethodSettingsNode, ObjectRestrictedEmbeddingsNode]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -100,4 +100,6 @@ def edit_once(editor: Editor, demo: Any, size: int, steps: int) -> Tensor:
     known = {field.name for field in fields(editor.settings)}
     settings = editor.settings(**{name: given[name] for name in given.keys() & known})
     image = torch.zeros(1, 8 * size, 8 * size, 3)
-    return edit_image(editor, settings, model, clip, NoVAE(), image, edits, 0, reuses_source=False)
+    return edit_image(
+        editor, settings, model, clip, cast("Any", NoVAE()), image, edits, 0, reuses_source=False
+    )

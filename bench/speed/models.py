@@ -24,7 +24,7 @@ from ...host.sampling.schedule import lcm_sigmas
 from ...host.text.conditioning import make_conditioning
 from ...prompts.edits import MethodSettings
 from ...prompts.ore import BACKGROUND, ObjectRestrictedEmbeddings
-from ...regions.regions import Regions, make_regions
+from ...regions.regions import ImageRegions, make_regions
 
 COUNTS = (1, 3, 10)  # of objects
 TOKENS, POOLED = 77, 1280
@@ -124,7 +124,7 @@ def embeddings(count: int, width: int) -> ObjectRestrictedEmbeddings:
     return ObjectRestrictedEmbeddings(keys, values, owner, names, MethodSettings())
 
 
-def boxes(count: int, size: int) -> Regions:
+def boxes(count: int, size: int) -> ImageRegions:
     """`count` separate objects on a latent of size x size, over half of it together."""
     image, columns = 8 * size, math.ceil(math.sqrt(count))
     side = image // columns

@@ -8,19 +8,19 @@ what merges tokens merges those of the branch that is read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
 from ...attention.control import Control, Layer, Step
 from ...attention.self_injection import rows_with_source
-from .rows import Chunk
-from .store import COND, HALVES, Form, Half, Place, StepStore, half_read
+from .rows import RowChunk
+from .store import COND, HALVES, Form, Half, StepStore, StoreKey, half_read
 
-RowIndices: TypeAlias = dict[Any, Tensor]
+RowIndices: TypeAlias = dict[tuple[object, ...], Tensor]
 """Row indices of a run by layout, so that each is sent to the device once."""
-Source: TypeAlias = "slice | Place"
-Exchange: TypeAlias = list[tuple[slice, Source]]
+RowSource: TypeAlias = "slice | StoreKey"
+Exchange: TypeAlias = list[tuple[slice, RowSource]]
 """Rows of a batch, and the rows of it or the stored inputs that they take."""
 
 
@@ -62,26 +62,31 @@ def find_features(controls: Sequence[tuple[Control, str]], layer: Layer, step: S
     return reads
 
 
-def has_readers(reads: Reads, chunks: Sequence[Chunk]) -> bool:
+def has_readers(reads: Reads, chunks: Sequence[RowChunk]) -> bool:
     """Whether any branch of these chunks reads something."""
     return any(reads[chunk.half].keys() & chunk.rows.keys() for chunk in chunks)
 
 
 def put_rows(
-    store: StepStore, layer: Layer, chunks: Sequence[Chunk], reads: Reads, rows: Tensor, form: Form
+    store: StepStore,
+    layer: Layer,
+    chunks: Sequence[RowChunk],
+    reads: Reads,
+    rows: Tensor,
+    form: Form,
 ) -> None:
     """Keep the rows of branches that others read."""
     read = {r for found in reads.values() for parts in found.values() for r in parts.values()}
     for chunk in chunks:
         for branch, own in chunk.rows.items():
             if (branch, chunk.half) in read:
-                store.put(Place(layer.kind, layer.block, chunk.half, branch, form), (rows[own],))
+                store.put(StoreKey(layer.kind, layer.block, chunk.half, branch, form), (rows[own],))
 
 
 def exchange_rows(
     inputs: tuple[Tensor, Tensor, Tensor],
     layer: Layer,
-    chunks: Sequence[Chunk],
+    chunks: Sequence[RowChunk],
     reads: Reads,
     store: StepStore | None,
     indices: RowIndices,
@@ -100,7 +105,7 @@ def exchange_rows(
 def exchange_features(
     features: Tensor,
     layer: Layer,
-    chunks: Sequence[Chunk],
+    chunks: Sequence[RowChunk],
     reads: Reads,
     store: StepStore | None,
     indices: RowIndices,
@@ -111,7 +116,7 @@ def exchange_features(
 
 
 def _find_exchange(
-    layer: Layer, chunks: Sequence[Chunk], reads: Reads, part: str, form: Form
+    layer: Layer, chunks: Sequence[RowChunk], reads: Reads, part: str, form: Form
 ) -> Exchange:
     found = (
         (chunk, branch, parts[part])
@@ -126,12 +131,12 @@ def _find_exchange(
 
 
 def _find_rows(
-    layer: Layer, chunk: Chunk, chunks: Sequence[Chunk], read: Read, form: Form
-) -> Source:
+    layer: Layer, chunk: RowChunk, chunks: Sequence[RowChunk], read: Read, form: Form
+) -> RowSource:
     """In this call, or else stored."""
     own_half = [chunk] if read.half == chunk.half else [c for c in chunks if c.half == read.half]
     inside = (c.rows[read.branch] for c in own_half if read.branch in c.rows)
-    stored = Place(layer.kind, layer.block, read.half, read.branch, form)
+    stored = StoreKey(layer.kind, layer.block, read.half, read.branch, form)
     return next(inside, stored)
 
 

@@ -43,5 +43,7 @@ def test_shares_of_0_and_1_are_no_step_and_every_step():
 
 
 def test_an_unknown_inversion_is_refused():
-    with pytest.raises(ValueError, match=r'inversion_method is "none"\. Choose one of virtual'):
+    with pytest.raises(
+        ValueError, match=r'the inversion_method input is "none"\. Choose one of virtual'
+    ):
         FPESettings(inversion_method="none")  # type: ignore[arg-type]

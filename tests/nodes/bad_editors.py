@@ -113,7 +113,7 @@ INFEDIT_CASES = [
         "a script that nobody published",
         lambda w: infedit(w, script="other"),
         "ALEInfEdit",
-        "script is",
+        "the script input is",
         ("InfEdit: ", '"other"', "app, pie bench"),
     ),
 ]
@@ -129,14 +129,14 @@ MASACTRL_CASES = [
         "a source prompt of another kind",
         lambda w: edit_by("ALEMasaCtrl", w, source_prompt="other"),
         "ALEMasaCtrl",
-        "source_prompt is",
+        "the source_prompt input is",
         ("MasaCtrl: ", '"other"', "empty, edits"),
     ),
     Case(
         "keys of another kind",
         lambda w: edit_by("ALEMasaCtrl", w, keys="other"),
         "ALEMasaCtrl",
-        "keys is",
+        "the keys input is",
         ("MasaCtrl: ", '"other"', "source, union"),
     ),
 ]
@@ -153,14 +153,14 @@ INVERTED_CASES = [
             f"an inversion that nobody knows in {title}",
             lambda w, node_id=node_id: edit_by(node_id, w, inversion_method="other"),
             node_id,
-            "inversion_method is",
+            "the inversion_method input is",
             (f"{title}: ", '"other"', "virtual, DDIM, direct"),
         ),
         Case(
             f"time steps that nobody knows in {title}",
             lambda w, node_id=node_id: edit_by(node_id, w, time_steps="other"),
             node_id,
-            "time_steps is",
+            "the time_steps input is",
             (f"{title}: ", '"other"', "DDIM, LCM"),
         ),
     )

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ale_edit.editors import sdedit
-from ale_edit.editors.editor import BranchPlan
 from ale_edit.inversion.stored import Schedule
 
 from .editor_edit import BATCH, PROMPTS, SMALL, Method, run_pack, worst_error
@@ -118,8 +117,8 @@ MISTAKES = [
     ),
     Mistake(
         "the source prompt",
-        "editors.sdedit:BranchPlan",
-        lambda _: lambda name, text, guidance: BranchPlan(name, "source", guidance),
+        "editors.sdedit:TARGET",
+        lambda right: replace(right, text="source"),
         PLAIN,
     ),
     Mistake(
