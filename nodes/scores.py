@@ -15,7 +15,7 @@ from ..host.scoring.similarity import load_clip_folder, pair_sockets
 from ..host.versions import LEFT_TO_THE_RUN
 from ..prompts.edits import Edits
 from ..regions.regions import Regions
-from ..scoring.comparison import Entry
+from ..scoring.comparison import SheetCell
 from ..scoring.similarity import Similarity
 from ..scoring.structure import SCALES, Scale
 from . import sockets
@@ -332,7 +332,7 @@ class Compare(io.ComfyNode):
         cell_height: list[int],
         scores: list[str] | None = None,
         more_scores: list[str] | None = None,
-        previous: list[tuple[Entry, ...]] | None = None,
+        previous: list[tuple[SheetCell, ...]] | None = None,
     ) -> io.NodeOutput:
         given = [text for text in (scores, more_scores) if text]
         earlier = [entry for comparison in previous or () for entry in comparison]

@@ -18,7 +18,7 @@ from ...editors.editor import Editor
 from ...host.editing import edit_image
 from ...host.sampling.virtual_inversion import virtual_inversion_sampler
 from ...prompts.edits import Edits, make_edit
-from .models import COUNTS, Shape, ale_model, guide, sample
+from .models import COUNTS, UNetShape, ale_model, guide, sample
 
 MEMORY_TARGET = 1.1
 STEPS = 2  # the second has all that the first one left
@@ -60,7 +60,7 @@ def find_peak(run: Callable[[], Any]) -> int:
     return peak
 
 
-def measure_memory(model: Any, shape: Shape) -> dict[str, Any]:
+def measure_memory(model: Any, shape: UNetShape) -> dict[str, Any]:
     """The peak of ALE-Edit over the plain one, by number of objects."""
 
     def peak(patched: Any, count: int) -> int:

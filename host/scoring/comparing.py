@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...prompts.edits import text_lines
 from ...scoring import comparison
-from ...scoring.comparison import Entry
+from ...scoring.comparison import SheetCell
 from ...scoring.summary import picture_lines
 from ..pictures import read_pictures
 from .inputs import COMPARE
@@ -18,8 +18,8 @@ def make_entries(
     images: Sequence[Tensor],
     labels: str,
     scores: Sequence[Sequence[str]] = (),
-    previous: Sequence[Entry] = (),
-) -> tuple[Entry, ...]:
+    previous: Sequence[SheetCell] = (),
+) -> tuple[SheetCell, ...]:
     """One entry for each picture of a list of IMAGE batches, behind those of an earlier Compare.
 
     labels: one a line. scores: for each kind of score, JSON of its nodes, together with one entry
@@ -35,7 +35,7 @@ def make_entries(
         )
     names += [""] * (len(flat) - len(names))
     below = _score_lines(scores, len(flat))
-    return (*previous, *(Entry(*parts) for parts in zip(flat, names, below, strict=True)))
+    return (*previous, *(SheetCell(*parts) for parts in zip(flat, names, below, strict=True)))
 
 
 def _score_lines(scores: Sequence[Sequence[str]], count: int) -> list[str]:
@@ -58,7 +58,7 @@ def _score_lines(scores: Sequence[Sequence[str]], count: int) -> list[str]:
     return ["  ".join(lines) for lines in zip(*columns, strict=True)] or [""] * count
 
 
-def draw_sheet(entries: Sequence[Entry], columns: int, height: int) -> Tensor:
+def draw_sheet(entries: Sequence[SheetCell], columns: int, height: int) -> Tensor:
     """The sheet as an IMAGE (1, H, W, 3). Raises ValueError when it gets too large."""
     try:
         return comparison.sheet(entries, columns, height)[None]
