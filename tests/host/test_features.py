@@ -86,8 +86,7 @@ def test_no_hook_is_left_after_a_run_or_a_failure(model, clip):
 def test_a_hook_of_another_node_acts_before_ours_and_stays(model, clip):
     """It doubles the features of every row, so that those that are taken are doubled too."""
     expected = run(model, clip, ByFeature())
-    (module,) = (m for key, m in feature_modules(model.model.diffusion_model).items()
-                 if key == ("output", 1, 0))  # fmt: skip
+    module: Any = feature_modules(model.model.diffusion_model)["output", 1, 0]
     handle = module.register_forward_hook(lambda module, inputs, output: 2 * output)
     try:
         made = run(model, clip, ByFeature())
