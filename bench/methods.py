@@ -1,7 +1,7 @@
 """Methods: named settings of an editor's workflow, and what happens to the masks before it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from math import cos, pi, sin
 from typing import Any, Literal
 
@@ -18,7 +18,8 @@ from ..headless.editors import ALE as ALE_EDITOR
 
 MaskError = Literal["eroded", "shifted", "box"]
 SAMPLING = ("steps", "strength", "source_guidance", "target_guidance")
-"""Settings that every editor has as `ale` has them, unless its method says otherwise."""
+"""Settings that an editor has as `ale` has them, where it has them and its method does not say
+otherwise."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,17 @@ DEFAULT = (*COMPONENTS, CODE)
 
 
 def _by_editor(editor: Editor) -> tuple[Method, Method]:
-    """An editor as its workflow has it, with the model, steps and guidance of `ale`, which
-    editing.Plan gives it; and with all settings of its paper, by the same model."""
+    """An editor on the ground of `ale`, with its model, and steps and guidance by editing.Plan; and
+    with all settings of its paper, by the same model."""
     paper = editor.paper if editor.paper is not None else editor.settings()
+    ground = _settings_beside_ale(editor)
     return (
-        Method(editor.name, editor.title, editor=editor.name),
+        Method(
+            editor.name,
+            editor.title,
+            {editor.title: ground} if ground else {},
+            editor=editor.name,
+        ),
         Method(
             f"{editor.name}-paper",
             f"{editor.title}, its paper's settings",
@@ -132,7 +139,25 @@ def _by_editor(editor: Editor) -> tuple[Method, Method]:
     )
 
 
-EDITOR_METHODS = tuple(method for editor in EDITORS for method in _by_editor(editor))
+def _settings_beside_ale(editor: Editor) -> dict[str, Any]:
+    """What puts an editor on the ground of `ale`, beyond SAMPLING: its time steps. An editor that
+    starts from noise keeps its own strength; at ale's, nothing of the image would be left."""
+    settings = editor.settings()
+    found = {}
+    if "time_steps" in {setting.name for setting in fields(settings)}:
+        found["time_steps"] = "LCM"
+    if editor.plan(settings).start == "noise":
+        found["strength"] = settings.strength
+    return found
+
+
+MASACTRL_DDIM = Method(
+    "masactrl-ddim",
+    "MasaCtrl, DDIM inversion",
+    {"MasaCtrl": {"inversion_method": "DDIM"}},
+    editor="masactrl",
+)
+EDITOR_METHODS = (*(m for editor in EDITORS for m in _by_editor(editor)), MASACTRL_DDIM)
 
 
 def all_methods() -> dict[str, Method]:

@@ -2,9 +2,15 @@
 
 from typing import Any
 
-from . import infedit, masactrl
+from . import fpe, infedit, masactrl, pnp, sdedit
 from .editor import Editor
 
-EDITORS: tuple[Editor[Any], ...] = (infedit.EDITOR, masactrl.EDITOR)
+EDITORS: tuple[Editor[Any], ...] = (
+    infedit.EDITOR,
+    masactrl.EDITOR,
+    fpe.EDITOR,
+    pnp.EDITOR,
+    sdedit.EDITOR,
+)
 """The editors whose node is made from their settings. ALE Edit has a node of its own
 (nodes/editors.py), since its parts are nodes too."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias, get_args
 
 from ..inversion.stored import INVERSION_METHODS, TIME_STEPS, Schedule, TimeSteps
 from .editor import (
@@ -18,6 +18,7 @@ from .editor import (
 )
 
 STARTS: tuple[str, ...] = ("virtual", *INVERSION_METHODS)
+SourcePrompt: TypeAlias = Literal["empty", "edits"]
 
 
 def inversion_setting(default: Start, **shown: object) -> Start:
@@ -26,8 +27,7 @@ def inversion_setting(default: Start, **shown: object) -> Start:
         "How the edit gets from the image to noise. virtual: without an inversion, as ALE Edit. "
         "DDIM: as the paper. direct: DDIM, and the source branch follows the image exactly. "
         "negative-prompt: DDIM, with the source prompt as the negative one. null-text: DDIM, then "
-        "a negative text for each step is optimised, which takes minutes. edit-friendly DDPM: "
-        "noise for each step.",
+        "a negative text for each step is optimised, which takes minutes.",
         choices=STARTS,
         **shown,
     )
@@ -40,6 +40,15 @@ def time_steps_setting(default: TimeSteps, **shown: object) -> TimeSteps:
         "steps and guidance 1 and 2, the edit runs under the same conditions as ALE Edit.",
         choices=TIME_STEPS,
         **shown,
+    )
+
+
+def source_prompt_setting() -> SourcePrompt:
+    return setting(
+        "empty",
+        "The prompt of the source branch. empty: no text, as in the paper for photographs. edits: "
+        "the source phrases of the edits.",
+        choices=get_args(SourcePrompt),
     )
 
 
@@ -68,6 +77,18 @@ class ChoosesInversion(RunSettings, Protocol):
 
     @property
     def time_steps(self) -> TimeSteps: ...
+
+
+class DescribesSource(Protocol):
+    """Settings with a source prompt to choose."""
+
+    @property
+    def source_prompt(self) -> SourcePrompt: ...
+
+
+def source_text(settings: DescribesSource) -> BranchText:
+    """The text of the source branch."""
+    return "empty" if settings.source_prompt == "empty" else "source"
 
 
 def plan_inversion(settings: ChoosesInversion, prompt: BranchText = "source") -> SamplingPlan:

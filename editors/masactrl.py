@@ -11,14 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
-from ..attention.control import Control, Layer, Reads, Route, Step, first_layer, first_step
+import torch
+from torch import Tensor
+
+from ..attention.control import (
+    Call,
+    Control,
+    Layer,
+    LayerKind,
+    Reads,
+    Route,
+    Step,
+    first_layer,
+    first_step,
+)
 from ..inversion.stored import TimeSteps
 from .editor import (
     SOURCE,
     TARGET,
-    BranchText,
     ControlInputs,
     Editor,
     Settings,
@@ -31,12 +43,15 @@ from .editor import (
     target_guidance_setting,
 )
 from .inverted import (
+    SourcePrompt,
     inversion_setting,
     plan_inversion,
+    source_prompt_setting,
+    source_text,
     time_steps_setting,
 )
 
-SourcePrompt = Literal["empty", "edits"]
+Keys: TypeAlias = Literal["source", "union"]
 
 BY_SHARE = -1
 
@@ -74,18 +89,16 @@ class MasaCtrlSettings(Settings):
         step=1,
     )
     strength: float = strength_setting()
-    source_prompt: SourcePrompt = setting(
-        "empty",
-        "The prompt of the source branch. empty: no text, as in the paper for photographs. edits: "
-        "the source phrases of the edits.",
-        choices=get_args(SourcePrompt),
-    )
+    source_prompt: SourcePrompt = source_prompt_setting()
     inversion_method: Start = inversion_setting("virtual", later=True)
     time_steps: TimeSteps = time_steps_setting("LCM", later=True)
-
-    @property
-    def source_text(self) -> BranchText:
-        return "empty" if self.source_prompt == "empty" else "source"
+    keys: Keys = setting(
+        "source",
+        "What the edit looks for its appearance in: the source alone, as the paper, or source and "
+        "edit together (union), which changes more.",
+        choices=get_args(Keys),
+        later=True,
+    )
 
 
 PAPER = MasaCtrlSettings(
@@ -104,14 +117,26 @@ class MasaCtrlControl(Control):
 
     def __init__(self, settings: MasaCtrlSettings) -> None:
         self._settings = settings
+        if settings.keys == "union":
+            self.kinds: frozenset[LayerKind] = frozenset(("self",))
 
     def routes(self, layer: Layer, step: Step, is_cond: bool) -> Mapping[str, Route]:
-        settings = self._settings
-        if step.number < first_step(settings.start_step_share, step.count):
-            return {}
-        if layer.ordinal < start_layer(settings, layer.count):
+        if self._settings.keys == "union" or not self._is_mutual(layer, step):
             return {}
         return {"target": Route("target", "source", "source")}
+
+    def acts(self, layer: Layer, step: Step, is_cond: bool) -> bool:
+        return self._is_mutual(layer, step)
+
+    def outputs(self, call: Call) -> Mapping[str, Tensor]:
+        """The union: the target's queries over the keys and values of both."""
+        keys, values = (torch.cat([t["source"], t["target"]], dim=1) for t in (call.k, call.v))
+        return {"target": call.attend(call.q["target"], keys, values)}
+
+    def _is_mutual(self, layer: Layer, step: Step) -> bool:
+        settings = self._settings
+        is_late = step.number >= first_step(settings.start_step_share, step.count)
+        return is_late and layer.ordinal >= start_layer(settings, layer.count)
 
 
 def start_layer(settings: MasaCtrlSettings, layers: int) -> int:
@@ -146,7 +171,7 @@ EDITOR = Editor(
     ),
     settings=MasaCtrlSettings,
     make_control=_make_control,
-    branches=lambda settings: (replace(SOURCE, text=settings.source_text), TARGET),
-    plan=lambda settings: plan_inversion(settings, settings.source_text),
+    branches=lambda settings: (replace(SOURCE, text=source_text(settings)), TARGET),
+    plan=lambda settings: plan_inversion(settings, source_text(settings)),
     paper=PAPER,
 )

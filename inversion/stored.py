@@ -14,9 +14,7 @@ from torch import Tensor
 
 from .ddim import Convention
 
-InversionMethod: TypeAlias = Literal[
-    "DDIM", "direct", "negative-prompt", "null-text", "edit-friendly DDPM"
-]
+InversionMethod: TypeAlias = Literal["DDIM", "direct", "negative-prompt", "null-text"]
 INVERSION_METHODS: tuple[str, ...] = get_args(InversionMethod)
 TimeSteps: TypeAlias = Literal["DDIM", "LCM"]
 TIME_STEPS: tuple[str, ...] = get_args(TimeSteps)
@@ -44,13 +42,11 @@ class Inversion:
         arXiv 2305.16807): the source prompt is the negative one. "null-text" (Mokady, Hertz,
         Aberman, Pritch, Cohen-Or, CVPR 2023, arXiv 2211.09794): each step has a negative text of
         its own.
-        "edit-friendly DDPM" (Huberman-Spiegelglas, Kulikov, Michaeli, CVPR 2024, arXiv 2304.06140):
-        each step has its own noise.
     sigmas: N + 1 descending noise levels, the last one the image's. latents: (N + 1, B, C, h, w) at
         these levels, as the network sees the image. prompt: the text that was inverted with. model:
         the fingerprint of the model (host/model_fingerprint.py). guidance: the scale that null
         texts were found at, or that the inversion ran at.
-    null_texts: (N, B, L, D), of "null-text". noises: (N, B, C, h, w), of "edit-friendly DDPM".
+    null_texts: (N, B, L, D), of "null-text".
     """
 
     method: InversionMethod
@@ -62,7 +58,6 @@ class Inversion:
     convention: Convention = "published code"
     guidance: float = 1.0
     null_texts: Tensor | None = None
-    noises: Tensor | None = None
 
     @property
     def steps(self) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..editors import EDITORS
 from ..editors.ale import ALESettings
-from ..editors.editor import Editor
+from ..editors.editor import SOURCE, Editor
 from ..host.ale_edit import NODE, edit_image
 from ..host.comfy_types import Conditioning
 from ..host.editing import edit_image as edit_image_by
@@ -55,7 +55,10 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
         @classmethod
         def define_schema(cls) -> io.Schema:
             image = "The image to edit, or a batch. Item j of a batch uses seed + j."
-            fields = dataclasses.fields(editor.settings)
+            fields, plan = dataclasses.fields(editor.settings), editor.plan(editor.settings())
+            branches = editor.branches(editor.settings())
+            has_source = any(branch.name == SOURCE.name for branch in branches)
+            task = task_inputs(image, suits_lcm=plan.schedule.time_steps == "LCM")
             first, later = (
                 [setting_input(f) for f in fields if f.metadata.get("later", False) == is_later]
                 for is_later in (False, True)
@@ -67,7 +70,13 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
                 display_name=editor.title,
                 category=CATEGORY,
                 description=editor.description,
-                inputs=[*task_inputs(image), *first, reuse_input(), negative_input(), *last],
+                inputs=[
+                    *task,
+                    *first,
+                    *([reuse_input()] if has_source else []),
+                    negative_input(editor.negative),
+                    *last,
+                ],
                 outputs=[image_output()],
             )
 

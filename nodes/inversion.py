@@ -84,10 +84,9 @@ class InvertImage(io.ComfyNode):
                     default="DDIM",
                     tooltip=(
                         "How edits use it. DDIM: all branches start from the noise. direct: the "
-                        "source branch also follows the stored latents. negative-prompt: connect "
-                        "the source's conditioning to negative too. null-text: optimises a "
-                        "negative text for each step, in minutes. edit-friendly DDPM: stores noise "
-                        "for each step."
+                        "source branch also follows the stored latents. negative-prompt: the "
+                        "source prompt takes the place of the negative prompt. null-text: a "
+                        "negative text is optimised for each step, which takes minutes."
                     ),
                 ),
                 io.Combo.Input(

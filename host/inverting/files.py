@@ -23,7 +23,7 @@ SUFFIX = ".safetensors"
 FORMAT = "ale_edit.inversion"
 VERSION = 1
 NOTHING = "no inversion was saved yet"
-TENSORS = ("latents", "null_texts", "noises")
+TENSORS = ("latents", "null_texts")
 
 
 def save_inversion(inversion: Inversion, prefix: str) -> str:

@@ -38,8 +38,8 @@ from .branch_inputs import (
     require_pooled,
     require_same_hidden_part,
 )
-from .branch_order import is_any_read, order_in_turn
-from .guidance import call_model, guide, keeps_rows
+from .branch_order import is_any_read, order_in_turn, runs_cond_first
+from .guidance import call_halves, call_model, guide, keeps_rows
 from .run_checks import (
     advise_size,
     require_branch_sampler,
@@ -253,7 +253,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         """Denoised predictions (rows, C, h, w) of the latents of all branches."""
         model_options = add_latent(add_step(model_options, timestep, NODE), x, NODE)
         options = model_options["transformer_options"]
-        store, is_kept = self._open_step(options)
+        store, is_kept = self._open_step(model_options)
         denoised: dict[str, Tensor] = {}
         if is_kept:
             assert store is not None
@@ -267,9 +267,10 @@ class BranchGuider(comfy.samplers.CFGGuider):
             self._source_branch.add(options[STEP_KEY], store, denoised[SOURCE])
         return torch.cat([denoised[name] for name in self.branch_names])
 
-    def _open_step(self, options: Options) -> tuple[StepStore | None, bool]:
+    def _open_step(self, model_options: Options) -> tuple[StepStore | None, bool]:
         """What this step reads of branches that ran before, and whether the source is among
         them."""
+        options = model_options["transformer_options"]
         branch, number = self._source_branch, options[STEP_KEY]
         if branch is not None and number in branch.steps:
             others = frozenset(self._other_names())
@@ -277,7 +278,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             store, controls = branch.steps[number], running_controls(options)
             if store.serves(controls, step_of(options), others, halves):
                 return store.open_for(others), True
-        if self._evaluation == "in turn":
+        if self._evaluation == "in turn" or runs_cond_first(model_options):
             return StepStore(frozenset(self.branch_names)), False
         return (branch.open_step(), False) if branch is not None else (None, False)
 
@@ -353,7 +354,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             )
             rest = iter(uncond.chunk(len(guided)))
         else:
-            cond, uncond = call_model(
+            cond, uncond = call_halves(
                 self.inner_model, [positive, negative], x, timestep, model_options, NODE
             )
             rest = iter(take_branches(uncond, names, guided).chunk(len(guided)))
@@ -364,7 +365,9 @@ class BranchGuider(comfy.samplers.CFGGuider):
         """Whether this step keeps the unconditional rows of branches without guidance, in one call
         with the others: where guided branches read them, where something keeps rows from one call
         to the next, and where one larger call is faster (docs/performance.md)."""
-        if x.device.type != "cpu" or x.shape[0] // count * x[0, 0].numel() < LEAST_SPLIT_POSITIONS:
+        positions = x.shape[0] // count * x[0, 0].numel()
+        is_larger_faster = x.device.type != "cpu" or positions < LEAST_SPLIT_POSITIONS
+        if is_larger_faster and not runs_cond_first(model_options):
             return True
         others = frozenset(self.branch_names) - {*guided}
         return is_any_read(guided, others, model_options) or keeps_rows(

@@ -28,6 +28,14 @@ from ale_edit.headless.editors import editor_files
 from ale_edit.headless.edits import editor_workflow
 from ale_edit.prompts.edits import END_OF_TEXT as STRATEGIES
 
+GROUND = {
+    "masactrl": {"time_steps": "LCM"},
+    "fpe": {"time_steps": "LCM"},
+    "pnp": {"time_steps": "LCM"},
+    "sdedit": {"time_steps": "LCM", "strength": 0.6},
+}
+"""Beyond steps and guidance, what puts an editor on the ground of ALE-Edit."""
+
 
 def filled(method: Method) -> dict:
     if method.editor == ALE.editor:
@@ -79,7 +87,9 @@ def test_the_ablations_are_those_of_tables_12_and_13():
 def test_an_editor_is_a_method_and_with_its_papers_settings_another(editor):
     methods = all_methods()
     plain, paper = methods[editor.name], methods[f"{editor.name}-paper"]
-    assert (plain.editor, plain.label, plain.inputs) == (editor.name, editor.title, {})
+    assert (plain.editor, plain.label) == (editor.name, editor.title)
+    (ground,) = plain.inputs.values() or [{}]
+    assert ground == GROUND.get(editor.name, {})
     settings = editor.paper or editor.settings()
     found = filled(paper)[editor.title]
     assert {name: found[name] for name in asdict(settings)} == asdict(settings)
@@ -88,6 +98,10 @@ def test_an_editor_is_a_method_and_with_its_papers_settings_another(editor):
 
 def test_the_papers_settings_are_those_of_the_papers():
     steps = {"infedit": (15, 1.0, 2.0), "masactrl": (50, 7.5, 7.5)}  # methods.md: B, C
+    steps |= {"fpe": (50, 7.5, 7.5), "pnp": (50, 1.0, 7.5)}
+    assert all_methods()["sdedit-paper"].inputs == {
+        "SDEdit": {"steps": 50, "target_guidance": 7.5, "strength": 0.6, "time_steps": "DDIM"}
+    }
     for name, expected in steps.items():
         (inputs,) = all_methods()[f"{name}-paper"].inputs.values()
         found = tuple(inputs[k] for k in ("steps", "source_guidance", "target_guidance"))

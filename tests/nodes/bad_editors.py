@@ -132,5 +132,37 @@ MASACTRL_CASES = [
         "the source_prompt input is",
         ("MasaCtrl: ", '"other"', "empty, edits"),
     ),
+    Case(
+        "keys of another kind",
+        lambda w: edit_by("ALEMasaCtrl", w, keys="other"),
+        "ALEMasaCtrl",
+        "the keys input is",
+        ("MasaCtrl: ", '"other"', "source, union"),
+    ),
 ]
-EDITOR_CASES = [*EVERY_EDITOR_CASES, *INFEDIT_CASES, *MASACTRL_CASES]
+INVERTED = {
+    editor.node_id: editor.title
+    for editor in EDITORS
+    if hasattr(editor.settings(), "inversion_method")
+}
+INVERTED_CASES = [
+    case
+    for node_id, title in INVERTED.items()
+    for case in (
+        Case(
+            f"an inversion that nobody knows in {title}",
+            lambda w, node_id=node_id: edit_by(node_id, w, inversion_method="other"),
+            node_id,
+            "the inversion_method input is",
+            (f"{title}: ", '"other"', "virtual, DDIM, direct"),
+        ),
+        Case(
+            f"time steps that nobody knows in {title}",
+            lambda w, node_id=node_id: edit_by(node_id, w, time_steps="other"),
+            node_id,
+            "the time_steps input is",
+            (f"{title}: ", '"other"', "DDIM, LCM"),
+        ),
+    )
+]
+EDITOR_CASES = [*EVERY_EDITOR_CASES, *INFEDIT_CASES, *MASACTRL_CASES, *INVERTED_CASES]
