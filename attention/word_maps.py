@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, max_pool2d
 
 from .control import Layer
 
@@ -26,6 +26,16 @@ def refine(source: Tensor, own: Tensor, mapper: Tensor) -> Tensor:
     over the tokens of a position is not 1 in general; the published codes leave it so.
     """
     return torch.where(mapper >= 0, source.index_select(-1, mapper.clamp(min=0)), own)
+
+
+def replace_words(source: Tensor, own: Tensor, shares: Tensor) -> Tensor:
+    """The source's map seen by the words of the target that take their places: (..., N_target).
+
+    shares: (N_source, N_target), what each target row takes of each source row; a target row of
+    negative shares keeps its own map.
+    """
+    replaced = source @ shares.clamp(min=0).to(source)
+    return torch.where((shares < 0).any(0), own, replaced)
 
 
 class WordMaps:
@@ -55,15 +65,25 @@ class WordMaps:
             self._sums[name] = self._sums[name] + summed if name in self._sums else summed
 
     def mask(
-        self, name: str, words: Sequence[int], size: tuple[int, int], threshold: float
+        self,
+        name: str,
+        words: Sequence[int],
+        size: tuple[int, int],
+        threshold: float,
+        is_widened: bool = False,
     ) -> Tensor:
         """(B, 1, *size) bool: where a word's map, as a share of its greatest value, is above a
-        threshold. Of several words (places among W) the greatest counts; of none, nowhere."""
+        threshold. Of several words (places among W) the greatest counts; of none, nowhere.
+
+        is_widened: each cell counts as the greatest of its 3 x 3 neighbours.
+        """
         sums = self._sums[name]
         if not words:
             return torch.zeros(len(sums), 1, *size, dtype=torch.bool, device=sums.device)
         grid = self._grid or size
         greatest = sums[..., list(words)].amax(-1).unflatten(-1, grid)[:, None]
+        if is_widened:
+            greatest = max_pool2d(greatest, 3, stride=1, padding=1)
         return interpolate(greatest / greatest.amax((-1, -2), keepdim=True), size) > threshold
 
 

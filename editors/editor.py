@@ -93,7 +93,8 @@ class Editor:
         the defaults follow latent consistency models. needs_regions: whether it takes masks.
     branches: (settings) -> its branches, the source first. make_control: (settings, task) -> the
         control of one run; it refuses what the settings and the task do not allow. plan: (settings)
-        -> how it samples.
+        -> how it samples. end_prompt: (settings) -> the prompt whose end-of-text rows take the
+        place of the target's (prompts/end_tokens.py); empty for none.
     """
 
     name: str
@@ -107,3 +108,4 @@ class Editor:
     needs_regions: bool = False
     paper: Any = None
     negative: str = ""
+    end_prompt: Callable[[Any], str] = lambda settings: ""

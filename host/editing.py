@@ -29,6 +29,7 @@ from .sampling.run_checks import require_width
 from .sampling.schedule import sigmas_of
 from .sampling.virtual_inversion import virtual_inversion_sampler
 from .text.embedding import encode_prompt, encode_text, read_word, tell_unknown_words
+from .text.end_tokens import substitute_rows
 
 
 def edit_image(
@@ -142,6 +143,10 @@ def open_edit(
         regions=regions,
     )
 
+    target, words = prompts["target"]
+    if plain := editor.end_prompt(settings).strip():
+        target = substitute_rows(clip, target, words.text, words.tokens, plain)
+
     def make_control(*_: Any) -> Any:
         with name_node(editor.title):
             return editor.make_control(settings, task)
@@ -150,7 +155,7 @@ def open_edit(
     patched = add_control(model, f"ale_edit.{editor.name}", make_control, editor.title)
     texts: dict[BranchText, Any] = {
         "source": prompts["source"][0],
-        "target": prompts["target"][0],
+        "target": target,
         "empty": encode_text(clip, ""),
     }
     plan = editor.plan(settings)

@@ -101,7 +101,8 @@ def encode_prompt(clip: Any, edits: Edits, side: Side) -> tuple[Conditioning, En
     conditioning = _encode(clip, text.base)
     require_rows(conditioning[0][0], text.base)
     words = text.full_prompt or base_prompt(text.phrases)
-    tokens = next(iter(rows_of(text.base).values()))
+    encoder, tokens = next(iter(rows_of(text.base).items()))
+    tokens = replace(tokens, inner=inner_rows(clip, text.base[encoder]))
     return conditioning, EncodedPrompt(words, tokens, conditioning[0][0][0])
 
 
