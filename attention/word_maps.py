@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
-from .control import Layer
+from .control import Call, Control, Layer, Reads, Step
 
 LEAST_CELLS = 16
 """Cells on the short side of a grid below which its maps are too coarse to show where a word is."""
+MAP_VALUES = 2**20
+"""Values of an attention map that are computed at once."""
 
 
 def refine(source: Tensor, own: Tensor, mapper: Tensor) -> Tensor:
@@ -86,9 +88,53 @@ class WordMaps:
             greatest = max_pool2d(greatest, 3, stride=1, padding=1)
         return interpolate(greatest / greatest.amax((-1, -2), keepdim=True), size) > threshold
 
+    def shares(self, name: str) -> Tensor:
+        """(B, W, h, w) in [0, 1] on their own grid: each map as a share of its greatest value."""
+        assert self._grid is not None
+        maps = self._sums[name].movedim(-1, 1).unflatten(-1, self._grid)
+        return maps / maps.amax((-1, -2), keepdim=True)
+
 
 def fitness(grid: tuple[int, int]) -> tuple[bool, int]:
     """The greater, the better the maps of a grid (h, w) show where a word is."""
     cells = grid[0] * grid[1]
     is_fine_enough = min(grid) >= LEAST_CELLS
     return is_fine_enough, -cells if is_fine_enough else cells
+
+
+def query_parts(call: Call, branches: Sequence[str]) -> list[slice]:
+    """The positions of a layer in parts, so that the maps of a part are small."""
+    rows, positions = call.q[branches[0]].shape[:2]
+    keys = max(call.k[branch].shape[1] for branch in branches)
+    size = max(1, MAP_VALUES // (rows * call.heads * keys))
+    return [slice(start, start + size) for start in range(0, positions, size)]
+
+
+class WordRecorder(Control):
+    """Keeps the maps of words in a branch, and changes nothing.
+
+    words: the rows of each word, whose maps are summed. branch: that attends to them.
+    """
+
+    kinds = frozenset(("cross",))
+
+    def __init__(self, words: Sequence[Sequence[int]], branch: str) -> None:
+        self.maps = WordMaps()
+        self.reads: Reads = {branch: frozenset()}
+        self._words, self._branch = words, branch
+
+    def acts(self, layer: Layer, step: Step, is_cond: bool) -> bool:
+        return is_cond and self.maps.takes(layer)
+
+    def outputs(self, call: Call) -> Mapping[str, Tensor]:
+        q, k = call.q[self._branch], call.k[self._branch]
+        parts = []
+        for part in query_parts(call, (self._branch,)):
+            probs = call.probs(q[:, part], k)
+            parts.append(torch.stack([probs[..., list(w)].sum(-1) for w in self._words], -1))
+        self.maps.add(call.layer, {self._branch: torch.cat(parts, 2)})
+        return {}
+
+    def shares(self) -> Tensor:
+        """(B, W, h, w): the map of each word as a share of its greatest value."""
+        return self.maps.shares(self._branch)

@@ -12,7 +12,7 @@ ICLR 2024, arXiv 2310.01506).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..attention.control import Call, Control, Layer, Reads, Route, Step, first_step
-from ..attention.word_maps import WordMaps, refine, replace_words
+from ..attention.word_maps import WordMaps, query_parts, refine, replace_words
 from ..prompts.alignment import EncodedPrompt, Rows, Word, align, require_aligned
 from ..prompts.blend_words import blend_words
 from ..prompts.word_replacement import find_everywhere, parse_factors, replacement_shares
@@ -31,8 +31,6 @@ EditMode = Literal["refine", "replace"]
 EDIT_MODES: tuple[str, ...] = get_args(EditMode)
 
 BRANCHES = ("source", "target")
-MAP_VALUES = 2**20
-"""Values of an attention map that are computed at once."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +118,8 @@ def p2p_control(settings: P2PSettings, task: Task) -> P2PControl:
     for side, prompt in (("source", source), ("target", target)):
         if not prompt.tokens.words:
             raise ValueError(
-                f"the {side} prompt is empty. Describe the image in both prompts, alike but for "
-                "what the edit changes."
+                f"the {side} prompt is empty. Write what the image shows into both prompts, alike "
+                "but for what the edit changes."
             )
     mapper = shares = None
     if settings.edit_mode == "replace":
@@ -272,7 +270,7 @@ class P2PControl(Control):
         q_s, q_t, v = call.q["source"], call.q["target"], call.v["target"]
         outputs: list[Tensor] = []
         maps: list[Mapping[str, Tensor]] = []
-        for part in _query_parts(q_t, call):
+        for part in query_parts(call, BRANCHES):
             own = call.probs(q_t[:, part], call.k["target"])
             source = call.probs(q_s[:, part], call.k["source"])
             if replaces:
@@ -342,13 +340,6 @@ def is_coarse(layer: Layer) -> bool:
     """Whether a layer's grid is at most half the latent's on each side (SD 1.5 at 512 pixels: at
     most 32 x 32). The network rounds up where it halves an odd side."""
     return all(2 * cells <= side + 1 for cells, side in zip(layer.grid, layer.latent, strict=True))
-
-
-def _query_parts(q: Tensor, call: Call) -> Sequence[slice]:
-    """The positions of a layer in parts, whose maps are small."""
-    keys = max(call.k["source"].shape[1], call.k["target"].shape[1])
-    size = max(1, MAP_VALUES // (q.shape[0] * call.heads * keys))
-    return [slice(start, start + size) for start in range(0, q.shape[1], size)]
 
 
 EDITOR = Editor(

@@ -145,7 +145,7 @@ def open_edit(
 
     target, words = prompts["target"]
     if plain := editor.end_prompt(settings).strip():
-        target = substitute_rows(clip, target, words.text, words.tokens, plain)
+        target = substitute_rows(clip, target, words, plain)
 
     def make_control(*_: Any) -> Any:
         with name_node(editor.title):

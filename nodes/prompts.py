@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..host.messages import name_node
 from ..host.regions import edit_mask
 from ..host.text.embedding import embed_edits
+from ..host.text.end_tokens import substitute_ends
 from ..prompts.edits import (
     END_OF_TEXT,
     OVERLAPS,
@@ -304,4 +305,63 @@ class ObjectRestrictedEmbeddings(io.ComfyNode):
         return io.NodeOutput(*embed_edits(clip, edits))
 
 
-NODES = [EditObject, EditList, FullPrompts, MethodSettingsNode, ObjectRestrictedEmbeddings]
+class EndTokenSubstitution(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALEEndTokenSubstitution",
+            display_name="End Token Substitution (ETS)",
+            category=CATEGORY,
+            description=(
+                "Encodes a prompt of several objects so that its end tokens do not carry the "
+                "attributes from one object to another: they come from the prompt without "
+                "attributes. Token Merging (NeurIPS 2024, arXiv 2411.07132)."
+            ),
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the checkpoint."),
+                io.String.Input(
+                    "prompt",
+                    default="a brown goat and a yellow ball",
+                    multiline=True,
+                    dynamic_prompts=False,
+                    tooltip="The prompt, with all attributes.",
+                ),
+                io.String.Input(
+                    "ets_prompt",
+                    default="a goat and a ball",
+                    multiline=True,
+                    dynamic_prompts=False,
+                    tooltip="The same without attributes: its objects in the same order.",
+                ),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip=(
+                        "The conditioning of prompt, where it is not simply CLIP Text Encode's, "
+                        "such as with an area or a ControlNet. What it has beside the text is kept."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="conditioning",
+                    tooltip="For the positive input of a KSampler, or any other sampler.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, clip: Any, prompt: str, ets_prompt: str, conditioning: Any = None
+    ) -> io.NodeOutput:
+        return io.NodeOutput(substitute_ends(clip, prompt, ets_prompt, conditioning))
+
+
+NODES = [
+    EditObject,
+    EditList,
+    FullPrompts,
+    MethodSettingsNode,
+    ObjectRestrictedEmbeddings,
+    EndTokenSubstitution,
+]

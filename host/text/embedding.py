@@ -111,6 +111,23 @@ def encode_text(clip: Any, text: str) -> Conditioning:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
+def encode_whole(clip: Any, text: str, name: str) -> tuple[Conditioning, EncodedPrompt]:
+    """A text as CLIP Text Encode gives it, and its rows in tokens. name: of the input.
+
+    Raises ValueError when it yields no tokens, and for a CLIP whose rows cannot be told apart by
+    its tokens.
+    """
+    tokenized = tokenize(clip, text)
+    require_same_rows(tokenized, f'{name} ("{text}")')
+    conditioning = _encode(clip, tokenized)
+    require_rows(conditioning[0][0], tokenized)
+    encoder, tokens = next(iter(rows_of(tokenized).items()))
+    if not tokens.words:
+        raise ValueError(f'{NODE}: {name} ("{text}") yields no tokens. Write words into it.')
+    tokens = replace(tokens, inner=inner_rows(clip, tokenized[encoder]))
+    return conditioning, EncodedPrompt(text, tokens, conditioning[0][0][0])
+
+
 def read_word(clip: Any, word: str) -> Word:
     """A word in the tokens of the first text encoder."""
     return Word(word, ids(next(iter(words_of(tokenize(clip, word)).values()))))
