@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ale_edit.attention.control import running_order
-from ale_edit.editors import EDITORS, infedit, masactrl
+from ale_edit.editors import EDITORS, infedit, masactrl, p2p
 from ale_edit.editors.editor import Editor, Task
 from ale_edit.host.attention.adapter import add_control
 from ale_edit.host.attention.self_injection import apply_self_injection
@@ -29,6 +29,9 @@ TARGETS = (("wolf", "red fox"), ("yellow moon", "yellow balloon"))
 SETTINGS = {
     "infedit": infedit.InfEditSettings(steps=STEPS, cross_share=0.75, self_share=0.5),
     "masactrl": masactrl.MasaCtrlSettings(steps=STEPS, start_step_share=0.25),
+    "p2p": p2p.P2PSettings(
+        steps=STEPS, cross_share=0.75, self_share=0.5, reweight="fox: 2", blend_words="wolf fox"
+    ),
 }
 
 every_editor = pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
@@ -193,13 +196,17 @@ def test_each_editor_changes_the_edit(model, clip, editor):
     assert relative_error(edit(controlled), edit(bare)) > 0.01
 
 
+ROWS = {"infedit": (15, 90), "masactrl": (15, 60), "p2p": (50, 200)}
+"""Steps, and UNet rows in them: methods.md F."""
+
+
 @every_editor
 def test_rows_at_the_papers_steps(model, clip, monkeypatch, editor):
-    """methods.md F: InfEdit 90 rows in 15 steps, the two branches of MasaCtrl 60."""
     monkeypatch.setattr(BranchGuider, "_is_one_call", lambda *_: True)
     rows = rows_of(monkeypatch, model)
-    settings = replace(SETTINGS[editor.name], steps=15)
-    edit(guide_by(editor, model, clip, settings, reuses_source=False), steps=15)
-    print(f"{editor.name}: {sum(rows)} rows in 15 steps")
-    assert sum(rows) == {"infedit": 90, "masactrl": 60}[editor.name]
+    steps, expected = ROWS[editor.name]
+    settings = replace(SETTINGS[editor.name], steps=steps)
+    edit(guide_by(editor, model, clip, settings, reuses_source=False), steps=steps)
+    print(f"{editor.name}: {sum(rows)} rows in {steps} steps")
+    assert sum(rows) == expected
     assert torch.tensor(rows).unique().numel() == 1
