@@ -30,7 +30,7 @@ SETTINGS = {
     "infedit": infedit.InfEditSettings(steps=STEPS, cross_share=0.75, self_share=0.5),
     "masactrl": masactrl.MasaCtrlSettings(steps=STEPS, start_step_share=0.25),
     "p2p": p2p.P2PSettings(
-        steps=STEPS, cross_share=0.75, self_share=0.5, reweight="fox: 2", blend_words="wolf fox"
+        steps=STEPS, cross_share=0.75, self_share=0.5, reweight="and: 2", blend_words="wolf"
     ),
 }
 

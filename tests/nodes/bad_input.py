@@ -23,7 +23,7 @@ from ale_edit.tests.tiny import (
 )
 
 VERBS = (
-    "Add|Apply|Choose|Connect|Do not|Encode|Lower|Make|Name|Paint|Put|Raise|Remove|Select|Set|"
+    "Add|Apply|Choose|Connect|Describe|Do not|Encode|Lower|Make|Name|Paint|Put|Raise|Remove|Select|Set|"
     "Shorten|Type|Use|Write"
 )
 CURE = re.compile(rf"\. ({VERBS}) ")

@@ -112,7 +112,7 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "cross_share": ({}, 0.0),
         "self_share": ({}, 0.0),
         "reweight": ({}, "goat: 3"),
-        "blend_words": ({"blend_threshold": 0.8}, "goat"),
+        "blend_words": ({"blend_threshold": 0.95}, "goat"),
         "subtract_words": ({"blend_words": "goat"}, "hat"),
         "blend_threshold": ({"blend_words": "goat"}, 0.9),
         "blend_start": ({"blend_words": "goat", "blend_threshold": 0.9}, 0.6),
