@@ -19,9 +19,9 @@ from ..regions.paste import restore_size
 from ..regions.regions import AnyRegions
 from .attention.adapter import add_control
 from .attention.unet import require_cross_attention, self_attention_layers
-from .inverting.invert import invert_image
+from .inverting.methods import invert_by
 from .inverting.sampler import inversion_sampler, noise_sampler
-from .messages import name_node
+from .messages import name_node, tell
 from .sampling.branch_guider import Branch, BranchGuider
 from .sampling.branch_sampler import BranchSampler
 from .sampling.latents import pixels_per_cell
@@ -67,8 +67,9 @@ def edit_image(
 class OpenEdit:
     """An edit that is ready to sample.
 
-    prompts: the CONDITIONING of each text. text: that the image is inverted with. inversion: that
-        it starts from, where there is one already.
+    prompts: the CONDITIONING of each text. text: that the image is inverted with. negative,
+        guidance: of the source branch, which null-text inversion needs. inversion: that it starts
+        from, where there is one already.
     """
 
     guider: BranchGuider
@@ -76,6 +77,8 @@ class OpenEdit:
     plan: SamplingPlan
     prompts: Mapping[BranchText, Any] = field(default_factory=dict)
     text: str = ""
+    negative: Any = None
+    guidance: float = 1.0
     inversion: Inversion | None = None
 
     def edit_image(self, vae: Any, image: Tensor, seed: int) -> Tensor:
@@ -104,13 +107,15 @@ class OpenEdit:
             return virtual_inversion_sampler(plan.eta)
         if plan.start == "noise":
             return noise_sampler()
-        inversion = invert_image(
+        inversion = invert_by(
+            plan.start,
             self.model,
             self.prompts[plan.prompt],
             latent,
             plan.schedule,
             self.text,
-            method=plan.start,
+            negative=self.negative,
+            guidance=self.guidance,
             convention=plan.convention,
         )
         return inversion_sampler(inversion)
@@ -177,7 +182,20 @@ def open_edit(
 
     branches = [branch(own) for own in editor.branches(settings)]
     guider = BranchGuider(patched, branches, negative, reuses_source=reuses_source)
-    return OpenEdit(guider, model, plan, texts, text, inversion)
+    guidance = settings.source_guidance
+    if inversion is not None and inversion.null_texts is not None:
+        advise_guidance(inversion, guidance, editor.title)
+    return OpenEdit(guider, model, plan, texts, text, negative, guidance, inversion)
+
+
+def advise_guidance(inversion: Inversion, guidance: float, node: str) -> None:
+    """Gives a notice where null texts were found at another guidance than the source runs at."""
+    if inversion.method == "null-text" and abs(inversion.guidance - guidance) > 1e-6:
+        tell(
+            f"{node}: the inversion's null texts were found at guidance {inversion.guidance:g}, "
+            f"but source_guidance is {guidance:g}; the source will not be followed well. Set them "
+            "alike."
+        )
 
 
 def require_size(image: Tensor, model: Any, node: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import latent_preview
 from comfy_api.latest import io
@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..editors.inverted import TIME_STEPS_TOOLTIP
 from ..host.inverting import files
 from ..host.inverting.invert import NODE as INVERT
-from ..host.inverting.invert import invert_image
+from ..host.inverting.methods import invert_by
 from ..host.inverting.sampler import inversion_sampler
 from ..host.messages import name_node
 from ..host.sampling.schedule import sigmas_of
@@ -98,6 +98,15 @@ class InvertImage(io.ComfyNode):
                         "of these methods, or the latent's own."
                     ),
                 ),
+                io.Float.Input(
+                    "guidance",
+                    default=7.5,
+                    min=1.0,
+                    max=30.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance that the edit will run at. Only null-text needs it.",
+                ),
             ],
             outputs=[
                 sockets.Inversion.Output(
@@ -119,19 +128,22 @@ class InvertImage(io.ComfyNode):
         time_steps: TimeSteps,
         method: InversionMethod,
         convention: Convention,
+        guidance: float,
     ) -> io.NodeOutput:
         with name_node(INVERT):
             require_choice("time_steps", time_steps, TIME_STEPS)
-            require_choice("method", method, get_args(InversionMethod))
+            require_choice("method", method, INVERSION_METHODS)
             require_choice("convention", convention, CONVENTIONS)
         schedule = Schedule(steps, strength, time_steps)
-        inversion = invert_image(
+        inversion = invert_by(
+            method,
             model,
             encode_text(clip, prompt),
             latent["samples"],
             schedule,
             prompt,
-            method=method,
+            negative=encode_text(clip, ""),
+            guidance=guidance,
             convention=convention,
             callback=latent_preview.prepare_callback(model, len(sigmas_of(model, schedule)) - 1),
         )
