@@ -15,6 +15,8 @@ from ..editors import EDITORS
 from ..editors.editor import Editor
 from ..headless import Workflow
 from ..headless.editors import ALE as ALE_EDITOR
+from ..prompts.edits import JOINER
+from ..regions.phrases import clean_phrase, head_noun
 
 MaskError = Literal["eroded", "shifted", "box"]
 SAMPLING = ("steps", "strength", "source_guidance", "target_guidance")
@@ -27,7 +29,8 @@ class Method:
     or workflows/nodes/api/EDITOR.json.
 
     mask_error with its amount, a fraction of the image's height, spoils the masks that the method
-    is given; scores use the true ones.
+    is given; scores use the true ones. nouns_input: title and input of a node that gets the target
+    phrases without their attributes.
     """
 
     name: str
@@ -37,10 +40,16 @@ class Method:
     amount: float = 0.0
     parts: tuple[str, ...] = ()  # of the demo model, beyond what every method uses
     editor: str = ALE_EDITOR
+    nouns_input: tuple[str, str] | None = None
 
-    def apply(self, workflow: Workflow) -> None:
+    def apply(self, workflow: Workflow, targets: Sequence[str] = ()) -> None:
+        """Change a workflow for an edit with these target phrases."""
         for title, inputs in self.inputs.items():
             workflow.fill(title, **inputs)
+        if self.nouns_input is not None:
+            title, name = self.nouns_input
+            nouns = [head_noun(clean_phrase(target)) for target in targets]
+            workflow.fill(title, **{name: JOINER.join(nouns)})
 
     def masks(self, masks: Sequence[Image.Image], seed: int) -> list[Image.Image]:
         """The masks that this method is given."""
@@ -132,7 +141,22 @@ def _by_editor(editor: Editor) -> tuple[Method, Method]:
     )
 
 
-EDITOR_METHODS = tuple(method for editor in EDITORS for method in _by_editor(editor))
+P2P = "Prompt-to-Prompt"
+P2P_METHODS = (
+    Method("p2p-ets", f"{P2P} + ETS", editor="p2p", nouns_input=(P2P, "ets_prompt")),
+    *(
+        Method(name, f"{label} + {P2P}", {P2P: {"inversion_method": method}}, editor="p2p")
+        for name, label, method in (
+            ("nti-p2p", "Null-text inversion", "null-text"),
+            ("npi-p2p", "Negative-prompt inversion", "negative-prompt"),
+            ("direct-p2p", "Direct inversion", "direct"),
+        )
+    ),
+)
+EDITOR_METHODS = (
+    *(method for editor in EDITORS for method in _by_editor(editor)),
+    *P2P_METHODS,
+)
 
 
 def all_methods() -> dict[str, Method]:

@@ -42,7 +42,7 @@ PACK: dict[str, set[str]] = {
     "bench/speed": {"host", "editors", "demo", *PURE},
     "bench/options.py": set(),
     "bench/parsers.py": set(),
-    "bench/methods.py": {"headless", "editors"},
+    "bench/methods.py": {"headless", "editors", "prompts", "regions"},
     "bench/own_input.py": {"headless"},
     "bench/lpips_network.py": {"scoring"},
     "bench/clip_network.py": {"scoring"},

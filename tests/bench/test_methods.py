@@ -34,7 +34,7 @@ def filled(method: Method) -> dict:
         workflow = filled_workflow("a.png", [("a", "b", "m.png")], seed=0, edit_type="color")
     else:
         workflow = editor_workflow(method.editor, "a.png", [("a", "b")])
-    method.apply(workflow)
+    method.apply(workflow, ["a brown-colored goat", "ball made of gold"])
     return {workflow.title(k): node["inputs"] for k, node in workflow.nodes.items()}
 
 
@@ -57,6 +57,9 @@ def test_each_method_changes_its_own_inputs_alone(method):
     plain, changed = filled(Method("plain", "plain", editor=method.editor)), filled(method)
     different = {t: {k: v for k, v in changed[t].items() if v != plain[t][k]} for t in plain}
     meant = {t: {k: v for k, v in i.items() if v != plain[t][k]} for t, i in method.inputs.items()}
+    if method.nouns_input:
+        title, name = method.nouns_input
+        meant[title] = {**meant.get(title, {}), name: "goat and ball"}
     assert {t: i for t, i in different.items() if i} == {t: i for t, i in meant.items() if i}
     assert any(different.values()) or method.mask_error or method.name == method.editor
 
@@ -87,11 +90,20 @@ def test_an_editor_is_a_method_and_with_its_papers_settings_another(editor):
 
 
 def test_the_papers_settings_are_those_of_the_papers():
-    steps = {"infedit": (15, 1.0, 2.0), "masactrl": (50, 7.5, 7.5)}  # methods.md: B, C
+    steps = {"infedit": (15, 1.0, 2.0), "masactrl": (50, 7.5, 7.5), "p2p": (50, 7.5, 7.5)}
+
+    # methods.md: B, C
     for name, expected in steps.items():
         (inputs,) = all_methods()[f"{name}-paper"].inputs.values()
         found = tuple(inputs[k] for k in ("steps", "source_guidance", "target_guidance"))
         assert found == expected
+
+
+def test_the_inversions_and_end_tokens_of_prompt_to_prompt_are_methods_of_one_editor():
+    names = {"nti-p2p": "null-text", "npi-p2p": "negative-prompt", "direct-p2p": "direct"}
+    for name, inversion in names.items():
+        assert filled(all_methods()[name])["Prompt-to-Prompt"]["inversion_method"] == inversion
+    assert filled(all_methods()["p2p-ets"])["Prompt-to-Prompt"]["ets_prompt"] == "goat and ball"
 
 
 def test_an_unknown_method_is_named_with_those_that_there_are():

@@ -262,8 +262,8 @@ ETS_CASES = [
         "the conditioning of another text encoder",
         lambda w: substitute(w, conditioning=w.plain("goat", w.other_clip)),
         "ALEEndTokenSubstitution",
-        "rows of 64 channels, but the clip input gives",
-        ("End Token Substitution: ", "conditioning input", "77 rows", "of 32"),
+        "channels, but the clip input gives",
+        ("End Token Substitution: ", "conditioning input", "77 rows of 64", "77 of 32"),
     ),
     Case(
         "embeddings that choose their own end tokens",
