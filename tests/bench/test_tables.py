@@ -42,6 +42,14 @@ def test_a_text_without_the_marks_is_refused_before_any_work(tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["text.md"]
 
 
+def test_a_text_without_the_marks_of_the_legend_is_refused_too(tmp_path, capsys):
+    (tmp_path / "text.md").write_text(MARKED)
+    argv = ["--only", "variants", "--write", str(tmp_path / "text.md"), "--out", str(tmp_path)]
+    assert main([*argv, "--server", "http://127.0.0.1:1"]) == 1
+    assert "must have <!-- table legend -->" in capsys.readouterr().err
+    assert (tmp_path / "text.md").read_text() == MARKED
+
+
 def test_an_unknown_table_is_named_with_those_that_there_are():
     assert find_tables([]) == TABLES
     with pytest.raises(ValueError, match="no table 'best'. There are: components, end-of-text"):
