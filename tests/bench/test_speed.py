@@ -154,12 +154,16 @@ def test_the_peak_of_an_edit_is_printed_beside_that_of_plain_sampling(report: di
     for found in memory["shapes"]:
         assert found["plain_bytes"] > 0
         assert all(0.5 < found[f"k{k}_over_plain"] < 10 for k in (1, 3, 10))
-    for name in ("infedit", "masactrl"):
+    for name in ("infedit", "masactrl", "p2p"):
         assert 0.5 < memory["editors"][name]["over_plain"] < 10
 
 
 def test_the_other_editors_take_no_more_rows_than_published(report: dict[str, Any]):
-    assert report["rows"]["editors"] == {"infedit": 6 * STEPS, "masactrl": 4 * STEPS}
+    assert report["rows"]["editors"] == {
+        "infedit": 6 * STEPS,
+        "masactrl": 4 * STEPS,
+        "p2p": 5 * STEPS - 1,
+    }
 
 
 def test_a_part_may_be_measured_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

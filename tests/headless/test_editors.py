@@ -55,13 +55,13 @@ def test_a_setting_of_a_table_is_an_input_of_the_editors_node(editor: EditorFile
 
 
 def test_an_unknown_editor_is_told_with_those_that_there_are(tmp_path):
-    expected = "There is no editor 'p2p'. There are: ale, infedit, masactrl."
+    expected = "There is no editor 'other'. There are: ale, infedit, masactrl, p2p."
     with pytest.raises(ValueError, match=expected):
-        require_editor("p2p")
+        require_editor("other")
     with pytest.raises(ValueError, match=expected):
-        How(editor="p2p")
+        How(editor="other")
     with pytest.raises(Problems, match=f"line 2: {expected}"):
-        jobs_of(tmp_path, editor="p2p")
+        jobs_of(tmp_path, editor="other")
 
 
 @every_editor
@@ -230,7 +230,7 @@ def test_a_wrong_editor_on_the_command_line_is_one_sentence(tmp_path, capsys):
     write_inputs(tmp_path, 1)
     argv = ["--image", str(tmp_path / "p0.png"), "--edit", "a -> b", "--editor", "InfEdit"]
     assert main(argv) == 2
-    assert "There is no editor 'InfEdit'. There are: ale, infedit, masactrl." in (
+    assert "There is no editor 'InfEdit'. There are: ale, infedit, masactrl, p2p." in (
         capsys.readouterr().err
     )
 
