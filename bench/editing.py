@@ -24,7 +24,7 @@ from ..headless.editors import ALE, takes_masks
 from ..headless.edits import (
     PROMPTS,
     Model,
-    apply_setting,
+    apply_own_settings,
     editor_workflow,
     filled_workflow,
     result_title,
@@ -174,8 +174,7 @@ class Plan:
         else:
             pairs = [(o.source, o.target) for o in edit.objects]
             workflow = editor_workflow(editor, source, pairs, Model(self._checkpoint))
-            for name, value in {"seed": edit.seed, **self._sampling}.items():
-                apply_setting(workflow, name, value)
+            apply_own_settings(workflow, {"seed": edit.seed, **self._sampling})
         if edit.source_prompt or edit.target_prompt:
             prompts = (edit.source_prompt, edit.target_prompt)
             use_prompts(workflow, dict(zip(PROMPTS, prompts, strict=True)))

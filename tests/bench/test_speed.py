@@ -159,11 +159,8 @@ def test_the_peak_of_an_edit_is_printed_beside_that_of_plain_sampling(report: di
 
 
 def test_the_other_editors_take_no_more_rows_than_published(report: dict[str, Any]):
-    assert report["rows"]["editors"] == {
-        "infedit": 6 * STEPS,
-        "masactrl": 4 * STEPS,
-        "p2p": 5 * STEPS - 1,
-    }
+    expected = {"infedit": 6 * STEPS, "masactrl": 4 * STEPS, "p2p": 5 * STEPS - 1}
+    assert report["rows"]["editors"] == expected
 
 
 def test_a_part_may_be_measured_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

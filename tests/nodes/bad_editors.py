@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from ale_edit.editors import EDITORS
+from ale_edit.inversion.stored import Inversion, Schedule
 from ale_edit.tests.nodes.bad_input import Case, World, listed
 from ale_edit.tests.nodes.bad_models import CLIP_OF_ANOTHER, NO_UNET
 from ale_edit.tests.nodes.graph import one, picture
@@ -141,7 +144,20 @@ def p2p(world: World, text: str = HATS, prompts: Any = ("", ""), **inputs: Any) 
     return edit_by("ALEP2P", world, edits=edits, **inputs)
 
 
+def inverted(prompt: str = "wolf with hat", size: int = 8) -> Inversion:
+    """An inversion of an image of so many latent cells a side, in 4 steps."""
+    latents = torch.zeros(5, 1, 4, size, size)
+    return Inversion("DDIM", Schedule(4), (1.0,) * 5, latents, prompt, "another model")
+
+
 P2P_CASES = [
+    Case(
+        "an inversion of another prompt",
+        lambda w: p2p(w, inversion=inverted("a lamp")),
+        "ALEP2P",
+        "the inversion was made with",
+        ("Prompt-to-Prompt: ", '"a lamp"', '"wolf with hat"'),
+    ),
     Case(
         "replacing words of prompts of different lengths",
         lambda w: p2p(w, "wolf -> brown goat", edit_mode="replace"),
@@ -294,6 +310,13 @@ MAPS_CASES = [
         "ALEWordAttentionMaps",
         "yields no tokens",
         ("Word Attention Maps: ", "prompt"),
+    ),
+    Case(
+        "an inversion of another size to look at",
+        lambda w: see(w, inversion=inverted(size=4)),
+        "ALEWordAttentionMaps",
+        "the inversion holds latents of",
+        ("Word Attention Maps: ", "(1, 4, 4, 4)", "(1, 4, 8, 8)"),
     ),
     Case(
         "no steps to look at",
