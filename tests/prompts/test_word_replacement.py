@@ -61,10 +61,10 @@ def test_a_shorter_word_takes_all_of_the_longer_one():
 
 def test_the_published_code_counts_rows_behind_the_last_new_word():
     one: list[dict[int, float]] = [{n: 1.0} for n in range(LENGTH)]
-    prompts = encoded("a cat on"), encoded("a chin on")
-    found = taken(replacement_shares(*prompts, read_word, "published code"))
+    cat, chin = encoded("a cat on"), encoded("a chin on")
+    found = taken(replacement_shares(cat, chin, read_word, "published code"))
     assert found == [one[0], one[1], {2: 0.5}, {2: 0.5}, *one[4:]]
-    found = taken(replacement_shares(*prompts[::-1], read_word, "published code"))
+    found = taken(replacement_shares(chin, cat, read_word, "published code"))
     assert found == [one[0], one[1], {2: 1.0, 3: 1.0}, *one[3:-1], {}]
 
 
