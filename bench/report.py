@@ -9,7 +9,7 @@ from typing import Any
 
 from ..headless.tasks import Outcome
 from .dataset import Dataset, ImageEdit
-from .figure_table import BACKGROUND, JUDGED, PIE_BENCH, SPLIT, Column, Table, show_figure
+from .figure_table import BACKGROUND, JUDGED, PIE_BENCH, SPLIT, Column, FigureTable, show_figure
 from .methods import ALE, Method
 from .scoring_pass import Values
 from .statistics import DRAWS, SEED, Bootstrap, Figure
@@ -135,7 +135,7 @@ class Results:
         present = {n for found in self.scored.values() for v in found.values() for n in v}
         return [c for c in columns if c.figure in present or c.metric in self.missing]
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[FigureTable]:
         """The tables of figures, one row a method."""
         rows = [(m.label, m.name, _everything) for m in self.methods]
         return [
@@ -144,7 +144,7 @@ class Results:
             self.table(PIE_PRESERVATION, "method", PIE_BENCH, rows),
         ]
 
-    def split_tables(self, by_count: bool = True) -> list[Table]:
+    def split_tables(self, by_count: bool = True) -> list[FigureTable]:
         """The figures of SPLIT that there are, by kind of edit and by number of objects."""
         counted = [(str(k), lambda e, k=k: len(e.objects) == k) for k in self.counts()]
         splits: list[tuple[str, Parts]] = [
@@ -158,7 +158,7 @@ class Results:
             for column in columns
         ]
 
-    def _split_table(self, title: str, column: Column, parts: Parts) -> Table:
+    def _split_table(self, title: str, column: Column, parts: Parts) -> FigureTable:
         """One figure; a column a part of the edits, with the number of those that have it."""
         bootstrap = self.bootstrap()
         rows = [
@@ -169,7 +169,7 @@ class Results:
         if any(figure.count for figure in own):
             rows.append((SOURCE, *(show_figure(figure, column) for figure in own)))
         heads = (f"{name} (n = {self._number(column.figure, keep)})" for name, keep in parts)
-        return Table(title, ("method", *heads), tuple(rows))
+        return FigureTable(title, ("method", *heads), tuple(rows))
 
     def _number(self, figure: str, keep: Callable[[ImageEdit], bool]) -> int:
         """Of edits for which some method has the figure."""
@@ -211,7 +211,7 @@ class Results:
         first: str,
         columns: Sequence[Column],
         rows: Sequence[tuple[str, str, Callable[[ImageEdit], bool]]],
-    ) -> Table:
+    ) -> FigureTable:
         """Rows of (label, method, which edits), and what the source itself scores."""
         bootstrap = self.bootstrap()
         columns = self.choose_columns(columns)
@@ -224,7 +224,7 @@ class Results:
             for label, method, keep in rows
         )
         cells += tuple(self._source_rows(bootstrap, columns))
-        return Table(title, (first, "edits", *(c.heading for c in columns)), cells)
+        return FigureTable(title, (first, "edits", *(c.heading for c in columns)), cells)
 
     def _source_rows(
         self, bootstrap: Bootstrap, columns: Sequence[Column]

@@ -20,7 +20,7 @@ from ..headless.pictures import write_whole
 from .dataset import Dataset
 from .demo_bench import scene_facts
 from .demo_scenes import LARGE_SIZE, demo_dataset
-from .figure_table import Table
+from .figure_table import FigureTable
 from .main_job import GOES_ON, guard
 from .methods import (
     ALE,
@@ -89,7 +89,9 @@ def find_tables(names: Sequence[str]) -> tuple[PaperTable, ...]:
     return tuple(known[name] for name in dict.fromkeys(names)) or TABLES
 
 
-def make_table(table: PaperTable, args: argparse.Namespace) -> tuple[list[Results], list[Table]]:
+def make_table(
+    table: PaperTable, args: argparse.Namespace
+) -> tuple[list[Results], list[FigureTable]]:
     """Edit and score what a table needs, and lay it out."""
     small = _small(args)
     if table.counts:
@@ -107,7 +109,7 @@ def _small(args: argparse.Namespace) -> Dataset:
 
 def _by_count(
     table: PaperTable, args: argparse.Namespace, small: Dataset
-) -> tuple[list[Results], list[Table]]:
+) -> tuple[list[Results], list[FigureTable]]:
     """One set of tables for each number of objects: rows are methods."""
     found = [run_bench(args, small, table.methods, args.out / SMALL)]
     for k in (k for k in table.counts if k in LARGE_COUNTS):
@@ -120,7 +122,7 @@ def _by_count(
         for results in found:
             columns, own = _count_rows(results, place)
             rows += own
-        tables.append(Table(title, ("objects", *columns), tuple(rows)))
+        tables.append(FigureTable(title, ("objects", *columns), tuple(rows)))
     return found, tables
 
 
@@ -159,7 +161,7 @@ def command_of(table: PaperTable, args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def section(setup: Mapping[str, Any], results: Results, tables: Sequence[Table]) -> str:
+def section(setup: Mapping[str, Any], results: Results, tables: Sequence[FigureTable]) -> str:
     """The Markdown of a table: the figures, then how they were made."""
     made_by = (
         f"`python3 {setup['command']}`; scene seeds {setup['scene seeds']}; {setup['versions']}."

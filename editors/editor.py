@@ -7,15 +7,15 @@ factory makes the node (nodes/editors.py), and the tests, benches and edit.py fi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, field, fields
+from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from ..attention.control import Control
 from ..inversion.ddim import Convention
 from ..inversion.stored import InversionMethod, Schedule
 from ..prompts.alignment import EncodedPrompt, Word
-from ..prompts.edits import Variant
-from ..regions.regions import AnyRegions
+from ..prompts.edits import Variant, require_choice
+from ..regions.regions import Regions
 
 BranchText: TypeAlias = Literal["source", "target", "empty"]
 """Which prompt a branch is conditioned on."""
@@ -25,11 +25,74 @@ Start: TypeAlias = InversionMethod | Literal["virtual", "noise"]
 """Where an edit starts: virtual inversion, which needs no inversion; the image with noise added; or
 a real inversion."""
 
+T = TypeVar("T")
 
-def setting(default: Any, tooltip: str, **shown: Any) -> Any:
-    """A field of an editor's settings. shown: "min", "max" and "step" of a number, "choices" of a
-    word; "later" for one that a published node did not have, whose widget comes last."""
+# -- settings --------------------------------------------------------------------------------------
+
+
+def setting(default: T, tooltip: str, **shown: object) -> T:
+    """A field of an editor's settings, of which its node makes an input. shown: "min", "max" and
+    "step" of a number, "choices" of a word; "later" for one that a published node did not have,
+    whose widget comes last."""
     return field(default=default, metadata={"tooltip": tooltip, **shown})
+
+
+def steps_setting(tooltip: str = "Latent consistency steps.") -> int:
+    return setting(15, tooltip, min=1, max=50, step=1)
+
+
+def guidance_setting(default: float, tooltip: str) -> float:
+    """A classifier-free guidance scale."""
+    return setting(default, tooltip, min=0.0, max=30.0, step=0.1)
+
+
+def target_guidance_setting() -> float:
+    return guidance_setting(
+        2.0,
+        "Guidance of the edited branch. 2 suits LCM models, 3 to 7 models that are not distilled.",
+    )
+
+
+def share_setting(default: float, tooltip: str, step: float = 0.05) -> float:
+    """A share of the steps, of the layers, or of something else, in [0, 1]."""
+    return setting(default, tooltip, min=0.0, max=1.0, step=step)
+
+
+def strength_setting(
+    tooltip: str = (
+        "Share of the steps that runs, from the last. Below 1 the edit starts from the noised "
+        "source and stays closer to it."
+    ),
+) -> float:
+    return setting(1.0, tooltip, min=0.05, max=1.0, step=0.05)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of an editor: a frozen dataclass whose fields are made by the functions above.
+
+    Raises ValueError for a word that is none of its choices.
+    """
+
+    def __post_init__(self) -> None:
+        for given in fields(self):
+            if "choices" in given.metadata:
+                require_choice(given.name, getattr(self, given.name), given.metadata["choices"])
+
+
+class RunSettings(Protocol):
+    """What the settings of every editor have."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def strength(self) -> float: ...
+
+
+S = TypeVar("S", bound=RunSettings)
+
+# -- an editor -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -40,6 +103,10 @@ class BranchPlan:
     name: str
     text: BranchText
     guidance: str
+
+
+SOURCE = BranchPlan("source", "source", "source_guidance")
+TARGET = BranchPlan("target", "target", "target_guidance")
 
 
 @dataclass(frozen=True)
@@ -58,7 +125,7 @@ class SamplingPlan:
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class ControlInputs:
     """What the control of one run is made from.
 
     source, target: the base prompts. read_word: a word in the tokens of the text encoder.
@@ -72,40 +139,38 @@ class Task:
     read_word: Callable[[str], Word]
     self_layers: int
     variant: Variant = "paper"
-    regions: AnyRegions | None = None
+    regions: Regions | None = None
 
 
-def plan_virtual_inversion(settings: Any) -> SamplingPlan:
+def plan_virtual_inversion(settings: RunSettings, eta: float = 1.0) -> SamplingPlan:
     """Virtual inversion on latent consistency steps."""
-    schedule = Schedule(settings.steps, settings.strength, "LCM")
-    return SamplingPlan("virtual", schedule, eta=getattr(settings, "eta", 1.0))
+    return SamplingPlan("virtual", Schedule(settings.steps, settings.strength, "LCM"), eta=eta)
 
 
 @dataclass(frozen=True)
-class Editor:
+class Editor(Generic[S]):
     """One method.
 
-    name: of the benches and of `edit.py --editor`. title: the node's name. settings: a frozen
-        dataclass whose fields are made by `setting`; every one has steps and strength, and a
-        guidance scale for each branch; a field that was added to a published node is `later`.
-        negative: the prompt that branches are guided away from where the person gives none. paper:
-        settings with the numbers of the paper itself, where
-        the defaults follow latent consistency models. needs_regions: whether it takes masks.
-    branches: (settings) -> its branches, the source first. make_control: (settings, task) -> the
-        control of one run; it refuses what the settings and the task do not allow. plan: (settings)
-        -> how it samples. end_prompt: (settings) -> the prompt whose end-of-text rows take the
-        place of the target's (prompts/end_tokens.py); empty for none.
+    name: of the benches and of `edit.py --editor`. title: the node's name. settings: a Settings
+        class; it has steps and strength, and a guidance scale for each branch.
+    make_control: (settings, inputs) -> the control of one run; it refuses what the settings and the
+        inputs do not allow. branches: (settings) -> its branches, the source first. plan:
+        (settings) -> how it samples.
+    needs_regions: whether it takes masks. paper: settings with the numbers of the paper itself,
+        where the defaults are others. negative: the prompt that branches are guided away from where
+        the person gives none. end_prompt: (settings) -> the prompt whose end-of-text rows
+        take the place of the target's (prompts/end_tokens.py); empty for none.
     """
 
     name: str
     title: str
     node_id: str
     description: str
-    settings: type
-    branches: Callable[[Any], Sequence[BranchPlan]]
-    make_control: Callable[[Any, Task], Control]
-    plan: Callable[[Any], SamplingPlan] = plan_virtual_inversion
+    settings: type[S]
+    make_control: Callable[[S, ControlInputs], Control]
+    branches: Callable[[S], Sequence[BranchPlan]] = lambda settings: (SOURCE, TARGET)
+    plan: Callable[[S], SamplingPlan] = plan_virtual_inversion
     needs_regions: bool = False
-    paper: Any = None
+    paper: S | None = None
     negative: str = ""
-    end_prompt: Callable[[Any], str] = lambda settings: ""
+    end_prompt: Callable[[S], str] = lambda settings: ""

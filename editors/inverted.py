@@ -3,64 +3,74 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 from ..inversion.stored import INVERSION_METHODS, TIME_STEPS, Schedule, TimeSteps
-from .editor import BranchText, SamplingPlan, Start, setting
+from .editor import (
+    BranchText,
+    RunSettings,
+    SamplingPlan,
+    Settings,
+    Start,
+    guidance_setting,
+    setting,
+    strength_setting,
+)
 
 STARTS: tuple[str, ...] = ("virtual", *INVERSION_METHODS)
 
-INVERSION_TOOLTIP = (
-    "How the edit gets from the image to noise. virtual: without an inversion, as ALE Edit. DDIM: "
-    "as the paper. direct: DDIM, and the source branch follows the image exactly. negative-prompt: "
-    "DDIM, with the source prompt as the negative one. null-text: DDIM, then a negative text for "
-    "each step is optimised, which takes minutes. edit-friendly DDPM: noise for each step."
-)
-TIME_STEPS_TOOLTIP = (
-    "DDIM: evenly spaced, as the paper. LCM: those of a latent consistency model; with 15 steps, "
-    "guidance 1 and 2, the edit stands on ALE Edit's ground."
-)
+
+def inversion_setting(default: Start, **shown: object) -> Start:
+    return setting(
+        default,
+        "How the edit gets from the image to noise. virtual: without an inversion, as ALE Edit. "
+        "DDIM: as the paper. direct: DDIM, and the source branch follows the image exactly. "
+        "negative-prompt: DDIM, with the source prompt as the negative one. null-text: DDIM, then "
+        "a negative text for each step is optimised, which takes minutes. edit-friendly DDPM: "
+        "noise for each step.",
+        choices=STARTS,
+        **shown,
+    )
+
+
+def time_steps_setting(default: TimeSteps, **shown: object) -> TimeSteps:
+    return setting(
+        default,
+        "DDIM: evenly spaced, as the paper. LCM: those of a latent consistency model; with 15 "
+        "steps, guidance 1 and 2, the edit stands on ALE Edit's ground.",
+        choices=TIME_STEPS,
+        **shown,
+    )
 
 
 @dataclass(frozen=True)
-class InvertedSettings:
+class InvertedSettings(Settings):
     """Steps, guidance and inversion, by default those of the papers."""
 
     steps: int = setting(50, "Steps of the inversion and of the edit.", min=1, max=1000, step=1)
-    source_guidance: float = setting(
-        7.5,
-        "Guidance of the source branch. Not used by direct inversion, which knows the source.",
-        min=0.0,
-        max=30.0,
-        step=0.1,
+    source_guidance: float = guidance_setting(
+        7.5, "Guidance of the source branch. Not used by direct inversion, which knows the source."
     )
-    target_guidance: float = setting(
-        7.5, "Guidance of the edited branch.", min=0.0, max=30.0, step=0.1
-    )
-    strength: float = setting(
-        1.0,
+    target_guidance: float = guidance_setting(7.5, "Guidance of the edited branch.")
+    strength: float = strength_setting(
         "Share of the steps that runs, from the last. Below 1 the image is not inverted to pure "
-        "noise and the edit stays closer to it.",
-        min=0.05,
-        max=1.0,
-        step=0.05,
+        "noise and the edit stays closer to it."
     )
-    inversion_method: Start = setting("DDIM", INVERSION_TOOLTIP, choices=STARTS)
-    time_steps: TimeSteps = setting("DDIM", TIME_STEPS_TOOLTIP, choices=TIME_STEPS)
-
-    def __post_init__(self) -> None:
-        require_choices(self, inversion_method=STARTS, time_steps=TIME_STEPS)
+    inversion_method: Start = inversion_setting("DDIM")
+    time_steps: TimeSteps = time_steps_setting("DDIM")
 
 
-def require_choices(settings: Any, **choices: tuple[str, ...]) -> None:
-    """Raises ValueError when a setting is none of its choices."""
-    for name, known in choices.items():
-        value = getattr(settings, name)
-        if value not in known:
-            raise ValueError(f'{name} is "{value}". Choose one of {", ".join(known)}.')
+class ChoosesInversion(RunSettings, Protocol):
+    """Settings with an inversion to choose."""
+
+    @property
+    def inversion_method(self) -> Start: ...
+
+    @property
+    def time_steps(self) -> TimeSteps: ...
 
 
-def plan_inversion(settings: Any, prompt: BranchText = "source") -> SamplingPlan:
+def plan_inversion(settings: ChoosesInversion, prompt: BranchText = "source") -> SamplingPlan:
     """Sampling by `inversion_method` and `time_steps`. prompt: what the image is inverted with."""
     schedule = Schedule(settings.steps, settings.strength, settings.time_steps)
     return SamplingPlan(settings.inversion_method, schedule, prompt)

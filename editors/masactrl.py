@@ -10,62 +10,58 @@ here it runs on virtual inversion (inversion/update_rule.py) as well, by default
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from ..attention.control import Control, Layer, Reads, Route, Step, first_layer, first_step
-from ..inversion.stored import TIME_STEPS, TimeSteps
-from .editor import BranchPlan, BranchText, Editor, Start, Task, setting
+from ..inversion.stored import TimeSteps
+from .editor import (
+    SOURCE,
+    TARGET,
+    BranchText,
+    ControlInputs,
+    Editor,
+    Settings,
+    Start,
+    guidance_setting,
+    setting,
+    share_setting,
+    steps_setting,
+    strength_setting,
+    target_guidance_setting,
+)
 from .inverted import (
-    INVERSION_TOOLTIP,
-    STARTS,
-    TIME_STEPS_TOOLTIP,
+    inversion_setting,
     plan_inversion,
-    require_choices,
+    time_steps_setting,
 )
 
 SourcePrompt = Literal["empty", "edits"]
-SOURCE_PROMPTS: tuple[str, ...] = get_args(SourcePrompt)
 
-BRANCHES = ("source", "target")
 BY_SHARE = -1
 
 
 @dataclass(frozen=True)
-class MasaCtrlSettings:
+class MasaCtrlSettings(Settings):
     """The shares are the paper's numbers for SD 1.5, layer 10 of 16 and step 4 of 50. Steps and
     guidance are those of latent consistency models, with which ALE-Edit's paper compares; PAPER has
     MasaCtrl's own."""
 
-    steps: int = setting(15, "Latent consistency steps.", min=1, max=50, step=1)
-    source_guidance: float = setting(
-        1.0,
-        "Guidance of the source branch. 1 is off and keeps the image.",
-        min=0.0,
-        max=30.0,
-        step=0.1,
+    steps: int = steps_setting()
+    source_guidance: float = guidance_setting(
+        1.0, "Guidance of the source branch. 1 is off and keeps the image."
     )
-    target_guidance: float = setting(
-        2.0,
-        "Guidance of the edited branch. 2 suits LCM models, 3 to 7 models that are not distilled.",
-        min=0.0,
-        max=30.0,
-        step=0.1,
-    )
-    start_step_share: float = setting(
+    target_guidance: float = target_guidance_setting()
+    start_step_share: float = share_setting(
         4 / 50,
         "Share of the steps, from the first, in which the edit is free to find its layout. After "
         "them it takes its look from the source.",
-        min=0.0,
-        max=1.0,
         step=0.01,
     )
-    start_layer_share: float = setting(
+    start_layer_share: float = share_setting(
         10 / 16,
         "Share of the self-attention layers, from the first, that stay as they are. The others "
         "take their look from the source.",
-        min=0.0,
-        max=1.0,
         step=0.005,
     )
     start_layer: int = setting(
@@ -76,30 +72,15 @@ class MasaCtrlSettings:
         max=1000,
         step=1,
     )
-    strength: float = setting(
-        1.0,
-        "Share of the steps that runs, from the last. Below 1 the edit starts from the noised "
-        "source and stays closer to it.",
-        min=0.05,
-        max=1.0,
-        step=0.05,
-    )
+    strength: float = strength_setting()
     source_prompt: SourcePrompt = setting(
         "empty",
         "What the source branch is described with: nothing, as the paper does with photographs, or "
         "the source phrases of the edits.",
-        choices=SOURCE_PROMPTS,
+        choices=get_args(SourcePrompt),
     )
-    inversion_method: Start = setting("virtual", INVERSION_TOOLTIP, choices=STARTS, later=True)
-    time_steps: TimeSteps = setting("LCM", TIME_STEPS_TOOLTIP, choices=TIME_STEPS, later=True)
-
-    def __post_init__(self) -> None:
-        require_choices(
-            self,
-            source_prompt=SOURCE_PROMPTS,
-            inversion_method=STARTS,
-            time_steps=TIME_STEPS,
-        )
+    inversion_method: Start = inversion_setting("virtual", later=True)
+    time_steps: TimeSteps = time_steps_setting("LCM", later=True)
 
     @property
     def source_text(self) -> BranchText:
@@ -148,8 +129,8 @@ def start_layer(settings: MasaCtrlSettings, layers: int) -> int:
     return settings.start_layer
 
 
-def _make_control(settings: MasaCtrlSettings, task: Task) -> MasaCtrlControl:
-    start_layer(settings, task.self_layers)
+def _make_control(settings: MasaCtrlSettings, inputs: ControlInputs) -> MasaCtrlControl:
+    start_layer(settings, inputs.self_layers)
     return MasaCtrlControl(settings)
 
 
@@ -163,11 +144,8 @@ EDITOR = Editor(
         "arXiv 2304.08465), on virtual inversion or on the paper's DDIM inversion."
     ),
     settings=MasaCtrlSettings,
-    branches=lambda settings: (
-        BranchPlan("source", settings.source_text, "source_guidance"),
-        BranchPlan("target", "target", "target_guidance"),
-    ),
     make_control=_make_control,
+    branches=lambda settings: (replace(SOURCE, text=settings.source_text), TARGET),
     plan=lambda settings: plan_inversion(settings, settings.source_text),
     paper=PAPER,
 )

@@ -24,8 +24,8 @@ from ..attention.word_maps import WordMaps, query_parts, refine, replace_words
 from ..prompts.alignment import EncodedPrompt, Rows, Word, align, require_aligned
 from ..prompts.blend_words import blend_words
 from ..prompts.word_replacement import find_everywhere, parse_factors, replacement_shares
-from .editor import BranchPlan, Editor, Task, setting
-from .inverted import InvertedSettings, plan_inversion, require_choices
+from .editor import ControlInputs, Editor, setting, share_setting
+from .inverted import InvertedSettings, plan_inversion
 
 EditMode = Literal["refine", "replace"]
 EDIT_MODES: tuple[str, ...] = get_args(EditMode)
@@ -43,20 +43,14 @@ class P2PSettings(InvertedSettings):
         "each word takes the place of the source's word of the same number.",
         choices=EDIT_MODES,
     )
-    cross_share: float = setting(
+    cross_share: float = share_setting(
         0.4,
         "Share of the steps, from the first, in which words keep their place in the image.",
-        min=0.0,
-        max=1.0,
-        step=0.05,
     )
-    self_share: float = setting(
+    self_share: float = share_setting(
         0.6,
         "Share of the steps, from the first, in which the edit has the structure of the source. "
         "High for colours and materials, low for new shapes.",
-        min=0.0,
-        max=1.0,
-        step=0.05,
     )
     reweight: str = setting(
         "",
@@ -71,30 +65,20 @@ class P2PSettings(InvertedSettings):
     subtract_words: str = setting(
         "", "Words of either prompt: where they are, the source stays in spite of blend_words."
     )
-    blend_threshold: float = setting(
+    blend_threshold: float = share_setting(
         0.3,
         "How clearly a place must belong to a word of blend_words or subtract_words, as a share of "
         "the clearest. Lower takes in more.",
-        min=0.0,
-        max=1.0,
-        step=0.05,
     )
-    blend_start: float = setting(
+    blend_start: float = share_setting(
         0.2,
         "Share of the steps, from the first, after which blend_words count.",
-        min=0.0,
-        max=1.0,
-        step=0.05,
     )
     ets_prompt: str = setting(
         "",
         "End-token substitution: the target prompt without its attributes, such as "
         '"goat and ball". Its end tokens take the place of the target\'s. Empty: off.',
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choices(self, edit_mode=EDIT_MODES)
 
 
 @dataclass(frozen=True)
@@ -108,13 +92,13 @@ class BlendRows:
         return bool(self.source or self.target)
 
 
-def p2p_control(settings: P2PSettings, task: Task) -> P2PControl:
+def p2p_control(settings: P2PSettings, inputs: ControlInputs) -> P2PControl:
     """The control of one run.
 
     Raises ValueError when a prompt is empty, the prompts don't fit the edit mode, a word of the
     settings is in no prompt, or a setting could have no effect.
     """
-    source, target = task.source, task.target
+    source, target = inputs.source, inputs.target
     for side, prompt in (("source", source), ("target", target)):
         if not prompt.tokens.words:
             raise ValueError(
@@ -123,15 +107,15 @@ def p2p_control(settings: P2PSettings, task: Task) -> P2PControl:
             )
     mapper = shares = None
     if settings.edit_mode == "replace":
-        shares = replacement_shares(source, target, task.read_word, task.variant)
+        shares = replacement_shares(source, target, inputs.read_word, inputs.variant)
     else:
         alignment = align(source.tokens, target.tokens)
         if settings.cross_share > 0:
             require_aligned(alignment, source, target)
         mapper = alignment.mapper
-    factors = _factors(settings, target, task.read_word)
+    factors = _factors(settings, target, inputs.read_word)
     blended, kept = (
-        _blend_rows(name, getattr(settings, name), task)
+        _blend_rows(name, getattr(settings, name), inputs)
         for name in ("blend_words", "subtract_words")
     )
     _require_blend(settings, blended, kept)
@@ -162,15 +146,15 @@ def _factors(
     return factors
 
 
-def _blend_rows(setting_name: str, words: str, task: Task) -> BlendRows:
+def _blend_rows(setting_name: str, words: str, inputs: ControlInputs) -> BlendRows:
     found: dict[str, set[int]] = {side: set() for side in BRANCHES}
-    for word in map(task.read_word, blend_words(words)):
-        rows = {side: find_everywhere(getattr(task, side).tokens, word) for side in BRANCHES}
+    for word in map(inputs.read_word, blend_words(words)):
+        rows = {side: find_everywhere(getattr(inputs, side).tokens, word) for side in BRANCHES}
         if not any(rows.values()):
             raise ValueError(
                 f'the word "{word.text}" of {setting_name} stands neither in the source prompt '
-                f'("{task.source.text}") nor in the target prompt ("{task.target.text}"). Write it '
-                "as it stands there, or leave it out."
+                f'("{inputs.source.text}") nor in the target prompt ("{inputs.target.text}"). Write '
+                "it as it stands there, or leave it out."
             )
         for side in BRANCHES:
             found[side].update(rows[side])
@@ -352,10 +336,6 @@ EDITOR = Editor(
         "the source stays. Prompt-to-Prompt (ICLR 2023, arXiv 2208.01626)."
     ),
     settings=P2PSettings,
-    branches=lambda settings: (
-        BranchPlan("source", "source", "source_guidance"),
-        BranchPlan("target", "target", "target_guidance"),
-    ),
     make_control=p2p_control,
     plan=plan_inversion,
     end_prompt=lambda settings: settings.ets_prompt,

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import comfy.model_management
 import latent_preview
 import torch
 from torch import Tensor
 
-from ..editors.editor import BranchPlan, BranchText, Editor, SamplingPlan, Task
+from ..attention.control import Control
+from ..editors.editor import (
+    SOURCE,
+    BranchPlan,
+    BranchText,
+    ControlInputs,
+    Editor,
+    S,
+    SamplingPlan,
+)
 from ..inversion.stored import Inversion, require_same_prompt, require_same_schedule
-from ..inversion.update_rule import SOURCE
 from ..prompts.edits import Edits
 from ..regions.paste import restore_size
-from ..regions.regions import AnyRegions
+from ..regions.regions import Regions
 from .attention.adapter import add_control
 from .attention.unet import require_cross_attention, self_attention_layers
+from .comfy_types import Conditioning
 from .inverting.methods import invert_by
 from .inverting.sampler import inversion_sampler, noise_sampler
 from .messages import name_node, tell
-from .sampling.branch_guider import Branch, BranchGuider
+from .sampling.branch_guider import BranchGuider
+from .sampling.branch_inputs import Branch
 from .sampling.branch_sampler import BranchSampler
 from .sampling.latents import pixels_per_cell
 from .sampling.run_checks import require_width
@@ -31,19 +41,23 @@ from .sampling.virtual_inversion import virtual_inversion_sampler
 from .text.embedding import encode_prompt, encode_text, read_word, tell_unknown_words
 from .text.end_tokens import substitute_rows
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
+
 
 def edit_image(
-    editor: Editor,
-    settings: Any,
-    model: Any,
-    clip: Any,
-    vae: Any,
+    editor: Editor[S],
+    settings: S,
+    model: ModelPatcher,
+    clip: CLIP,
+    vae: VAE,
     image: Tensor,
     edits: Edits,
     seed: int,
     *,
-    regions: AnyRegions | None = None,
-    negative: Any = None,
+    regions: Regions | None = None,
+    negative: Conditioning | None = None,
     reuses_source: bool = True,
     inversion: Inversion | None = None,
 ) -> Tensor:
@@ -60,7 +74,7 @@ def edit_image(
     )  # fmt: skip
     edited = edit.edit_image(vae, image, seed)
     require_decoded(edited, image, model, editor.title)
-    return restore_size(edited, image)
+    return restore_size(edited, image, pixels_per_cell(model))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,20 +87,22 @@ class OpenEdit:
     """
 
     guider: BranchGuider
-    model: Any
+    model: ModelPatcher
     plan: SamplingPlan
-    prompts: Mapping[BranchText, Any] = field(default_factory=dict)
+    prompts: Mapping[BranchText, Conditioning] = field(default_factory=dict)
     text: str = ""
-    negative: Any = None
+    negative: Conditioning | None = None
     guidance: float = 1.0
     inversion: Inversion | None = None
 
-    def edit_image(self, vae: Any, image: Tensor, seed: int) -> Tensor:
+    def edit_image(self, vae: VAE, image: Tensor, seed: int) -> Tensor:
         """Encode, sample, decode: (B, H, W, 3)."""
-        samples = self.sample(vae.encode(image[..., :3]), seed)
+        samples = self.sample(cast(Tensor, vae.encode(image[..., :3])), seed)
         return vae.decode(samples.to(comfy.model_management.intermediate_device()))
 
-    def sample(self, latent: Tensor, seed: int, callback: Any = None) -> Tensor:
+    def sample(
+        self, latent: Tensor, seed: int, callback: Callable[..., None] | None = None
+    ) -> Tensor:
         """The edited latents (B, C, h, w) of latents as a VAE encodes them."""
         sigmas = sigmas_of(self.model, self.plan.schedule)
         callback = callback or latent_preview.prepare_callback(self.model, len(sigmas) - 1)
@@ -122,14 +138,14 @@ class OpenEdit:
 
 
 def open_edit(
-    editor: Editor,
-    settings: Any,
-    model: Any,
-    clip: Any,
+    editor: Editor[S],
+    settings: S,
+    model: ModelPatcher,
+    clip: CLIP,
     edits: Edits,
     *,
-    regions: AnyRegions | None = None,
-    negative: Any = None,
+    regions: Regions | None = None,
+    negative: Conditioning | None = None,
     reuses_source: bool = True,
     inversion: Inversion | None = None,
 ) -> OpenEdit:
@@ -139,7 +155,7 @@ def open_edit(
     for conditioning, _ in prompts.values():
         require_one_text(conditioning, model, editor.title)
     tell_unknown_words(clip, edits)
-    task = Task(
+    inputs = ControlInputs(
         source=prompts["source"][1],
         target=prompts["target"][1],
         read_word=lambda word: read_word(clip, word),
@@ -152,13 +168,13 @@ def open_edit(
     if plain := editor.end_prompt(settings).strip():
         target = substitute_rows(clip, target, words, plain)
 
-    def make_control(*_: Any) -> Any:
+    def make_control(*_: object) -> Control:
         with name_node(editor.title):
-            return editor.make_control(settings, task)
+            return editor.make_control(settings, inputs)
 
     make_control()  # refuses before the image is encoded
     patched = add_control(model, f"ale_edit.{editor.name}", make_control, editor.title)
-    texts: dict[BranchText, Any] = {
+    texts: dict[BranchText, Conditioning] = {
         "source": prompts["source"][0],
         "target": target,
         "empty": encode_text(clip, ""),
@@ -177,12 +193,12 @@ def open_edit(
 
     def branch(own: BranchPlan) -> Branch:
         guidance = getattr(settings, own.guidance)
-        is_known = own.name == SOURCE and plan.start == "direct"
+        is_known = own.name == SOURCE.name and plan.start == "direct"
         return Branch(own.name, texts[own.text], 1.0 if is_known else guidance)
 
     branches = [branch(own) for own in editor.branches(settings)]
     guider = BranchGuider(patched, branches, negative, reuses_source=reuses_source)
-    guidance = settings.source_guidance
+    guidance = getattr(settings, "source_guidance", 1.0)
     if inversion is not None and inversion.null_texts is not None:
         advise_guidance(inversion, guidance, editor.title)
     return OpenEdit(guider, model, plan, texts, text, negative, guidance, inversion)
@@ -198,7 +214,7 @@ def advise_guidance(inversion: Inversion, guidance: float, node: str) -> None:
         )
 
 
-def require_size(image: Tensor, model: Any, node: str) -> None:
+def require_size(image: Tensor, model: ModelPatcher, node: str) -> None:
     """Raises ValueError when an image is smaller than one cell of the latent."""
     height, width = image.shape[1:3]
     least = pixels_per_cell(model)
@@ -209,7 +225,7 @@ def require_size(image: Tensor, model: Any, node: str) -> None:
         )
 
 
-def require_one_text(conditioning: Any, model: Any, node: str) -> None:
+def require_one_text(conditioning: Conditioning, model: ModelPatcher, node: str) -> None:
     """Raises ValueError for a text encoder that gives several texts, or those of another model."""
     if len(conditioning) != 1:
         raise ValueError(
@@ -222,7 +238,7 @@ def require_one_text(conditioning: Any, model: Any, node: str) -> None:
         require_width("clip", conditioning[0][0].shape[-1], width, node)
 
 
-def require_decoded(edited: Tensor, image: Tensor, model: Any, node: str) -> None:
+def require_decoded(edited: Tensor, image: Tensor, model: ModelPatcher, node: str) -> None:
     """Raises ValueError for a VAE whose picture is not the encoded one's."""
     size, made, most = image.shape[1:3], edited.shape[1:3], pixels_per_cell(model)
     if not all(0 <= whole - part < most for whole, part in zip(size, made, strict=True)):

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..prompts.edits import ARROW, Edit, Edits, MethodSettings
-from ..regions.grid import coverage, hidden_objects
+from ..regions.grid import coverage, find_hidden_objects
 from ..regions.regions import (
-    AnyRegions,
+    USUAL_CELL,
+    ImageRegions,
     Regions,
     RegionsBatch,
     each_image,
@@ -23,15 +24,13 @@ from .messages import NodeName, name_node, tell
 logger = logging.getLogger(__name__)
 
 NODE = NodeName("Regions")
-USUAL_CELL = 8
-"""Pixels of a latent cell, where regions are made before the model is known."""
 CURE_OF_EMPTY = (
     "Paint or select the object in the mask of its Edit Object or in the masks input of Regions, "
     "choose another channel if Load Image (as Mask) loaded it, or remove its edit."
 )
 
 
-def edit_mask(mask: Tensor, node: str) -> Tensor:
+def read_edit_mask(mask: Tensor, node: str) -> Tensor:
     """What an edit keeps of a MASK input of any of ComfyUI's shapes: (H, W) of one mask, or (B, H,
     W) with one for each image of a batch.
 
@@ -58,7 +57,7 @@ def regions_from_edits(
     feather: float = 0.0,
     size: tuple[int, int] | None = None,
     images: int = 1,
-) -> AnyRegions:
+) -> Regions:
     """Regions of all edits: each edit's own mask, and for those without one the masks of a batch,
     in order, those of image 1 first. With `images` masks for an edit each image has its own
     regions.
@@ -67,7 +66,7 @@ def regions_from_edits(
     are resized, which is logged. Raises ValueError when masks are missing or left over, their
     shapes differ, one is empty, or one leaves another no place.
     """
-    chosen = masks_of_edits(edits, masks, images)
+    chosen = assign_masks(edits, masks, images)
     height, width = size or (chosen[0].shape[-2], chosen[0].shape[-1])
     fitted = [
         _fit(edit, mask, height, width) for edit, mask in zip(edits.items, chosen, strict=True)
@@ -78,11 +77,11 @@ def regions_from_edits(
         own = [mask[j if len(mask) > 1 else 0] for mask in fitted]
         with name_node(_speaker(j, count), CURE_OF_EMPTY):
             made.append(make_regions(own, edits.sources, dilation, feather))
-    _tell_first([(j, _whole(one)) for j, one in enumerate(made)], count)
+    _tell_first([(j, _describe_whole(one)) for j, one in enumerate(made)], count)
     for j, one in enumerate(made):
         with name_node(_speaker(j, count)):
             _require_places(one, edits.settings)
-    _tell_first([(j, _overlap(one, edits.settings)) for j, one in enumerate(made)], count)
+    _tell_first([(j, _describe_overlaps(one, edits.settings)) for j, one in enumerate(made)], count)
     if not all(one.background.any() for one in made):
         logger.warning(
             "%s: the masks cover the whole image; Background Blending keeps nothing.", str(NODE)
@@ -90,7 +89,7 @@ def regions_from_edits(
     return made[0] if count == 1 else RegionsBatch(tuple(made))
 
 
-def masks_of_edits(edits: Edits, masks: Tensor | None, images: int) -> list[Tensor]:
+def assign_masks(edits: Edits, masks: Tensor | None, images: int) -> list[Tensor]:
     """The masks (1 or images, H, W) of each edit: its own, or else those of a batch in order."""
     if not edits.items:
         raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
@@ -125,9 +124,7 @@ def masks_of_edits(edits: Edits, masks: Tensor | None, images: int) -> list[Tens
     )
 
 
-def masks_of_latent(
-    regions: AnyRegions, latent: Tensor, cell: int, node: str
-) -> tuple[Tensor, ...]:
+def masks_of_latent(regions: Regions, latent: Tensor, cell: int, node: str) -> tuple[Tensor, ...]:
     """The dilated masks (K, H, W) of the pixels that latents (B, ..., h, w) stand for, `cell` of
     them along each side of a latent cell: one for all latents, or one each.
 
@@ -137,17 +134,17 @@ def masks_of_latent(
     height, width = (cell * n for n in latent.shape[-2:])
     with name_node(node):
         each_image(regions, len(latent))
-        return tuple(fit_masks(one.dilated, height, width) for one in regions.images)
+        return tuple(fit_masks(one.dilated, height, width, cell) for one in regions.images)
 
 
-def _require_places(regions: Regions, settings: MethodSettings) -> None:
+def _require_places(regions: ImageRegions, settings: MethodSettings) -> None:
     """Raises ValueError when RGB-CAM would give an object's text to no cell of the latent, because
     other objects cover all of its cells."""
     if not settings.rgb_cam:
         return
     height, width = (max(side // USUAL_CELL, 1) for side in regions.dilated.shape[-2:])
     covered = coverage(regions.dilated, height, width, settings.variant)
-    hidden = hidden_objects(covered, settings.overlap == "last object")
+    hidden = find_hidden_objects(covered, settings.overlap == "last object")
     if hidden:
         names = [f'"{name}"' for name in regions.names]
         i, others = next(iter(hidden.items()))
@@ -187,7 +184,7 @@ def _tell_first(found: list[tuple[int, str]], count: int) -> None:
         tell(f"{_speaker(image, count)}: {text}{others}")
 
 
-def _whole(regions: Regions) -> str:
+def _describe_whole(regions: ImageRegions) -> str:
     """Which of several objects is everywhere, and why that may be."""
     whole = regions.raw.flatten(1).all(dim=1).nonzero().flatten().tolist()
     if not whole or len(regions.names) == 1:
@@ -200,7 +197,7 @@ def _whole(regions: Regions) -> str:
     )
 
 
-def _overlap(regions: Regions, settings: MethodSettings) -> str:
+def _describe_overlaps(regions: ImageRegions, settings: MethodSettings) -> str:
     """Which masks overlap, with the share of each."""
     names = [f'"{name}"' for name in regions.names]
     overlaps = [

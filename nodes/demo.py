@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..demo.captions import demo_edits
 from ..demo.finder import SceneFinder
@@ -22,6 +23,9 @@ from ..host.text.tokens import unknown_words
 from ..prompts.edits import ARROW
 from ..scoring.similarity import Similarity
 from . import sockets
+
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
 
 CATEGORY = "ALE-Edit/demo"
 MINI_CLIP = "the demo world's mini CLIP"
@@ -156,7 +160,7 @@ class DemoScene(io.ComfyNode):
 
 
 @cache
-def text_encoder() -> Any:
+def text_encoder() -> CLIP:
     """The demo model's CLIP. Raises ValueError where its weights are missing or damaged."""
     return build_clip(read_weights("text"))
 
@@ -166,11 +170,11 @@ def mini_clip() -> MiniClip:
     return MiniClip.load(text_encoder())
 
 
-def mini_cosines(images: Any, texts: list[str]) -> Any:
+def mini_cosines(images: Tensor, texts: list[str]) -> Tensor:
     return mini_clip().similarity(images, texts)
 
 
-def mini_refusal(texts: Sequence[str], size: tuple[int, int]) -> str:
+def refuse_foreign(texts: Sequence[str], size: tuple[int, int]) -> str:
     """It knows the scenes and the words of the demo world."""
     if size != (IMAGE_SIZE, IMAGE_SIZE):
         return (
@@ -181,6 +185,6 @@ def mini_refusal(texts: Sequence[str], size: tuple[int, int]) -> str:
     return f'"{foreign[0]}" is not a word of the demo world' if foreign else ""
 
 
-offer_similarity(Similarity(MINI_CLIP, mini_cosines, refusal=mini_refusal))
+offer_similarity(Similarity(MINI_CLIP, mini_cosines, refusal=refuse_foreign))
 
 NODES = [DemoModelLoader, DemoDetectorLoader, DemoScene]

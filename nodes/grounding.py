@@ -5,22 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..host import model_files
+from ..host.pictures import read_pictures
 from ..host.segmenting.grounded_sam import (
     MISSING,
     NOTHING_FOUND,
     MaskSettings,
     ground_regions,
-    pictures_of,
 )
-from ..host.segmenting.grounding import PRECISIONS, load_detector, load_segmenter
+from ..host.segmenting.grounding import NODE, PRECISIONS, load_detector, load_segmenter
 from ..host.versions import LEFT_TO_THE_RUN
 from ..prompts.edits import Edits
-from ..regions.preview import previews
+from ..regions.detection import Detector, Segmenter
+from ..regions.preview import preview_batch
 from ..regions.regions import object_masks, soft_backgrounds
 from . import sockets
-from .regions import CATEGORY, dilation_input
+from .inputs import ale_inputs
+from .regions import CATEGORY
 
 
 class GroundingDINOLoader(io.ComfyNode):
@@ -177,7 +180,7 @@ class GroundedSAMMasks(io.ComfyNode):
                         "RGB-CAM and Background Blending, as the paper does."
                     ),
                 ),
-                dilation_input(),
+                *ale_inputs("dilation"),
                 io.Float.Input(
                     "clean_up",
                     default=0.02,
@@ -224,11 +227,16 @@ class GroundedSAMMasks(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Any, edits: Edits, detector: Any, segmenter: Any = None, **widgets: Any
+        cls,
+        image: Tensor,
+        edits: Edits,
+        detector: Detector,
+        segmenter: Segmenter | None = None,
+        **widgets: Any,
     ) -> io.NodeOutput:
         settings = MaskSettings(**widgets)
         regions, kept, text = ground_regions(image, edits, detector, segmenter, settings)
-        preview, shown = previews(pictures_of(image), regions)
+        preview, shown = preview_batch(read_pictures(image, NODE), regions)
         return io.NodeOutput(
             regions,
             kept,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import latent_preview
 from comfy_api.latest import io
 
-from ..editors.inverted import TIME_STEPS_TOOLTIP
+from ..editors.inverted import InvertedSettings
 from ..host.inverting import files
 from ..host.inverting.invert import NODE as INVERT
 from ..host.inverting.methods import invert_by
@@ -27,6 +28,7 @@ from ..inversion.stored import (
 )
 from ..prompts.edits import require_choice
 from . import sockets
+from .inputs import setting_input
 
 CATEGORY = "ALE-Edit/inversion"
 INVERSION_TOOLTIP = "An inversion, from Invert Image or Load Inversion."
@@ -71,11 +73,10 @@ class InvertImage(io.ComfyNode):
                         "inverted to pure noise."
                     ),
                 ),
-                io.Combo.Input(
-                    "time_steps",
-                    options=list(TIME_STEPS),
-                    default="DDIM",
-                    tooltip=TIME_STEPS_TOOLTIP,
+                *(
+                    setting_input(field)
+                    for field in dataclasses.fields(InvertedSettings)
+                    if field.name == "time_steps"
                 ),
                 io.Combo.Input(
                     "method",

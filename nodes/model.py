@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..editors.ale import SCHEDULES
 from ..host.attention.rgb_cam import apply_rgb_cam
 from ..host.attention.self_injection import apply_self_injection
+from ..host.comfy_types import Conditioning
 from ..host.messages import name_node
 from ..host.sampling.blending import apply_background_blending
 from ..prompts.edits import require_choice
-from ..regions.regions import AnyRegions
+from ..regions.regions import Regions
 from . import sockets
+from .inputs import choose_schedule, schedule_inputs
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 CATEGORY = "ALE-Edit/model"
-CUSTOM = "custom"
 EDGES = ("hard", "soft")
-PRESET_TOOLTIP = (
-    "The kind of edit: color keeps the structure in all steps, material in 0.6 of them, "
-    "everything else in 0.5 (ALE-Edit, appendix D). For mixed kinds take the lowest. custom: the "
-    "schedule below."
-)
-SCHEDULE_TOOLTIP = (
-    "With custom: the share of the steps in which the structure of the source is injected. 0: "
-    "never, 1: always."
-)
-
-
-def schedule_of(preset: str, schedule: float) -> float:
-    """The share of steps that a preset stands for, or the given one for "custom"."""
-    require_choice("edit_type", preset, (*SCHEDULES, CUSTOM))
-    return schedule if preset == CUSTOM else SCHEDULES[preset]
-
-
-def schedule_inputs() -> list[Any]:
-    """The two widgets that choose a self-attention schedule."""
-    return [
-        io.Combo.Input(
-            "edit_type", options=[*SCHEDULES, CUSTOM], default="object", tooltip=PRESET_TOOLTIP
-        ),
-        io.Float.Input(
-            "schedule", default=0.5, min=0.0, max=1.0, step=0.05, tooltip=SCHEDULE_TOOLTIP
-        ),
-    ]
 
 
 class RegionCrossAttention(io.ComfyNode):
@@ -92,7 +68,11 @@ class RegionCrossAttention(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, regions: AnyRegions, strength: float, background: Any = None
+        cls,
+        model: ModelPatcher,
+        regions: Regions,
+        strength: float,
+        background: Conditioning | None = None,
     ) -> io.NodeOutput:
         return io.NodeOutput(apply_rgb_cam(model, regions, strength, background))
 
@@ -121,9 +101,9 @@ class SelfAttentionInjection(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, edit_type: str, schedule: float) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, edit_type: str, schedule: float) -> io.NodeOutput:
         with name_node("Self-Attention Injection"):
-            share = schedule_of(edit_type, schedule)
+            share = choose_schedule(edit_type, schedule)
         return io.NodeOutput(apply_self_injection(model, share))
 
 
@@ -160,7 +140,7 @@ class BackgroundBlending(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, regions: AnyRegions, edge: str) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, regions: Regions, edge: str) -> io.NodeOutput:
         with name_node("Background Blending"):
             require_choice("edge", edge, EDGES)
         return io.NodeOutput(apply_background_blending(model, regions, is_soft=edge == "soft"))

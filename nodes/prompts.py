@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..host.messages import name_node
-from ..host.regions import edit_mask
+from ..host.regions import read_edit_mask
 from ..host.text.embedding import embed_edits
 from ..host.text.end_tokens import substitute_ends
 from ..prompts.edits import (
@@ -22,6 +23,9 @@ from ..prompts.edits import (
     parse_edits,
 )
 from . import sockets
+
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
 
 CATEGORY = "ALE-Edit/prompts"
 
@@ -75,9 +79,9 @@ class EditObject(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, source: str, target: str, previous: Edits | None = None, mask: Any = None
+        cls, source: str, target: str, previous: Edits | None = None, mask: Tensor | None = None
     ) -> io.NodeOutput:
-        own = edit_mask(mask, "Edit Object") if mask is not None else None
+        own = read_edit_mask(mask, "Edit Object") if mask is not None else None
         edits = previous if previous is not None else Edits(())
         with name_node("Edit Object"):
             return io.NodeOutput(edits.add(make_edit(source, target, own)))
@@ -262,7 +266,7 @@ class MethodSettingsNode(io.ComfyNode):
             return io.NodeOutput(replace(edits, settings=MethodSettings(**settings)))
 
 
-class ObjectRestrictedEmbeddings(io.ComfyNode):
+class ObjectRestrictedEmbeddingsNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -301,11 +305,11 @@ class ObjectRestrictedEmbeddings(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: Any, edits: Edits) -> io.NodeOutput:
+    def execute(cls, clip: CLIP, edits: Edits) -> io.NodeOutput:
         return io.NodeOutput(*embed_edits(clip, edits))
 
 
-class EndTokenSubstitution(io.ComfyNode):
+class EndTokenSubstitutionNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -352,7 +356,7 @@ class EndTokenSubstitution(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, clip: Any, prompt: str, ets_prompt: str, conditioning: Any = None
+        cls, clip: CLIP, prompt: str, ets_prompt: str, conditioning: Any = None
     ) -> io.NodeOutput:
         return io.NodeOutput(substitute_ends(clip, prompt, ets_prompt, conditioning))
 
@@ -362,6 +366,6 @@ NODES = [
     EditList,
     FullPrompts,
     MethodSettingsNode,
-    ObjectRestrictedEmbeddings,
-    EndTokenSubstitution,
+    ObjectRestrictedEmbeddingsNode,
+    EndTokenSubstitutionNode,
 ]

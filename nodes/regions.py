@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io, ui
+from torch import Tensor
 
-from ..editors.ale import ALESettings
 from ..host.messages import name_node
 from ..host.regions import regions_from_edits
 from ..prompts.edits import Edits
 from ..regions.paste import paste_background
-from ..regions.preview import previews
-from ..regions.regions import AnyRegions, object_masks, soft_backgrounds
+from ..regions.preview import preview_batch
+from ..regions.regions import USUAL_CELL, Regions, object_masks, soft_backgrounds
 from . import sockets
+from .inputs import ale_inputs
 
 CATEGORY = "ALE-Edit/regions"
-
-
-def dilation_input(unused: str = "") -> Any:
-    """How far masks grow. unused: a sentence that says when they do not."""
-    return io.Float.Input(
-        "dilation",
-        default=ALESettings.dilation,
-        min=0.0,
-        max=0.25,
-        step=0.005,
-        tooltip=(
-            "How far each mask grows, as a fraction of the image height, so that edges belong to "
-            "the object. Paper: 0.01 (7 pixels at 768), published code: 0.04, 0 leaves the masks "
-            f"as they are.{unused}"
-        ),
-    )
 
 
 class RegionsNode(io.ComfyNode):
@@ -50,7 +33,7 @@ class RegionsNode(io.ComfyNode):
                     "edits",
                     tooltip="The edits; each needs one mask, its own or one of the masks input.",
                 ),
-                dilation_input(),
+                *ale_inputs("dilation"),
                 io.Float.Input(
                     "feather",
                     default=0.0,
@@ -102,12 +85,17 @@ class RegionsNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, edits: Edits, dilation: float, feather: float, masks: Any = None, image: Any = None
+        cls,
+        edits: Edits,
+        dilation: float,
+        feather: float,
+        masks: Tensor | None = None,
+        image: Tensor | None = None,
     ) -> io.NodeOutput:
-        shape = image.shape[:3] if image is not None else (1,)
-        size = tuple(shape[1:]) or None
-        regions = regions_from_edits(edits, masks, dilation, feather, size, shape[0])
-        preview, shown = previews(image, regions)
+        size = None if image is None else (image.shape[1], image.shape[2])
+        count = 1 if image is None else len(image)
+        regions = regions_from_edits(edits, masks, dilation, feather, size, count)
+        preview, shown = preview_batch(image, regions)
         return io.NodeOutput(
             regions,
             object_masks(regions),
@@ -145,9 +133,9 @@ class PasteBackground(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, edited: Any, source: Any, regions: AnyRegions) -> io.NodeOutput:
+    def execute(cls, edited: Tensor, source: Tensor, regions: Regions) -> io.NodeOutput:
         with name_node("Paste Background"):
-            return io.NodeOutput(paste_background(edited, source, regions))
+            return io.NodeOutput(paste_background(edited, source, regions, USUAL_CELL))
 
 
 NODES = [RegionsNode, PasteBackground]

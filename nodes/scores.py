@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..host import model_files
-from ..host.scoring.comparing import comparison_sheet, make_entries
-from ..host.scoring.networks import weights_stamp
-from ..host.scoring.scores import leakage_report, make_ui_output, preservation_report
-from ..host.scoring.similarity import load_clip_folder, similarity_of_sockets
+from ..host.scoring.comparing import draw_sheet, make_entries
+from ..host.scoring.networks import stamp_weights
+from ..host.scoring.scores import make_ui_output, report_leakage, report_preservation
+from ..host.scoring.similarity import load_clip_folder, pair_sockets
 from ..host.versions import LEFT_TO_THE_RUN
 from ..prompts.edits import Edits
-from ..regions.regions import AnyRegions
-from ..scoring.structure import SCALES
+from ..regions.regions import Regions
+from ..scoring.comparison import SheetCell
+from ..scoring.similarity import Similarity
+from ..scoring.structure import SCALES, Scale
 from . import sockets
+
+if TYPE_CHECKING:
+    from comfy.clip_vision import ClipVisionModel
+    from comfy.sd import CLIP
 
 CATEGORY = "ALE-Edit/scores"
 SIMILARITY_TOOLTIP = "For Leakage Score: what says how well a picture fits words."
@@ -92,8 +99,8 @@ class CLIPSimilarityFromCLIPVision(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: Any, clip_vision: Any) -> io.NodeOutput:
-        return io.NodeOutput(similarity_of_sockets(clip, clip_vision))
+    def execute(cls, clip: CLIP, clip_vision: ClipVisionModel) -> io.NodeOutput:
+        return io.NodeOutput(pair_sockets(clip, clip_vision))
 
 
 class LeakageScore(io.ComfyNode):
@@ -157,13 +164,13 @@ class LeakageScore(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        image: Any,
-        regions: AnyRegions,
+        image: Tensor,
+        regions: Regions,
         edits: Edits,
-        source: Any = None,
-        similarity: Any = None,
+        source: Tensor | None = None,
+        similarity: Similarity | None = None,
     ) -> io.NodeOutput:
-        report = leakage_report(image, regions, edits, source, similarity)
+        report = report_leakage(image, regions, edits, source, similarity)
         summary = report.summary
         return io.NodeOutput(
             report.te,
@@ -230,14 +237,14 @@ class PreservationScore(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **kwargs: Any) -> str:
-        return weights_stamp()
+    def fingerprint_inputs(cls, **kwargs: object) -> str:
+        return stamp_weights()
 
     @classmethod
     def execute(
-        cls, image: Any, source: Any, regions: AnyRegions, structure_input: str
+        cls, image: Tensor, source: Tensor, regions: Regions, structure_input: Scale
     ) -> io.NodeOutput:
-        report = preservation_report(image, source, regions, structure_input)
+        report = report_preservation(image, source, regions, structure_input)
         summary = report.summary
         return io.NodeOutput(
             report.psnr,
@@ -319,18 +326,18 @@ class Compare(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        images: list[Any],
+        images: list[Tensor],
         labels: list[str],
         columns: list[int],
         cell_height: list[int],
         scores: list[str] | None = None,
         more_scores: list[str] | None = None,
-        previous: list[Any] | None = None,
+        previous: list[tuple[SheetCell, ...]] | None = None,
     ) -> io.NodeOutput:
         given = [text for text in (scores, more_scores) if text]
         earlier = [entry for comparison in previous or () for entry in comparison]
         entries = make_entries(images, labels[0], given, earlier)
-        sheet = comparison_sheet(entries, columns[0], cell_height[0])
+        sheet = draw_sheet(entries, columns[0], cell_height[0])
         return io.NodeOutput(sheet, entries, ui=ui.PreviewImage(sheet, cls=cls))
 
 

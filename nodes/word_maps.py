@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..host.attention.word_maps import NODE, map_words
 from ..host.messages import name_node
@@ -12,6 +13,10 @@ from ..inversion.stored import Inversion
 from ..regions.heat import enlarge, paint
 from ..scoring.comparison import sheet_each
 from . import sockets
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
 
 CATEGORY = "ALE-Edit/regions"
 CELL_HEIGHT = 384
@@ -118,10 +123,10 @@ class WordAttentionMaps(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        clip: Any,
-        vae: Any,
-        image: Any,
+        model: ModelPatcher,
+        clip: CLIP,
+        vae: VAE,
+        image: Tensor,
         prompt: str,
         words: str,
         steps: int,
@@ -133,7 +138,7 @@ class WordAttentionMaps(io.ComfyNode):
     ) -> io.NodeOutput:
         pixels = image[..., :3].cpu().float()
         names, found = map_words(
-            model, clip, vae.encode(pixels), prompt, words,
+            model, clip, cast(Tensor, vae.encode(pixels)), prompt, words,
             steps=steps, first_share=first_share, last_share=last_share, seed=seed,
             inversion=inversion,
         )  # fmt: skip

@@ -17,7 +17,7 @@ LONGEST_SIDE = 16384  # ComfyUI's own limit of an image
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class SheetCell:
     """image (H, W, 3) in [0, 1]; label and scores may be empty."""
 
     image: Tensor
@@ -32,7 +32,7 @@ def columns_of(count: int, columns: int) -> int:
     return count if count <= 5 else ceil(sqrt(count))
 
 
-def sheet(entries: Sequence[Entry], columns: int, height: int) -> Tensor:
+def sheet(entries: Sequence[SheetCell], columns: int, height: int) -> Tensor:
     """All pictures in rows of `columns` cells of one size: (H, W, 3) in [0, 1].
 
     height: of each cell in pixels; its width is that of the widest picture at this height. Every
@@ -73,13 +73,13 @@ def sheet_each(images: Tensor, pictures: Tensor, labels: Sequence[str], height: 
     3) of N labels: (B, H', W', 3)."""
     return torch.stack(
         [
-            sheet([Entry(image), *map(Entry, own, labels)], 0, height)
+            sheet([SheetCell(image), *map(SheetCell, own, labels)], 0, height)
             for image, own in zip(images, pictures, strict=True)
         ]
     )
 
 
-def _lines(entry: Entry) -> int:
+def _lines(entry: SheetCell) -> int:
     return bool(entry.label) + bool(entry.scores)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import latent_preview
 import torch
@@ -24,12 +24,16 @@ from ..text.embedding import encode_text, encode_whole, read_word
 from .adapter import add_control
 from .unet import require_cross_attention
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP
+
 NODE = NodeName("Word Attention Maps")
 
 
 def map_words(
-    model: Any,
-    clip: Any,
+    model: ModelPatcher,
+    clip: CLIP,
     latent: Tensor,
     prompt: str,
     words: str,

@@ -4,7 +4,7 @@ latents, and the noise mask."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import comfy.samplers
 import torch
@@ -13,9 +13,25 @@ from torch import Tensor
 from ...attention.control import Control, Step
 from ...inversion.update_rule import UpdateRule
 from ..attention.adapter import running_controls
+from ..comfy_types import Options
+
+if TYPE_CHECKING:
+    from comfy.samplers import CFGGuider
 
 EDITED = "target"
 """The branch whose edit is the result."""
+
+
+class SamplerModel(Protocol):
+    """What ComfyUI's samplers are given: a guider that is called as a denoiser, with the latents
+    that the run began with."""
+
+    inner_model: CFGGuider
+    latent_image: Tensor
+
+    def __call__(
+        self, x: Tensor, sigma: Tensor, denoise_mask: Tensor | None, **kwargs: Any
+    ) -> Tensor: ...
 
 
 class BranchSampler(comfy.samplers.KSAMPLER):
@@ -32,7 +48,7 @@ class BranchSampler(comfy.samplers.KSAMPLER):
 
 
 def predict_branches(
-    model: Any, latents: Mapping[str, Tensor], sigma: Tensor, extra_args: Mapping[str, Any]
+    model: SamplerModel, latents: Mapping[str, Tensor], sigma: Tensor, extra_args: Options
 ) -> dict[str, Tensor]:
     """The guided predictions (B, C, h, w) by branch."""
     batch = torch.cat(list(latents.values()))
@@ -41,7 +57,7 @@ def predict_branches(
 
 
 def blend_latents(
-    latents: Mapping[str, Tensor], guider: Any, sigmas: Tensor, step: int
+    latents: Mapping[str, Tensor], guider: CFGGuider, sigmas: Tensor, step: int
 ) -> dict[str, Tensor]:
     """The latents (B, C, h, w) by branch after a step, as the controls of the run leave them."""
     options = guider.model_options.get("transformer_options", {})
@@ -53,7 +69,7 @@ def blend_latents(
 
 
 def step_mask(
-    mask: Tensor, guider: Any, sigmas: Tensor, step: int, extra_args: Mapping[str, Any]
+    mask: Tensor, guider: CFGGuider, sigmas: Tensor, step: int, extra_args: Options
 ) -> Tensor:
     """The latent's noise mask (B, C or 1, h, w) at one step; another node may change it by step."""
     function = extra_args.get("model_options", {}).get("denoise_mask_function")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -14,22 +14,26 @@ from ..attention.unet import require_cross_attention
 from ..messages import NodeName, name_node
 from .run_checks import require_noise_space
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.model_sampling import ModelSamplingDiscrete
+
 NODE = NodeName("LCM Schedule")
 
 
-def lcm_sigmas(model: Any, steps: int, strength: float) -> Tensor:
+def lcm_sigmas(model: ModelPatcher, steps: int, strength: float) -> Tensor:
     """The sigmas (kept steps + 1,) of a latent consistency schedule; see `sigmas_of`."""
     return sigmas_of(model, Schedule(steps, strength, "LCM"))
 
 
-def sigmas_of(model: Any, schedule: Schedule) -> Tensor:
+def sigmas_of(model: ModelPatcher, schedule: Schedule) -> Tensor:
     """(kept steps + 1,) sigmas of a MODEL at exact entries of its table, the last one 0.
 
     Raises ValueError when the model's table of noise levels does not hold these time steps.
     """
     require_cross_attention(model, NODE)
     require_noise_space(model, NODE)
-    sampling = model.get_model_object("model_sampling")
+    sampling = cast("ModelSamplingDiscrete", model.get_model_object("model_sampling"))
     spread = lcm_timesteps if schedule.time_steps == "LCM" else ddim_timesteps
     with name_node(NODE):
         steps = spread(schedule.steps, schedule.strength)
@@ -45,6 +49,6 @@ def sigmas_of(model: Any, schedule: Schedule) -> Tensor:
     return torch.cat([sigmas, torch.zeros(1)])
 
 
-def _name(sampling: Any) -> str:
+def _name(sampling: object) -> str:
     """The class of a model sampling, without the nameless one that ComfyUI makes of two."""
     return type(sampling).__mro__[1].__name__

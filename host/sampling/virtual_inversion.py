@@ -3,7 +3,8 @@ branches of a guider."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,25 +17,36 @@ from ...inversion.update_rule import (
     predict_edit,
     pure_noise,
 )
+from ..comfy_types import Options
 from ..messages import NodeName
-from .branch_sampler import EDITED, BranchSampler, blend_latents, predict_branches, step_mask
+from .branch_sampler import (
+    EDITED,
+    BranchSampler,
+    SamplerModel,
+    blend_latents,
+    predict_branches,
+    step_mask,
+)
 from .noise_levels import is_flow, is_largest, level_at
+
+if TYPE_CHECKING:
+    from comfy.model_sampling import ModelSamplingDiscrete
 
 NODE = NodeName("Virtual Inversion")
 
 
-def virtual_inversion_sampler(eta: float = 1.0, kappa: float = 0.0) -> Any:
+def virtual_inversion_sampler(eta: float = 1.0, kappa: float = 0.0) -> BranchSampler:
     """A SAMPLER. eta in [0, 1] is the share of fresh noise in each step's variance; kappa in [0, 1]
     goes from DDCM to FlowEdit."""
     return BranchSampler(sample_virtual_inversion, {"rule": UpdateRule(kappa=kappa, eta=eta)})
 
 
 def sample_virtual_inversion(
-    model: Any,
+    model: SamplerModel,
     x: Tensor,
     sigmas: Tensor,
-    extra_args: dict[str, Any] | None = None,
-    callback: Any = None,
+    extra_args: Options | None = None,
+    callback: Callable[[dict[str, object]], object] | None = None,
     disable: bool | None = None,
     rule: UpdateRule | None = None,
 ) -> Tensor:
@@ -52,7 +64,7 @@ def sample_virtual_inversion(
             f"{type(guider).__name__}. Connect Two-Branch Guider to SamplerCustomAdvanced."
         )
     extra_args = dict(extra_args or {})
-    edit_mask = extra_args.pop("denoise_mask", None)
+    read_edit_mask = extra_args.pop("denoise_mask", None)
     sampling = guider.inner_model.model_sampling
     x0 = model.latent_image.to(x)
     noise = ItemNoise(extra_args.get("seed") or 0, x0.shape)
@@ -64,8 +76,8 @@ def sample_virtual_inversion(
         predicted = predict_branches(model, latents, sigmas[step], extra_args)
         source = predicted.pop(SOURCE)
         edits = {name: predict_edit(x0, source, own) for name, own in predicted.items()}
-        if edit_mask is not None:
-            mask = step_mask(edit_mask, guider, sigmas, step, extra_args)
+        if read_edit_mask is not None:
+            mask = step_mask(read_edit_mask, guider, sigmas, step, extra_args)
             edits = {name: torch.lerp(x0, edit, mask) for name, edit in edits.items()}
         if callback is not None:
             callback(
@@ -85,7 +97,9 @@ def sample_virtual_inversion(
     return blend_latents(result, guider, sigmas, len(levels) - 2)[EDITED]
 
 
-def _first_latent(x0: Tensor, noise: Tensor, sampling: Any, sigma: float) -> Tensor:
+def _first_latent(
+    x0: Tensor, noise: Tensor, sampling: ModelSamplingDiscrete, sigma: float
+) -> Tensor:
     """Every branch's latent at the first sigma. From the model's largest sigma on, InfEdit starts
     from noise that holds no image."""
     if not is_flow(sampling) and is_largest(sampling, sigma):

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...prompts.alignment import EncodedPrompt
 from ...prompts.end_tokens import substitute_end_tokens
+from ..comfy_types import Conditioning
 from ..messages import NodeName, name_node, speak_as
 from .conditioning import carries_embeddings
-from .embedding import Conditioning, encode_whole
+from .embedding import encode_whole
+
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
 
 NODE = NodeName("End Token Substitution")
 INPUT = "ets_prompt"
 
 
 def substitute_ends(
-    clip: Any, prompt: str, plain: str, conditioning: Conditioning | None = None
+    clip: CLIP, prompt: str, plain: str, conditioning: Conditioning | None = None
 ) -> Conditioning:
     """The conditioning of a prompt whose rows behind its words are those of `plain`, the prompt
     without its attributes. conditioning: of the prompt, where it is not CLIP Text Encode's.
@@ -30,7 +34,7 @@ def substitute_ends(
 
 
 def substitute_rows(
-    clip: Any, conditioning: Conditioning, prompt: EncodedPrompt, plain: str
+    clip: CLIP, conditioning: Conditioning, prompt: EncodedPrompt, plain: str
 ) -> Conditioning:
     """The same for a prompt in tokens."""
     with speak_as(str(NODE)):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ale_edit.editors.infedit import InfEditControl, InfEditSettings, infedit_control
+from ale_edit.editors.infedit import InfEditControl, InfEditSettings, make_infedit_control
 from ale_edit.prompts.alignment import EncodedPrompt, Word
 from ale_edit.prompts.blend_words import BlendRows, blend_words
 from ale_edit.prompts.spans import Tokens
@@ -39,7 +39,7 @@ def make_control(
         [Word(w, (VOCABULARY.get(w, 99),)) for w in blend_words(blend)]
         for blend in (settings.target_blend, settings.source_blend)
     )
-    return infedit_control(settings, encoded(source), encoded(target), edited, kept)
+    return make_infedit_control(settings, encoded(source), encoded(target), edited, kept)
 
 
 def rows_of(target_blend: str, source_blend: str = "") -> BlendRows:
@@ -111,5 +111,7 @@ def test_prompts_that_align_nowhere_are_refused_where_their_words_are_needed():
 
 
 def test_an_unknown_script_is_refused():
-    with pytest.raises(ValueError, match=r'script is "web"\. Choose one of app, pie bench\.'):
+    with pytest.raises(
+        ValueError, match=r'the script input is "web"\. Choose one of app, pie bench\.'
+    ):
         InfEditSettings(script="web")  # type: ignore[arg-type]

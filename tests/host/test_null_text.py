@@ -13,7 +13,8 @@ from torch import Tensor
 from ale_edit.host.gradients import leaf, record_gradients
 from ale_edit.host.inverting.methods import invert_by
 from ale_edit.host.inverting.sampler import inversion_sampler
-from ale_edit.host.sampling.branch_guider import Branch, BranchGuider
+from ale_edit.host.sampling.branch_guider import BranchGuider
+from ale_edit.host.sampling.branch_inputs import Branch
 from ale_edit.host.sampling.schedule import sigmas_of
 from ale_edit.inversion.null_text import NullTextSettings, fit_null_text
 from ale_edit.inversion.stored import Inversion, Schedule

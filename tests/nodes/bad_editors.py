@@ -116,7 +116,7 @@ INFEDIT_CASES = [
         "a script that nobody published",
         lambda w: infedit(w, script="other"),
         "ALEInfEdit",
-        "script is",
+        "the script input is",
         ("InfEdit: ", '"other"', "app, pie bench"),
     ),
 ]
@@ -132,7 +132,7 @@ MASACTRL_CASES = [
         "a source prompt of another kind",
         lambda w: edit_by("ALEMasaCtrl", w, source_prompt="other"),
         "ALEMasaCtrl",
-        "source_prompt is",
+        "the source_prompt input is",
         ("MasaCtrl: ", '"other"', "empty, edits"),
     ),
 ]

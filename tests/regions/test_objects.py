@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ale_edit.regions.detection import Detections, Thresholds
-from ale_edit.regions.objects import Found, find_objects, parse_choices
+from ale_edit.regions.objects import GroundedObject, find_objects, parse_choices
 
 IMAGE = torch.zeros(20, 60, 3)
 LEFT, MIDDLE, RIGHT = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0), (40.0, 0.0, 50.0, 10.0)
@@ -34,7 +34,7 @@ class KnownDetector:
 
 def find(
     table: Mapping[str, Mapping[Box, float]], *phrases: str, choices: str = "all"
-) -> list[Found]:
+) -> list[GroundedObject]:
     return find_objects(
         KnownDetector(table),
         IMAGE,
@@ -44,7 +44,7 @@ def find(
     )
 
 
-def boxes(found: Found) -> list[Box]:
+def boxes(found: GroundedObject) -> list[Box]:
     return [i.box for i in found.instances]
 
 
