@@ -153,8 +153,8 @@ def _blend_rows(setting_name: str, words: str, inputs: ControlInputs) -> BlendRo
         if not any(rows.values()):
             raise ValueError(
                 f'the word "{word.text}" of {setting_name} stands neither in the source prompt '
-                f'("{inputs.source.text}") nor in the target prompt ("{inputs.target.text}"). Write '
-                "it as it stands there, or leave it out."
+                f'("{inputs.source.text}") nor in the target prompt ("{inputs.target.text}"). '
+                "Write it as it stands there, or leave it out."
             )
         for side in BRANCHES:
             found[side].update(rows[side])

@@ -242,7 +242,7 @@ P2P_CASES = [
         "an edit mode that nobody published",
         lambda w: p2p(w, edit_mode="other"),
         "ALEP2P",
-        "edit_mode is",
+        "the edit_mode input is",
         ("Prompt-to-Prompt: ", '"other"', "refine, replace"),
     ),
     Case(
