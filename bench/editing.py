@@ -158,7 +158,7 @@ class Plan:
             pictures += method.masks([masks[o.object] for o in edit.objects], edit.seed)
         names = [upload_name(picture) for picture in pictures]
         workflow = self._fill_workflow(edit, method.editor, names)
-        method.apply(workflow)
+        method.apply(workflow, [o.target for o in edit.objects])
         return workflow, dict(zip(names, pictures, strict=True))
 
     def _fill_workflow(self, edit: ImageEdit, editor: str, names: Sequence[str]) -> Workflow:

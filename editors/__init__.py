@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from . import fpe, infedit, masactrl, pnp, sdedit
+from . import fpe, infedit, masactrl, p2p, pnp, sdedit
 from .editor import Editor
 
 EDITORS: tuple[Editor[Any], ...] = (
     infedit.EDITOR,
     masactrl.EDITOR,
+    p2p.EDITOR,
     fpe.EDITOR,
     pnp.EDITOR,
     sdedit.EDITOR,

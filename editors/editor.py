@@ -159,7 +159,8 @@ class Editor(Generic[S]):
         (settings) -> how it samples.
     needs_regions: whether it takes masks. paper: settings with the numbers of the paper itself,
         where the defaults are others. negative: the prompt that branches are guided away from where
-        the person gives none.
+        the person gives none. end_prompt: (settings) -> the prompt whose end-of-text rows
+        take the place of the target's (prompts/end_tokens.py); empty for none.
     """
 
     name: str
@@ -173,3 +174,4 @@ class Editor(Generic[S]):
     needs_regions: bool = False
     paper: S | None = None
     negative: str = ""
+    end_prompt: Callable[[S], str] = lambda settings: ""

@@ -39,6 +39,7 @@ from .sampling.run_checks import require_width
 from .sampling.schedule import sigmas_of
 from .sampling.virtual_inversion import virtual_inversion_sampler
 from .text.embedding import encode_prompt, encode_text, read_word, tell_unknown_words
+from .text.end_tokens import substitute_rows
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -163,6 +164,10 @@ def open_edit(
         regions=regions,
     )
 
+    target, words = prompts["target"]
+    if plain := editor.end_prompt(settings).strip():
+        target = substitute_rows(clip, target, words, plain)
+
     def make_control(*_: object) -> Control:
         with name_node(editor.title):
             return editor.make_control(settings, inputs)
@@ -171,7 +176,7 @@ def open_edit(
     patched = add_control(model, f"ale_edit.{editor.name}", make_control, editor.title)
     texts: dict[BranchText, Conditioning] = {
         "source": prompts["source"][0],
-        "target": prompts["target"][0],
+        "target": target,
         "empty": encode_text(clip, ""),
     }
     plan = editor.plan(settings)

@@ -28,6 +28,12 @@ class Schedule:
     strength: float = 1.0
     time_steps: TimeSteps = "DDIM"
 
+    def __post_init__(self) -> None:
+        if self.time_steps not in TIME_STEPS:
+            raise ValueError(
+                f'time_steps is "{self.time_steps}". Choose one of {", ".join(TIME_STEPS)}.'
+            )
+
     def __str__(self) -> str:
         return f"{self.steps} {self.time_steps} steps at strength {self.strength:g}"
 

@@ -2,9 +2,31 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import demo, editors, grounding, inversion, model, prompts, regions, sampling, scores
+from . import (
+    demo,
+    editors,
+    grounding,
+    inversion,
+    model,
+    prompts,
+    regions,
+    sampling,
+    scores,
+    word_maps,
+)
 
-MODULES = (prompts, regions, grounding, model, sampling, inversion, editors, scores, demo)
+MODULES = (
+    prompts,
+    regions,
+    grounding,
+    word_maps,
+    model,
+    sampling,
+    inversion,
+    editors,
+    scores,
+    demo,
+)
 
 
 class ALEEditExtension(ComfyExtension):

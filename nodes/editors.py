@@ -6,7 +6,6 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..editors import EDITORS
 from ..editors.ale import ALESettings
@@ -35,6 +34,7 @@ from .inputs import (
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP, VAE
+    from torch import Tensor
 
 CATEGORY = "ALE-Edit/editors"
 AS_IN_EDITS: Final = "as in the edits"
@@ -172,31 +172,21 @@ class ALEEdit(io.ComfyNode):
         image: Tensor,
         edits: Edits,
         seed: int,
-        steps: int,
-        source_guidance: float,
-        target_guidance: float,
         edit_type: str,
         schedule: float,
-        strength: float,
         dilation: float,
         paste_background: bool,
         variant: Variant | Literal["as in the edits"],
         regions: Regions | None = None,
         reuse_source: bool = True,
         negative: Conditioning | None = None,
+        **numbers: Any,
     ) -> io.NodeOutput:
         with name_node(NODE):
             require_choice("variant", variant, (AS_IN_EDITS, *VARIANTS))
             share = choose_schedule(edit_type, schedule)
         edits = edits if variant == AS_IN_EDITS else set_variant(edits, variant)
-        settings = ALESettings(
-            steps=steps,
-            strength=strength,
-            source_guidance=source_guidance,
-            target_guidance=target_guidance,
-            schedule=share,
-            dilation=dilation,
-        )
+        settings = ALESettings(schedule=share, dilation=dilation, **numbers)
         with speak_as(NODE):
             if regions is None:
                 size = (image.shape[1], image.shape[2])

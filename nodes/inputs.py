@@ -46,7 +46,9 @@ def negative_input(default: str = "") -> io.Input:
     return io.Conditioning.Input(
         "negative",
         optional=True,
-        tooltip=f"A negative prompt for all branches. Without it, {without} is used, as in the paper.",
+        tooltip=(
+            f"A negative prompt for all branches. Without it, {without} is used, as in the paper."
+        ),
     )
 
 

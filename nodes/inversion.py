@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import latent_preview
 from comfy_api.latest import io
 
 from ..editors.inverted import InvertedSettings
@@ -20,7 +19,6 @@ from ..host.versions import LEFT_TO_THE_RUN
 from ..inversion.ddim import CONVENTIONS, Convention
 from ..inversion.stored import (
     INVERSION_METHODS,
-    TIME_STEPS,
     Inversion,
     InversionMethod,
     Schedule,
@@ -131,22 +129,14 @@ class InvertImage(io.ComfyNode):
         guidance: float,
     ) -> io.NodeOutput:
         with name_node(INVERT):
-            require_choice("time_steps", time_steps, TIME_STEPS)
             require_choice("method", method, INVERSION_METHODS)
             require_choice("convention", convention, CONVENTIONS)
-        schedule = Schedule(steps, strength, time_steps)
+            schedule = Schedule(steps, strength, time_steps)
+        text, samples = encode_text(clip, prompt), latent["samples"]
         inversion = invert_by(
-            method,
-            model,
-            encode_text(clip, prompt),
-            latent["samples"],
-            schedule,
-            prompt,
-            negative=encode_text(clip, ""),
-            guidance=guidance,
-            convention=convention,
-            callback=latent_preview.prepare_callback(model, len(sigmas_of(model, schedule)) - 1),
-        )
+            method, model, text, samples, schedule, prompt,
+            negative=encode_text(clip, ""), guidance=guidance, convention=convention,
+        )  # fmt: skip
         return io.NodeOutput(inversion)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import latent_preview
 from torch import Tensor
 
 from ...inversion.ddim import Convention
 from ...inversion.null_text import NullTextSettings
 from ...inversion.stored import Inversion, InversionMethod, Schedule
+from ..sampling.schedule import sigmas_of
 from .invert import invert_image
 from .null_text import add_null_texts
 
@@ -28,8 +30,12 @@ def invert_by(
 ) -> Inversion:
     """The inversion of a latent (B, C, h, w) as a VAE encodes it.
 
-    conditioning: of the prompt. negative, guidance: of the edit, for null-text inversion.
+    conditioning: of the prompt. negative, guidance: of the edit, for null-text inversion. callback:
+        called after each step; by default it shows the progress on the running node.
     """
+    if callback is None:
+        steps = len(sigmas_of(model, schedule)) - 1
+        callback = latent_preview.prepare_callback(model, steps)
     inversion = invert_image(
         model,
         conditioning,

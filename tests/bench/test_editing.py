@@ -141,7 +141,7 @@ def test_an_editor_has_the_model_steps_and_guidance_of_ale(dataset, name, option
 
 def test_sdedit_keeps_its_own_strength_and_has_no_guidance_of_a_source(dataset):
     methods = (ALE, all_methods()["sdedit"])
-    _, job = Plan(dataset, dataset.edits[:1], methods, dataset.folder.parent).jobs
+    _, job = Plan(dataset, dataset.edits[:1], methods, dataset.folder.parent).tasks
     node = inputs_of(job)
     assert tuple(node[n] for n in ("steps", "strength", "target_guidance")) == (15, 0.6, 5.0)
     assert "source_guidance" not in node

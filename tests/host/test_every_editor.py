@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor
 
 from ale_edit.attention.control import running_order
-from ale_edit.editors import EDITORS, fpe, infedit, masactrl, pnp, sdedit
+from ale_edit.editors import EDITORS, fpe, infedit, masactrl, p2p, pnp, sdedit
 from ale_edit.editors.editor import ControlInputs, Editor
 from ale_edit.host.attention.adapter import add_control
 from ale_edit.host.attention.self_injection import apply_self_injection
@@ -35,10 +35,13 @@ SETTINGS = {
     "fpe": fpe.FPESettings(steps=STEPS),
     "pnp": pnp.PnPSettings(steps=STEPS),
     "sdedit": sdedit.SDEditSettings(steps=STEPS, strength=1.0),
+    "p2p": p2p.P2PSettings(
+        steps=STEPS, cross_share=0.75, self_share=0.5, reweight="and: 2", blend_words="wolf"
+    ),
 }
-ROWS = {"infedit": 90, "masactrl": 60, "fpe": 60, "pnp": 45, "sdedit": 30}
+ROWS = {"infedit": 90, "masactrl": 60, "p2p": 60, "fpe": 60, "pnp": 45, "sdedit": 30}
 """In 15 steps of the edit alone."""
-PUBLISHED_ROWS = {"infedit": 90, "masactrl": 300, "fpe": 300, "pnp": 200, "sdedit": 60}
+PUBLISHED_ROWS = {"infedit": 90, "masactrl": 300, "p2p": 250, "fpe": 300, "pnp": 200, "sdedit": 60}
 """Of a whole edit with the paper's settings, its inversion included (methods.md F); without the 949
 further steps of Plug-and-Play's published inversion."""
 

@@ -130,6 +130,23 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "strength": ({}, 0.8),
         "time_steps": ({}, "LCM"),
     },
+    "p2p": {
+        "steps": ({}, 3),
+        "source_guidance": ({}, 3.0),
+        "target_guidance": ({}, 5.0),
+        "strength": ({}, 0.5),
+        "inversion_method": ({}, "direct"),
+        "time_steps": ({}, "LCM"),
+        "edit_mode": ({"edits": one("ALEEditList", text="hat on wolf -> wolf on hat")}, "replace"),
+        "cross_share": ({}, 0.0),
+        "self_share": ({}, 0.0),
+        "reweight": ({}, "goat: 3"),
+        "blend_words": ({"blend_threshold": 0.95}, "goat"),
+        "subtract_words": ({"blend_words": "goat"}, "hat"),
+        "blend_threshold": ({"blend_words": "goat"}, 0.9),
+        "blend_start": ({"blend_words": "goat", "blend_threshold": 0.9}, 0.6),
+        "ets_prompt": ({}, "goat hat"),
+    },
 }
 
 

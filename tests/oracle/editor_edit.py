@@ -28,6 +28,7 @@ BATCH = Scene(PAIRS, (), (10, 6), batch=2)
 class Method:
     """An editor and its oracle. translate: the oracle's settings -> the editor's. edit: the
     oracle's, of one image. prompts: the oracle's source and target prompt under its settings.
+    full_prompts: those that the editor is given, joined from no phrases.
     adds_result: whether the oracle gives the result after its steps; that of virtual inversion is
     the last prediction."""
 
@@ -36,6 +37,7 @@ class Method:
     edit: Callable[..., list[Step]]
     prompts: Callable[[Any], tuple[str, str]] = lambda settings: PROMPTS
     adds_result: bool = False
+    full_prompts: Callable[[Any], tuple[str, str]] = lambda settings: PROMPTS
 
 
 def run_pack(method: Method, scene: Scene, settings: Any, variant: Variant = "paper") -> list[Step]:
@@ -44,7 +46,7 @@ def run_pack(method: Method, scene: Scene, settings: Any, variant: Variant = "pa
     from ale_edit.host.sampling.schedule import sigmas_of
 
     pack, mine = twins(), method.translate(settings)
-    source, target = PROMPTS
+    source, target = method.full_prompts(settings)
     edits = edits_of(PAIRS, source_prompt=source, target_prompt=target, variant=variant)
     edit = editing.open_edit(method.editor, mine, pack.model, pack.clip, edits, reuses_source=False)
     sigmas = sigmas_of(pack.model, edit.plan.schedule)
