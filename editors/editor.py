@@ -37,7 +37,7 @@ def setting(default: T, tooltip: str, **shown: object) -> T:
     return field(default=default, metadata={"tooltip": tooltip, **shown})
 
 
-def steps_setting(tooltip: str = "Number of LCM steps.") -> int:
+def steps_setting(tooltip: str) -> int:
     return setting(15, tooltip, min=1, max=50, step=1)
 
 

@@ -59,9 +59,9 @@ EDITOR = Editor(
     title="Free-Prompt-Editing",
     node_id="ALEFPE",
     description=(
-        "Changes objects, colours or style and keeps the layout of an image, without masks: in the "
-        "first steps the edit takes the source's self-attention maps. Free-Prompt-Editing (CVPR "
-        "2024, arXiv 2403.03431)."
+        "Changes objects, colours or style and keeps the layout of an image, without masks: "
+        "in the first steps, the edit uses the source's self-attention maps. "
+        "Free-Prompt-Editing (CVPR 2024, arXiv 2403.03431)."
     ),
     settings=FPESettings,
     make_control=lambda settings, inputs: FPEControl(settings),

@@ -24,10 +24,10 @@ SourcePrompt: TypeAlias = Literal["empty", "edits"]
 def inversion_setting(default: Start, **shown: object) -> Start:
     return setting(
         default,
-        "How the edit gets from the image to noise. virtual: without an inversion, as ALE Edit. "
-        "DDIM: as the paper. direct: DDIM, and the source branch follows the image exactly. "
-        "negative-prompt: DDIM, with the source prompt as the negative one. null-text: DDIM, then "
-        "a negative text for each step is optimised, which takes minutes.",
+        "How the edit gets from the image to noise. virtual: without inversion, as in ALE "
+        "Edit. DDIM: as in the paper. direct: DDIM, and the source branch follows the image "
+        "exactly. negative-prompt: DDIM, with the source prompt as the negative prompt. "
+        "null-text: DDIM, then optimises a negative text for each step, which takes minutes.",
         choices=STARTS,
         **shown,
     )
@@ -36,8 +36,9 @@ def inversion_setting(default: Start, **shown: object) -> Start:
 def time_steps_setting(default: TimeSteps, **shown: object) -> TimeSteps:
     return setting(
         default,
-        "DDIM: evenly spaced, as the paper. LCM: those of a latent consistency model; with 15 "
-        "steps and guidance 1 and 2, the edit runs under the same conditions as ALE Edit.",
+        "DDIM: evenly spaced, as in the paper. LCM: those of a latent consistency model. With "
+        "LCM, 15 steps and guidance 1 and 2, the edit runs under the same conditions as ALE "
+        "Edit.",
         choices=TIME_STEPS,
         **shown,
     )
@@ -56,14 +57,17 @@ def source_prompt_setting() -> SourcePrompt:
 class InvertedSettings(Settings):
     """Steps, guidance and inversion, by default those of the papers."""
 
-    steps: int = setting(50, "Steps of the inversion and of the edit.", min=1, max=1000, step=1)
-    source_guidance: float = guidance_setting(
-        7.5, "Guidance of the source branch. Not used by direct inversion, which knows the source."
+    steps: int = setting(
+        50, "Number of steps of the inversion and the edit.", min=1, max=1000, step=1
     )
-    target_guidance: float = guidance_setting(7.5, "Guidance of the edited branch.")
+    source_guidance: float = guidance_setting(
+        7.5,
+        "CFG scale of the source branch. Not used with direct, which follows the stored latents.",
+    )
+    target_guidance: float = guidance_setting(7.5, "CFG scale of the edited branch.")
     strength: float = strength_setting(
-        "Share of the steps that runs, from the last. Below 1 the image is not inverted to pure "
-        "noise and the edit stays closer to it."
+        "Share of the steps to run, counted from the end. Below 1, the image is not inverted "
+        "to pure noise and the edit stays closer to it."
     )
     inversion_method: Start = inversion_setting("DDIM")
     time_steps: TimeSteps = time_steps_setting("DDIM")

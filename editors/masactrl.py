@@ -62,7 +62,7 @@ class MasaCtrlSettings(Settings):
     guidance are those of latent consistency models, with which ALE-Edit's paper compares; PAPER has
     MasaCtrl's own."""
 
-    steps: int = steps_setting()
+    steps: int = steps_setting("Number of steps.")
     source_guidance: float = guidance_setting(
         1.0,
         "CFG scale of the source branch. 1 turns guidance off, which preserves the image best.",
@@ -94,7 +94,7 @@ class MasaCtrlSettings(Settings):
     time_steps: TimeSteps = time_steps_setting("LCM", later=True)
     keys: Keys = setting(
         "source",
-        "What the edit looks for its appearance in: the source alone, as the paper, or source and "
+        "Where the edit takes its look from: the source alone, as in the paper, or source and "
         "edit together (union), which changes more.",
         choices=get_args(Keys),
         later=True,

@@ -39,8 +39,8 @@ class P2PSettings(InvertedSettings):
 
     edit_mode: EditMode = setting(
         "refine",
-        "refine: words that both prompts have keep their place, words may come or go. replace: "
-        "each word takes the place of the source's word of the same number.",
+        "refine: words in both prompts keep their place; words may be added or removed. "
+        "replace: each word replaces the word at the same position in the source prompt.",
         choices=EDIT_MODES,
     )
     cross_share: float = share_setting(
@@ -49,35 +49,37 @@ class P2PSettings(InvertedSettings):
     )
     self_share: float = share_setting(
         0.6,
-        "Share of the steps, from the first, in which the edit has the structure of the source. "
-        "High for colours and materials, low for new shapes.",
+        "Share of the steps, from the first, that keep the source's structure. High for "
+        "colours and materials, low for new shapes.",
     )
     reweight: str = setting(
         "",
-        'Words of the target prompt with factors, such as "goat: 2.0, ball: 1.5": above 1 they '
-        "have more effect, below 1 less. Counts in the steps of cross_share.",
+        'Words of the target prompt with factors, such as "goat: 2.0, ball: 1.5". Above 1, a '
+        "word has more effect; below 1, less. Applies in the steps of cross_share.",
     )
     blend_words: str = setting(
         "",
-        "Words of the source or the target prompt: only where they are does the image change. "
-        "Empty: everywhere.",
+        "Words of the source or target prompt. The image changes only where they are. Empty: "
+        "it may change everywhere.",
     )
     subtract_words: str = setting(
-        "", "Words of either prompt: where they are, the source stays in spite of blend_words."
+        "",
+        "Words of either prompt. The source is kept where they are, even if blend_words "
+        "are there too.",
     )
     blend_threshold: float = share_setting(
         0.3,
-        "How clearly a place must belong to a word of blend_words or subtract_words, as a share of "
-        "the clearest. Lower takes in more.",
+        "How strongly a place must respond to blend_words or subtract_words to count, "
+        "relative to the strongest response. Lower: larger areas.",
     )
     blend_start: float = share_setting(
         0.2,
-        "Share of the steps, from the first, after which blend_words count.",
+        "Share of the steps, from the first, after which blend_words take effect.",
     )
     ets_prompt: str = setting(
         "",
-        "End-token substitution: the target prompt without its attributes, such as "
-        '"goat and ball". Its end tokens take the place of the target\'s. Empty: off.',
+        'End Token Substitution: the target prompt without its attributes, such as "goat and '
+        'ball". Its end tokens replace those of the target prompt. Empty: off.',
     )
 
 
@@ -331,9 +333,9 @@ EDITOR = Editor(
     title="Prompt-to-Prompt",
     node_id="ALEP2P",
     description=(
-        "Edits an image by a source and a target prompt, without masks, on an inversion of the "
-        "image: words keep their place, may be replaced, added or weighted, and the structure of "
-        "the source stays. Prompt-to-Prompt (ICLR 2023, arXiv 2208.01626)."
+        "Edits an image with a source and a target prompt, without masks, from an inversion "
+        "of the image: words keep their place, may be replaced, added or reweighted, and the "
+        "source's structure is kept. Prompt-to-Prompt (ICLR 2023, arXiv 2208.01626)."
     ),
     settings=P2PSettings,
     make_control=p2p_control,

@@ -26,18 +26,19 @@ class PnPSettings(InvertedSettings):
     """The defaults are the paper's, with an inversion of as many steps as the edit has."""
 
     source_guidance: float = guidance_setting(
-        1.0, "Guidance of the source branch. Not used by direct inversion, which knows the source."
+        1.0,
+        "CFG scale of the source branch. Not used with direct, which follows the stored latents.",
     )
     inversion_method: Start = inversion_setting("direct")
     self_share: float = share_setting(
         0.5,
-        "Share of the steps, from the first, in which the edit takes the source's queries and keys "
-        "in the decoder's self-attention.",
+        "Share of the steps, from the first, in which the edit uses the source's queries and "
+        "keys in the decoder's self-attention.",
         step=0.01,
     )
     feature_share: float = share_setting(
         0.8,
-        "Share of the steps, from the first, in which the edit takes the source's features.",
+        "Share of the steps, from the first, in which the edit uses the source's features.",
         step=0.01,
     )
 
@@ -79,8 +80,9 @@ EDITOR = Editor(
     title="Plug-and-Play",
     node_id="ALEPnP",
     description=(
-        "Changes the look of an image and keeps its structure, without masks: the edit takes "
-        "queries, keys and features of the source. Plug-and-Play (CVPR 2023, arXiv 2211.12572)."
+        "Changes the look of an image and keeps its structure, without masks: the edit uses "
+        "the source's queries, keys and features. Plug-and-Play (CVPR 2023, arXiv "
+        "2211.12572)."
     ),
     settings=PnPSettings,
     make_control=lambda settings, inputs: PnPControl(settings),

@@ -17,19 +17,19 @@ from .editor import TARGET, Editor, SamplingPlan, Settings, guidance_setting, se
 class SDEditSettings(Settings):
     """The defaults are those that later papers compare with."""
 
-    steps: int = setting(50, "Steps of which the share strength runs.", min=1, max=1000, step=1)
-    target_guidance: float = guidance_setting(7.5, "Guidance of the edit.")
+    steps: int = setting(50, "Number of steps at strength 1.", min=1, max=1000, step=1)
+    target_guidance: float = guidance_setting(7.5, "CFG scale of the edit.")
     strength: float = setting(
         0.6,
-        "Share of the steps that runs, from the last. 0.5 keeps more of the image, 0.8 follows the "
-        "prompt more; 1 keeps nothing.",
+        "Share of the steps to run, counted from the end. 0.5 keeps more of the image, 0.8 "
+        "follows the prompt more, and 1 keeps nothing.",
         min=0.05,
         max=1.0,
         step=0.05,
     )
     time_steps: TimeSteps = setting(
         "DDIM",
-        "DDIM: evenly spaced. LCM: those of a latent consistency model, as ALE Edit has them.",
+        "DDIM: evenly spaced. LCM: those of a latent consistency model, as in ALE Edit.",
         choices=TIME_STEPS,
     )
 
@@ -39,8 +39,8 @@ EDITOR = Editor(
     title="SDEdit",
     node_id="ALESDEdit",
     description=(
-        "Adds noise to an image and denoises it under the target prompt: image to image, the "
-        "simplest edit, to compare others with. SDEdit (ICLR 2022, arXiv 2108.01073)."
+        "Adds noise to an image and denoises it with the target prompt: image-to-image, the "
+        "simplest edit, as a baseline for the others. SDEdit (ICLR 2022, arXiv 2108.01073)."
     ),
     settings=SDEditSettings,
     make_control=lambda settings, inputs: Control(),

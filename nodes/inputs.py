@@ -73,8 +73,8 @@ def inversion_input() -> io.Input:
         "inversion",
         optional=True,
         tooltip=(
-            "An inversion of this image, from Invert Image or Load Inversion. The edit starts from "
-            "it and uses its method, so that nothing is inverted again."
+            "An inversion of this image, from Invert Image or Load Inversion. The edit starts "
+            "from it and uses its method, so the image is not inverted again."
         ),
     )
 

@@ -40,26 +40,29 @@ class InvertImage(io.ComfyNode):
             display_name="Invert Image",
             category=CATEGORY,
             description=(
-                "Finds the noise from which the model makes this image, by DDIM inversion. Many "
-                "edits can start from one inversion."
+                "Finds the noise from which the model generates this image, by DDIM "
+                "inversion. Many edits can start from the same inversion."
             ),
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The model that the edit will use, with its LoRAs."
                 ),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
-                io.Latent.Input("latent", tooltip="The image, from VAE Encode; or a batch."),
+                io.Latent.Input("latent", tooltip="The image, from VAE Encode, or a batch."),
                 io.String.Input(
                     "prompt",
                     default="",
                     multiline=True,
                     dynamic_prompts=False,
                     tooltip=(
-                        "Describes the image as it is. The edit's source prompt must be the same. "
-                        "Empty for MasaCtrl, FPE and PnP, as in their papers."
+                        "Describes the image as it is. The edit must use the same source "
+                        "prompt. Leave it empty for MasaCtrl, FPE and PnP, as in their "
+                        "papers."
                     ),
                 ),
-                io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Steps at strength 1."),
+                io.Int.Input(
+                    "steps", default=50, min=1, max=1000, tooltip="Number of steps at strength 1."
+                ),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -67,8 +70,8 @@ class InvertImage(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     tooltip=(
-                        "Share of the steps that runs, from the last. Below 1 the image is not "
-                        "inverted to pure noise."
+                        "Share of the steps to run, counted from the end. Below 1, the image "
+                        "is not inverted to pure noise."
                     ),
                 ),
                 *(
@@ -81,10 +84,11 @@ class InvertImage(io.ComfyNode):
                     options=list(INVERSION_METHODS),
                     default="DDIM",
                     tooltip=(
-                        "How edits use it. DDIM: all branches start from the noise. direct: the "
-                        "source branch also follows the stored latents. negative-prompt: the "
-                        "source prompt takes the place of the negative prompt. null-text: a "
-                        "negative text is optimised for each step, which takes minutes."
+                        "How edits use the inversion. DDIM: all branches start from the "
+                        "noise. direct: the source branch also follows the stored latents. "
+                        "negative-prompt: the source prompt replaces the negative prompt. "
+                        "null-text: optimises a negative text for each step, which takes "
+                        "minutes."
                     ),
                 ),
                 io.Combo.Input(
@@ -92,8 +96,8 @@ class InvertImage(io.ComfyNode):
                     options=list(CONVENTIONS),
                     default="published code",
                     tooltip=(
-                        "Time label of each step: the next, noisier one, as in the published code "
-                        "of these methods, or the latent's own."
+                        "Timestep that the model gets in each step: the next, noisier one, as "
+                        "in the published code of these methods, or the latent's own."
                     ),
                 ),
                 io.Float.Input(
@@ -103,7 +107,7 @@ class InvertImage(io.ComfyNode):
                     max=30.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Guidance that the edit will run at. Only null-text needs it.",
+                    tooltip="CFG scale that the edit will use. Only null-text needs it.",
                 ),
             ],
             outputs=[
@@ -148,8 +152,8 @@ class SampleFromInversion(io.ComfyNode):
             display_name="Sample from Inversion",
             category=CATEGORY,
             description=(
-                "Edits from an inversion by DDIM, as Prompt-to-Prompt, MasaCtrl, FPE and PnP do. "
-                "Needs Two-Branch Guider; takes the place of Virtual Inversion and LCM Schedule."
+                "Edits from an inversion by DDIM, as Prompt-to-Prompt, MasaCtrl, FPE and PnP "
+                "do. Requires Two-Branch Guider. Replaces Virtual Inversion and LCM Schedule."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model that the image was inverted with."),
@@ -159,7 +163,7 @@ class SampleFromInversion(io.ComfyNode):
                 io.Sampler.Output(display_name="sampler", tooltip="For SamplerCustomAdvanced."),
                 io.Sigmas.Output(
                     display_name="sigmas",
-                    tooltip="The noise levels of the inversion. Connect no others.",
+                    tooltip="The noise levels of the inversion. Do not use others.",
                 ),
             ],
         )
@@ -176,19 +180,20 @@ class SaveInversion(io.ComfyNode):
             node_id="ALESaveInversion",
             display_name="Save Inversion",
             category=CATEGORY,
-            description="Writes an inversion into the folder inversions of ComfyUI's output.",
+            description="Saves an inversion to the inversions folder of ComfyUI's output.",
             is_output_node=True,
             inputs=[
                 sockets.Inversion.Input("inversion", tooltip=INVERSION_TOOLTIP),
                 io.String.Input(
                     "filename_prefix",
                     default="inversion",
-                    tooltip="Beginning of the file's name; a number follows. May hold folders.",
+                    tooltip="Beginning of the file name; a number is added. May contain folders.",
                 ),
             ],
             outputs=[
                 io.String.Output(
-                    display_name="name", tooltip="The file's name in the list of Load Inversion."
+                    display_name="name",
+                    tooltip="The name of the file, as Load Inversion lists it.",
                 )
             ],
         )
@@ -206,14 +211,14 @@ class LoadInversion(io.ComfyNode):
             display_name="Load Inversion",
             category=CATEGORY,
             description=(
-                "Reads an inversion that Save Inversion wrote. It fits the model, size, steps and "
-                "prompt that it was made with, and is refused elsewhere."
+                "Loads an inversion that Save Inversion wrote. It only works with the model, "
+                "size, steps and prompt that it was made with; anything else is refused."
             ),
             inputs=[
                 io.Combo.Input(
                     "name",
                     options=files.list_inversions(),
-                    tooltip="A file in the folder inversions of ComfyUI's output, newest first.",
+                    tooltip="A file in the inversions folder of ComfyUI's output, newest first.",
                 )
             ],
             outputs=[

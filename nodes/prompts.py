@@ -320,9 +320,9 @@ class EndTokenSubstitutionNode(io.ComfyNode):
             display_name="End Token Substitution (ETS)",
             category=CATEGORY,
             description=(
-                "Encodes a prompt of several objects so that its end tokens do not carry the "
-                "attributes from one object to another: they come from the prompt without "
-                "attributes. Token Merging (NeurIPS 2024, arXiv 2411.07132)."
+                "Encodes a prompt with several objects so that its end tokens do not carry "
+                "attributes from one object to another: they are taken from the prompt "
+                "without attributes. Token Merging (NeurIPS 2024, arXiv 2411.07132)."
             ),
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the checkpoint."),
@@ -331,28 +331,30 @@ class EndTokenSubstitutionNode(io.ComfyNode):
                     default="a brown goat and a yellow ball",
                     multiline=True,
                     dynamic_prompts=False,
-                    tooltip="The prompt, with all attributes.",
+                    tooltip="The prompt, with all of its attributes.",
                 ),
                 io.String.Input(
                     "ets_prompt",
                     default="a goat and a ball",
                     multiline=True,
                     dynamic_prompts=False,
-                    tooltip="The same without attributes: its objects in the same order.",
+                    tooltip=(
+                        "The same prompt without attributes, with the objects in the same order."
+                    ),
                 ),
                 io.Conditioning.Input(
                     "conditioning",
                     optional=True,
                     tooltip=(
-                        "The conditioning of prompt, where it is not simply CLIP Text Encode's, "
-                        "such as with an area or a ControlNet. What it has beside the text is kept."
+                        "The conditioning of the prompt, if it has more than the text, such "
+                        "as an area or a ControlNet. Everything but the text is kept."
                     ),
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
                     display_name="conditioning",
-                    tooltip="For the positive input of a KSampler, or any other sampler.",
+                    tooltip="For the positive input of a KSampler or any other sampler.",
                 )
             ],
         )

@@ -30,28 +30,29 @@ class WordAttentionMaps(io.ComfyNode):
             display_name="Word Attention Maps",
             category=CATEGORY,
             description=(
-                "Shows where the model sees each word of a prompt in an image: a sheet to look at, "
-                "and a mask for each word. These are the maps that Prompt-to-Prompt and its local "
-                "blend go by (arXiv 2208.01626); they show which object an attribute leaks to."
+                "Shows where in an image the model sees each word of a prompt: a sheet to "
+                "look at, and a mask for each word. These are the attention maps that "
+                "Prompt-to-Prompt and its local blend use (arXiv 2208.01626). They show which "
+                "object an attribute leaks to."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A checkpoint of SD 1.5, SD 2 or SDXL."),
+                io.Model.Input("model", tooltip="An SD 1.5, SD 2 or SDXL model."),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
                 io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
-                io.Image.Input("image", tooltip="The image to look at, or a batch."),
+                io.Image.Input("image", tooltip="The image to inspect, or a batch."),
                 io.String.Input(
                     "prompt",
                     default="grey wolf and yellow moon",
                     multiline=True,
                     dynamic_prompts=False,
-                    tooltip="Describes the image, or what it is to become.",
+                    tooltip="Describes the image, or what it should become.",
                 ),
                 io.String.Input(
                     "words",
                     default="",
                     tooltip=(
-                        'Words or phrases of the prompt, with commas between them: "wolf, yellow '
-                        'moon". Empty: every word of the prompt.'
+                        'Words or phrases of the prompt, separated by commas, such as "wolf, '
+                        'yellow moon". Empty: every word of the prompt.'
                     ),
                 ),
                 io.Int.Input(
@@ -59,7 +60,10 @@ class WordAttentionMaps(io.ComfyNode):
                     default=10,
                     min=1,
                     max=1000,
-                    tooltip="Noise levels at which the model looks. Not used with an inversion.",
+                    tooltip=(
+                        "Number of noise levels at which the maps are read. Ignored if "
+                        "inversion is connected."
+                    ),
                 ),
                 io.Float.Input(
                     "first_share",
@@ -67,7 +71,7 @@ class WordAttentionMaps(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Share of the steps, from the noisiest, after which maps count.",
+                    tooltip="Share of the steps, from the noisiest, after which the maps count.",
                 ),
                 io.Float.Input(
                     "last_share",
@@ -75,7 +79,7 @@ class WordAttentionMaps(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Share of the steps, from the noisiest, up to which maps count.",
+                    tooltip="Share of the steps, from the noisiest, up to which the maps count.",
                 ),
                 io.Float.Input(
                     "threshold",
@@ -84,8 +88,8 @@ class WordAttentionMaps(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     tooltip=(
-                        "How clearly a place must belong to a word to be in its mask, as a share "
-                        "of the clearest."
+                        "How strongly a place must respond to a word to be in its mask, "
+                        "relative to the strongest response."
                     ),
                 ),
                 io.Int.Input(
@@ -94,28 +98,30 @@ class WordAttentionMaps(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Seed of the noise; item j of a batch uses seed + j.",
+                    tooltip="The seed of the noise. Item j of a batch uses seed + j.",
                 ),
                 sockets.Inversion.Input(
                     "inversion",
                     optional=True,
                     tooltip=(
-                        "An inversion of this image: the model then looks at its latents, as the "
-                        "source branch of an edit does, in place of a noised image."
+                        "An inversion of this image. The maps are then read from its latents, "
+                        "as in the source branch of an edit, and not from a noised image."
                     ),
                 ),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="sheet",
-                    tooltip="The image, and for each word the image under its map; one sheet each.",
+                    tooltip=(
+                        "The image, then the image under the map of each word. One sheet per image."
+                    ),
                 ),
                 io.Mask.Output(
                     display_name="masks",
-                    tooltip="A mask for each word, in order; of a batch, image by image.",
+                    tooltip="One mask per word, in order; for a batch, image by image.",
                 ),
                 io.Mask.Output(
-                    display_name="maps", tooltip="The same as maps from 0 to 1, without threshold."
+                    display_name="maps", tooltip="The maps from 0 to 1, before threshold."
                 ),
             ],
         )
