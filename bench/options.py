@@ -20,6 +20,7 @@ from .parsers import (
     bench_demo_parser,
     dataset_parser,
     demo_parser,
+    reliability_parser,
     run_parser,
     scenes_parser,
     tables_parser,
@@ -124,6 +125,15 @@ def dataset_arguments(
     return args
 
 
+def reliability_arguments(
+    argv: Sequence[str], parents: Sequence[argparse.ArgumentParser] = ()
+) -> argparse.Namespace:
+    args = reliability_parser(parents).parse_args(argv)
+    if args.out is not None:
+        check_folder(args.out.parent)
+    return args
+
+
 def check_bench_arguments(args: argparse.Namespace) -> argparse.Namespace:
     check_folder(args.out)
     for option, file in (("--lpips", args.lpips), ("--dino", args.dino)):
@@ -163,6 +173,7 @@ JOBS = {
     "bench run": run_arguments,
     "bench demo": bench_demo_arguments,
     "bench tables": tables_arguments,
+    "bench reliability": reliability_arguments,
 }
 
 

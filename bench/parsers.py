@@ -13,6 +13,7 @@ EDIT_TYPES = ("color", "material", "object", "color and object", "object and mat
 SUBSET = 300  # edits of the demo bench by default: one instance of everything
 PATIENCE_S = 120  # without any server, before a run gives up
 PICTURES = 30  # edits with pictures in a report
+RELIABILITY_PARTS = ("queue", "interrupts", "edit-kills", "bench-kills", "hostile")
 PIE_IMAGES = "annotation_images"  # PIE-Bench's own folder beside its mapping
 
 
@@ -178,6 +179,33 @@ def tables_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.A
         metavar="FILE",
         help="renew the tables between this file's marks, for example docs/results.md",
     )
+    return options
+
+
+def reliability_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(
+        prog="dev.py bench reliability",
+        description="What people and machines do to a server, and what becomes of it: hostile "
+        "inputs of all nodes, interrupts at every step, many edits, programs killed midway.",
+        parents=list(parents),
+        allow_abbrev=False,
+    )
+    options.add_argument(
+        "--only",
+        nargs="+",
+        choices=RELIABILITY_PARTS,
+        default=list(RELIABILITY_PARTS),
+        metavar="PART",
+        help=f"of {', '.join(RELIABILITY_PARTS)}; default: all",
+    )
+    options.add_argument(
+        "--out", type=Path, metavar="FILE", help="also write FILE as JSON, and its tables as .md"
+    )
+    options.add_argument("--seed", **whole(0, least=0), help="of all that is drawn; default: 0")
+    options.add_argument("--inputs", **whole(600), help="hostile inputs; default: 600")
+    options.add_argument("--edits", **whole(200), help="queued edits; default: 200")
+    options.add_argument("--kills", **whole(10), help="of edit.py, and of a bench; default: 10")
+    options.add_argument("--quick", action="store_true", help="a little of each part")
     return options
 
 

@@ -30,6 +30,7 @@ BENCHMARKS = {
     "run": "bench.runner",
     "demo": "bench.demo_bench",
     "tables": "bench.tables",
+    "reliability": "bench.reliability",
 }
 
 
@@ -84,7 +85,7 @@ def command_bench(args: argparse.Namespace, rest: list[str]) -> int:
     asked = job_arguments(f"bench {args.name}", rest)
     if args.name == "dataset":
         return run_here(module, rest, args.comfyui)
-    if getattr(asked, "score_only", False):
+    if getattr(asked, "score_only", False) or args.name == "reliability":  # starts its own server
         host = find_host(args.comfyui)
         return run_module(host.python, host.environ(), module, rest)
     if getattr(asked, "dask", ""):  # its workers reach the servers, and this machine may not
@@ -158,6 +159,7 @@ def parser() -> argparse.ArgumentParser:
     add(names, "tables", "the paper's ablations on the demo world", job=True)
     add(names, "scenes", "how often both objects of a demo scene come out right", job=True)
     add(names, "speed", "cost beside plain sampling; further options go to bench/speed/")
+    add(names, "reliability", "hostile inputs, interrupts, many edits, killed programs", job=True)
     add(commands, "train-demo", "train the demo model; further options go to demo/train.py")
     add(commands, "locales", "bring locales/ in line with the nodes, and list what to translate")
     return top

@@ -97,7 +97,7 @@ class OpenEdit:
 
     def edit_image(self, vae: VAE, image: Tensor, seed: int) -> Tensor:
         """Encode, sample, decode: (B, H, W, 3)."""
-        samples = self.sample(cast(Tensor, vae.encode(image[..., :3])), seed)
+        samples = self.sample(cast(Tensor, vae.encode(image[..., :3].expand(-1, -1, -1, 3))), seed)
         return vae.decode(samples.to(comfy.model_management.intermediate_device()))
 
     def sample(
@@ -239,10 +239,15 @@ def require_one_text(conditioning: Conditioning, model: ModelPatcher, node: str)
 
 
 def require_decoded(edited: Tensor, image: Tensor, model: ModelPatcher, node: str) -> None:
-    """Raises ValueError for a VAE whose picture is not the encoded one's."""
+    """Raises ValueError for a VAE whose picture is not the encoded one's, or none."""
     size, made, most = image.shape[1:3], edited.shape[1:3], pixels_per_cell(model)
     if not all(0 <= whole - part < most for whole, part in zip(size, made, strict=True)):
         raise ValueError(
             f"{node}: the vae input makes a picture of {made[0]}x{made[1]} (height x width) of one "
             f"of {size[0]}x{size[1]}. Connect the VAE of the same checkpoint."
+        )
+    if not bool(edited.isfinite().all()):
+        raise ValueError(
+            f"{node}: the vae input makes a picture of numbers that are not finite. Use a VAE in "
+            "fp32 (--fp32-vae): one in fp16 makes such numbers of some pictures."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,7 +180,7 @@ def _read(kind: ModelKind, file: Path) -> dict[str, Tensor]:
     try:
         loaded = comfy.utils.load_torch_file(str(file), safe_load=True)
     except Exception as error:  # whatever a damaged or foreign file makes of the reader
-        reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
+        reason = re.split(r"\n|\. ", str(error).strip())[0][:160] or "it ends too early"
         raise ValueError(
             f"{kind.node}: the file {file} cannot be read as a file of tensors ({reason}). It is "
             "damaged, cut off, or holds code, which is never run. Compare its size with the "

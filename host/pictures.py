@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
+
+PICTURE = "Connect the IMAGE of Load Image or VAE Decode."
 
 
 def read_pictures(image: Tensor, node: str, name: str = "image") -> Tensor:
@@ -10,17 +14,27 @@ def read_pictures(image: Tensor, node: str, name: str = "image") -> Tensor:
 
     Raises ValueError for something that is no picture.
     """
+    require_picture(image, node, name)
+    image = image.detach().cpu().float()
+    image = image.expand(-1, -1, -1, 3) if image.shape[-1] == 1 else image[..., :3]
+    return image.clamp(0, 1).contiguous()
+
+
+def require_picture(image: Any, node: str, name: str) -> None:
+    """Raises ValueError for something that is no picture."""
     shape = tuple(getattr(image, "shape", ()))
     if len(shape) != 4 or shape[-1] not in (1, 3, 4) or 0 in shape:
         raise ValueError(
             f"{node}: the {name} input has the shape {shape}, not (images, height, width, "
-            "channels) with 1, 3 or 4 channels. Connect the IMAGE of Load Image or VAE Decode."
+            f"channels) with 1, 3 or 4 channels. {PICTURE}"
         )
-    image = image.detach().cpu().float()
-    image = image.expand(-1, -1, -1, 3) if shape[-1] == 1 else image[..., :3]
-    if not image.isfinite().all():
+    if not image.is_floating_point():
+        raise ValueError(
+            f"{node}: the {name} input holds whole numbers ({image.dtype}), where a picture has "
+            f"fractions from 0 to 1. {PICTURE}"
+        )
+    if not bool(image.isfinite().all()):
         raise ValueError(
             f"{node}: the {name} input holds numbers that are not finite. Use a VAE in fp32: one "
             "in fp16 makes such numbers of some pictures."
         )
-    return image.clamp(0, 1).contiguous()

@@ -14,6 +14,7 @@ from . import (
     scores,
     word_maps,
 )
+from .guard import guard
 
 MODULES = (
     prompts,
@@ -31,4 +32,4 @@ MODULES = (
 
 class ALEEditExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [node for module in MODULES for node in module.NODES]
+        return [guard(node) for module in MODULES for node in module.NODES]

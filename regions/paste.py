@@ -13,8 +13,9 @@ from .regions import Regions, each_image, resize_background
 
 
 def restore_size(edited: Tensor, source: Tensor, cell: int) -> Tensor:
-    """edited (B, h, w, 3 or 4) at the exact size of source (B or 1, H, W, 3 or 4), without alpha:
-    the strip the VAE cropped is the source's. cell: pixels along each side of a latent cell.
+    """edited (B, h, w, 3 or 4) at the exact size of source (B or 1, H, W, 1, 3 or 4), in colour and
+    without alpha: the strip the VAE cropped is the source's. cell: pixels along each side of a
+    latent cell.
 
     Raises ValueError when the sizes differ by more than that strip, or the batches do not fit.
     """
@@ -30,7 +31,7 @@ def restore_size(edited: Tensor, source: Tensor, cell: int) -> Tensor:
             f"there are {edited.shape[0]} edited images and {source.shape[0]} sources. Connect one "
             "source image, or as many as edited ones."
         )
-    out = source[..., :3].expand(edited.shape[0], -1, -1, -1).clone()
+    out = source[..., :3].expand(edited.shape[0], -1, -1, 3).clone()
     out[:, top : top + edited.shape[1], left : left + edited.shape[2]] = edited[..., :3]
     return out
 

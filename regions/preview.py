@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -86,13 +87,13 @@ def preview_batch(image: Tensor | None, regions: Regions) -> tuple[Tensor, Tenso
 
 
 def preview_regions(image: Tensor, regions: ImageRegions) -> Tensor:
-    """image (H, W, 3) in [0, 1], the size of the masks, with the regions painted over it: (H, W,
-    3).
+    """image (H, W, 3 or 1) in [0, 1], the size of the masks, with the regions painted over it: (H,
+    W, 3).
 
     The raw mask is filled, the edge of the dilated mask is drawn as a line in the object's colour
     with a dark line around it, and the label names the object.
     """
-    out = image.clone()
+    out = image.expand(-1, -1, 3).clone()
     line = max(1, image.shape[0] // 256)
     inside = regions.dilated > 0
     lines = _widen(inside, line)
@@ -134,7 +135,8 @@ def _draw_labels(image: Tensor, regions: ImageRegions) -> Tensor:
     objects = regions.raw.sum(dim=0)
     taken: list[Box] = []
     for i, name in enumerate(regions.names):
-        text = _shorten(f"{i + 1} {name}", draw, font, width - 2 * margin)
+        label = " ".join(f"{i + 1} {name}".split())  # a font measures no line end
+        text = _shorten(label, draw, font, width - 2 * margin)
         left, _, right, _ = draw.textbbox((0, 0), text, font=font)
         _, top, _, bottom = draw.textbbox((0, 0), "Agp", font=font)  # one height for all labels
         size = (int(right - left) + 2 * margin, int(bottom - top) + 2 * margin)
@@ -156,9 +158,12 @@ def _shorten(
     """A label that fits into `width` pixels, its end cut off where it must be."""
     if draw.textlength(text, font=font) <= width:
         return text
-    while len(text) > 1 and draw.textlength(f"{text}...", font=font) > width:
-        text = text[:-1]
-    return f"{text.rstrip()}..."
+
+    def length(kept: int) -> float:
+        return draw.textlength(f"{text[:kept]}...", font=font)
+
+    kept = bisect_right(range(len(text)), width, key=length) - 1
+    return f"{text[: max(kept, 1)].rstrip()}..."
 
 
 def _label_box(mask: Tensor, others: Tensor, size: tuple[int, int], taken: list[Box]) -> Box:

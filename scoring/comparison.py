@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
@@ -106,6 +107,9 @@ def shorten(
     """The text, its end cut off where it is wider than `width` pixels."""
     if draw.textlength(text, font=font) <= width:
         return text
-    while len(text) > 1 and draw.textlength(f"{text}...", font=font) > width:
-        text = text[:-1]
-    return f"{text.rstrip()}..."
+
+    def length(kept: int) -> float:
+        return draw.textlength(f"{text[:kept]}...", font=font)
+
+    kept = bisect_right(range(len(text)), width, key=length) - 1
+    return f"{text[: max(kept, 1)].rstrip()}..."

@@ -15,6 +15,7 @@ Figures = Mapping[str, float]
 LINE = "  \n"  # Markdown, as Preview as Text shows it: two spaces keep the line break
 BACKGROUND, PIE_BENCH = "background alone", "PIE-Bench"
 STRUCTURE = "structure distance"
+SHOWN = 40  # characters of a text that is none
 
 
 @dataclass(frozen=True)
@@ -158,10 +159,8 @@ def picture_lines(text: str) -> list[str]:
         content = json.loads(text)
         shown, images = content["shown"], content["images"]
         return ["  ".join(f"{k} {_format(entry[k])}" for k in shown) for entry in images]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"it is not the JSON of a score ({type(error).__name__}: {error})"
-        ) from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f'it is not the JSON of a score: "{text[:SHOWN]}"') from error
 
 
 def _format(value: float | None) -> str:

@@ -48,6 +48,7 @@ RUN: dict[str, str] = {
     "dev.py bench tables --write docs/results.md": f"--edits 1 --only variants {AT}",
     "dev.py bench dataset ale photos --out bench/photos": "",
     "dev.py bench dataset pie PIE-Bench_v1/mapping_file.json --out bench/pie": "",
+    "dev.py bench reliability --out output/reliability.json": "--quick --only interrupts",
     "dev.py bench speed": "--out speed.json --quick --only operations",
     "dev.py bench speed --out speed.json": "--quick --only operations",
     "edit.py --server ADDRESS --image output/demo/source.png "

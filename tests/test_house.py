@@ -44,6 +44,8 @@ PACK: dict[str, set[str]] = {
     "bench/judging.py": {"demo", "regions", "scoring"},
     "bench/demo_scenes.py": {"demo"},
     "bench/speed": {"host", "editors", "demo", *PURE},
+    "bench/reliability": {"headless", "devtools"},
+    "bench/reliability/hostile_nodes": set(),
     "bench/options.py": set(),
     "bench/made_files.py": set(),
     "bench/parsers.py": set(),
@@ -89,6 +91,8 @@ OTHERS: dict[str, set[str]] = {
     "bench/weight_files.py": {"torch"},
     "bench/dask_workers.py": set(),
     "bench/speed": {"torch", "numpy", *COMFY},
+    "bench/reliability": {"PIL", "psutil"},  # psutil comes with ComfyUI
+    "bench/reliability/hostile_nodes": {"torch"},  # a server loads them as a pack of their own
     "bench/made_files.py": set(),
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
     "bench/parsers.py": set(),
@@ -110,6 +114,7 @@ LATE: dict[str, set[str]] = {  # only inside a function
     "demo": COMFY | {"safetensors", "PIL"},
     "demo/finding.py": {"scipy"},
     "demo/card_images.py": COMFY,
+    "bench/reliability/hostile_nodes": COMFY,
     "bench/lpips_network.py": {"torchvision", "torchmetrics"},
     "bench/clip_network.py": {"transformers"},
     "bench/weight_files.py": {"safetensors"},

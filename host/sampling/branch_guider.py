@@ -42,7 +42,9 @@ from .branch_order import is_any_read, order_in_turn, runs_cond_first
 from .guidance import call_halves, call_model, guide, keeps_rows
 from .run_checks import (
     advise_size,
+    require_area,
     require_branch_sampler,
+    require_finite,
     require_latent,
     require_noise_space,
     require_own_guidance,
@@ -143,6 +145,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             self._open_source_branch(inputs, batch)
         try:
             out = super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            require_finite(out, NODE)
             if self._source_branch is not None:
                 keep(self.model_patcher.model, self._source_branch)
             return out
@@ -183,6 +186,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         require_own_guidance(model, NODE)
         for name, cond in [*self._branches.items(), *(("negative", c) for c in self._negative)]:
             require_text_width(name, cond, model, NODE)
+            require_area(name, cond, latent_image, NODE)
             require_control(name, cond, latent_image.shape[0], model, NODE)
         advise_size(latent_image, model, NODE)
         require_pooled(self._branches, model, NODE)

@@ -104,6 +104,31 @@ def require_latent(latent: Tensor, model: ModelPatcher, node: str) -> None:
         )
 
 
+def require_area(name: str, cond: Cond, latent: Tensor, node: str) -> None:
+    """Raises ValueError when the area of the text of input `name` begins beyond the image."""
+    area = cond.get("area")
+    if not area or area[0] == "percentage":
+        return
+    sides, size = len(area) // 2, latent.shape[2:]
+    if any(start >= side for start, side in zip(area[sides:], size, strict=False)):
+        raise ValueError(
+            f"{node}: the area of the {name} input begins at {tuple(area[sides:])}, the latent of "
+            f"this run is {tuple(size)} (height, width, in cells). Set x and y of Conditioning "
+            "(Set Area) to a place in the image."
+        )
+
+
+def require_finite(samples: Tensor, node: str) -> None:
+    """Raises ValueError when a run ended with NaN or infinite values, which would be a black
+    image."""
+    if not bool(torch.isfinite(samples).all()):
+        raise ValueError(
+            f"{node}: this run ended with NaN or infinite values, which make no image. Start "
+            "ComfyUI with --force-fp32, or remove the weight of a word, the LoRA or the mask that "
+            "the model cannot bear."
+        )
+
+
 def advise_size(latent: Tensor, model: ModelPatcher, node: str) -> None:
     """Says once what a latent of more than LARGE_PIXELS pixels costs, and what to do instead."""
     cell = pixels_per_cell(model)

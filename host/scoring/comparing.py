@@ -46,7 +46,7 @@ def _score_lines(scores: Sequence[Sequence[str]], count: int) -> list[str]:
             lines = [line for text in texts for line in picture_lines(text)]
         except ValueError as error:
             raise ValueError(
-                f"{COMPARE}: the scores input cannot be used, {error}. Connect the json output of "
+                f"{COMPARE}: the scores input cannot be used; {error}. Connect the json output of "
                 "Leakage Score or Preservation Score."
             ) from error
         if len(lines) != count:

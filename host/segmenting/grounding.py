@@ -328,7 +328,7 @@ def name_errors(kind: model_files.ModelKind, file: str, load: Callable[[], Resul
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise ValueError(
             f"{kind.node}: {file} does not hold the tensors of its model, or its config.json is "
             f"damaged: no model can be built from it ({reason}). Take {kind.published}."

@@ -116,6 +116,20 @@ def test_a_negative_or_a_source_of_another_text_encoder_is_named(calls, clip):
         refuses(words, lambda guider=guider: sample(guider), calls)
 
 
+@pytest.mark.parametrize("name", ["source", "negative"])
+def test_an_area_that_begins_beyond_the_image_is_named(calls, clip, name):
+    conds: dict[str, Any] = {k: plain(clip, "wolf") for k in ("source", "target", "negative")}
+    conds[name][0][1]["area"] = (4, 4, 8, 2)
+    words = ["Two-Branch Guider", "Set x and y of Conditioning (Set Area)", "(8, 2)", "(8, 8)"]
+    words.append(f"area of the {name} input")
+    if name == "source":  # the target has the same, or they differ
+        conds["target"] = conds["source"]
+    refuses(words, lambda: sample(two_branch_guider(calls, **conds)), calls)
+    for cond in conds.values():
+        cond[0][1]["area"] = (4, 4, 4, 2)
+    sample(two_branch_guider(calls, **conds))
+
+
 def test_text_changed_after_ore(calls, clip):
     """Another node appended tokens: 77 of ours, 80 at the model."""
     target = side(clip, edits_of(), "target")

@@ -230,24 +230,27 @@ def test_the_nodes_speak_for_themselves_again_after_a_refusal(world: World) -> N
 
 
 @pytest.mark.parametrize(
-    ("node_id", "name", "inputs"),
+    ("node_id", "name"),
     [
-        (
-            "ALETwoBranchGuider",
-            "evaluation",
-            dict.fromkeys(("model", "source", "target", "negative")),
-        ),
-        ("ALEMethodSettings", "overlap", {"edits": Edits(())}),
-        ("ALESelfAttentionInjection", "edit_type", {"model": None}),
-        ("ALEBackgroundBlending", "edge", {"model": None, "regions": None}),
-        ("ALEPreservationScore", "structure_input", {"image": 0, "source": 0, "regions": None}),
-        ("ALEGroundedSAMMasks", "missing", {"image": 0, "edits": Edits(()), "detector": None}),
+        ("ALETwoBranchGuider", "evaluation"),
+        ("ALEMethodSettings", "overlap"),
+        ("ALESelfAttentionInjection", "edit_type"),
+        ("ALEBackgroundBlending", "edge"),
+        ("ALEPreservationScore", "structure_input"),
+        ("ALEGroundedSAMMasks", "missing"),
     ],
 )
 def test_a_choice_that_a_node_does_not_have_is_refused_in_its_name(
-    node_id: str, name: str, inputs: dict[str, Any]
+    world: World, node_id: str, name: str
 ) -> None:
-    title = nodes()[node_id].GET_SCHEMA().display_name
+    schema = nodes()[node_id].GET_SCHEMA()
+    title, text = schema.display_name, world.plain("wolf")
+    good: dict[str, Any] = dict.fromkeys(("source", "target", "negative"), text)
+    good |= {"model": world.model, "edits": Edits(()), "detector": KnownDetector({})}
+    good |= {"regions": regions(), "image": picture()}
+    if node_id == "ALEPreservationScore":
+        good["source"] = picture()
+    inputs = {e.id: good[e.id] for e in schema.inputs if e.id in good}
     with pytest.raises(ValueError, match=f'^{title}: the {name} input is "other". Choose one of'):
         run(node_id, **inputs, **{name: "other"})
 

@@ -218,10 +218,12 @@ def test_the_same_phrase_twice_with_one_instance_says_so() -> None:
 
 
 @pytest.mark.parametrize("name", ["box_threshold", "text_threshold", "dilation", "clean_up"])
-@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("value", [-0.1, 1.1])
 def test_a_threshold_outside_its_range_is_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"the {name} input is .*It must be from 0 to 1"):
         find(TABLE, TEXT, **{name: value})
+    with pytest.raises(ValueError, match=f"the {name} input is nan, which is not a number. Set it"):
+        find(TABLE, TEXT, **{name: float("nan")})
 
 
 @pytest.mark.parametrize("name", ["missing", "nothing_found"])

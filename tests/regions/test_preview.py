@@ -1,4 +1,5 @@
 import itertools
+import time
 
 import pytest
 import torch
@@ -149,6 +150,23 @@ def test_a_label_rather_covers_nothing_than_another_object():
     above = box_mask(200, 200, top=60, left=80, bottom=95, right=120)
     assert _label_box(mask, torch.zeros(200, 200), (60, 20), []) == (70, 80, 130, 100)
     assert _label_box(mask, above, (60, 20), []) == (70, 150, 130, 170)
+
+
+def test_a_phrase_of_two_lines_is_a_label_of_one():
+    image, mask = torch.zeros(64, 64, 3), box_mask(64, 64, top=30, left=8, bottom=60, right=60)
+    one, two = (
+        preview_regions(image, make_regions([mask], [name], 0.0)) for name in ("a b", "a\n\n b")
+    )
+    assert torch.equal(one, two)
+
+
+def test_a_label_of_any_length_is_cut_at_once():
+    """Cut a letter at a time, it took minutes, and a server did nothing else."""
+    draw, font = ImageDraw.Draw(Image.new("RGB", (100, 20))), ImageFont.load_default(13)
+    start = time.monotonic()
+    short = _shorten("x" * 20_000, draw, font, 90)
+    assert time.monotonic() - start < 5
+    assert draw.textlength(short, font=font) <= 90 < draw.textlength(f"x{short}", font=font)
 
 
 def test_a_label_longer_than_the_image_is_cut_at_its_end():

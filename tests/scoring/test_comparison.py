@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,14 @@ def test_a_long_label_stays_below_its_own_picture() -> None:
     ((_, second, _, _),) = boxes(page)[1:]
     below = page[top + height :, second:]
     assert bool((below > 0.99).all())
+
+
+def test_a_label_of_any_length_is_cut_at_once() -> None:
+    """Cut a letter at a time, it took minutes, and a server did nothing else."""
+    start = time.monotonic()
+    long, short = (sheet([SheetCell(plain(0), "x" * n)], 0, 120) for n in (20_000, 200))
+    assert time.monotonic() - start < 5
+    assert torch.equal(long, short)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 1), (5, 5), (6, 3), (9, 3), (10, 4)])
