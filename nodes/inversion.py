@@ -11,8 +11,9 @@ from ..editors.inverted import InvertedSettings
 from ..host.inverting import files
 from ..host.inverting.invert import NODE as INVERT
 from ..host.inverting.methods import invert_by
+from ..host.inverting.sampler import NODE as SAMPLE
 from ..host.inverting.sampler import inversion_sampler
-from ..host.messages import name_node
+from ..host.messages import name_node, speak_as
 from ..host.sampling.schedule import sigmas_of
 from ..host.text.embedding import encode_text
 from ..host.versions import LEFT_TO_THE_RUN
@@ -137,10 +138,11 @@ class InvertImage(io.ComfyNode):
             require_choice("convention", convention, CONVENTIONS)
             schedule = Schedule(steps, strength, time_steps)
         text, samples = encode_text(clip, prompt), latent["samples"]
-        inversion = invert_by(
-            method, model, text, samples, schedule, prompt,
-            negative=encode_text(clip, ""), guidance=guidance, convention=convention,
-        )  # fmt: skip
+        with speak_as(INVERT):
+            inversion = invert_by(
+                method, model, text, samples, schedule, prompt,
+                negative=encode_text(clip, ""), guidance=guidance, convention=convention,
+            )  # fmt: skip
         return io.NodeOutput(inversion)
 
 
@@ -170,7 +172,9 @@ class SampleFromInversion(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, inversion: Inversion) -> io.NodeOutput:
-        return io.NodeOutput(inversion_sampler(inversion), sigmas_of(model, inversion.schedule))
+        with speak_as(SAMPLE):
+            sigmas = sigmas_of(model, inversion.schedule)
+        return io.NodeOutput(inversion_sampler(inversion), sigmas)
 
 
 class SaveInversion(io.ComfyNode):
