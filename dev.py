@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One script for newcomers and developers: demo, serve, test, check, bench, train-demo.
+"""One script for newcomers and developers: demo, serve, test, check, bench, train-demo, locales.
 
 It needs nothing but Python's standard library; devtools/ does the work. The first command builds
 an environment (PyTorch, an unmodified ComfyUI, the development tools) in a cache folder; every

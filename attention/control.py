@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from torch import Tensor
 
-Kind: TypeAlias = Literal["self", "cross", "joint"]
+LayerKind: TypeAlias = Literal["self", "cross", "joint"]
 Reads: TypeAlias = Mapping[str, frozenset[str]]
 """For each branch that a control changes, the other branches that it reads."""
 
@@ -38,7 +38,7 @@ class Layer:
     text, image: where they stand in the sequence of a joint layer.
     """
 
-    kind: Kind
+    kind: LayerKind
     block: tuple[str, int, int]
     ordinal: int
     count: int
@@ -144,7 +144,7 @@ class Control:
     """
 
     reads: Reads = {}
-    kinds: frozenset[Kind] = frozenset()
+    kinds: frozenset[LayerKind] = frozenset()
     replaces_text: bool = False
 
     def is_active(self, step: Step) -> bool:

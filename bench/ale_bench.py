@@ -9,6 +9,7 @@ instances. The authors' images, masks and words were not published: bring your o
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,25 @@ from PIL import Image
 
 from ..headless.masks import read_mask
 from ..headless.pictures import open_picture
-from .construction import Vocabulary, construct
-from .dataset import ATTRIBUTES, Dataset, ImageObject, SourceImage, read_dataset, write_dataset
-from .json_files import Entry, list_some, read_json
+from .construction import AttributeWords, construct
+from .dataset import Attributes, Dataset, ImageObject, SourceImage, read_dataset, write_dataset
+from .json_files import EXACT, JsonObject, list_some, read_json
 
 WORDS = "attributes.json"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class AttributesFile:
+    """What attributes.json holds. objects: what each of them can become; present: what is known of
+    the objects, by image and object."""
+
+    __pydantic_config__ = EXACT
+
+    colors: tuple[str, ...]
+    materials: tuple[str, ...]
+    objects: dict[str, tuple[str, ...]]
+    present: dict[str, dict[str, Attributes]] = field(default_factory=dict)
 
 
 def ale_bench(
@@ -38,9 +52,9 @@ def ale_bench(
     words = read_json(
         source / WORDS, "file of attributes", "Write it: docs/bench.md, Your own images."
     )
-    words.only(("colors", "materials", "objects", "present"))
-    paths = image_files(source)
-    vocabulary, present = _vocabulary(words), _present(words)
+    read = words.read_as(AttributesFile)
+    paths, present = image_files(source), read.present
+    vocabulary = AttributeWords(read.colors, read.materials, read.objects)
     if unknown := sorted(set(present) - {path.stem for path in paths}):
         raise words.wrong(
             f"knows an image {unknown[0]!r} in 'present', which {source} does not have",
@@ -115,26 +129,9 @@ def _mask(
     return mask
 
 
-def _vocabulary(words: Entry) -> Vocabulary:
-    objects = words.part("objects")
-    return Vocabulary(
-        words.texts("colors"),
-        words.texts("materials"),
-        {name: objects.texts(name) for name in objects.content},
-    )
-
-
-def _present(words: Entry) -> dict[str, dict[str, dict[str, str]]]:
-    """What is known of the objects: attributes by image and object."""
-    if "present" not in words.content:
-        return {}
-    return {
-        image: {name: objects.words(name, ATTRIBUTES) for name in objects.content}
-        for image, objects in words.part("present").entries()
-    }
-
-
-def _check_words(words: Entry, vocabulary: Vocabulary, images: dict[str, SourceImage]) -> None:
+def _check_words(
+    words: JsonObject, vocabulary: AttributeWords, images: dict[str, SourceImage]
+) -> None:
     for name, image in images.items():
         for o in image.objects:
             if o.phrase not in vocabulary.objects:

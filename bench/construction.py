@@ -27,7 +27,7 @@ TEMPLATES = {
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class AttributeWords:
     """What objects can become; `objects` lists new objects by the object's present name."""
 
     colors: Sequence[str]
@@ -45,7 +45,7 @@ class Vocabulary:
 
 def construct(
     images: Mapping[str, SourceImage],
-    vocabulary: Vocabulary,
+    vocabulary: AttributeWords,
     *,
     seed: int,
     counts: Sequence[int] = (1, 2, 3),
@@ -85,7 +85,7 @@ def _rng(seed: int, edit_id: str) -> np.random.Generator:
 def _draw_objects(
     rng: np.random.Generator,
     objects: Sequence[ImageObject],
-    vocabulary: Vocabulary,
+    vocabulary: AttributeWords,
     kind: str,
     count: int,
 ) -> tuple[ObjectEdit, ...]:

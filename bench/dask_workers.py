@@ -85,10 +85,10 @@ class _Packing(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         packed = zlib.compress(pickle.dumps(partial(fn, *args, **kwargs)), 1)
-        return self._executor.submit(_unpacking(), packed)
+        return self._executor.submit(_make_unpacker(), packed)
 
 
-def _unpacking() -> Callable[[bytes], Any]:
+def _make_unpacker() -> Callable[[bytes], Any]:
     """A function made here is sent by its content: the scheduler need not have this module."""
 
     def run_packed(packed: bytes) -> Any:

@@ -6,30 +6,35 @@ some objects of one image. Their order matters: every beginning of the list is t
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 from PIL import Image, ImageDraw
+from pydantic import StrictInt
 
 from ..headless.masks import WHOLE, is_whole, read_mask
 from ..headless.pictures import as_png, write_whole
-from .json_files import Entry, list_some, read_json
+from .json_files import EXACT, keys_of, list_some, read_json
 from .options import DATASET, MAKING
 from .parsers import EDIT_TYPES
 
 FILE = DATASET
 FORMAT = "ale-edit dataset 1"
-ATTRIBUTES = ("object", "color", "material")  # what is known of an object, or asked for
+ATTRIBUTES = ("object", "color", "material")
+Attributes: TypeAlias = dict[Annotated[str, keys_of(ATTRIBUTES)], str]
+"""What is known of an object, or asked for."""
 
 
 @dataclass(frozen=True)
 class ImageObject:
     """An object of an image: its mask's file, the phrase for it, and what it is, where known."""
 
+    __pydantic_config__ = EXACT
+
     mask: str
     phrase: str
-    attributes: dict[str, str] = field(default_factory=dict)
+    attributes: Attributes = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,20 +44,24 @@ class SourceImage:
     frame: so many pixels along the image's border count as edited in scores (PIE-Bench: 1).
     """
 
+    __pydantic_config__ = EXACT
+
     file: str
     objects: tuple[ImageObject, ...]
     group: str = ""
-    frame: int = 0
+    frame: StrictInt = 0
 
 
 @dataclass(frozen=True)
 class ObjectEdit:
     """What object number `object` becomes; asked: attributes a judge must then find."""
 
-    object: int
+    __pydantic_config__ = EXACT
+
+    object: StrictInt
     source: str
     target: str
-    asked: dict[str, str] = field(default_factory=dict)
+    asked: Attributes = field(default_factory=dict)
     tags: tuple[str, ...] = ()
 
 
@@ -64,10 +73,12 @@ class ImageEdit:
     category: the kind under which a report counts it, where that is not the type.
     """
 
+    __pydantic_config__ = EXACT
+
     id: str
     image: str
     type: str
-    seed: int
+    seed: StrictInt
     objects: tuple[ObjectEdit, ...]
     source_prompt: str = ""
     target_prompt: str = ""
@@ -105,6 +116,19 @@ class Dataset:
         return masks
 
 
+@dataclass(frozen=True)
+class DatasetFile:
+    """What dataset.json holds."""
+
+    __pydantic_config__ = EXACT
+
+    format: str
+    name: str
+    about: dict[str, Any]
+    images: dict[str, SourceImage]
+    edits: tuple[ImageEdit, ...]
+
+
 def write_dataset(
     dataset: Dataset, files: Mapping[str, Image.Image | bytes], *, is_new: bool = False
 ) -> None:
@@ -112,9 +136,9 @@ def write_dataset(
 
     is_new: ValueError, before anything is written, where the folder holds anything else.
     """
-    content = {"format": FORMAT, "name": dataset.name, "about": dataset.about}
-    content["images"] = {name: asdict(image) for name, image in dataset.images.items()}
-    content["edits"] = [asdict(edit) for edit in dataset.edits]
+    content = asdict(
+        DatasetFile(FORMAT, dataset.name, dataset.about, dataset.images, dataset.edits)
+    )
     written = {
         name: file if isinstance(file, bytes) else as_png(file) for name, file in files.items()
     }
@@ -150,15 +174,12 @@ def read_dataset(folder: Path, tell: Callable[[str], None] = lambda _text: None)
             f"{path}: its format is {found!r}, not {FORMAT!r}. Make the data set anew, or use the "
             "version of the pack that it was made with."
         )
-    content.only(("format", "name", "about", "images", "edits"))
-    images = {name: _image(entry) for name, entry in content.part("images").entries()}
-    edits = tuple(_edit(entry) for entry in content.parts("edits"))
-    name, about = content.take("name", str), content.take("about", dict)
-    dataset = Dataset(path.parent, name, about, images, edits)
-    if not edits or not _names_a_file(name):
-        raise content.wrong(
-            "has no edits" if not edits else f"has a name that no file can have: {name!r}"
-        )
+    read = content.read_as(DatasetFile)
+    dataset = Dataset(path.parent, read.name, read.about, read.images, read.edits)
+    if not read.edits:
+        raise content.wrong("has no edits")
+    if not _names_a_file(read.name):
+        raise content.wrong(f"has a name that no file can have: {read.name!r}")
     _check_edits(dataset)
     _check_files(dataset, tell)
     return dataset
@@ -166,45 +187,6 @@ def read_dataset(folder: Path, tell: Callable[[str], None] = lambda _text: None)
 
 def _names_a_file(text: str) -> bool:
     return text not in ("", ".", "..") and Path(text).name == text
-
-
-def _only_fields(entry: Entry, kind: type[Any]) -> Entry:
-    """The entry; ValueError for a key that is no field of the dataclass."""
-    entry.only([field.name for field in fields(kind)])
-    return entry
-
-
-def _image(entry: Entry) -> SourceImage:
-    _only_fields(entry, SourceImage)
-    objects = tuple(
-        ImageObject(o.take("mask", str), o.take("phrase", str), o.words("attributes", ATTRIBUTES))
-        for o in (_only_fields(part, ImageObject) for part in entry.parts("objects"))
-    )
-    file, group = entry.take("file", str), entry.take("group", str, "")
-    return SourceImage(file, objects, group, entry.take("frame", int, 0))
-
-
-def _edit(entry: Entry) -> ImageEdit:
-    _only_fields(entry, ImageEdit)
-    objects = tuple(
-        ObjectEdit(
-            o.take("object", int),
-            o.take("source", str),
-            o.take("target", str),
-            o.words("asked", ATTRIBUTES),
-            o.texts("tags", []),
-        )
-        for o in (_only_fields(part, ObjectEdit) for part in entry.parts("objects"))
-    )
-    texts = (entry.take(key, str, "") for key in ("source_prompt", "target_prompt", "category"))
-    return ImageEdit(
-        entry.take("id", str),
-        entry.take("image", str),
-        entry.take("type", str),
-        entry.take("seed", int),
-        objects,
-        *texts,
-    )
 
 
 def _check_edits(dataset: Dataset) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from ..headless.lock import alone_in
 from .dataset import Dataset
 from .demo_scenes import demo_dataset, seeds_use
-from .editing import Settings
+from .editing import NodeInputs
 from .main_job import GOES_ON, guard
 from .methods import find_methods
 from .options import bench_demo_arguments, split_settings
@@ -23,7 +23,7 @@ def scene_facts(results: Results) -> dict[str, Any]:
     return {"scene seeds": f"{first} to {last}, for {about['seeds are for']}"}
 
 
-def demo_settings(args: argparse.Namespace) -> Settings:
+def demo_settings(args: argparse.Namespace) -> NodeInputs:
     """--set, which is for scenes that settings may be chosen on."""
     use = seeds_use(range(args.first_seed, args.first_seed + args.scenes))
     if args.set and use != "choosing settings":

@@ -25,24 +25,24 @@ from ..demo.world import (
     object_phrase,
     render,
 )
-from .construction import Vocabulary, construct
+from .construction import AttributeWords, construct
 from .dataset import Dataset, ImageEdit, ImageObject, SourceImage, read_dataset, write_dataset
-from .main_job import Edit, to_picture
+from .main_job import MaskedEdit, to_picture
 
 SCENES = 20
 HELD_OUT = "held out"
 """Tag of an object that becomes a triple of shape, colour and material never trained on."""
-VOCABULARY = Vocabulary(COLORS, MATERIALS, dict.fromkeys(SHAPES, SHAPES))
+VOCABULARY = AttributeWords(COLORS, MATERIALS, dict.fromkeys(SHAPES, SHAPES))
 LARGE_SIZE = 256
 _LARGE_RADIUS = {4: (0.10, 0.15), 6: (0.085, 0.12), 8: (0.075, 0.10)}  # 19 to 38 pixels of 256
 _GAP = 0.02
 
 
-def demo_input(seed: int) -> tuple[Image.Image, list[Edit]]:
+def demo_input(seed: int) -> tuple[Image.Image, list[MaskedEdit]]:
     """A scene with its colour edits, for the main job."""
     image, masks = render(make_scene(seed))
     edits = [
-        Edit(source, target, to_picture(mask), asked)
+        MaskedEdit(source, target, to_picture(mask), asked)
         for (source, target, asked), mask in zip(
             demo_edits(seed, name_colors=True), masks, strict=True
         )
@@ -86,8 +86,8 @@ def demo_dataset(
         "objects a scene": objects,
         "size": size,
     }
-    tagged = tuple(_tag_held_out(edit, images[edit.image]) for edit in edits)
-    write_dataset(Dataset(folder, name, about, images, tagged), pictures)
+    find_tagged_runs = tuple(_tag_held_out(edit, images[edit.image]) for edit in edits)
+    write_dataset(Dataset(folder, name, about, images, find_tagged_runs), pictures)
     return read_dataset(folder)
 
 

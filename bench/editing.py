@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import io
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,9 +32,9 @@ from ..headless.edits import (
 )
 from ..headless.pack import pack_version
 from ..headless.pictures import as_png, check_sent, open_whole, upload_name, write_whole
-from ..headless.spreading import Spread
+from ..headless.spreading import Spreader
 from ..headless.tasks import Outcome, tag_of
-from ..headless.work import Item, Made
+from ..headless.work import RunResult, WorkItem
 from ..headless.workers import Workers
 from .dataset import Dataset, ImageEdit
 from .methods import SAMPLING, Method
@@ -44,13 +43,13 @@ from .worlds import own_model
 FINGERPRINT = "ale-edit fingerprint"
 MADE_ON = "ale-edit made on"
 UNUSED = ("Save reconstruction", "Save regions", "Decode source")
-Settings = dict[str, dict[str, Any]]
+NodeInputs = dict[str, dict[str, Any]]
 """Inputs by node title."""
 STALE = "made from something else (other prompts, pictures, settings, weights or version)"
 
 
 @dataclass(frozen=True)
-class Job:
+class BenchTask:
     """One image to make; `prepare` gives its workflow, and pictures by their uploaded names."""
 
     edit: ImageEdit
@@ -72,12 +71,12 @@ class Job:
     def tag(self) -> str:
         return tag_of(self.fingerprint, self.path)
 
-    def item(self, run: str) -> Item:
+    def item(self, run: str) -> WorkItem:
         workflow, pictures = self.prepare()
         files = {name: _pack_picture(p.mode, p.size, p.tobytes()) for name, p in pictures.items()}
-        return Item(run, self.name, workflow.nodes, files, result_title(workflow), tag=self.tag)
+        return WorkItem(run, self.name, workflow.nodes, files, result_title(workflow), tag=self.tag)
 
-    def keep(self, made: Made, server: str, versions: Mapping[str, str]) -> None:
+    def keep(self, made: RunResult, server: str, versions: Mapping[str, str]) -> None:
         check_sent(made.image, server)
         write_result(self, made.image, versions)
 
@@ -89,7 +88,7 @@ class Job:
 
 
 class Plan:
-    """All jobs of a data set and some methods, in an order in which ComfyUI can reuse most.
+    """All tasks of a data set and some methods, in an order in which ComfyUI can reuse most.
 
     out: where images/METHOD/EDIT.png go.
     context: what else an image depends on, such as the weights' hash.
@@ -105,7 +104,7 @@ class Plan:
         out: Path,
         *,
         context: str = "",
-        settings: Settings | None = None,
+        settings: NodeInputs | None = None,
         checkpoint: str | None = None,
     ):
         self.dataset, self.out = dataset, out
@@ -115,8 +114,8 @@ class Plan:
         self._first = edits[0]
         self._placeholders = [""] * (1 + len(edits[0].objects))  # where no picture is looked at
         self._check_settings(methods)
-        self.jobs = [
-            self._job(edit, method)
+        self.tasks = [
+            self._task(edit, method)
             for edit in sorted(edits, key=lambda e: (e.image, e.type, e.id))
             for method in sorted(methods, key=_reuse_order)
         ]
@@ -124,13 +123,13 @@ class Plan:
     def workflow(self, edit: ImageEdit, method: Method) -> Workflow:
         return self._prepare(edit, method)[0]
 
-    def _job(self, edit: ImageEdit, method: Method) -> Job:
+    def _task(self, edit: ImageEdit, method: Method) -> BenchTask:
         workflow, _ = self._prepare(edit, method)
         weights = [own_model().weights_key(*method.parts)] if method.parts else []
         made_from = json.dumps([workflow.nodes, self._context, *weights], sort_keys=True)
         fingerprint = hashlib.sha256(made_from.encode()).hexdigest()
         path = image_path(self.out, method.name, edit.id)
-        return Job(edit, method, path, fingerprint, partial(self._prepare, edit, method))
+        return BenchTask(edit, method, path, fingerprint, partial(self._prepare, edit, method))
 
     def _load_pictures(self, image: str) -> tuple[Image.Image, list[Image.Image]]:
         masks = [mask.convert("RGB") for mask in self.dataset.masks(image)]
@@ -211,27 +210,27 @@ def image_path(out: Path, method: str, edit: str) -> Path:
     return out / "images" / method / f"{edit}.png"
 
 
-def find_pending(jobs: Sequence[Job], tell: Callable[[str], None]) -> list[Job]:
-    """The jobs whose image is not there; images that must be made again are told."""
+def find_pending(tasks: Sequence[BenchTask], tell: Callable[[str], None]) -> list[BenchTask]:
+    """The tasks whose image is not there; images that must be made again are told."""
     left = []
-    for job in jobs:
-        state = state_of(job)
+    for task in tasks:
+        state = state_of(task)
         if state not in ("missing", "done"):
-            tell(f"{job.path} is {state}: it is made again.")
+            tell(f"{task.path} is {state}: it is made again.")
         if state != "done":
-            left.append(job)
+            left.append(task)
     return left
 
 
-def state_of(job: Job) -> str:
+def state_of(task: BenchTask) -> str:
     """ "done", "missing", or what is wrong with the image."""
     try:
-        _, fingerprint = read_result(job.path)
+        _, fingerprint = read_result(task.path)
     except FileNotFoundError:
         return "missing"
     except ValueError:
         return "damaged"
-    return "done" if fingerprint == job.fingerprint else STALE
+    return "done" if fingerprint == task.fingerprint else STALE
 
 
 def read_result(path: Path) -> tuple[Image.Image, str]:
@@ -252,28 +251,28 @@ def read_versions(path: Path) -> str:
         return ""
 
 
-def write_result(job: Job, image: bytes, versions: Mapping[str, str]) -> None:
+def write_result(task: BenchTask, image: bytes, versions: Mapping[str, str]) -> None:
     picture = Image.open(io.BytesIO(image)).convert("RGB")
     note = PngImagePlugin.PngInfo()
-    note.add_text(FINGERPRINT, job.fingerprint)
+    note.add_text(FINGERPRINT, task.fingerprint)
     note.add_text(MADE_ON, ", ".join(f"{name} {version}" for name, version in versions.items()))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", pnginfo=note)
-    write_whole(job.path, buffer.getvalue())
+    write_whole(task.path, buffer.getvalue())
 
 
 # -- doing it --------------------------------------------------------------------------------------
 
 
-def check_servers(servers: Sequence[str], jobs: Sequence[Job]) -> None:
-    """Raise before anything is queued unless each server would take the values of these jobs, such
-    as the checkpoint: WorkflowRejected, PackMissing or OtherVersion. The first job of each method
+def check_servers(servers: Sequence[str], tasks: Sequence[BenchTask]) -> None:
+    """Raise before anything is queued unless each server would take the values of these tasks, such
+    as the checkpoint: WorkflowRejected, PackMissing or OtherVersion. The first task of each method
     and kind of edit is looked at. A server that is away is left to the run."""
-    kinds: dict[Any, Job] = {}
-    for job in jobs:
-        has_prompts = bool(job.edit.source_prompt or job.edit.target_prompt)
-        kinds.setdefault((job.method.name, job.edit.type, has_prompts), job)
-    workflows = [job.prepare()[0] for job in kinds.values()]
+    kinds: dict[Any, BenchTask] = {}
+    for task in tasks:
+        has_prompts = bool(task.edit.source_prompt or task.edit.target_prompt)
+        kinds.setdefault((task.method.name, task.edit.type, has_prompts), task)
+    workflows = [task.prepare()[0] for task in kinds.values()]
 
     async def check(url: str) -> None:
         with suppress(ServerGone):
@@ -289,47 +288,19 @@ def check_servers(servers: Sequence[str], jobs: Sequence[Job]) -> None:
 
 
 def edit_all(
-    jobs: Sequence[Job],
+    tasks: Sequence[BenchTask],
     workers: Workers,
-    on_done: Callable[[Job, Outcome], None],
+    on_done: Callable[[BenchTask, Outcome], None],
     tell: Callable[[str], None] = print,
     **waiting: float,
 ) -> Outcome:
-    """Run all jobs, and write each image as soon as it is there (headless/spreading.py; `waiting`
-    is its patience_s and recheck_s). A job that fails at a node is noted and left out."""
-    if not jobs:
+    """Run all tasks, and write each image as soon as it is there (headless/spreading.py; `waiting`
+    is its patience_s and recheck_s). A task that fails at a node is noted and left out."""
+    if not tasks:
         return Outcome()
     needed: dict[str, frozenset[str] | None] = {}
-    for job in {job.method.name: job for job in jobs}.values():
-        for node in job.prepare()[0].nodes.values():
+    for task in {task.method.name: task for task in tasks}.values():
+        for node in task.prepare()[0].nodes.values():
             kind = node["class_type"]
             needed[kind] = (needed.get(kind) or frozenset()) | frozenset(node["inputs"])
-    return Spread(jobs, needed, pack_version(), workers, on_done, tell, **waiting).run()
-
-
-class ProgressLine:
-    """Counts images on one line, with the time left; in a file, a line each minute."""
-
-    def __init__(self, total: int, is_terminal: bool, out: Callable[..., None] = print):
-        self._total, self._is_terminal, self._out = total, is_terminal, out
-        self._last = time.monotonic()
-
-    def __call__(self, job: Job, outcome: Outcome) -> None:
-        if not outcome.made:
-            return
-        each = outcome.seconds / outcome.made
-        left = round(each * (self._total - outcome.over))
-        text = (
-            f"{outcome.made}/{self._total} images, {each:.2f} s each, "
-            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-        )
-        if self._is_terminal:
-            end = "\n" if outcome.made == self._total else ""
-            self._out(f"\r{text:<78}", end=end, flush=True)
-        elif time.monotonic() - self._last > 60 or outcome.made == self._total:
-            self._last = time.monotonic()
-            self._out(text, flush=True)
-
-    def tell(self, text: str) -> None:
-        """A sentence above the line."""
-        self._out(f"\r{text:<78}" if self._is_terminal else text, flush=True)
+    return Spreader(tasks, needed, pack_version(), workers, on_done, tell, **waiting).run()

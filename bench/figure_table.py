@@ -1,8 +1,5 @@
-"""Tables of figures: their columns, and a table as Markdown and as HTML."""
+"""Tables of figures: their columns, and a table as Markdown."""
 
-import html
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .statistics import Figure
@@ -62,12 +59,12 @@ def show_figure(figure: Figure, column: Column) -> str:
 
 
 @dataclass(frozen=True)
-class Table:
+class FigureTable:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
-    def drop_empty_columns(self) -> "Table":
+    def drop_empty_columns(self) -> "FigureTable":
         """Without the columns that have no figure in any row."""
         kept = [
             k
@@ -75,7 +72,7 @@ class Table:
             if not self.rows or any(row[k] not in (NONE, "-") for row in self.rows)
         ]
         rows = tuple(tuple(row[k] for k in kept) for row in self.rows)
-        return Table(self.title, tuple(self.columns[k] for k in kept), rows)
+        return FigureTable(self.title, tuple(self.columns[k] for k in kept), rows)
 
     @property
     def has_figures(self) -> bool:
@@ -86,22 +83,3 @@ class Table:
         lines = [f"| {' | '.join(row)} |" for row in (shown.columns, *shown.rows)]
         lines.insert(1, "|" + "---|" * len(shown.columns))
         return f"{self.title}\n\n" + "\n".join(lines)
-
-    def html(self) -> str:
-        """The table under its title, in a box that scrolls by itself; intervals stand below their
-        means."""
-
-        def cell(text: str) -> str:
-            text = html.escape(text.replace(" ↑", "\xa0↑").replace(" ↓", "\xa0↓"))
-            return re.sub(r" (\[[^]]*\])$", r"<small> \1</small>", text)
-
-        def cells(row: Sequence[str], tag: str) -> str:
-            first, *others = map(cell, row)
-            return f"<tr><th>{first}</th>" + "".join(f"<{tag}>{c}</{tag}>" for c in others)
-
-        shown = self.drop_empty_columns()
-        head, body = cells(shown.columns, "th"), "".join(cells(row, "td") for row in shown.rows)
-        return (
-            f"<h3>{html.escape(self.title)}</h3><div class=wide tabindex=0>"
-            f"<table><thead>{head}</thead><tbody>{body}</tbody></table></div>"
-        )

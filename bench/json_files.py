@@ -1,97 +1,113 @@
-"""JSON files that people write: read, and what is wrong in them named by file, entry and key."""
+"""JSON files that people write: read into dataclasses by pydantic, and what is wrong in them named
+by file, entry and key."""
 
 import json
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 SHOWN = 20  # names in an error
 FORMATS = "The format is in docs/bench.md"
+EXACT = ConfigDict(extra="forbid")
+"""As __pydantic_config__ of a dataclass: a key that is none of its fields is an error."""
 _KINDS = {str: "text", int: "a whole number", list: "a list", dict: "an object"}
+_WANTED = {
+    "string_type": _KINDS[str],
+    "int_type": _KINDS[int],
+    "list_type": _KINDS[list],
+    "tuple_type": _KINDS[list],
+    "dict_type": _KINDS[dict],
+    "dataclass_type": _KINDS[dict],
+}
+_UNKNOWN = ("unknown_key", "unexpected_keyword_argument")
 _T = TypeVar("_T")
 
 
+def keys_of(known: Collection[str]) -> AfterValidator:
+    """Annotates the keys of a dict: these alone are allowed."""
+
+    def check(key: str) -> str:
+        if key not in known:
+            raise PydanticCustomError(_UNKNOWN[0], "unknown key", {"known": list(known)})
+        return key
+
+    return AfterValidator(check)
+
+
 @dataclass(frozen=True)
-class Entry:
+class JsonObject:
     """An object of a JSON file; `place` names it there, such as "'edits'[3]", the whole is ""."""
 
     path: Path
     place: str
     content: dict[str, Any]
 
-    def take(self, key: str, kind: type[_T], default: _T | None = None) -> _T:
-        """A key's value; ValueError where it is of another kind, or missing without a default."""
-        if key not in self.content:
-            if default is not None:
-                return default
-            raise self.wrong(f"has no key {key!r}")
-        value = self.content[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise self.wrong(
-                f"has another form: {key!r} is {_name_kind(value)}, not {_KINDS[kind]}"
-            )
-        return value
+    def read_as(self, kind: type[_T]) -> _T:
+        """As a dataclass; ValueError names a key that does not fit: one that nothing reads before
+        one that is missing, which may be the same one misspelt."""
+        try:
+            return TypeAdapter(kind).validate_python(self.content)
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            first = min(found, key=lambda e: (e["type"] not in _UNKNOWN, len(e["loc"])))
+            raise self._explain(first, kind) from None
 
-    def texts(self, key: str, default: list[str] | None = None) -> tuple[str, ...]:
-        """A list of texts."""
-        found = self.take(key, list, default)
-        if other := [value for value in found if not isinstance(value, str)]:
-            raise self.wrong(
-                f"has another form: {key!r} holds {_name_kind(other[0])}, not text alone"
-            )
-        return tuple(found)
-
-    def words(self, key: str, known: Collection[str] = ()) -> dict[str, str]:
-        """An object of texts, of `known` keys if there are any; without the key an empty one."""
-        found = self.take(key, dict, {})
-        if known:
-            Entry(self.path, self._place_of(repr(key)), found).only(known)
-        for name, value in found.items():
-            if not isinstance(value, str):
-                raise self.wrong(
-                    f"has another form: {name!r} in {key!r} is {_name_kind(value)}, not text"
-                )
-        return dict(found)
-
-    def part(self, key: str) -> "Entry":
-        return Entry(self.path, self._place_of(repr(key)), self.take(key, dict))
-
-    def only(self, known: Collection[str]) -> None:
-        """ValueError for a key that is none of these."""
-        if unknown := [key for key in self.content if key not in known]:
-            raise self.wrong(
-                f"has a key {unknown[0]!r}, which nothing reads",
-                f"Correct it; there are {', '.join(known)}",
-            )
-
-    def parts(self, key: str) -> Iterator["Entry"]:
-        """The objects of a list, named by their number, and by their id where they have one."""
-        for number, value in enumerate(self.take(key, list)):
-            own = value.get("id") if isinstance(value, dict) else None
-            called = f" ({own!r})" if isinstance(own, str) else ""
-            yield self._inner(f"{key!r}[{number}]{called}", value)
-
-    def entries(self) -> Iterator[tuple[str, "Entry"]]:
+    def entries(self) -> Iterator[tuple[str, "JsonObject"]]:
         """The objects in this one, by their names."""
         for name, value in self.content.items():
-            yield name, self._inner(repr(name), value)
-
-    def _inner(self, name: str, value: Any) -> "Entry":
-        if not isinstance(value, dict):
-            raise self.wrong(f"has another form: {name} is {_name_kind(value)}, not an object")
-        return Entry(self.path, self._place_of(name), value)
-
-    def _place_of(self, name: str) -> str:
-        return f"{self.place}, {name}" if self.place else name
+            if not isinstance(value, dict):
+                raise self._misfit(repr(name), value, _KINDS[dict])
+            yield name, JsonObject(self.path, self._place_of(repr(name)), value)
 
     def wrong(self, what: str, cure: str = FORMATS) -> ValueError:
         """The sentence for what is wrong here; `cure` is a sentence without its full stop."""
         place = f"{self.path}: {self.place}" if self.place else f"{self.path}"
         return ValueError(f"{place} {what}. {cure}.")
 
+    def _explain(self, error: ErrorDetails, kind: Any) -> ValueError:
+        """What pydantic found, with the innermost object that it is in as the place."""
+        keys = [key for key in error["loc"] if key != "[key]"]
+        *inner, last = keys
+        own = self._find(inner)
+        if error["type"] == "missing":
+            return own.wrong(f"has no key {last!r}")
+        if error["type"] in _UNKNOWN:
+            known = error.get("ctx", {}).get("known") or _names_of(kind, inner)
+            return own.wrong(
+                f"has a key {last!r}, which nothing reads",
+                f"Correct it; there are {', '.join(known)}",
+            )
+        while inner and isinstance(last, int):
+            *inner, outer = inner
+            own, last = self._find(inner), outer
+        name = _name_place(keys[len(inner) :])
+        return own._misfit(name, error["input"], _WANTED.get(error["type"], error["msg"]))
 
-def read_json(path: Path, what: str, cure: str = "Give the place of one.") -> Entry:
+    def _find(self, keys: Sequence[int | str]) -> "JsonObject":
+        """The object under these keys; an entry of a list is named by its number, and by its id
+        where it has one."""
+        place, content = self.place, cast("Any", self.content)
+        for key in keys:
+            content = content[key]
+            if isinstance(key, int):
+                own = content.get("id") if isinstance(content, dict) else None
+                place += f"[{key}]" + (f" ({own!r})" if isinstance(own, str) else "")
+            else:
+                place = f"{place}, {key!r}" if place else repr(key)
+        return JsonObject(self.path, place, content)
+
+    def _misfit(self, name: str, value: Any, wanted: str) -> ValueError:
+        return self.wrong(f"has another form: {name} is {_name_kind(value)}, not {wanted}")
+
+    def _place_of(self, name: str) -> str:
+        return f"{self.place}, {name}" if self.place else name
+
+
+def read_json(path: Path, what: str, cure: str = "Give the place of one.") -> JsonObject:
     """A file that holds one object; `what` it is and the `cure`, for the error where there is
     none."""
     try:
@@ -104,7 +120,7 @@ def read_json(path: Path, what: str, cure: str = "Give the place of one.") -> En
         raise ValueError(f"{path} is not JSON ({error}). Correct it there.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {_name_kind(content)}, not an object. {FORMATS}.")
-    return Entry(path, "", content)
+    return JsonObject(path, "", content)
 
 
 def list_some(names: Collection[str]) -> str:
@@ -113,5 +129,23 @@ def list_some(names: Collection[str]) -> str:
     return ", ".join(list(names)[:SHOWN]) + more
 
 
+def _name_place(keys: Sequence[int | str]) -> str:
+    """ "'tags'[0]"."""
+    return "".join(f"[{key}]" if isinstance(key, int) else repr(key) for key in keys)
+
+
 def _name_kind(value: Any) -> str:
     return _KINDS.get(type(value), f"{value!r}")
+
+
+def _names_of(kind: Any, keys: Sequence[int | str]) -> list[str]:
+    """The fields of the dataclass that stands under these keys of another one."""
+    for key in keys:
+        if get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
+        inner = get_args(kind)
+        if is_dataclass(kind):
+            kind = get_type_hints(kind, include_extras=True)[str(key)]
+        else:
+            kind = inner[1] if get_origin(kind) is dict else inner[0]
+    return [field.name for field in fields(kind)]

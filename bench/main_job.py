@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,7 +39,8 @@ from ..headless.output import print_anything
 from ..headless.pack import pack_version
 from ..headless.pictures import as_png, crop_centre, name_of_upload, upload, write_whole
 from ..headless.signals import end_as_by_ctrl_c
-from ..headless.spreading import Hopeless
+from ..headless.spreading import RepeatedFailure
+from ..progress import ProgressBar
 from ..scoring.preservation import background_mse, psnr_of
 from .made_files import LEDGER, check_places, make_ledger
 from .options import (
@@ -61,7 +63,7 @@ NAIVE = {"ore": False, "rgb_cam": False, "blending": False}
 
 
 @dataclass(frozen=True)
-class Edit:
+class MaskedEdit:
     """One object: its words, its mask, and what the judge must find there (a demo scene's only)."""
 
     source: str
@@ -71,14 +73,14 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class WorkflowResult:
     """One run of the workflow."""
 
     images: dict[str, Image.Image]
     seconds: float
 
 
-class Judge(Protocol):
+class AttributeClassifier(Protocol):
     """Reads what an object looks like."""
 
     def read(self, image: Tensor, mask: Tensor) -> Any:
@@ -89,10 +91,10 @@ class Judge(Protocol):
 # -- the input -------------------------------------------------------------------------------------
 
 
-def own_edits(args: argparse.Namespace) -> tuple[Image.Image, list[Edit]]:
+def own_edits(args: argparse.Namespace) -> tuple[Image.Image, list[MaskedEdit]]:
     image, masks = own_input(args, tell=print)
     return image, [
-        Edit(source, target, mask, None)
+        MaskedEdit(source, target, mask, None)
         for (source, target), mask in zip(args.edit, masks, strict=True)
     ]
 
@@ -109,40 +111,39 @@ def to_tensor(picture: Image.Image) -> Tensor:
 # -- the server ------------------------------------------------------------------------------------
 
 
-async def run_workflow(client: ComfyClient, workflow: Workflow, label: str) -> Outcome:
+async def run_workflow(client: ComfyClient, workflow: Workflow, label: str) -> WorkflowResult:
     start = time.monotonic()
-    saved = await client.run(workflow, ProgressLine(label))
+    with ProgressBar(label, unit="step", every_s=None, keep=False) as bar:
+        saved = await client.run(workflow, partial(show_progress, bar, label))
     seconds = time.monotonic() - start
-    print(f"\r{label}: {seconds:.1f} s{' ' * 40}", flush=True)
+    print(f"{label}: {seconds:.1f} s", flush=True)
     images = {}
     for image in saved:
         name = image.title.removeprefix("Save ")
         images[name] = Image.open(io.BytesIO(await client.fetch(image))).convert("RGB")
     if missing := [f"Save {name}" for name in SAVED if name not in images]:
         raise ComfyError(f"The run ended, but nothing came from {', '.join(missing)}.")
-    return Outcome(images, seconds)
+    return WorkflowResult(images, seconds)
 
 
-class ProgressLine:
-    """Shows progress on one line of a terminal, and what nodes say, which a file gets alone."""
-
-    def __init__(self, label: str):
-        self._label = label
-
-    def __call__(self, progress: Progress) -> None:
-        if progress.notice:
-            text = f"{self._label}: {progress.sentence}"
-            print(f"\r{text:<60}" if sys.stdout.isatty() else text, flush=True)
-        elif sys.stdout.isatty():
-            steps = f" {progress.value}/{progress.maximum}" if progress.maximum else ""
-            print(f"\r{f'{self._label}: {progress.title}{steps}':<60}", end="", flush=True)
+def show_progress(bar: ProgressBar, label: str, progress: Progress) -> None:
+    """The steps of a node on a terminal, and what nodes say, which a file gets alone."""
+    if progress.notice:
+        bar.tell(f"{label}: {progress.sentence}")
+    else:
+        bar.move_to(
+            progress.value, label=f"{label}, {progress.title}", total=progress.maximum or None
+        )
 
 
 # -- the scores ------------------------------------------------------------------------------------
 
 
 def scores_of(
-    source: Image.Image, edited: Image.Image, edits: Sequence[Edit], judge: Judge | None
+    source: Image.Image,
+    edited: Image.Image,
+    edits: Sequence[MaskedEdit],
+    judge: AttributeClassifier | None,
 ) -> dict[str, Any]:
     """What the judge finds under each object's raw mask, and how well the background is kept."""
     pixels = to_tensor(edited)
@@ -212,9 +213,9 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
             warn_of_unknown_words(phrase for edit in edits for phrase in (edit.source, edit.target))
     else:
         from .demo_scenes import demo_input
-        from .judging import Judge as DemoJudge
+        from .judging import Judge
 
-        judge, (source, edits) = DemoJudge.load(), demo_input(args.seed)
+        judge, (source, edits) = Judge.load(), demo_input(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     async with ComfyClient(args.server) as client:
         triples = [(e.source, e.target, name_of_upload(e.mask)) for e in edits]
@@ -278,20 +279,13 @@ def guard(job: str, run: Callable[[], int | None], stopped: str = "Stopped.") ->
         with end_as_by_ctrl_c():
             return run() or 0
     except KeyboardInterrupt:
-        _end_progress_line()
         return fail(job, stopped, STOPPED)
     except BrokenPipeError:
         _discard_output()
         return OUTPUT_CLOSED
     except (ComfyError, ValueError, OSError) as error:
-        _end_progress_line()
         cure = f". {KEPT}" if isinstance(error, OSError) else ""
         return fail(job, f"{error}{cure}", exit_code(error))
-
-
-def _end_progress_line() -> None:
-    if sys.stdout.isatty():
-        print()
 
 
 def _discard_output() -> None:
@@ -302,7 +296,7 @@ def _discard_output() -> None:
 
 def exit_code(error: Exception) -> int:
     """SERVER_FAILED unless the person can mend it from the sentence alone."""
-    if isinstance(error, Hopeless):
+    if isinstance(error, RepeatedFailure):
         return exit_code(error.last)
     if isinstance(error, NodeFailed):  # ValueErrors are the nodes' own sentences
         return FAILED if error.exception_type == "ValueError" else SERVER_FAILED

@@ -1,12 +1,20 @@
-"""The report as one HTML page that needs no network: set-up, plots, tables, and pictures."""
+"""The report as one HTML page that needs no network: set-up, plots, tables, and pictures.
+
+report.html.jinja lays it out; what it shows is made here.
+"""
 
 import base64
-import html
 import io
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
 from PIL import Image
 
 from .dataset import ImageEdit
@@ -26,82 +34,79 @@ _PLOTS = (
 _FIDELITY = ("psnr", "PSNR of the background (dB) ↑")
 
 
+@dataclass(frozen=True)
+class Plot:
+    """One kind of leakage against fidelity; or why there is none."""
+
+    svg: Markup | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture of a card, as data of a JPEG; `figures`: what is known of it, in a few words."""
+
+    label: str
+    data: str
+    width: int
+    height: int
+    figures: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One edit: its rank, the source and target of each object, and its pictures."""
+
+    edit: ImageEdit
+    rank: str
+    panels: list[Panel]
+
+
 def page(title: str, results: Results, setup: Mapping[str, Any], pictures: int) -> str:
     """The page; `pictures`: of so many edits, spread evenly from the most leaking to the least."""
-    notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in results.notes())
-    tables = "".join(t.html() for t in results.tables() if t.has_figures)
-    split = "".join(t.html() for t in results.split_tables())
-    name = html.escape(title)
-    return (
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>{name}</title><style>{_STYLE}</style></head><body><h1>{name}</h1>"
-        f"<p>{html.escape(_summary(results))}</p>"
-        f"<h2>Results</h2>{tables}{notes}"
-        f"{_plots(results)}"
-        f"<h2>By type and by number of objects</h2>{split}"
-        f"{_gallery(results, pictures)}"
-        f"<h2>Settings and versions</h2>{_facts(setup)}{_workflow(results)}</body></html>\n"
-    )
-
-
-def _summary(results: Results) -> str:
-    images = len({e.image for e in results.edits})
-    methods = ", ".join(m.label for m in results.methods)
-    count = len(results.methods)
-    by = "one method" if count == 1 else f"{count} methods"
-    edits = _count_in_words(len(results.edits), "edit")
-    return f"{edits} of {_count_in_words(images, 'image')} by {by}: {methods}."
-
-
-def _count_in_words(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _facts(setup: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<dt>{html.escape(name)}</dt><dd>{html.escape(chr(10).join(lines))}</dd>"
-        for name, lines in describe_setup(setup)
-    )
-    return f"<dl>{rows}</dl>"
-
-
-def _workflow(results: Results) -> str:
-    if not results.workflow:
-        return ""
-    text = html.escape(json.dumps(results.workflow, indent=1))
-    what = html.escape(f"The whole workflow of {results.edits[0].id} by {results.reference.label}")
-    return f"<details><summary>{what}</summary><div class=wide><pre>{text}</pre></div></details>"
-
-
-# -- plots -----------------------------------------------------------------------------------------
-
-
-def _plots(results: Results) -> str:
-    """Leakage against fidelity, for each kind of leakage that has figures or should have."""
     bootstrap = results.bootstrap()
-    drawn = [_plot(results, bootstrap, name, label) for name, label in _PLOTS]
-    if not any("<svg" in figure for figure in drawn):
-        return ""
-    legend = "".join(
-        f"<li><b style='background:{color_of(k)}'>{k}</b> {html.escape(m.label)}"
-        for k, m in enumerate(results.methods, 1)
-    )
-    line = (
-        " The dashed line: TE or TI of the unedited source, into which nothing leaked."
-        if any("class=source" in figure for figure in drawn)
-        else ""
-    )
-    bars = "bars are 95 % intervals" if len(bootstrap) > 1 else "one image: no intervals"
-    return (
-        f"<h2>Leakage against fidelity</h2><p class=note>Lower right is better; {bars}.{line} A "
-        "number stands beside its point where another one is in its place."
-        f"</p><ul class=legend>{legend}</ul><div class=plots>{''.join(drawn)}</div>"
+    plots = [plot for place in _PLOTS if (plot := _plot(results, bootstrap, *place))]
+    edits = rank_edits(results)
+    places = spread_evenly(pictures, len(edits))
+    return _template().render(
+        title=title,
+        results=results,
+        images=len({e.image for e in results.edits}),
+        tables=[t.drop_empty_columns() for t in results.tables() if t.has_figures],
+        split_tables=[t.drop_empty_columns() for t in results.split_tables()],
+        has_intervals=len(bootstrap) > 1,
+        plots=plots if any(plot.svg for plot in plots) else [],
+        has_source_line=any("class=source" in (plot.svg or "") for plot in plots),
+        ranked=len(edits),
+        cards=[_card(results, edits[k], f"{k + 1} of {len(edits)}") for k in places],
+        facts=describe_setup(setup),
+        workflow=json.dumps(results.workflow, indent=1) if results.workflow else "",
     )
 
 
-def _plot(results: Results, bootstrap: Bootstrap, name: str, label: str) -> str:
-    """One kind of leakage; or why it has no figures; or nothing."""
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = mark_interval
+    environment.globals["color_of"] = color_of
+    return environment.get_template("report.html.jinja")
+
+
+def mark_interval(text: str) -> Markup:
+    """The text of a cell: an interval stands below its mean, an arrow stays beside its word."""
+    text = re.sub(" (?=[↑↓])", "\xa0", text)
+    parts = re.fullmatch(r"(.*) (\[[^]]*\])", text)
+    return Markup("{}<small> {}</small>").format(*parts.groups()) if parts else Markup.escape(text)
+
+
+def _plot(results: Results, bootstrap: Bootstrap, name: str, label: str) -> Plot | None:
+    """One kind of leakage; None where it has no figures and should have none."""
     points = []
     for number, method in enumerate(results.methods, 1):
         x, y = (
@@ -112,9 +117,9 @@ def _plot(results: Results, bootstrap: Bootstrap, name: str, label: str) -> str:
             points.append(Point(number, method.label, x, y))
     if points:
         source = results.of_the_source(bootstrap, name)
-        return f"<figure>{scatter(points, _FIDELITY[1], label, source)}</figure>"
+        return Plot(Markup(scatter(points, _FIDELITY[1], label, source)))
     why = results.needs_several(name)
-    return f"<figure class=none><p>{html.escape(why)}</p></figure>" if why else ""
+    return Plot(None, why) if why else None
 
 
 # -- pictures --------------------------------------------------------------------------------------
@@ -150,55 +155,24 @@ def spread_evenly(count: int, of: int) -> list[int]:
     return [round(k * (of - 1) / (count - 1)) for k in range(count)]
 
 
-def _gallery(results: Results, count: int) -> str:
-    edits = rank_edits(results)
-    places = spread_evenly(count, len(edits))
-    if not places:
-        return ""
-    cards = "".join(_card(results, edits[k], f"{k + 1} of {len(edits)}") for k in places)
-    some = f"{len(places)} of {len(edits)} edits, spread evenly,"
-    chosen = some if len(places) < len(edits) else f"All of {_count_in_words(len(edits), 'edit')},"
-    return (
-        "<h2>Pictures, the most leaking first</h2>"
-        f"<p class=note>{chosen} sorted by what leaked with "
-        f"{html.escape(results.reference.label)}: the share of objects with another object's "
-        "attribute, then how far TE and TI are above those of the unedited source, where there are "
-        f"such figures. {_captions_in_words(results)}</p>{cards}"
-    )
-
-
-def _captions_in_words(results: Results) -> str:
-    """What the captions of pictures say, as far as there are such figures."""
-    judged = (
-        "right 1/2: of two edited objects, one has all that was asked. leaked 0/2: of two objects "
-        "of the image that could show what another one was to get, edited or not, none does. "
-    )
-    return (judged if results.is_judged else "") + "dB: PSNR of the background."
-
-
-def _card(results: Results, edit: ImageEdit, rank: str) -> str:
+def _card(results: Results, edit: ImageEdit, rank: str) -> Card:
     dataset = results.dataset
     source = dataset.picture(edit.image)
     all_masks = dataset.masks(edit.image)
     regions = regions_view(source, [all_masks[o.object] for o in edit.objects], COLORS)
     panels = [_panel("source", source), _panel("regions", regions)]
+    return Card(edit, rank, [*panels, *_edited_panels(results, edit)])
+
+
+def _edited_panels(results: Results, edit: ImageEdit) -> Iterator[Panel]:
+    """The edit by each method whose image is there."""
     for method in results.methods:
         try:
             picture, _ = read_result(image_path(results.out, method.name, edit.id))
         except (FileNotFoundError, ValueError):
             continue
         values = results.scored[method.name].get(edit.id, {})
-        panels.append(_panel(method.label, picture, caption(values)))
-    asked = "".join(
-        f"<li><b style='background:{color_of(k)}'>{k}</b> "
-        f"{html.escape(o.source)} → {html.escape(o.target)}"
-        for k, o in enumerate(edit.objects, 1)
-    )
-    about = html.escape(f"{rank} · {edit.kind} · {edit.id}")
-    return (
-        f"<section><h3>{about}</h3><ul class=legend>{asked}</ul>"
-        f"<div class=row>{''.join(panels)}</div></section>"
-    )
+        yield _panel(method.label, picture, caption(values))
 
 
 def caption(values: Values) -> str:
@@ -223,72 +197,11 @@ def _against_source(values: Values, name: str) -> str:
     return f"{name}\xa0{values[name][0]:.1f}{beside}"
 
 
-def _panel(label: str, picture: Image.Image, figures: str = "") -> str:
+def _panel(label: str, picture: Image.Image, figures: str = "") -> Panel:
     if max(picture.size) > _PANEL:
         picture = picture.copy()
         picture.thumbnail((_PANEL, _PANEL), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.convert("RGB").save(buffer, "JPEG", quality=90)
     data = base64.b64encode(buffer.getvalue()).decode()
-    text = html.escape(label, quote=True)
-    more = f"<small>{html.escape(figures)}</small>" if figures else ""
-    return (
-        f"<figure><img src='data:image/jpeg;base64,{data}' alt='{text}' "
-        f"width={picture.width} height={picture.height}>"
-        f"<figcaption>{text}{more}</figcaption></figure>"
-    )
-
-
-_STYLE = """
-:root{color-scheme:light dark;--line:#ccc;--soft:#666;--tint:rgba(0,0,0,.05);--edge:rgba(0,0,0,.4)}
-@media(prefers-color-scheme:dark){
-:root{--line:#555;--soft:#aaa;--tint:rgba(255,255,255,.1);--edge:rgba(255,255,255,.45)}}
-*{box-sizing:border-box}
-body{font:16px/1.45 system-ui,sans-serif;margin:0 auto;max-width:1200px;padding:12px 16px 40px}
-h1{font-size:1.6em;line-height:1.2;margin:.4em 0}
-h2{font-size:1.25em;margin:1.8em 0 .4em;border-bottom:1px solid var(--line)}
-h3{font-size:1em;margin:1.2em 0 .4em;overflow-wrap:anywhere}
-.note,figcaption small{color:var(--soft);font-size:.85em}
-.wide{overflow-x:auto;width:fit-content;max-width:100%;background:
-linear-gradient(to right,Canvas 30%,transparent) left/40px 100% no-repeat local,
-linear-gradient(to left,Canvas 30%,transparent) right/40px 100% no-repeat local,
-linear-gradient(to right,var(--edge),transparent) left/14px 100% no-repeat scroll,
-linear-gradient(to left,var(--edge),transparent) right/14px 100% no-repeat scroll}
-table{border-collapse:separate;border-spacing:0;font-size:.85em;font-variant-numeric:tabular-nums}
-td,th{border:solid var(--line);border-width:0 1px 1px 0;padding:.3em .6em;text-align:left;
-white-space:nowrap}
-td small,th small{font-size:.9em;display:block;font-weight:400}
-thead th{background:var(--tint);border-top-width:1px;white-space:normal;vertical-align:bottom;
-min-width:4.5em}
-th:first-child{position:sticky;left:0;border-left-width:1px;font-weight:600;min-width:9em;
-white-space:normal;background:Canvas}
-thead th:first-child{background:linear-gradient(var(--tint),var(--tint)) Canvas}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr));gap:12px}
-.plots figure{margin:0;max-width:520px}
-svg{width:100%;height:auto;font:12px system-ui,sans-serif;fill:currentColor}
-svg .grid{stroke:var(--line);stroke-width:1}
-svg line.source{stroke:currentColor;stroke-width:1.5;stroke-dasharray:6 4}
-svg text.source{paint-order:stroke;stroke:Canvas;stroke-width:4px}
-.plots .none{border:1px dashed var(--line);color:var(--soft);display:grid;place-items:center;
-min-height:160px;padding:12px;text-align:center}
-svg .mark{fill:#fff;font-weight:700}
-.legend{list-style:none;padding:0;margin:.3em 0;display:flex;flex-wrap:wrap;gap:2px 18px}
-.legend b{color:#fff;border-radius:9px;min-width:18px;line-height:18px;display:inline-block;
-text-align:center;font-size:12px}
-.row{display:grid;grid-template-columns:repeat(auto-fill,minmax(180px,1fr));gap:8px}
-.row figure{margin:0;min-width:0}
-.row img{width:100%;height:auto;display:block;border-radius:3px}
-figcaption{font-size:.85em;line-height:1.3;padding-top:3px}
-figcaption small{display:block}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 16px;margin:0}
-dt{font-weight:600}
-dd{margin:0;white-space:pre-wrap;overflow-wrap:anywhere}
-summary{margin-top:1em;cursor:pointer}
-pre{font-size:.8em}
-@media(max-width:600px){
-.row{grid-template-columns:1fr 1fr}
-th:first-child{min-width:6.5em}
-dl{grid-template-columns:1fr}
-dd{margin-bottom:8px}
-}
-"""
+    return Panel(label, data, picture.width, picture.height, figures)

@@ -10,8 +10,10 @@ PIE-Bench's own mask (the paper finds it with Grounded-SAM from the blended word
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,7 +27,7 @@ from .dataset import (
     read_dataset,
     write_dataset,
 )
-from .json_files import Entry, read_json
+from .json_files import JsonObject, read_json
 
 SIZE = 512  # of images and masks
 TYPES = {
@@ -45,6 +47,24 @@ SCHEDULE_OF = {"6": "color", "7": "material"}
 """Self-Attention Injection's edit type; every other one counts as a change of the object."""
 
 
+@dataclass(frozen=True)
+class EntryType:
+    """Of an entry of mapping_file.json, which has more keys."""
+
+    editing_type_id: str
+
+
+@dataclass(frozen=True)
+class MappingEntry(EntryType):
+    """What is read of an entry whose type was asked for."""
+
+    image_path: str
+    original_prompt: str
+    editing_prompt: str
+    mask: list[Any]
+    blended_word: str = ""
+
+
 def pie_bench(
     mapping: Path,
     images: Path,
@@ -58,32 +78,32 @@ def pie_bench(
     """Read PIE-Bench's mapping and the images below `images`, and write a data set to `folder`."""
     sources, edits, files = {}, [], {}
     for key, entry in read_json(mapping, "mapping of PIE-Bench").entries():
-        kind = entry.take("editing_type_id", str)
+        kind = entry.read_as(EntryType).editing_type_id
         if kind not in TYPES:
             raise entry.wrong(f"has an 'editing_type_id' {kind!r}", f"There are {', '.join(TYPES)}")
         if kind not in types:
             continue
-        file = entry.take("image_path", str)
+        read = entry.read_as(MappingEntry)
         stem = re.sub(r"\W+", "_", key)
-        mask = decode_mask(entry, tell)
+        mask = decode_mask(read.mask, entry, tell)
         if not mask.getbbox():
             tell(f"{key}: its mask marks nothing; the edit is left out.")
             continue
-        phrases = _phrases(entry)
+        phrases = _phrases(read)
         if phrases is None:
             tell(f"{key}: its blended words do not stand in its prompts; the prompts are taken.")
-        source_prompt, target_prompt = (_plain(text) for text in _prompts(entry))
+        source_prompt, target_prompt = (_plain(text) for text in _prompts(read))
         source, target = phrases or (source_prompt, target_prompt)
         if source == target:
             tell(
                 f"{key}: source and target phrase are both {source!r}; what its prompts change "
                 "lies outside of it."
             )
-        suffix = Path(file).suffix or ".jpg"
+        suffix = Path(read.image_path).suffix or ".jpg"
         image = SourceImage(
             f"images/{stem}{suffix}", (ImageObject(f"masks/{stem}.png", source),), key, frame=1
         )
-        files[image.file] = _image_bytes(entry, images / file)
+        files[image.file] = _image_bytes(entry, images / read.image_path)
         files[image.objects[0].mask] = mask
         sources[key] = image
         edits.append(
@@ -119,13 +139,12 @@ def in_turn(edits: Sequence[ImageEdit]) -> list[ImageEdit]:
     return [edit for _, _, edit in sorted(placed, key=lambda p: p[:2])]
 
 
-def decode_mask(entry: Entry, tell: Callable[[str], None]) -> Image.Image:
+def decode_mask(runs: Sequence[Any], entry: JsonObject, tell: Callable[[str], None]) -> Image.Image:
     """The mask of [start, length, start, length, ...] in the rows of 512x512 pixels, without the
     border that PIE-Bench adds for its scores (SourceImage.frame).
 
     A run beyond the last pixel ends there, as in PIE-Bench's own code (mask_decode), and is told.
     """
-    runs = entry.take("mask", list)
     if len(runs) % 2 or not all(isinstance(n, int) and n >= 0 for n in runs):
         raise entry.wrong("has a 'mask' that is not a list of starts and lengths")
     flat = np.zeros(SIZE * SIZE, np.uint8)
@@ -141,7 +160,7 @@ def decode_mask(entry: Entry, tell: Callable[[str], None]) -> Image.Image:
     return Image.fromarray(flat.reshape(SIZE, SIZE))
 
 
-def _image_bytes(entry: Entry, path: Path) -> bytes:
+def _image_bytes(entry: JsonObject, path: Path) -> bytes:
     try:
         with Image.open(path) as picture:
             size = picture.size
@@ -162,10 +181,10 @@ def _image_bytes(entry: Entry, path: Path) -> bytes:
 # -- prompts and phrases ---------------------------------------------------------------------------
 
 
-def _prompts(entry: Entry) -> tuple[str, str]:
+def _prompts(entry: MappingEntry) -> tuple[str, str]:
     """Without round brackets, which would weigh words."""
-    found = (entry.take(key, str) for key in ("original_prompt", "editing_prompt"))
-    source, target = (re.sub(r"[()]", " ", text) for text in found)
+    prompts = (entry.original_prompt, entry.editing_prompt)
+    source, target = (re.sub(r"[()]", " ", text) for text in prompts)
     return source, target
 
 
@@ -174,9 +193,9 @@ def _plain(prompt: str) -> str:
     return " ".join(re.sub(r"[\[\]]", " ", prompt).split())
 
 
-def _phrases(entry: Entry) -> tuple[str, str] | None:
+def _phrases(entry: MappingEntry) -> tuple[str, str] | None:
     """Source and target phrase, as they stand in the prompts; None where they do not."""
-    words = entry.take("blended_word", str, "").split()
+    words = entry.blended_word.split()
     half = len(words) // 2
     if len(words) % 2 or not words:
         return None

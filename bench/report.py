@@ -9,7 +9,7 @@ from typing import Any
 
 from ..headless.tasks import Outcome
 from .dataset import Dataset, ImageEdit
-from .figure_table import BACKGROUND, JUDGED, PIE_BENCH, SPLIT, Column, Table, show_figure
+from .figure_table import BACKGROUND, JUDGED, PIE_BENCH, SPLIT, Column, FigureTable, show_figure
 from .methods import ALE, Method
 from .scoring_pass import Values
 from .statistics import DRAWS, SEED, Bootstrap, Figure
@@ -26,25 +26,26 @@ PRESERVATION = "Background and structure"
 PIE_PRESERVATION = f"{PRESERVATION}, in PIE-Bench's way"
 SOURCE = "source, unedited"
 INTERVALS = (
-    "Mean [95 % interval], by bootstrap over groups of edits that share an image ({draws} draws, "
-    "seed {seed}); without an interval where all edits are of one image. "
+    "Each figure is a mean with its 95 % interval, by bootstrap over groups of edits that share an "
+    "image ({draws} draws, seed {seed}). There is no interval where all edits are of one image. "
 )
-ONE_IMAGE = "Means; one image: no interval. "
+ONE_IMAGE = "Each figure is a mean; one image: no interval. "
 LEGEND = (
-    "TE, TI: 100 x cosine of CLIP, of the targets' phrases and the background (TE) "
-    "or the other objects (TI). CLIP: the same of each edited object and its target, of all edited "
-    "regions and the target prompt, and of the whole image and the target prompt. The unedited "
-    "source stands beside them. Background: over its pixels alone, and in PIE-Bench's way (over "
-    "all pixels, objects black). Structure distance: of whole images, by the keys of DINO's "
-    "ViT-B/8; in PIE-Bench's way: with the input scale of its code. n/a: there is no such "
-    "figure, as TI of one object; a column of n/a alone is left out. n: edits that have the figure."
+    "TE and TI are 100 x the cosine of CLIP between the targets' phrases and the background (TE) "
+    "or the other objects (TI). CLIP is the same between each edited object and its target, all "
+    "edited regions and the target prompt, and the whole image and the target prompt. The unedited "
+    "source stands beside them. Background figures are over its pixels alone; PIE-Bench's way "
+    "takes all pixels, with black objects. The structure distance compares whole images by the "
+    "keys of DINO's ViT-B/8; PIE-Bench's way uses the input scale of its code. n/a means that "
+    "there is no such figure, as for TI with one object; a column of n/a alone is left out. n is "
+    "the number of edits that have the figure."
 )
 JUDGED_LEGEND = (
-    "Object, color, material: share of edited objects with what was asked, by the demo world's "
-    "judge; all: with all that was asked. Wrong attribute: share of objects that show what another "
-    "object was to get. The judge always names the nearest shape, color and material, also where "
-    "an object vanished into a smudge: shares of what was asked are too high by such cases. "
-    "Without --clip, TE and TI are the demo world's mini CLIP's."
+    "Object, color and material are the shares of edited objects that have what was asked, by the "
+    "demo world's judge; all asked is the share with all of it. Wrong attribute is the share of "
+    "objects that show what another object was to get. The judge always names the nearest shape, "
+    "color and material, even where an object vanished into a smudge, so the shares of what was "
+    "asked are too high by such cases. Without --clip, TE and TI use the demo world's mini CLIP."
 )
 BETWEEN = {"TI": "TI", "wrong, edited": "Wrong attribute, edited"}
 """Figures that need several edited objects, and how a text calls them."""
@@ -134,7 +135,7 @@ class Results:
         present = {n for found in self.scored.values() for v in found.values() for n in v}
         return [c for c in columns if c.figure in present or c.metric in self.missing]
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[FigureTable]:
         """The tables of figures, one row a method."""
         rows = [(m.label, m.name, _everything) for m in self.methods]
         return [
@@ -143,7 +144,7 @@ class Results:
             self.table(PIE_PRESERVATION, "method", PIE_BENCH, rows),
         ]
 
-    def split_tables(self, by_count: bool = True) -> list[Table]:
+    def split_tables(self, by_count: bool = True) -> list[FigureTable]:
         """The figures of SPLIT that there are, by kind of edit and by number of objects."""
         counted = [(str(k), lambda e, k=k: len(e.objects) == k) for k in self.counts()]
         splits: list[tuple[str, Parts]] = [
@@ -157,7 +158,7 @@ class Results:
             for column in columns
         ]
 
-    def _split_table(self, title: str, column: Column, parts: Parts) -> Table:
+    def _split_table(self, title: str, column: Column, parts: Parts) -> FigureTable:
         """One figure; a column a part of the edits, with the number of those that have it."""
         bootstrap = self.bootstrap()
         rows = [
@@ -168,7 +169,7 @@ class Results:
         if any(figure.count for figure in own):
             rows.append((SOURCE, *(show_figure(figure, column) for figure in own)))
         heads = (f"{name} (n = {self._number(column.figure, keep)})" for name, keep in parts)
-        return Table(title, ("method", *heads), tuple(rows))
+        return FigureTable(title, ("method", *heads), tuple(rows))
 
     def _number(self, figure: str, keep: Callable[[ImageEdit], bool]) -> int:
         """Of edits for which some method has the figure."""
@@ -210,7 +211,7 @@ class Results:
         first: str,
         columns: Sequence[Column],
         rows: Sequence[tuple[str, str, Callable[[ImageEdit], bool]]],
-    ) -> Table:
+    ) -> FigureTable:
         """Rows of (label, method, which edits), and what the source itself scores."""
         bootstrap = self.bootstrap()
         columns = self.choose_columns(columns)
@@ -223,7 +224,7 @@ class Results:
             for label, method, keep in rows
         )
         cells += tuple(self._source_rows(bootstrap, columns))
-        return Table(title, (first, "edits", *(c.heading for c in columns)), cells)
+        return FigureTable(title, (first, "edits", *(c.heading for c in columns)), cells)
 
     def _source_rows(
         self, bootstrap: Bootstrap, columns: Sequence[Column]
@@ -245,14 +246,23 @@ class Results:
 
     def notes(self) -> list[str]:
         """What the tables mean, what is missing, and what failed."""
-        failed = self.outcome.failed
+        return [*self.legend(), *self.remarks()]
+
+    def legend(self) -> list[str]:
+        """What the tables mean, and which figures nobody computed."""
         several = len(self.bootstrap()) > 1
         means = INTERVALS.format(draws=DRAWS, seed=SEED) if several else ONE_IMAGE
         return [
             means + LEGEND,
             *([JUDGED_LEGEND] if self.is_judged else []),
-            *filter(None, map(self.needs_several, BETWEEN)),
             *(f"{name}: {why}." for name, why in self.missing.items()),
+        ]
+
+    def remarks(self) -> list[str]:
+        """What holds for these tables alone."""
+        failed = self.outcome.failed
+        return [
+            *filter(None, map(self.needs_several, BETWEEN)),
             *([f"{len(failed)} images failed and are not scored."] if failed else []),
             *(f"{name} failed: {why}" for name, why in failed.items()),
         ]

@@ -7,7 +7,6 @@ Editing goes through one or more ComfyUI servers (editing.py), scoring reads fil
 import argparse
 import json
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,13 +20,13 @@ from ..headless.pack import ROOT, pack_version
 from ..headless.pictures import write_whole
 from ..headless.tasks import Outcome
 from ..headless.workers import Workers, local_workers
+from ..progress import ProgressBar
 from .dask_workers import dask_workers
 from .dataset import Dataset, ImageEdit, read_dataset
 from .editing import (
     STALE,
+    NodeInputs,
     Plan,
-    ProgressLine,
-    Settings,
     check_servers,
     edit_all,
     find_pending,
@@ -49,7 +48,7 @@ def run_bench(
     dataset: Dataset,
     methods: Sequence[Method],
     out: Path,
-    settings: Settings | None = None,
+    settings: NodeInputs | None = None,
 ) -> Results:
     """Edit and score the first edits of a data set. `args` are those of parsers.bench_parser;
     images and scores go below `out`, which the caller is alone in (lock.alone_in)."""
@@ -83,7 +82,7 @@ def check_bench(
     dataset: Dataset,
     methods: Sequence[Method],
     out: Path,
-    settings: Settings | None = None,
+    settings: NodeInputs | None = None,
 ) -> None:
     """What run_bench would find wrong before it needs a server: settings, weights of metrics."""
     _plan(args, dataset, dataset.edits[:1], methods, out, settings)
@@ -96,7 +95,7 @@ def _plan(
     edits: Sequence[ImageEdit],
     methods: Sequence[Method],
     out: Path,
-    settings: Settings | None,
+    settings: NodeInputs | None,
 ) -> Plan:
     checkpoint = getattr(args, "checkpoint", None)
     context = ("" if checkpoint else own_model().weights_key()) + pack_version()
@@ -120,18 +119,23 @@ def exit_code_of(job: str, found: Sequence[Results]) -> int:
 
 def _make_images(plan: Plan, args: argparse.Namespace) -> Outcome:
     """The first pass; what failed is told."""
-    left = find_pending(plan.jobs, print)
-    there = len(plan.jobs) - len(left)
-    print(f"{plan.dataset.name}: {len(plan.jobs)} images, {there} are there.", flush=True)
+    left = find_pending(plan.tasks, print)
+    there = len(plan.tasks) - len(left)
+    print(f"{plan.dataset.name}: {len(plan.tasks)} images, {there} are there.", flush=True)
     if not left:
         return Outcome()
     if not args.dask:  # whose servers this machine may not reach
         check_servers(args.server, left)
-    progress = ProgressLine(len(left), sys.stdout.isatty())
-    with workers_of(args) as workers:
-        outcome = edit_all(left, workers, progress, progress.tell, patience_s=args.patience)
+    with ProgressBar("images", len(left), "image") as bar, workers_of(args) as workers:
+        outcome = edit_all(
+            left,
+            workers,
+            lambda _task, outcome: bar.move_to(outcome.over),
+            bar.tell,
+            patience_s=args.patience,
+        )
     if outcome.made:
-        print(f"\n{outcome.made} images, {outcome.seconds / outcome.made:.2f} s each")
+        print(f"{outcome.made} images, {outcome.seconds / outcome.made:.2f} s each")
     if len(outcome.by_server) > 1:
         print(", ".join(f"{url}: {n}" for url, n in outcome.by_server.items()))
     for name, why in outcome.failed.items():
@@ -146,14 +150,14 @@ def workers_of(args: argparse.Namespace) -> AbstractContextManager[Workers]:
 
 
 def _tell_stale(plan: Plan) -> Outcome:
-    stale = sum(state_of(job) == STALE for job in plan.jobs)
+    stale = sum(state_of(task) == STALE for task in plan.tasks)
     if stale:
-        print(f"{plan.dataset.name}: {stale} of {len(plan.jobs)} images {STALE}.")
+        print(f"{plan.dataset.name}: {stale} of {len(plan.tasks)} images {STALE}.")
     return Outcome()
 
 
 def set_up(
-    results: Results, command: str, facts: Mapping[str, Any], settings: Settings | None = None
+    results: Results, command: str, facts: Mapping[str, Any], settings: NodeInputs | None = None
 ) -> dict[str, Any]:
     """What a report says of how it was made."""
     own = own_model()

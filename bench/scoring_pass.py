@@ -20,6 +20,7 @@ import torch
 from ..headless.pictures import crop_centre, write_whole
 from ..scoring.leakage import Cosines, leakage
 from ..scoring.lpips import background_lpips, pie_bench_lpips
+from ..scoring.lpips_network import LpipsNetwork
 from ..scoring.preservation import background_scores, pie_bench_scores
 from ..scoring.similarity import edit_similarity
 from ..scoring.structure import DinoKeys, Scale, structure_distance
@@ -27,7 +28,7 @@ from .clip_network import ClipNetwork
 from .dataset import Dataset, ImageEdit
 from .dino_network import load_dino
 from .editing import image_path, read_result
-from .lpips_network import LpipsNetwork
+from .lpips_network import load_lpips
 from .main_job import to_tensor
 from .metric import Metric, Values, Views
 from .weight_files import version_of
@@ -37,7 +38,7 @@ SAVE_EVERY = 100
 
 
 @dataclass(frozen=True)
-class Metrics:
+class AvailableMetrics:
     """What can be scored here, and what cannot, with the reason."""
 
     ready: tuple[Metric, ...]
@@ -49,7 +50,7 @@ def metrics_for(
     clip: Path | None = None,
     lpips: Path | None = None,
     dino: Path | None = None,
-) -> Metrics:
+) -> AvailableMetrics:
     """All metrics for a data set. `clip`: a folder of a CLIP model; `lpips`, `dino`: files of the
     backbones' weights."""
     world = world_of(dataset)
@@ -65,7 +66,7 @@ def metrics_for(
     if lpips is None:
         missing["lpips"] = "n/a: no LPIPS weights (--lpips FILE)"
     else:
-        network = LpipsNetwork.load(lpips)
+        network = load_lpips(lpips)
         ready.append(
             Metric("lpips", version_of([lpips]), lambda *args: _lpips_values(network, *args))
         )
@@ -76,7 +77,7 @@ def metrics_for(
         ready.append(
             Metric("structure", version_of([dino]), lambda *args: _structure_values(keys, *args))
         )
-    return Metrics(tuple(ready), missing)
+    return AvailableMetrics(tuple(ready), missing)
 
 
 def _cosines(world: World | None, clip: Path | None) -> tuple[Cosines | None, str]:
@@ -148,7 +149,7 @@ def score(
     dataset: Dataset,
     edits: Sequence[ImageEdit],
     method: str,
-    metrics: Metrics,
+    metrics: AvailableMetrics,
     out: Path,
     tell: Callable[[str], None],
 ) -> dict[str, Values]:

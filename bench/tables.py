@@ -8,6 +8,7 @@ import argparse
 import json
 import re
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from ..headless.pictures import write_whole
 from .dataset import Dataset
 from .demo_bench import scene_facts
 from .demo_scenes import LARGE_SIZE, demo_dataset
-from .figure_table import Table
+from .figure_table import FigureTable
 from .main_job import GOES_ON, guard
 from .methods import (
     ALE,
@@ -41,6 +42,8 @@ from .runner import check_bench, exit_code_of, run_bench, set_up
 
 SMALL = "demo"  # the folder of the scenes that all tables use
 LARGE_COUNTS = (4, 6, 8)
+LEGEND = "legend"  # the name of its marks, in a text that holds tables
+TEXT_WIDTH = 100
 LARGE_INSTANCES = 3  # of each type, count and scene; 300 edits of 20 scenes for each count
 
 
@@ -86,7 +89,9 @@ def find_tables(names: Sequence[str]) -> tuple[PaperTable, ...]:
     return tuple(known[name] for name in dict.fromkeys(names)) or TABLES
 
 
-def make_table(table: PaperTable, args: argparse.Namespace) -> tuple[list[Results], list[Table]]:
+def make_table(
+    table: PaperTable, args: argparse.Namespace
+) -> tuple[list[Results], list[FigureTable]]:
     """Edit and score what a table needs, and lay it out."""
     small = _small(args)
     if table.counts:
@@ -104,7 +109,7 @@ def _small(args: argparse.Namespace) -> Dataset:
 
 def _by_count(
     table: PaperTable, args: argparse.Namespace, small: Dataset
-) -> tuple[list[Results], list[Table]]:
+) -> tuple[list[Results], list[FigureTable]]:
     """One set of tables for each number of objects: rows are methods."""
     found = [run_bench(args, small, table.methods, args.out / SMALL)]
     for k in (k for k in table.counts if k in LARGE_COUNTS):
@@ -117,7 +122,7 @@ def _by_count(
         for results in found:
             columns, own = _count_rows(results, place)
             rows += own
-        tables.append(Table(title, ("objects", *columns), tuple(rows)))
+        tables.append(FigureTable(title, ("objects", *columns), tuple(rows)))
     return found, tables
 
 
@@ -156,12 +161,22 @@ def command_of(table: PaperTable, args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def section(setup: Mapping[str, Any], results: Results, tables: Sequence[Table]) -> str:
-    """The Markdown of a table: how it was made, and the figures."""
+def section(setup: Mapping[str, Any], results: Results, tables: Sequence[FigureTable]) -> str:
+    """The Markdown of a table: the figures, then how they were made."""
     made_by = (
         f"`python3 {setup['command']}`; scene seeds {setup['scene seeds']}; {setup['versions']}."
     )
-    return "\n\n".join([made_by, *results.notes(), *(t.markdown() for t in tables)])
+    return "\n\n".join([*(t.markdown() for t in tables), *_wrap([*results.remarks(), made_by])])
+
+
+def legend_of(results: Results) -> str:
+    """What the figures of all tables mean: once for a text with several."""
+    return "\n\n".join(_wrap(results.legend()))
+
+
+def _wrap(paragraphs: Sequence[str]) -> list[str]:
+    wrapper = textwrap.TextWrapper(TEXT_WIDTH, break_long_words=False, break_on_hyphens=False)
+    return [wrapper.fill(paragraph) for paragraph in paragraphs]
 
 
 def renew_table(text: str, name: str, content: str) -> str:
@@ -183,6 +198,7 @@ def main(argv: Sequence[str]) -> int:
         text = args.write.read_text(encoding="utf-8") if args.write else None
         for table in chosen:  # before any work
             text = renew_table(text, table.name, "") if text else text
+        text = renew_table(text, LEGEND, "") if text else text
         if args.check_only:
             small, methods = _small(args), [m for table in chosen for m in table.methods]
             check_bench(args, small, methods, args.out / SMALL)
@@ -210,12 +226,14 @@ def make_tables(chosen: Sequence[PaperTable], args: argparse.Namespace) -> list[
         results, tables = make_table(table, args)
         found += results
         setup = set_up(results[0], command_of(table, args), scene_facts(results[0]))
-        content = section(setup, results[0], tables)
-        write_table(args.out / "tables", table, results, setup, content, args.pictures)
+        content, legend = section(setup, results[0], tables), legend_of(results[0])
+        whole = f"{content}\n\n{legend}"
+        write_table(args.out / "tables", table, results, setup, whole, args.pictures)
         if args.write:  # table by table, so that a stopped run keeps what it has
             text = args.write.read_text(encoding="utf-8")
-            write_whole(args.write, renew_table(text, table.name, content).encode("utf-8"))
-        print(f"## {table.title}\n\n{content}\n", flush=True)
+            text = renew_table(renew_table(text, table.name, content), LEGEND, legend)
+            write_whole(args.write, text.encode("utf-8"))
+        print(f"## {table.title}\n\n{whole}\n", flush=True)
     return found
 
 

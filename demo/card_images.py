@@ -26,7 +26,7 @@ _DILATION = 0.01  # the paper's
 
 
 @dataclass(frozen=True)
-class Demo:
+class DemoSetup:
     """The parts under test, and how images are sampled."""
 
     model: "ModelPatcher"
@@ -48,16 +48,16 @@ def phrases_of(scene: Scene) -> list[str]:
     return [object_phrase(o.shape, o.color, o.material) for o in scene.objects]
 
 
-def encode(demo: Demo, prompt: str) -> Tensor:
+def encode(demo: DemoSetup, prompt: str) -> Tensor:
     """Context (1, N, 128) of a prompt."""
     return cast("Tensor", demo.clip.encode_from_tokens(demo.clip.tokenize(prompt)))
 
 
-def _first_end(demo: Demo, prompt: str) -> int:
+def _first_end(demo: DemoSetup, prompt: str) -> int:
     return [token for token, _ in demo.clip.tokenize(prompt)["l"][0]].index(EOS)
 
 
-def splice(demo: Demo, words: str, ends: str) -> Tensor:
+def splice(demo: DemoSetup, words: str, ends: str) -> Tensor:
     """Context with the words of one prompt and the end-of-text run of another."""
     context, other = encode(demo, words).clone(), encode(demo, ends)
     start, from_ = _first_end(demo, words), _first_end(demo, ends)
@@ -67,19 +67,19 @@ def splice(demo: Demo, words: str, ends: str) -> Tensor:
     return context
 
 
-def zero_part(demo: Demo, prompt: str, *, words: bool) -> Tensor:
+def zero_part(demo: DemoSetup, prompt: str, *, words: bool) -> Tensor:
     """Context with either the words or the end-of-text run set to zero."""
     context, start = encode(demo, prompt).clone(), _first_end(demo, prompt)
     context[:, slice(1, start) if words else slice(start, None)] = 0
     return context
 
 
-def plain_images(demo: Demo, scenes: list[Scene]) -> Tensor:
+def plain_images(demo: DemoSetup, scenes: list[Scene]) -> Tensor:
     prompts = [join_phrases(phrases_of(scene)) for scene in scenes]
     return sample(demo, torch.cat([encode(demo, prompt) for prompt in prompts]))
 
 
-def regional_images(demo: Demo, scenes: list[Scene], has_background: bool) -> Tensor:
+def regional_images(demo: DemoSetup, scenes: list[Scene], has_background: bool) -> Tensor:
     """Object-Restricted Embeddings and RGB-CAM on the scenes' own regions, one KSampler each.
 
     With has_background the pixels of no region see the word of the scene's background.
@@ -102,7 +102,7 @@ def regional_images(demo: Demo, scenes: list[Scene], has_background: bool) -> Te
     return torch.cat(images)
 
 
-def sample(demo: Demo, contexts: Tensor) -> Tensor:
+def sample(demo: DemoSetup, contexts: Tensor) -> Tensor:
     """Images (B, H, W, 3) of contexts (B, N, 128), by ComfyUI's own sampler."""
     noise = draw_noise(len(contexts))
     return torch.cat(
@@ -119,7 +119,7 @@ def draw_noise(count: int) -> Tensor:
     return torch.randn(count, 4, IMAGE_SIZE // 8, IMAGE_SIZE // 8, generator=generator)
 
 
-def denoise(demo: Demo, positive: Any, noise: Tensor) -> Tensor:
+def denoise(demo: DemoSetup, positive: Any, noise: Tensor) -> Tensor:
     """As KSampler and VAE Decode."""
     import comfy.sample
 

@@ -46,7 +46,7 @@ def draw_curves(curves: dict[str, Curve]) -> str:
     size = f'width="{_COLUMNS * _WIDTH}" height="{rows * _HEIGHT}"'
     panels = [
         f'<g transform="translate({i % _COLUMNS * _WIDTH} {i // _COLUMNS * _HEIGHT})">'
-        f"{_panel(name, _thinned(curve))}</g>"
+        f"{_panel(name, _thin(curve))}</g>"
         for i, (name, curve) in enumerate(curves.items())
     ]
     style = 'font-family="sans-serif" font-size="11" fill="#333"'
@@ -91,7 +91,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return ticks[:: -(-len(ticks) // 8)] if ticks else [high]
 
 
-def _thinned(curve: Sequence[tuple[float, float]]) -> Curve:
+def _thin(curve: Sequence[tuple[float, float]]) -> Curve:
     """Means of neighbouring reports, so that a long curve stays a small file."""
     group = -(-len(curve) // _MOST_POINTS)
     parts = [curve[i : i + group] for i in range(0, len(curve), group)]

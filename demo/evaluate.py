@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..regions.detection import Thresholds, match
 from .captions import join_phrases, object_phrase
-from .card_images import Demo, plain_images, regional_images, sample, splice, zero_part
+from .card_images import DemoSetup, plain_images, regional_images, sample, splice, zero_part
 from .finder import SceneFinder
 from .finding import find_objects
 from .judge import Judge, Reading
@@ -48,11 +48,11 @@ def evaluate(folder: Path, count: int, parts: Sequence[str] = ()) -> str:
     clip = build_clip(read_weights("text", folder))
     vae = build_vae(read_weights("autoencoder", folder))
     model = build_model(read_weights("unet", folder))
-    demo = Demo(model, clip, vae, Judge.load(folder), folder)
+    demo = DemoSetup(model, clip, vae, Judge.load(folder), folder)
     return "\n\n".join(PARTS_OF_CARD[part](demo, count) for part in parts or PARTS_OF_CARD)
 
 
-def _ground_truth(demo: Demo, count: int) -> str:
+def _ground_truth(demo: DemoSetup, count: int) -> str:
     """Autoencoder PSNR, and judge accuracy on ground truth before and after the autoencoder."""
     scenes = [make_scene(CHECK_SEEDS[i], 2, triples="all") for i in range(count)]
     images, masks = render_batch(scenes)
@@ -75,7 +75,7 @@ def _ground_truth(demo: Demo, count: int) -> str:
     return "\n".join(lines)
 
 
-def _found_objects(demo: Demo, count: int) -> str:
+def _found_objects(demo: DemoSetup, count: int) -> str:
     """Intersection over union of true masks with those that the finder makes of each object's
     phrase alone, 0 for an object that it does not find."""
     finder = SceneFinder.load(demo.folder)
@@ -114,7 +114,7 @@ def found_overlaps(
     return overlaps
 
 
-def _text_to_image(demo: Demo, count: int) -> str:
+def _text_to_image(demo: DemoSetup, count: int) -> str:
     """Plain prompts with 1 to 3 objects, and one object of a triple that was never trained on."""
     kinds: tuple[tuple[str, int, Triples], ...] = (
         ("one object", 1, "trained"),
@@ -129,7 +129,7 @@ def _text_to_image(demo: Demo, count: int) -> str:
     return "\n".join(lines)
 
 
-def _region_control(demo: Demo, count: int) -> str:
+def _region_control(demo: DemoSetup, count: int) -> str:
     """Two objects, the same prompts and noise with and without ORE and RGB-CAM in a KSampler."""
     scenes = _prompt_scenes(count, 2, "trained")
     lines = [
@@ -145,7 +145,7 @@ def _region_control(demo: Demo, count: int) -> str:
     return "\n".join(lines)
 
 
-def _distilled(demo: Demo, count: int) -> str:
+def _judge_lcm(demo: DemoSetup, count: int) -> str:
     """Two objects by the latent consistency LoRA, as ComfyUI's own nodes apply it."""
     model = add_lcm(demo.model, read_weights("lcm", demo.folder))
     scenes = _prompt_scenes(count, 2, "trained")
@@ -158,7 +158,7 @@ def _distilled(demo: Demo, count: int) -> str:
     return "\n".join(lines)
 
 
-def _mini_clip(demo: Demo, count: int) -> str:
+def _mini_clip(demo: DemoSetup, count: int) -> str:
     """Share of cut-out objects to which the mini CLIP gives the right word, and of whole scenes
     that it prefers with their own caption over one with the two colours exchanged.
     """
@@ -214,7 +214,7 @@ def _prompt_scenes(count: int, objects: int, triples: Triples) -> list[Scene]:
 
 
 def _attribute_row(
-    title: str, demo: Demo, images: Tensor, scenes: list[Scene], in_place: bool = False
+    title: str, demo: DemoSetup, images: Tensor, scenes: list[Scene], in_place: bool = False
 ) -> str:
     """How often named objects have the attributes asked for, and those of another object.
 
@@ -228,14 +228,14 @@ def _attribute_row(
         readings: list[Reading | None] = [demo.judge.read(image, mask) for mask in found]
         if masks is None:
             counts.append(len(readings) == len(scene.objects))
-            readings = _matched(readings, scene.objects)
-        measured = [_measured(r, o, scene) for r, o in zip(readings, scene.objects, strict=True)]
+            readings = _match(readings, scene.objects)
+        measured = [_measure(r, o, scene) for r, o in zip(readings, scene.objects, strict=True)]
         rows.append(np.mean(measured, axis=0))
     cells = [_rate(column) for column in np.transpose(rows)]
     return f"| {title} | {' | '.join(cells)} | {_rate(counts) if counts else '-'} |"
 
 
-def _matched(
+def _match(
     readings: list[Reading | None], objects: tuple[SceneObject, ...]
 ) -> list[Reading | None]:
     """One patch, or none, per object; the assignment with most right attributes."""
@@ -250,7 +250,7 @@ def _hits(reading: Reading | None, o: SceneObject) -> list[bool]:
     return [reading is not None and getattr(reading, a) == getattr(o, a) for a in _ATTRIBUTES]
 
 
-def _measured(reading: Reading | None, o: SceneObject, scene: Scene) -> Row:
+def _measure(reading: Reading | None, o: SceneObject, scene: Scene) -> Row:
     """Hits of shape, color, material, all three; and whether it has another object's attribute."""
     hits = _hits(reading, o)
     swapped = reading is not None and any(
@@ -269,7 +269,7 @@ def _rate(values: Sequence[float] | np.ndarray) -> str:
     return f"{sample.mean():.3f} ±{(high - low) / 2:.3f}"
 
 
-def _end_of_text(demo: Demo, count: int) -> str:
+def _end_of_text(demo: DemoSetup, count: int) -> str:
     """What images show when the words come from prompt A and the end-of-text run from B."""
     pairs = []
     for i in range(count):
@@ -301,7 +301,7 @@ def _end_of_text(demo: Demo, count: int) -> str:
     return "\n".join(lines)
 
 
-def _files(demo: Demo, _count: int) -> str:
+def _files(demo: DemoSetup, _count: int) -> str:
     return weight_table(demo.folder)
 
 
@@ -311,18 +311,18 @@ def _share(pairs: Sequence[tuple[Reading | None, SceneObject]], attribute: str) 
     return sum(hits) / len(hits)
 
 
-def _largest(demo: Demo, image: Tensor) -> Reading | None:
+def _largest(demo: DemoSetup, image: Tensor) -> Reading | None:
     masks = find_objects(image, 1)
     return demo.judge.read(image, masks[0]) if len(masks) else None
 
 
-PARTS_OF_CARD: dict[str, Callable[[Demo, int], str]] = {
+PARTS_OF_CARD: dict[str, Callable[[DemoSetup, int], str]] = {
     "files": _files,
     "ground-truth": _ground_truth,
     "finder": _found_objects,
     "text-to-image": _text_to_image,
     "region-control": _region_control,
     "end-of-text": _end_of_text,
-    "lcm": _distilled,
+    "lcm": _judge_lcm,
     "clip": _mini_clip,
 }

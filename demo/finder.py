@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..regions.detection import Detections, iou
-from .finding import connected
+from .finding import label_patches
 from .judge import crop_regions, region_boxes
 from .scenes import COLORS, MATERIALS, SHAPES
 from .weights import FOLDER, read_weights
@@ -100,7 +100,7 @@ class SceneFinder:
         with torch.no_grad():
             logits = self._net(F.pad(pixels, padding, mode="replicate"))
         is_object, color, material = (x[0, ..., :height, :width] for x in logits)
-        labels = connected(is_object > 0)
+        labels = label_patches(is_object > 0)
         masks = [labels == label for label in labels[labels > 0].unique().tolist()]
         return [
             FoundObject(mask, _box(mask), self._words(mask, color, material))
@@ -127,7 +127,7 @@ class SceneFinder:
         scores = torch.zeros(len(found), len(phrases))
         heads = torch.zeros_like(scores)
         for p, phrase in enumerate(phrases):
-            named = _named(phrase)
+            named = _find_words(phrase)
             shapes = [word for word in named if word in SHAPES]
             for q, o in enumerate(found if shapes else []):
                 scores[q, p] = torch.tensor([o.words[word] for word in named]).prod()
@@ -144,7 +144,7 @@ class SceneFinder:
         return torch.stack([found[q].mask for q in best])
 
 
-def _named(phrase: str) -> list[str]:
+def _find_words(phrase: str) -> list[str]:
     """The words of a phrase that describe objects; a shape's plural counts as the shape."""
     return [_WORDS[word] for word in re.findall(r"[a-z]+", phrase.lower()) if word in _WORDS]
 

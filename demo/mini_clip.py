@@ -62,11 +62,11 @@ class MiniClip:
     @torch.no_grad()
     def similarity(self, images: Tensor, texts: list[str]) -> Tensor:
         """Cosines (B, T) in [-1, 1] of images (B, H, W, 3) in [0, 1] and texts."""
-        pooled = torch.cat([self._pooled(text) for text in texts])
+        pooled = torch.cat([self._pool(text) for text in texts])
         vectors = self._net.image_vectors(images.permute(0, 3, 1, 2).float().cpu())
         return vectors @ self._net.text_vectors(pooled).T
 
-    def _pooled(self, text: str) -> Tensor:
+    def _pool(self, text: str) -> Tensor:
         """State (1, 128) at the text's first end-of-text token, as CLIP's pooled output."""
         clip = cast("Any", self._clip)
         _, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)

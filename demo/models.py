@@ -97,7 +97,7 @@ def build_clip(weights: dict[str, Tensor]) -> "CLIP":
     weights["text_projection.weight"] = torch.eye(CONTEXT_DIM)
 
     class DemoTokenizer(comfy.sd1_clip.SD1Tokenizer):
-        """Vocabulary (host/text/tokens.py) of the demo world."""
+        """LimitedTokenizer (host/text/tokens.py) of the demo world."""
 
         clip_l: Any
 

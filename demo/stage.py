@@ -4,7 +4,6 @@ How far a stage goes is counted in samples, not in time: a busy machine trains l
 """
 
 import csv
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,14 +15,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-log = logging.getLogger(__name__)
+from ..progress import ProgressBar
 
 Network = TypeVar("Network", bound=nn.Module)
 
 CHECKPOINT_EVERY_S = 90.0
 REPORT_EVERY_S = 15.0
-
-
 CURVE_COLUMNS = ("samples", "seconds", "loss")
 
 
@@ -39,7 +36,7 @@ class StagePlan:
     ema: float = 0.997  # decay of the moving average of the weights, which is what ships
 
 
-def seeded(
+def build_seeded(
     seed: int, build: Callable[[], Network], start: Mapping[str, Tensor] | None = None
 ) -> Network:
     """A network with the weights `start`, or with random ones that depend on the seed alone."""
@@ -118,24 +115,34 @@ class Stage:
         if self.position >= 1:
             self.net.eval()
             return self.ema
+        self.net.train()
+        with ProgressBar(
+            self.plan.name,
+            self.plan.samples,
+            "sample",
+            initial=self.samples,
+            every_s=REPORT_EVERY_S,
+        ) as bar:
+            self._train(loss_at, bar)
+        self.checkpoint()
+        self.net.eval()
+        return self.ema
+
+    def _train(self, loss_at: Callable[[int, float], Tensor], bar: ProgressBar) -> None:
         mark = saved = reported = time.monotonic()
         losses: list[Tensor] = []
-        self.net.train()
         while self.position < 1:
             losses.append(self._descend(loss_at(self.step, self.position)))
             now = time.monotonic()
             self.elapsed_s += now - mark
             mark = now
             if now - reported > REPORT_EVERY_S:
-                self._report(losses, len(losses) * self.plan.batch / (now - reported))
+                self._report(losses, bar)
                 reported = now
                 losses.clear()
             if now - saved > CHECKPOINT_EVERY_S:
                 self.checkpoint()
                 saved = now
-        self.checkpoint()
-        self.net.eval()
-        return self.ema
 
     def _descend(self, loss: Tensor) -> Tensor:
         start = self.plan.decay_from
@@ -161,23 +168,12 @@ class Stage:
             else:
                 self.ema[key].copy_(value)
 
-    def _report(self, losses: list[Tensor], rate: float) -> None:
+    def _report(self, losses: list[Tensor], bar: ProgressBar) -> None:
         loss = torch.stack(losses).mean().item()
-        left_s = (self.plan.samples - self.samples) / rate
-        log.info(
-            "%s [%s] %.0f %%, %d:%02d left, %d samples, loss %.4f, %.0f samples/s",
-            self.plan.name, _bar(self.position), 100 * self.position,
-            left_s // 60, left_s % 60, self.samples, loss, rate,
-        )  # fmt: skip
+        bar.move_to(min(self.samples, self.plan.samples), note=f"loss {loss:.4f}")
         is_new = not self.curve_path.exists()
         with self.curve_path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if is_new:
                 writer.writerow(CURVE_COLUMNS)
             writer.writerow((self.samples, f"{self.elapsed_s:.0f}", f"{loss:.5f}"))
-
-
-def _bar(position: float, width: int = 20) -> str:
-    """How much of a stage is done, as text."""
-    done = int(position * width)
-    return "#" * done + "." * (width - done)

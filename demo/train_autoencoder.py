@@ -13,7 +13,7 @@ from torch import Tensor
 from .autoencoder import SD15_SCALE, DemoAutoencoder
 from .render import render_batch
 from .scenes import CHECK_SEEDS, TRAINING_SEEDS, Scene, make_scene
-from .stage import Stage, StagePlan, seeded
+from .stage import Stage, StagePlan, build_seeded
 
 CROP = 64
 POOL = 6_000  # scenes rendered once, then cropped again and again
@@ -72,7 +72,7 @@ def train_autoencoder(
 
     A new stage begins with the weights `start`, or with random ones.
     """
-    net = seeded(1, DemoAutoencoder, start)
+    net = build_seeded(1, DemoAutoencoder, start)
     # Module.to takes a memory format; torch's type stubs leave that call out.
     net = net.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     stage = Stage(plan, net, out)
@@ -81,7 +81,7 @@ def train_autoencoder(
     def loss_at(step: int, position: float) -> Tensor:
         images = random_crops(pool, step, plan.batch).to(device, memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
-            result = net.decode(_jittered(net.encode(images), step))
+            result = net.decode(_jitter(net.encode(images), step))
         return reconstruction_loss(result.float(), images)
 
     net.load_state_dict(stage.train(loss_at))
@@ -100,7 +100,7 @@ def train_decoder(
         images = images.to(device, memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
             with torch.no_grad():
-                latent = _jittered(net.encode(images), step)
+                latent = _jitter(net.encode(images), step)
             result = net.decode(latent)
         return reconstruction_loss(result.float(), images)
 
@@ -114,7 +114,7 @@ def _pool(stage: Stage) -> Tensor:
     return scene_pool(count if stage.position < 1 else 0, TRAINING_SEEDS.start)
 
 
-def _jittered(latent: Tensor, step: int) -> Tensor:
+def _jitter(latent: Tensor, step: int) -> Tensor:
     """Latents with noise that depends on the step alone."""
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(step))
     return latent + noise.to(latent.device) * (LATENT_NOISE / SD15_SCALE)

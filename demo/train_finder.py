@@ -11,7 +11,7 @@ from torch import Tensor
 from .finder import FinderNet
 from .render import render_batch
 from .scenes import TRAINING_SEEDS, Scene, training_scenes
-from .stage import Stage, StagePlan, seeded
+from .stage import Stage, StagePlan, build_seeded
 from .train_judge import degrade, object_labels
 
 _FIRST_SEED = TRAINING_SEEDS.start + 20_000_000
@@ -29,7 +29,7 @@ def train_finder(
 
     A new stage begins with the weights `start`, or with random ones.
     """
-    net = seeded(7, FinderNet, start).to(device)
+    net = build_seeded(7, FinderNet, start).to(device)
     stage = Stage(plan, net, out)
 
     def loss_at(step: int, position: float) -> Tensor:
@@ -39,7 +39,7 @@ def train_finder(
         images, masks = render_batch(scenes)
         images = degrade(images.permute(0, 3, 1, 2), rng).to(device)
         found = finder_loss(net, images, masks.to(device), pixel_labels(scenes, masks).to(device))
-        outlines = frayed(object_masks(scenes, masks), rng).to(device)
+        outlines = fray(object_masks(scenes, masks), rng).to(device)
         shapes = object_labels(scenes)[:, 0].to(device)
         return found + F.cross_entropy(net.shapes(outlines), shapes)
 
@@ -52,7 +52,7 @@ def object_masks(scenes: list[Scene], masks: Tensor) -> Tensor:
     return torch.cat([rows[: len(s.objects)] for s, rows in zip(scenes, masks, strict=True)])
 
 
-def frayed(masks: Tensor, rng: np.random.Generator) -> Tensor:
+def fray(masks: Tensor, rng: np.random.Generator) -> Tensor:
     """Masks (N, H, W) with outlines a pixel too wide, or with a few wrong pixels, as found ones."""
     wider = F.max_pool2d(masks[:, None], 3, 1, 1)[:, 0]
     is_wider = torch.from_numpy(rng.random(len(masks)) < 0.3)[:, None, None]

@@ -12,7 +12,7 @@ from torch import Tensor
 from .judge import JudgeNet, crop_regions, region_boxes
 from .render import render_batch
 from .scenes import COLORS, MATERIALS, SHAPES, TRAINING_SEEDS, Scene, training_scenes
-from .stage import Stage, StagePlan, seeded
+from .stage import Stage, StagePlan, build_seeded
 
 _FIRST_SEED = TRAINING_SEEDS.start + 10_000_000
 _COUNTS = (1, 2, 2, 3, 3, 4)
@@ -53,7 +53,7 @@ def train_judge(
 
     A new stage begins with the weights `start`, or with random ones.
     """
-    net = seeded(5, JudgeNet, start).to(device)
+    net = build_seeded(5, JudgeNet, start).to(device)
     stage = Stage(plan, net, out)
 
     def loss_at(step: int, position: float) -> Tensor:

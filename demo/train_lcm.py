@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .latents import LatentShard
-from .stage import Stage, StagePlan, seeded
+from .stage import Stage, StagePlan, build_seeded
 from .text_encoder import TrainableText
 from .train_unet import SampleSource, TrainingAttention, alpha_bars, predict_eps
 
@@ -96,7 +96,7 @@ def train_lcm(
     shard: LatentShard,
 ) -> dict[str, Tensor]:
     """Train (or continue) the LoRA and return it, averaged, as `lora_file` writes it."""
-    lora = seeded(6, lambda: Lora(unet.to(device).eval()))
+    lora = build_seeded(6, lambda: Lora(unet.to(device).eval()))
     stage = Stage(plan, lora.to(device), out)
     samples = SampleSource(text, shard, device)
     empty = samples.empty_context()

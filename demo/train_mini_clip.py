@@ -18,7 +18,7 @@ from .mini_clip import MiniClipNet
 from .models import tokenize
 from .render import render_batch
 from .scenes import BACKGROUNDS, COLORS, MATERIALS, SHAPES, TRAINING_SEEDS, Scene, training_scenes
-from .stage import Stage, StagePlan, seeded
+from .stage import Stage, StagePlan, build_seeded
 from .text_encoder import TrainableText
 from .train_judge import degrade
 
@@ -60,7 +60,7 @@ def train_mini_clip(
 ) -> MiniClipNet:
     """Train (or continue) the mini CLIP beside the frozen text encoder; averaged, in eval mode."""
     captions_of = CaptionSampler(tokenize)
-    net = seeded(8, MiniClipNet).to(device)
+    net = build_seeded(8, MiniClipNet).to(device)
     stage = Stage(plan, net, out)
 
     def loss_at(step: int, position: float) -> Tensor:

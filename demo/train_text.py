@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .caption_sampler import NO_OBJECT, CaptionSampler, TokenizedCaptions
 from .models import new_text_model, tokenize
 from .scenes import BACKGROUNDS, COLORS, MATERIALS, MAX_OBJECTS, SHAPES, is_held_out
-from .stage import Stage, StagePlan, seeded
+from .stage import Stage, StagePlan, build_seeded
 from .text_encoder import CONTEXT_DIM, TrainableText
 
 _ANCHOR = 30.0  # weight of the states' distance from those of the weights that a stage begins with
@@ -111,7 +111,7 @@ def train_text(
     were, because a UNet has learned to read them.
     """
     sampler = CaptionSampler(tokenize)
-    net = seeded(2, lambda: _TextWithHeads(new_text())).to(device)
+    net = build_seeded(2, lambda: _TextWithHeads(new_text())).to(device)
     if start is not None:
         net.text.adopt(start)
     anchor = deepcopy(net.text).requires_grad_(False) if start is not None else None

@@ -19,7 +19,7 @@ from .caption_sampler import TOKENS, CaptionSampler, TokenizedCaptions
 from .latents import LatentShard
 from .models import new_unet, tokenize
 from .scenes import MAX_OBJECTS
-from .stage import Stage, StagePlan, seeded
+from .stage import Stage, StagePlan, build_seeded
 from .text_encoder import TrainableText
 
 _EMPTY_CAPTION = 0.10  # share of samples trained without any caption, for classifier-free guidance
@@ -161,7 +161,7 @@ def train_unet(
     A new stage begins with the weights `start`, or with random ones. Without drops_words the
     end-of-text tokens are hardly needed, and so mean less.
     """
-    unet = seeded(4, new_unet, start)
+    unet = build_seeded(4, new_unet, start)
     stage = Stage(plan, unet.to(device), out)
     samples = SampleSource(text, shard, device, drops_words)
     schedule = alpha_bars().to(device)

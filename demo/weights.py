@@ -28,7 +28,7 @@ def read_weights(part: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     path = folder / f"{part}.safetensors"
     if not path.is_file():
         raise ValueError(f"The demo model's weight file {path} is missing. {_CURE}")
-    listed = _listed(folder).get(path.name)
+    listed = _read_table(folder).get(path.name)
     if listed is None:
         raise ValueError(f"The demo model's weight file {path} is not listed in {TABLE}. {_CURE}")
     size = path.stat().st_size
@@ -55,7 +55,7 @@ def write_weights(part: str, tensors: dict[str, Tensor], folder: Path = FOLDER) 
         for k, v in tensors.items()
     }
     _write_whole(path, save(halves))  # save_file would make a file that its owner alone can read
-    table = _listed(folder) if (folder / TABLE).is_file() else {}
+    table = _read_table(folder) if (folder / TABLE).is_file() else {}
     table[path.name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
     text = json.dumps(table, indent=2, sort_keys=True) + "\n"
     _write_whole(folder / TABLE, text.encode())
@@ -65,7 +65,7 @@ def write_weights(part: str, tensors: dict[str, Tensor], folder: Path = FOLDER) 
 def weight_table(folder: Path = FOLDER) -> str:
     """The listed files with sizes and hashes, as Markdown for the model card."""
     lines = ["| file | bytes | SHA-256 |", "|---|---|---|"]
-    for name, entry in sorted(_listed(folder).items()):
+    for name, entry in sorted(_read_table(folder).items()):
         lines.append(f"| {name} | {entry['bytes']} | `{entry['sha256']}` |")
     return "\n".join(lines)
 
@@ -76,7 +76,7 @@ def _write_whole(path: Path, data: bytes) -> None:
     part.replace(path)
 
 
-def _listed(folder: Path) -> dict[str, dict]:
+def _read_table(folder: Path) -> dict[str, dict]:
     try:
         return json.loads((folder / TABLE).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:

@@ -14,6 +14,7 @@ from .folders import ROOT, cache_folder, data_folder
 from .host import bare_environ, device_options
 from .host_choice import find_host
 from .jobs import JOB_MODULES, run_at, run_here, run_module, run_served
+from .locales import command_locales
 from .messages import DevError, say
 from .own_host import models_in_environments
 from .server import Server, check_port
@@ -158,6 +159,7 @@ def parser() -> argparse.ArgumentParser:
     add(names, "scenes", "how often both objects of a demo scene come out right", job=True)
     add(names, "speed", "cost beside plain sampling; further options go to bench/speed/")
     add(commands, "train-demo", "train the demo model; further options go to demo/train.py")
+    add(commands, "locales", "bring locales/ in line with the nodes, and list what to translate")
     return top
 
 
@@ -168,6 +170,7 @@ COMMANDS = {
     "check": command_check,
     "bench": command_bench,
     "train-demo": command_train_demo,
+    "locales": command_locales,
 }
 
 

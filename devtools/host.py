@@ -40,7 +40,7 @@ def comfyui_version(comfyui: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in quoted.split(".") if part.isdigit())
 
 
-def dotted(version: Sequence[int]) -> str:
+def format_version(version: Sequence[int]) -> str:
     return ".".join(map(str, version))
 
 

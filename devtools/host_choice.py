@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from .folders import cache_folder, data_folder
-from .host import Host, comfyui_version, dotted, missing_modules, venv_python
+from .host import Host, comfyui_version, format_version, missing_modules, venv_python
 from .messages import DevError, say
 from .own_host import choose_own_host
 
@@ -34,8 +34,8 @@ def check_existing_host(comfyui: Path) -> Host:
     version = comfyui_version(comfyui)
     if version < COMFYUI_FLOOR:
         raise DevError(
-            f"ComfyUI at {comfyui} is {dotted(version)}; the pack needs {dotted(COMFYUI_FLOOR)} "
-            "or newer. Update it."
+            f"ComfyUI at {comfyui} is {format_version(version)}; the pack needs "
+            f"{format_version(COMFYUI_FLOOR)} or newer. Update it."
         )
     own = [comfyui / ".venv", comfyui / "venv"]
     candidates = [path for folder in own for path in [venv_python(folder)] if path.is_file()]
@@ -48,5 +48,5 @@ def check_existing_host(comfyui: Path) -> Host:
             f"{python} cannot run ComfyUI at {comfyui}: it has no {', '.join(missing)}. "
             "Run dev.py with the Python that ComfyUI uses."
         )
-    say(f"ComfyUI {dotted(version)} at {comfyui}, run by {python}")
+    say(f"ComfyUI {format_version(version)} at {comfyui}, run by {python}")
     return Host(comfyui, python)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .messages import DevError
 from .pins import CONSTRAINTS
-from .uv import Settings, has_uv, pip_settings, translate
+from .uv import UvSettings, has_uv, pip_settings, translate
 
 LEFT_OUT = {  # variables that would send packages elsewhere, or other versions here
     *("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_CONSTRAINT"),
@@ -57,7 +57,7 @@ def install_uv(python: Path, log: Path) -> None:
         install(python, log, "uv")
 
 
-def run_logged(command: Sequence[str], log: Path, settings: Settings | None = None) -> None:
+def run_logged(command: Sequence[str], log: Path, settings: UvSettings | None = None) -> None:
     """Run one set-up step, its output in the log; explain a failure in one sentence."""
     environ = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
     environ.update(settings.variables if settings else {})

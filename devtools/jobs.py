@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..bench.options import SERVER_FAILED
 from .folders import ROOT
-from .host import Host, bare_environ, device_options, dotted, missing_modules
+from .host import Host, bare_environ, device_options, format_version, missing_modules
 from .host_choice import find_host
 from .messages import DevError, ServerFailed, say
 from .pins import PYTHONS
@@ -92,7 +92,8 @@ def run_here(
     if comfyui:
         why = "it is that of --comfyui"
     elif sys.version_info < PYTHONS[0]:
-        why = f"this Python is {dotted(sys.version_info[:2])}, below {dotted(PYTHONS[0])}"
+        present, floor = format_version(sys.version_info[:2]), format_version(PYTHONS[0])
+        why = f"this Python is {present}, below {floor}"
     elif missing := missing_modules(python, needed):
         why = f"{python} has no {', '.join(missing)}"
     else:

@@ -17,7 +17,7 @@ from . import installing
 from .building import build, download_carrier, remove_unfinished
 from .carrier import comfyui_files
 from .environment import Damage, Environment, inspect
-from .host import Host, dotted
+from .host import Host, format_version
 from .locks import hold_lock
 from .messages import DevError, say, time_step
 from .pins import PYTHONS, pins_key
@@ -51,8 +51,8 @@ def choose_own_host(cache: Path, data: Path) -> Host:
 def check_python(version: tuple[int, ...]) -> None:
     if not PYTHONS[0] <= version[:2] <= PYTHONS[1]:
         raise DevError(
-            f"This is Python {dotted(version[:2])}; set-up needs {dotted(PYTHONS[0])} to "
-            f"{dotted(PYTHONS[1])}. "
+            f"This is Python {format_version(version[:2])}; set-up needs "
+            f"{format_version(PYTHONS[0])} to {format_version(PYTHONS[1])}. "
             "Run dev.py with one of those, or give --comfyui an existing ComfyUI."
         )
 

@@ -7,7 +7,7 @@ import platform
 import sys
 
 from .folders import ROOT
-from .host import dotted
+from .host import format_version
 
 CONSTRAINTS = ROOT / "dev-constraints.txt"
 PYTHONS = ((3, 10), (3, 14))  # what the pinned PyTorch has wheels for, both included
@@ -39,5 +39,5 @@ def pins_key() -> str:
         CARRIER_SHA256,
         CONSTRAINTS.read_text(encoding="utf-8"),
     ]
-    machine = [dotted(sys.version_info[:2]), sys.platform, platform.machine()]
+    machine = [format_version(sys.version_info[:2]), sys.platform, platform.machine()]
     return "env-" + hashlib.sha256("\n".join([*pins, *machine]).encode()).hexdigest()[:12]

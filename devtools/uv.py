@@ -28,7 +28,7 @@ SECTIONS = ("global", "install", ":env:")  # of pip's settings: a later one over
 
 
 @dataclass(frozen=True)
-class Settings:
+class UvSettings:
     options: list[str]
     variables: dict[str, str]
 
@@ -50,7 +50,7 @@ def pip_settings(python: Path) -> dict[str, str]:
     return {key: value for section in SECTIONS for key, value in found[section].items()}
 
 
-def translate(settings: dict[str, str]) -> Settings | None:
+def translate(settings: dict[str, str]) -> UvSettings | None:
     """The same for uv; None where pip has a setting that uv has not."""
     options, variables = ["--index-strategy", "unsafe-best-match"], {}  # as pip chooses
     for key, value in settings.items():
@@ -60,4 +60,4 @@ def translate(settings: dict[str, str]) -> Settings | None:
             variables.update(dict.fromkeys(VARIABLES[key], value))
         elif key not in NEEDLESS:
             return None
-    return Settings(options, variables)
+    return UvSettings(options, variables)

@@ -1,8 +1,10 @@
 """One file = one paper: its settings, its branches and its control."""
 
+from typing import Any
+
 from . import infedit, masactrl
 from .editor import Editor
 
-EDITORS: tuple[Editor, ...] = (infedit.EDITOR, masactrl.EDITOR)
+EDITORS: tuple[Editor[Any], ...] = (infedit.EDITOR, masactrl.EDITOR)
 """The editors whose node is made from their settings. ALE Edit has a node of its own
 (nodes/editors.py), since its parts are nodes too."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +29,16 @@ from ..inversion.blending import blend
 from ..prompts.edits import Variant
 from ..prompts.ore import ObjectRestrictedEmbeddings
 from ..regions.grid import CellGroup, cell_groups, coverage, latent_background
-from ..regions.regions import AnyRegions, Regions, fit_background, fit_masks
+from ..regions.regions import ImageRegions, Regions, fit_background, fit_masks
+from .editor import (
+    Settings,
+    guidance_setting,
+    setting,
+    share_setting,
+    steps_setting,
+    strength_setting,
+    target_guidance_setting,
+)
 
 JOINED_POSITIONS = 64
 """Where calls are slow to start, layers of at most so many cells take one masked call
@@ -46,25 +54,36 @@ SCHEDULES: dict[str, float] = {
 
 
 @dataclass(frozen=True)
-class ALESettings:
+class ALESettings(Settings):
     """Numbers of appendix D; the guidance scales are the published code's, the paper does not name
-    them.
+    them. ALE Edit and the single nodes make their inputs of these fields."""
 
-    steps: latent consistency steps. strength: share of them that runs, in (0, 1].
-    source_guidance, target_guidance: classifier-free guidance scales, 1 is off.
-    schedule: share of the steps with self-attention injection, in [0, 1].
-    dilation: radius of the masks' dilation as a fraction of the image height (published code:
-        0.04).
-    eta: share of fresh noise in each step's variance; only 1 is self-consistent.
-    """
-
-    steps: int = 15
-    strength: float = 1.0
-    source_guidance: float = 1.0
-    target_guidance: float = 2.0
-    schedule: float = SCHEDULES["object"]
-    dilation: float = 0.01
-    eta: float = 1.0
+    steps: int = steps_setting("Number of LCM steps, 1 to 50. The paper uses 15.")
+    strength: float = strength_setting()
+    source_guidance: float = guidance_setting(
+        1.0,
+        "CFG scale of the source branch. 1 turns guidance off, which preserves the image best.",
+    )
+    target_guidance: float = target_guidance_setting()
+    schedule: float = share_setting(
+        SCHEDULES["object"],
+        "Only for edit_type custom: the share of the steps that keep the source's structure. 0: "
+        "none, 1: all.",
+    )
+    dilation: float = setting(
+        0.01,
+        "How far to grow each mask, as a fraction of the image height, so that it includes the "
+        "object's edges. Paper: 0.01 (7 pixels at 768), published code: 0.04. 0 leaves the masks "
+        "unchanged.",
+        min=0.0,
+        max=0.25,
+        step=0.005,
+    )
+    eta: float = share_setting(
+        1.0,
+        "Share of fresh noise in each step. 1 (default) is DDCM; lower values reuse the predicted "
+        "noise.",
+    )
 
 
 def is_injection_step(step: int, steps: int, schedule: float, variant: Variant) -> bool:
@@ -89,7 +108,7 @@ def is_blending_step(step: int, steps: int, variant: Variant) -> bool:
 
 
 def background_weights(
-    regions: Regions, height: int, width: int, variant: Variant, is_soft: bool, cell: int = 8
+    regions: ImageRegions, height: int, width: int, variant: Variant, is_soft: bool, cell: int
 ) -> Tensor:
     """(height, width) on the latent grid: bool, or in [0, 1] with a soft edge; 1 is background.
 
@@ -97,9 +116,9 @@ def background_weights(
     """
     size = cell * height, cell * width
     if is_soft:
-        soft = fit_background(regions.soft_background, *size)[None]
+        soft = fit_background(regions.soft_background, *size, cell)[None]
         return soft.unflatten(2, (width, cell)).unflatten(1, (height, cell)).mean(dim=(2, 4))[0]
-    return latent_background(fit_masks(regions.dilated, *size), height, width, variant)
+    return latent_background(fit_masks(regions.dilated, *size, cell), height, width, variant)
 
 
 class RegionControl(Control):
@@ -121,7 +140,7 @@ class RegionControl(Control):
         self._strength = strength
         self._background = background
         self._groups: dict[tuple[int, int, int], tuple[CellGroup, ...]] = {}
-        self._texts: dict[Any, LayerText | JoinedText] = {}
+        self._texts: dict[tuple[object, ...], LayerText | JoinedText] = {}
 
     def outputs(self, call: Call) -> Mapping[str, Tensor]:
         ore: ObjectRestrictedEmbeddings | None = call.texts.get("target")
@@ -195,16 +214,16 @@ class BlendingControl(Control):
     """Background Blending: outside the regions the target's prediction is the source's (section
     3.3, Eq. 4).
 
-    is_soft: mix both along the edge, over the feather of the regions. cell: pixels along each side
-    of a latent cell.
+    cell: pixels along each side of a latent cell. is_soft: mix both along the edge, over the
+    feather of the regions.
     """
 
-    def __init__(self, regions: AnyRegions, variant: Variant, is_soft: bool = False, cell: int = 8):
+    def __init__(self, regions: Regions, variant: Variant, cell: int, is_soft: bool = False):
         self._cell = cell
         self._regions = regions
         self._variant: Variant = variant
         self._is_soft = is_soft
-        self._weights: dict[Any, Tensor] = {}
+        self._weights: dict[tuple[object, ...], Tensor] = {}
 
     def blend(self, denoised: Mapping[str, Tensor], step: Step) -> Mapping[str, Tensor]:
         if not is_blending_step(step.number, step.count, self._variant):

@@ -7,22 +7,86 @@ factory makes the node (nodes/editors.py), and the tests, benches and edit.py fi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, field, fields
+from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from ..attention.control import Control
 from ..prompts.alignment import EncodedPrompt, Word
-from ..prompts.edits import Variant
-from ..regions.regions import AnyRegions
+from ..prompts.edits import Variant, require_choice
+from ..regions.regions import Regions
 
 BranchText: TypeAlias = Literal["source", "target", "empty"]
 """Which prompt a branch is conditioned on."""
 
 
-def setting(default: Any, tooltip: str, **shown: Any) -> Any:
-    """A field of an editor's settings. shown: "min", "max" and "step" of a number, "choices" of a
-    word."""
+T = TypeVar("T")
+
+# -- settings --------------------------------------------------------------------------------------
+
+
+def setting(default: T, tooltip: str, **shown: object) -> T:
+    """A field of an editor's settings, of which its node makes an input. shown: "min", "max" and
+    "step" of a number, "choices" of a word."""
     return field(default=default, metadata={"tooltip": tooltip, **shown})
+
+
+def steps_setting(tooltip: str = "Number of LCM steps.") -> int:
+    return setting(15, tooltip, min=1, max=50, step=1)
+
+
+def guidance_setting(default: float, tooltip: str) -> float:
+    """A classifier-free guidance scale."""
+    return setting(default, tooltip, min=0.0, max=30.0, step=0.1)
+
+
+def target_guidance_setting() -> float:
+    return guidance_setting(
+        2.0,
+        "CFG scale of the edited branch. 2 suits LCM models; use 3 to 7 for models that are not "
+        "distilled.",
+    )
+
+
+def share_setting(default: float, tooltip: str, step: float = 0.05) -> float:
+    """A share of the steps, of the layers, or of something else, in [0, 1]."""
+    return setting(default, tooltip, min=0.0, max=1.0, step=step)
+
+
+def strength_setting(
+    tooltip: str = (
+        "Share of the steps to run, counted from the end. Below 1, the edit starts from the "
+        "noised source image and stays closer to it."
+    ),
+) -> float:
+    return setting(1.0, tooltip, min=0.05, max=1.0, step=0.05)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of an editor: a frozen dataclass whose fields are made by the functions above.
+
+    Raises ValueError for a word that is none of its choices.
+    """
+
+    def __post_init__(self) -> None:
+        for given in fields(self):
+            if "choices" in given.metadata:
+                require_choice(given.name, getattr(self, given.name), given.metadata["choices"])
+
+
+class RunSettings(Protocol):
+    """What the settings of every editor have."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def strength(self) -> float: ...
+
+
+S = TypeVar("S", bound=RunSettings)
+
+# -- an editor -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -35,8 +99,12 @@ class BranchPlan:
     guidance: str
 
 
+SOURCE = BranchPlan("source", "source", "source_guidance")
+TARGET = BranchPlan("target", "target", "target_guidance")
+
+
 @dataclass(frozen=True, eq=False)
-class Task:
+class ControlInputs:
     """What the control of one run is made from.
 
     source, target: the base prompts. read_word: a word in the tokens of the text encoder.
@@ -50,27 +118,27 @@ class Task:
     read_word: Callable[[str], Word]
     self_layers: int
     variant: Variant = "paper"
-    regions: AnyRegions | None = None
+    regions: Regions | None = None
 
 
 @dataclass(frozen=True)
-class Editor:
+class Editor(Generic[S]):
     """One method.
 
-    name: of the benches and of `edit.py --editor`. title: the node's name. settings: a frozen
-        dataclass whose fields are made by `setting`; every one has steps and strength, and a
-        guidance scale for each branch. paper: settings with the numbers of the paper itself, where
-        the defaults follow latent consistency models. needs_regions: whether it takes masks.
-    branches: (settings) -> its branches, the source first. make_control: (settings, task) -> the
-        control of one run; it refuses what the settings and the task do not allow.
+    name: of the benches and of `edit.py --editor`. title: the node's name. settings: a Settings
+        class; it has steps and strength, and a guidance scale for each branch.
+    make_control: (settings, inputs) -> the control of one run; it refuses what the settings and the
+        inputs do not allow. branches: (settings) -> its branches, the source first.
+    needs_regions: whether it takes masks. paper: settings with the numbers of the paper itself,
+        where the defaults follow latent consistency models.
     """
 
     name: str
     title: str
     node_id: str
     description: str
-    settings: type
-    branches: Callable[[Any], Sequence[BranchPlan]]
-    make_control: Callable[[Any, Task], Control]
+    settings: type[S]
+    make_control: Callable[[S, ControlInputs], Control]
+    branches: Callable[[S], Sequence[BranchPlan]] = lambda settings: (SOURCE, TARGET)
     needs_regions: bool = False
-    paper: Any = None
+    paper: S | None = None

@@ -29,10 +29,23 @@ from ..prompts.alignment import (
 )
 from ..prompts.blend_words import BlendRows, blend_rows, blend_words
 from ..prompts.edits import Variant
-from .editor import BranchPlan, Editor, Task, setting
+from .editor import (
+    SOURCE,
+    TARGET,
+    BranchPlan,
+    ControlInputs,
+    Editor,
+    Settings,
+    guidance_setting,
+    setting,
+    share_setting,
+    steps_setting,
+    strength_setting,
+    target_guidance_setting,
+)
 
 Script = Literal["app", "pie bench"]
-SCRIPTS: tuple[str, ...] = get_args(Script)
+SCRIPTS: tuple[Script, ...] = get_args(Script)
 
 BRANCHES = ("source", "target", "layout")
 TEMPERATURE = 0.15
@@ -40,84 +53,52 @@ TEMPERATURE = 0.15
 
 
 @dataclass(frozen=True)
-class InfEditSettings:
+class InfEditSettings(Settings):
     """The defaults are those of the authors' app_infedit.py; PIE_BENCH has run_pie_bench.py's."""
 
-    steps: int = setting(
-        15, "Latent consistency steps. More steps edit more strongly.", min=1, max=50, step=1
-    )
-    source_guidance: float = setting(
+    steps: int = steps_setting("Number of LCM steps. More steps make the edit stronger.")
+    source_guidance: float = guidance_setting(
         1.0,
-        "Guidance of the source and the layout branch. 1 is off and keeps the image.",
-        min=0.0,
-        max=30.0,
-        step=0.1,
+        "CFG scale of the source and layout branches. 1 turns guidance off, which preserves the "
+        "image best.",
     )
-    target_guidance: float = setting(
-        2.0,
-        "Guidance of the edited branch. 2 suits LCM models, 3 to 7 models that are not distilled.",
-        min=0.0,
-        max=30.0,
-        step=0.1,
-    )
-    cross_share: float = setting(
+    target_guidance: float = target_guidance_setting()
+    cross_share: float = share_setting(
         0.7,
-        "Share of the steps in which words that both prompts have keep their place in the image.",
-        min=0.0,
-        max=1.0,
-        step=0.05,
+        "Share of the steps in which words in both prompts keep their place in the image.",
     )
-    self_share: float = setting(
+    self_share: float = share_setting(
         0.3,
-        "Share of the steps in which the edit has the structure of the source. High for colours "
-        "and materials, low for new shapes, 0 for new poses and things that come or go.",
-        min=0.0,
-        max=1.0,
-        step=0.05,
+        "Share of the steps that keep the source's structure. High for colours and materials, low "
+        "for new shapes, 0 for new poses and for adding or removing things.",
     )
     target_blend: str = setting(
         "",
-        "Words of the target prompt: only where they are does the image change. Empty: everywhere.",
+        "Words of the target prompt. The image only changes where they are. Empty: it may change "
+        "everywhere.",
     )
     source_blend: str = setting(
         "",
-        "Words that stand in both prompts: where they are, the source is kept. A word that is in "
-        "target_blend too keeps its look and may change its pose.",
+        "Words in both prompts. The source is kept where they are. A word that is also in "
+        "target_blend keeps its look and may change its pose.",
     )
-    target_threshold: float = setting(
+    target_threshold: float = share_setting(
         0.6,
-        "How clearly a place must belong to target_blend to change, as a share of the clearest. "
-        "Lower changes more.",
-        min=0.0,
-        max=1.0,
-        step=0.05,
+        "How strongly a place must respond to target_blend to change, relative to the strongest "
+        "response. Lower: more changes.",
     )
-    source_threshold: float = setting(
+    source_threshold: float = share_setting(
         0.6,
-        "How clearly a place must belong to source_blend to be kept, as a share of the clearest. "
-        "Lower keeps more.",
-        min=0.0,
-        max=1.0,
-        step=0.05,
+        "How strongly a place must respond to source_blend to be kept, relative to the strongest "
+        "response. Lower: more is kept.",
     )
-    strength: float = setting(
-        1.0,
-        "Share of the steps that runs, from the last. Below 1 the edit starts from the noised "
-        "source and stays closer to it.",
-        min=0.05,
-        max=1.0,
-        step=0.05,
-    )
+    strength: float = strength_setting()
     script: Script = setting(
         "app",
-        "Whose attention to the words the edit takes, as the authors' two scripts do: the source's "
-        "(app), or the layout branch's (pie bench).",
+        "Which of the authors' two scripts to follow: the edit takes its cross-attention from the "
+        "source branch (app) or from the layout branch (pie bench).",
         choices=SCRIPTS,
     )
-
-    def __post_init__(self) -> None:
-        if self.script not in SCRIPTS:
-            raise ValueError(f'script is "{self.script}". Choose one of {", ".join(SCRIPTS)}.')
 
     @property
     def run_steps(self) -> int:
@@ -135,7 +116,7 @@ PIE_BENCH = InfEditSettings(
 )
 
 
-def infedit_control(
+def make_infedit_control(
     settings: InfEditSettings,
     source: EncodedPrompt,
     target: EncodedPrompt,
@@ -172,8 +153,8 @@ def require_blend(settings: InfEditSettings, rows: BlendRows) -> None:
         if words and threshold >= 1:
             raise ValueError(
                 f"the mask of the {side} blend is empty at {side}_threshold {threshold}, because "
-                f"no place is clearer than the clearest. Lower {side}_threshold, or leave out the "
-                f"{side} blend words."
+                "no response is stronger than the strongest. Lower "
+                f"{side}_threshold, or leave out the {side} blend words."
             )
 
 
@@ -306,12 +287,14 @@ def _reads(settings: InfEditSettings, has_blend: bool) -> Reads:
     return {"target": frozenset(target), "layout": frozenset(layout)}
 
 
-def _make_control(settings: InfEditSettings, task: Task) -> InfEditControl:
+def _make_control(settings: InfEditSettings, inputs: ControlInputs) -> InfEditControl:
     edited, kept = (
-        [task.read_word(word) for word in blend_words(blend)]
+        [inputs.read_word(word) for word in blend_words(blend)]
         for blend in (settings.target_blend, settings.source_blend)
     )
-    return infedit_control(settings, task.source, task.target, edited, kept, task.variant)
+    return make_infedit_control(
+        settings, inputs.source, inputs.target, edited, kept, inputs.variant
+    )
 
 
 EDITOR = Editor(
@@ -319,15 +302,11 @@ EDITOR = Editor(
     title="InfEdit",
     node_id="ALEInfEdit",
     description=(
-        "Edits an image by a source and a target prompt, without masks: words that both have keep "
-        "their place, and a third branch keeps the look of the source in the edit's layout. "
-        "InfEdit (CVPR 2024, arXiv 2312.04965)."
+        "Edits an image with a source and a target prompt, without masks: words in both prompts "
+        "keep their place, and a third branch carries the look of the source into the layout of "
+        "the edit. InfEdit (CVPR 2024, arXiv 2312.04965)."
     ),
     settings=InfEditSettings,
-    branches=lambda settings: (
-        BranchPlan("source", "source", "source_guidance"),
-        BranchPlan("target", "target", "target_guidance"),
-        BranchPlan("layout", "source", "source_guidance"),
-    ),
     make_control=_make_control,
+    branches=lambda settings: (SOURCE, TARGET, BranchPlan("layout", "source", "source_guidance")),
 )

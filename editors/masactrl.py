@@ -10,85 +10,68 @@ here it runs on virtual inversion (inversion/update_rule.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from ..attention.control import Control, Layer, Reads, Route, Step, first_layer, first_step
-from .editor import BranchPlan, Editor, Task, setting
+from .editor import (
+    SOURCE,
+    TARGET,
+    ControlInputs,
+    Editor,
+    Settings,
+    guidance_setting,
+    setting,
+    share_setting,
+    steps_setting,
+    strength_setting,
+    target_guidance_setting,
+)
 
 SourcePrompt = Literal["empty", "edits"]
-SOURCE_PROMPTS: tuple[str, ...] = get_args(SourcePrompt)
 
-BRANCHES = ("source", "target")
 BY_SHARE = -1
 
 
 @dataclass(frozen=True)
-class MasaCtrlSettings:
+class MasaCtrlSettings(Settings):
     """The shares are the paper's numbers for SD 1.5, layer 10 of 16 and step 4 of 50. Steps and
     guidance are those of latent consistency models, with which ALE-Edit's paper compares; PAPER has
     MasaCtrl's own."""
 
-    steps: int = setting(15, "Latent consistency steps.", min=1, max=50, step=1)
-    source_guidance: float = setting(
+    steps: int = steps_setting()
+    source_guidance: float = guidance_setting(
         1.0,
-        "Guidance of the source branch. 1 is off and keeps the image.",
-        min=0.0,
-        max=30.0,
-        step=0.1,
+        "CFG scale of the source branch. 1 turns guidance off, which preserves the image best.",
     )
-    target_guidance: float = setting(
-        2.0,
-        "Guidance of the edited branch. 2 suits LCM models, 3 to 7 models that are not distilled.",
-        min=0.0,
-        max=30.0,
-        step=0.1,
-    )
-    start_step_share: float = setting(
+    target_guidance: float = target_guidance_setting()
+    start_step_share: float = share_setting(
         4 / 50,
         "Share of the steps, from the first, in which the edit is free to find its layout. After "
-        "them it takes its look from the source.",
-        min=0.0,
-        max=1.0,
+        "that, it takes its look from the source.",
         step=0.01,
     )
-    start_layer_share: float = setting(
+    start_layer_share: float = share_setting(
         10 / 16,
-        "Share of the self-attention layers, from the first, that stay as they are. The others "
-        "take their look from the source.",
-        min=0.0,
-        max=1.0,
+        "Share of the self-attention layers, from the first, that are left unchanged. The others "
+        "take the look of the source.",
         step=0.005,
     )
     start_layer: int = setting(
         BY_SHARE,
-        "The first self-attention layer, counted from 0, that takes its look from the source. -1 "
-        "goes by start_layer_share.",
+        "The first self-attention layer, counted from 0, that takes the look of the source. -1: "
+        "use start_layer_share.",
         min=BY_SHARE,
         max=1000,
         step=1,
     )
-    strength: float = setting(
-        1.0,
-        "Share of the steps that runs, from the last. Below 1 the edit starts from the noised "
-        "source and stays closer to it.",
-        min=0.05,
-        max=1.0,
-        step=0.05,
-    )
+    strength: float = strength_setting()
     source_prompt: SourcePrompt = setting(
         "empty",
-        "What the source branch is described with: nothing, as the paper does with photographs, or "
+        "The prompt of the source branch. empty: no text, as in the paper for photographs. edits: "
         "the source phrases of the edits.",
-        choices=SOURCE_PROMPTS,
+        choices=get_args(SourcePrompt),
     )
-
-    def __post_init__(self) -> None:
-        if self.source_prompt not in SOURCE_PROMPTS:
-            raise ValueError(
-                f'source_prompt is "{self.source_prompt}". Choose one of '
-                f"{', '.join(SOURCE_PROMPTS)}."
-            )
 
 
 PAPER = MasaCtrlSettings(steps=50, source_guidance=7.5, target_guidance=7.5)
@@ -127,8 +110,8 @@ def start_layer(settings: MasaCtrlSettings, layers: int) -> int:
     return settings.start_layer
 
 
-def _make_control(settings: MasaCtrlSettings, task: Task) -> MasaCtrlControl:
-    start_layer(settings, task.self_layers)
+def _make_control(settings: MasaCtrlSettings, inputs: ControlInputs) -> MasaCtrlControl:
+    start_layer(settings, inputs.self_layers)
     return MasaCtrlControl(settings)
 
 
@@ -138,18 +121,14 @@ EDITOR = Editor(
     node_id="ALEMasaCtrl",
     description=(
         "Changes the pose, view or action in an image and keeps its look, without masks: from a "
-        "step and a layer on, the edit reads the source's keys and values. MasaCtrl (ICCV 2023, "
-        "arXiv 2304.08465), on virtual inversion."
+        "given step and layer on, the edit attends to the source's keys and values. MasaCtrl (ICCV "
+        "2023, arXiv 2304.08465), on virtual inversion."
     ),
     settings=MasaCtrlSettings,
-    branches=lambda settings: (
-        BranchPlan(
-            "source",
-            "empty" if settings.source_prompt == "empty" else "source",
-            "source_guidance",
-        ),
-        BranchPlan("target", "target", "target_guidance"),
-    ),
     make_control=_make_control,
+    branches=lambda settings: (
+        replace(SOURCE, text="empty") if settings.source_prompt == "empty" else SOURCE,
+        TARGET,
+    ),
     paper=PAPER,
 )

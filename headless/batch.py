@@ -14,10 +14,10 @@ from .jobs import Job, digest_of
 from .manifest import Manifest
 from .pack import pack_version
 from .pictures import as_png, check_sent, encode_again, with_alpha
-from .spreading import PATIENCE_S, RECHECK_S, Spread
+from .spreading import PATIENCE_S, RECHECK_S, Spreader
 from .table import Problems
 from .tasks import Outcome, TaskFailed, tag_of
-from .work import Item, Made
+from .work import RunResult, WorkItem
 from .workers import local_workers
 
 NO_ALPHA = "The result has another shape than its source, whose alpha channel it does not get."
@@ -45,7 +45,7 @@ class EditTask:
     def tag(self) -> str:
         return "" if self.is_new else tag_of(self.job.fingerprint, self.manifest.out)
 
-    def item(self, run: str) -> Item:
+    def item(self, run: str) -> WorkItem:
         try:
             pictures, alpha = self.job.pictures(), self.job.alpha()
         except (ValueError, OSError) as error:
@@ -57,9 +57,9 @@ class EditTask:
         self.alpha[:] = [] if alpha is None else [alpha]
         files = {name: as_png(picture) for name, picture in pictures}
         nodes, result = self.job.workflow.nodes, self.job.result
-        return Item(run, self.name, nodes, files, result, tuple(REGIONS), self.tag)
+        return WorkItem(run, self.name, nodes, files, result, tuple(REGIONS), self.tag)
 
-    def keep(self, made: Made, server: str, versions: Mapping[str, str]) -> None:
+    def keep(self, made: RunResult, server: str, versions: Mapping[str, str]) -> None:
         check_sent(made.image, server)
         data = made.image if made.image.startswith(b"\x89PNG") else encode_again(made.image)
         about = {**_about(server, versions), "seconds": made.seconds}
@@ -92,7 +92,7 @@ def edit_jobs(
     redo: bool = False,
     any_version: bool = False,
 ) -> Outcome:
-    """Make all, and write each image as soon as it is there (spreading.Spread).
+    """Make all, and write each image as soon as it is there (spreading.Spreader).
 
     on_done: told of each job that was made or failed. on_progress: gets a job's name and each step
     of its run, in another thread.
@@ -100,7 +100,7 @@ def edit_jobs(
     needed = dict.fromkeys({name for job in jobs for name in job.workflow.classes()})
     tasks = [EditTask(job, manifest, redo) for job in jobs]
     with local_workers(servers, on_progress) as workers:
-        return Spread(
+        return Spreader(
             tasks,
             needed,
             None if any_version else pack_version(),

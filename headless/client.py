@@ -205,7 +205,7 @@ class ComfyClient(Connection):
     async def queue(self, workflow: Workflow, tag: str = "") -> Run:
         """Queue a workflow. Raises WorkflowRejected with each node's complaint.
 
-        tag: what the run is for; `tagged` finds it again, also from another process.
+        tag: what the run is for; `find_tagged_runs` finds it again, also from another process.
         """
         return await self._queue(Run(str(uuid.uuid4()), workflow), tag)
 
@@ -226,7 +226,7 @@ class ComfyClient(Connection):
             raise rejection_of(answer, run.workflow)
         return queued
 
-    async def tagged(self) -> dict[str, str]:
+    async def find_tagged_runs(self) -> dict[str, str]:
         """Tag -> id of the runs that were queued with one, and wait, run, or ended well."""
         queue = await self._ask("/queue")
         history = await self._ask(f"/history?max_items={REMEMBERED}")

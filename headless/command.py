@@ -15,7 +15,7 @@ from .client import Progress
 from .editors import ALE, editor_names
 from .edits import SETTINGS, Model
 from .errors import ComfyError
-from .jobs import How, Job, build_jobs
+from .jobs import Job, JobDefaults, build_jobs
 from .lock import alone_in
 from .manifest import FILE, Manifest
 from .output import print_anything
@@ -139,7 +139,7 @@ def _add_where(where: argparse._ArgumentGroup) -> None:
     )
 
 
-def rows_asked(args: argparse.Namespace) -> list[Row]:
+def read_rows(args: argparse.Namespace) -> list[Row]:
     if (args.table is None) == (args.image is None):
         raise Problems(["Give a table, or --image with --edit (--help shows both)."])
     if args.table is not None:
@@ -151,7 +151,7 @@ def rows_asked(args: argparse.Namespace) -> list[Row]:
     return name_rows(rows_of(args.image, [split_edit(edit) for edit in args.edit], args.mask))
 
 
-def how_asked(args: argparse.Namespace) -> How:
+def read_defaults(args: argparse.Namespace) -> JobDefaults:
     if args.workflow is not None and (args.checkpoint or args.lora or args.lcm):
         raise Problems(
             ["--workflow brings its own model. Set another with --set 'TITLE.INPUT=NAME'."]
@@ -166,7 +166,7 @@ def how_asked(args: argparse.Namespace) -> How:
         settings[name.strip()] = value.strip()
     model = Model(args.checkpoint, args.lora, args.lcm)
     workflow = Workflow.load(args.workflow) if args.workflow is not None else None
-    return How(model, settings, workflow, args.result, args.editor)
+    return JobDefaults(model, settings, workflow, args.result, args.editor)
 
 
 # -- what the person sees --------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-class Bar:
+class BatchBar:
     """One line with what is done, what is at work, and the time left; in a file a line an image.
 
     Steps come from several threads.
@@ -267,7 +267,7 @@ def edit(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
         return 0
     if args.checkpoint is None and args.workflow is None:
         say("Without --checkpoint the demo model edits, which knows the demo world only.")
-    bar = Bar(len(pending), is_terminal=sys.stdout.isatty())
+    bar = BatchBar(len(pending), is_terminal=sys.stdout.isatty())
     manifest.tell = bar.tell
     try:
         outcome = edit_jobs(
@@ -293,10 +293,10 @@ def main(argv: Sequence[str]) -> int:
     args = arguments(argv)
     try:
         with end_as_by_ctrl_c():
-            rows, how = rows_asked(args), how_asked(args)
+            rows, defaults = read_rows(args), read_defaults(args)
             if len(rows) >= MANY:
                 say(f"Checking {len(rows)} rows ...")
-            jobs = build_jobs(rows, how, tell=say)
+            jobs = build_jobs(rows, defaults, tell=say)
             with nullcontext() if args.check else alone_in(args.out):
                 return edit(args, jobs)
     except ValueError as error:

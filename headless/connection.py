@@ -65,7 +65,7 @@ class _Reply:
         try:
             return await self._request.__aenter__()
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-            raise self._gone(error) from error
+            raise self._explain_loss(error) from error
 
     async def __aexit__(
         self,
@@ -75,9 +75,9 @@ class _Reply:
     ) -> None:
         await self._request.__aexit__(exc_type, exc, traceback)
         if isinstance(exc, aiohttp.ClientError | asyncio.TimeoutError):
-            raise self._gone(exc) from exc
+            raise self._explain_loss(exc) from exc
 
-    def _gone(self, error: BaseException) -> ServerGone:
+    def _explain_loss(self, error: BaseException) -> ServerGone:
         return ServerGone(
             f"No ComfyUI answers at {self._url} ({error or type(error).__name__}). "
             "Start it, or look into its log if it was running."

@@ -41,7 +41,7 @@ UNUSED = ("Save reconstruction", "Decode source", "Detections")
 
 
 @dataclass(frozen=True)
-class How:
+class JobDefaults:
     """What holds for all rows. workflow: one's own; result: title of the node with the image.
 
     editor: of the rows that name none; ALE-Edit's where nothing does.
@@ -94,19 +94,19 @@ class Job:
 
 
 def build_jobs(
-    rows: Sequence[Row], how: How, tell: Callable[[str], None] = lambda _text: None
+    rows: Sequence[Row], defaults: JobDefaults, tell: Callable[[str], None] = lambda _text: None
 ) -> list[Job]:
     """The jobs of all rows; raises Problems with everything that is wrong with any of them.
 
     tell: gets a sentence for each picture that had to be converted or resized, or looks wrong.
     """
-    jobs, problems, unused = [], [], set(how.settings)
+    jobs, problems, unused = [], [], set(defaults.settings)
     maskless: dict[str, list[Row]] = {}
     for row in rows:
         try:
-            if row.masks and _ignores_masks(row, how):
-                maskless.setdefault(how.editor_of(row), []).append(row)
-            job = _job(row, how, unused, tell)
+            if row.masks and _ignores_masks(row, defaults):
+                maskless.setdefault(defaults.editor_of(row), []).append(row)
+            job = _job(row, defaults, unused, tell)
         except (ValueError, OSError) as error:
             problems.append(f"{row.place}: {error}")
         else:
@@ -121,35 +121,35 @@ def build_jobs(
     return jobs
 
 
-def _ignores_masks(row: Row, how: How) -> bool:
-    return how.workflow is None and not takes_masks(how.editor_of(row))
+def _ignores_masks(row: Row, defaults: JobDefaults) -> bool:
+    return defaults.workflow is None and not takes_masks(defaults.editor_of(row))
 
 
 def _without_masks(editor: str) -> str:
     return f"{editor_files()[editor].title} takes no masks: those given are not used."
 
 
-def _job(row: Row, how: How, unused: set[str], tell: Callable[[str], None]) -> Job:
-    how.check_editor(row.editor, "editor")
-    editor = how.editor_of(row)
+def _job(row: Row, defaults: JobDefaults, unused: set[str], tell: Callable[[str], None]) -> Job:
+    defaults.check_editor(row.editor, "editor")
+    editor = defaults.editor_of(row)
     notices: list[str] = []
-    if row.masks and _ignores_masks(row, how):
+    if row.masks and _ignores_masks(row, defaults):
         notices.append(_without_masks(editor))
         row = replace(row, masks=())
     told = len(notices)  # by build_jobs, once for all rows
-    names = tuple(name for name, _ in _load_pictures(row, how.workflow, notices.append))
+    names = tuple(name for name, _ in _load_pictures(row, defaults.workflow, notices.append))
     for notice in notices[told:]:
         tell(f"{row.place}: {notice}")
-    workflow = _fill_workflow(row, how, names[0], names[1:])
+    workflow = _fill_workflow(row, defaults, names[0], names[1:])
     if row.prompts:
         use_prompts(workflow, row.prompts)
-    common = {name: value for name, value in how.settings.items() if _takes(workflow, name)}
+    common = {name: value for name, value in defaults.settings.items() if _takes(workflow, name)}
     unused.difference_update(common)
-    is_ale = how.workflow is None and editor == ALE
+    is_ale = defaults.workflow is None and editor == ALE
     default = {"type": DEFAULT_TYPE} if is_ale else {}
     for name, value in _settle_type({**common, **row.settings}, default).items():
         apply_setting(workflow, name, value)
-    asked, alpha = _describe_request(row, how, workflow), _alpha(row)
+    asked, alpha = _describe_request(row, defaults, workflow), _alpha(row)
     made_from = json.dumps(workflow.nodes, sort_keys=True)
     if alpha is not None:
         asked["alpha"] = digest_of(alpha)
@@ -157,11 +157,11 @@ def _job(row: Row, how: How, unused: set[str], tell: Callable[[str], None]) -> J
     return Job(
         row,
         workflow,
-        _result(workflow, how),
+        _result(workflow, defaults),
         asked,
         hashlib.sha256(made_from.encode()).hexdigest(),
         names,
-        partial(_load_pictures, row, how.workflow, _ignore),
+        partial(_load_pictures, row, defaults.workflow, _ignore),
         partial(_alpha, row),
         tuple(notices),
     )
@@ -207,19 +207,19 @@ def _ignore(_text: str) -> None:
     """For what was told before."""
 
 
-def _fill_workflow(row: Row, how: How, image: str, masks: Sequence[str]) -> Workflow:
+def _fill_workflow(row: Row, defaults: JobDefaults, image: str, masks: Sequence[str]) -> Workflow:
     edits = [(*edit, mask) for edit, mask in zip(row.edits, masks, strict=True)] if masks else []
-    if how.workflow is not None:
-        workflow = how.workflow.copy()
+    if defaults.workflow is not None:
+        workflow = defaults.workflow.copy()
         fill_edits(workflow, image, edits or row.edits)
         return workflow
-    editor = how.editor_of(row)
+    editor = defaults.editor_of(row)
     if editor != ALE:
-        workflow = editor_workflow(editor, image, row.edits, how.model)
+        workflow = editor_workflow(editor, image, row.edits, defaults.model)
     elif edits:
-        workflow = masked_workflow(image, edits, how.model)
+        workflow = masked_workflow(image, edits, defaults.model)
     else:
-        workflow = words_workflow(image, row.edits, how.model)
+        workflow = words_workflow(image, row.edits, defaults.model)
     for title in set(UNUSED) & set(workflow.titles()):
         workflow.remove(title)
     for title in set(RESULTS + REGIONS) & set(workflow.titles()):
@@ -243,15 +243,15 @@ def _why_unused(job: Job, name: str) -> str:
     return "no row takes it."
 
 
-def _result(workflow: Workflow, how: How) -> str:
+def _result(workflow: Workflow, defaults: JobDefaults) -> str:
     """The title of the node that the edited image comes from."""
-    if how.result is not None:
-        workflow.find(how.result)
-        return how.result
+    if defaults.result is not None:
+        workflow.find(defaults.result)
+        return defaults.result
     return result_title(workflow)
 
 
-def _describe_request(row: Row, how: How, workflow: Workflow) -> dict[str, Any]:
+def _describe_request(row: Row, defaults: JobDefaults, workflow: Workflow) -> dict[str, Any]:
     return {
         "image": _file(row.image),
         "masks": [_file(mask) for mask in row.masks],
@@ -259,12 +259,12 @@ def _describe_request(row: Row, how: How, workflow: Workflow) -> dict[str, Any]:
         "prompts": row.prompts,
         "settings": {
             **settings_of(workflow),
-            **_pick_titled(how.settings),
+            **_pick_titled(defaults.settings),
             **_pick_titled(row.settings),
         },
         "workflow": workflow.name,
-        **({"editor": how.editor_of(row)} if how.workflow is None else {}),
-        "model": asdict(how.model) if how.workflow is None else None,
+        **({"editor": defaults.editor_of(row)} if defaults.workflow is None else {}),
+        "model": asdict(defaults.model) if defaults.workflow is None else None,
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 FILE = ".lock"
 
 
-class Taken(ValueError):
+class FolderInUse(ValueError):
     """Another process is writing to the folder."""
 
 
@@ -16,7 +16,7 @@ class Taken(ValueError):
 def alone_in(folder: Path) -> Iterator[None]:
     """Be the only one who writes to a folder, which is made; one that stays empty is removed.
 
-    The system releases the lock when this process ends, however it ends. Raises Taken, or
+    The system releases the lock when this process ends, however it ends. Raises FolderInUse, or
     ValueError where the folder is a file.
     """
     check_folder(folder)
@@ -38,8 +38,8 @@ def alone_in(folder: Path) -> Iterator[None]:
         folder.rmdir()
 
 
-def _refusal(folder: Path) -> Taken:
-    return Taken(
+def _refusal(folder: Path) -> FolderInUse:
+    return FolderInUse(
         f"Another process is writing to {folder}. Wait until it has ended, or give another --out."
     )
 

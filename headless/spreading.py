@@ -26,7 +26,7 @@ from .errors import (
     WorkflowRejected,
 )
 from .tasks import Outcome, T, TaskFailed, group_tasks
-from .work import Facts, Made
+from .work import RunResult, ServerFacts
 from .workers import QUEUED, Workers
 
 PATIENCE_S = 120.0  # without any server, before a run gives up
@@ -39,7 +39,7 @@ FAILURES = (NodeFailed, WorkflowRejected, NoImage)  # of the task
 AWAY = (ServerGone, RunLost, PackMissing, OtherVersion)  # another server can do the task
 
 
-class Hopeless(ComfyError):
+class RepeatedFailure(ComfyError):
     """The first tasks all failed; `last` is why the last of them did."""
 
     def __init__(self, message: str, last: ComfyError):
@@ -51,20 +51,20 @@ _R = TypeVar("_R")
 
 
 @dataclass
-class _Server(Generic[T]):
+class _ServerState(Generic[T]):
     url: str
     shown: str  # the url without a password
     tasks: deque[T] = field(default_factory=deque)  # of the group that it is at
-    left: dict[str, str] = field(default_factory=dict)  # runs there by tag (Facts.left)
-    busy: "dict[Future[Made], T]" = field(default_factory=dict)
-    look: "Future[Facts] | None" = None
+    left: dict[str, str] = field(default_factory=dict)  # runs there by tag (ServerFacts.left)
+    busy: "dict[Future[RunResult], T]" = field(default_factory=dict)
+    look: "Future[ServerFacts] | None" = None
     is_up: bool = False
     again_at: float = 0.0
     why: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-class Spread(Generic[T]):
+class Spreader(Generic[T]):
     """One run over the servers of `workers`.
 
     needed: classes of the workflows' nodes, with the inputs that they are given, or None where a
@@ -93,7 +93,9 @@ class Spread(Generic[T]):
         self._needed, self._version, self._workers = needed, version, workers
         self._on_done, self._tell = on_done, tell
         self._patience_s, self._recheck_s = patience_s, recheck_s
-        self._servers = [_Server[T](url, without_password(url)[0]) for url in workers.executors]
+        self._servers = [
+            _ServerState[T](url, without_password(url)[0]) for url in workers.executors
+        ]
         self._lost: dict[str, int] = {}
         self._damaged: set[str] = set()  # tags
         self._said: set[tuple[str, str]] = set()  # notices by group
@@ -131,16 +133,16 @@ class Spread(Generic[T]):
             try:
                 self._welcome(server, _result(server.look))
             except (ServerGone, *self._workers.lost) as error:
-                self._away(server, str(error))
+                self._leave_out(server, str(error))
         if not any(server.is_up for server in self._servers):
             raise ServerGone(self._all_away())
 
-    def _start_look(self, server: _Server[T]) -> None:
+    def _start_look(self, server: _ServerState[T]) -> None:
         executor = self._workers.executors[server.url]
         given = self._run, server.url, self._needed, self._version
         server.look = executor.submit(self._workers.look, *given)
 
-    def _welcome(self, server: _Server[T], facts: Facts) -> None:
+    def _welcome(self, server: _ServerState[T], facts: ServerFacts) -> None:
         """Use a server from now on; OtherVersion if its pack is not that of the others."""
         server.look = None
         if self._inputs is None:
@@ -179,9 +181,9 @@ class Spread(Generic[T]):
                     if was_away:
                         self._tell(f"ComfyUI at {server.shown} is back.")
                 except (*AWAY, *self._workers.lost) as error:
-                    self._away(server, str(error))
+                    self._leave_out(server, str(error))
 
-    def _away(self, server: _Server[T], why: str) -> None:
+    def _leave_out(self, server: _ServerState[T], why: str) -> None:
         """Give the server's tasks to the others, and tell it once."""
         if why != server.why:
             self._tell(f"{why} It is asked again every {self._recheck_s:.0f} s.")
@@ -189,7 +191,7 @@ class Spread(Generic[T]):
         server.again_at = time.monotonic() + self._recheck_s
         self._give_back(server)
 
-    def _give_back(self, server: _Server[T]) -> None:
+    def _give_back(self, server: _ServerState[T]) -> None:
         if server.tasks:
             self._groups.appendleft(server.tasks)
             server.tasks = deque()
@@ -255,7 +257,7 @@ class Spread(Generic[T]):
                 future = executor.submit(self._workers.make, item, server.url, left)
                 server.busy[future] = task
 
-    def _next_task(self, server: _Server[T]) -> T | None:
+    def _next_task(self, server: _ServerState[T]) -> T | None:
         """Of its group; else of the next group; else the last one of the longest group."""
         if not server.tasks and self._groups:
             server.tasks = self._groups.popleft()
@@ -280,11 +282,11 @@ class Spread(Generic[T]):
             for future in [f for f in server.busy if f in done]:
                 self._end(server, server.busy.pop(future), future)
 
-    def _end(self, server: _Server[T], task: T, future: "Future[Made]") -> None:
+    def _end(self, server: _ServerState[T], task: T, future: "Future[RunResult]") -> None:
         try:
             self._keep(server, task, _result(future))
         except AWAY as error:
-            self._away(server, str(error))
+            self._leave_out(server, str(error))
             self._retry(server, task, error)
         except Interrupted as error:
             self._leave(server, task, error)
@@ -301,7 +303,7 @@ class Spread(Generic[T]):
             self.outcome.seconds = time.monotonic() - self._start
             self._on_done(task, self.outcome)
 
-    def _keep(self, server: _Server[T], task: T, made: Made) -> None:
+    def _keep(self, server: _ServerState[T], task: T, made: RunResult) -> None:
         try:
             task.keep(made, server.shown, server.versions)
         except ServerGone:
@@ -312,14 +314,14 @@ class Spread(Generic[T]):
                 self._said.add((task.group, notice))
                 self._tell(f"{task.name}: {notice}")
 
-    def _check_disk(self, server: _Server[T], error: ComfyError) -> None:
+    def _check_disk(self, server: _ServerState[T], error: ComfyError) -> None:
         if isinstance(error, NodeFailed) and error.is_full_disk:
             raise ComfyError(
                 f"The disk of ComfyUI at {server.shown} is full ({error}). Free some of it, and "
                 "give the same command again."
             ) from error
 
-    def _retry(self, server: _Server[T], task: T, error: Exception) -> None:
+    def _retry(self, server: _ServerState[T], task: T, error: Exception) -> None:
         self._lost[task.name] = self._lost.get(task.name, 0) + 1
         if self._lost[task.name] < ATTEMPTS:
             self._groups.appendleft(deque([task]))
@@ -327,7 +329,7 @@ class Spread(Generic[T]):
         why = f"{ATTEMPTS} times a server was lost at it; at last: {error}"
         self._fail(server, task, ServerGone(why))
 
-    def _leave(self, server: _Server[T], task: T, error: Interrupted) -> None:
+    def _leave(self, server: _ServerState[T], task: T, error: Interrupted) -> None:
         """A person cancelled it at the server: it has not failed, and is nobody's now."""
         self._left -= 1
         self.outcome.cancelled[task.name] = (
@@ -336,12 +338,12 @@ class Spread(Generic[T]):
         )
         self._on_done(task, self.outcome)
 
-    def _fail(self, server: _Server[T], task: T, error: ComfyError) -> None:
+    def _fail(self, server: _ServerState[T], task: T, error: ComfyError) -> None:
         self._left -= 1
         self.outcome.failed[task.name] = task.note_failure(error, server.shown, server.versions)
         self._on_done(task, self.outcome)
         if not self.outcome.made and len(self.outcome.failed) >= HOPELESS:
-            raise Hopeless(
+            raise RepeatedFailure(
                 f"The first {HOPELESS} all failed, and the others were left out. The last: "
                 f"{self.outcome.failed[task.name]}",
                 error,

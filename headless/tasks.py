@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from .errors import ComfyError
-from .work import Item, Made
+from .work import RunResult, WorkItem
 
 
 class TaskFailed(ComfyError):
@@ -19,7 +19,7 @@ class TaskFailed(ComfyError):
 class Task(Protocol):
     """`group`: tasks of one group in a row go to one server, as far as all have work.
 
-    tag: as Item.tag, by which what a killed process left is found (tag_of).
+    tag: as WorkItem.tag, by which what a killed process left is found (tag_of).
     item may raise TaskFailed. keep writes what was made; it may raise ServerGone where that is
     damaged. failed notes why there will be no image, and returns that as a sentence.
     """
@@ -30,8 +30,8 @@ class Task(Protocol):
     def group(self) -> str: ...
     @property
     def tag(self) -> str: ...
-    def item(self, run: str, /) -> Item: ...
-    def keep(self, made: Made, server: str, versions: Mapping[str, str], /) -> None: ...
+    def item(self, run: str, /) -> WorkItem: ...
+    def keep(self, made: RunResult, server: str, versions: Mapping[str, str], /) -> None: ...
     def note_failure(
         self, error: ComfyError, server: str, versions: Mapping[str, str], /
     ) -> str: ...

@@ -31,13 +31,13 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Item:
+class WorkItem:
     """A workflow to run; `pictures` are image files by the names that the workflow gives them.
 
     run: a name of all items that are stopped together. result: the title of the node whose image
     is wanted; previews: titles, of one of which an image is wanted, too, where there is one.
     tag: what the item is for. A run with it that a killed process left at the server is found by
-    it (Facts.left); "": it is not to be found.
+    it (ServerFacts.left); "": it is not to be found.
     """
 
     run: str
@@ -50,7 +50,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Made:
+class RunResult:
     """Image files that came of an item, and the seconds that the server was at work on it.
 
     notices: what nodes of the pack said to the person meanwhile.
@@ -63,7 +63,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ServerFacts:
     """What a server is: versions, and the inputs of the pack's nodes by class.
 
     left: runs with a tag that wait, are at work, or ended well there: their ids by tag.
@@ -74,28 +74,28 @@ class Facts:
     left: Mapping[str, str]
 
 
-class Stopped(ComfyError):
+class RunStopped(ComfyError):
     """The run was stopped from here."""
 
 
 def make(
-    item: Item,
+    item: WorkItem,
     server: str,
     left: str | None = None,
     on_progress: Callable[[str, Progress], None] | None = None,
-) -> Made:
+) -> RunResult:
     """Run an item at a server, or take over the run `left` there, and return what came of it.
 
     on_progress: gets the item's name and each step, in this thread.
     Raises ServerGone, RunLost, Interrupted, PackMissing, WorkflowRejected, NodeFailed, NoImage or
-    Stopped.
+    RunStopped.
     """
     return _run(item.run, _run_item(item, server, left, on_progress))
 
 
 def look(
     run: str, server: str, needed: Mapping[str, frozenset[str] | None], version: str | None
-) -> Facts:
+) -> ServerFacts:
     """What a server is. `needed`: classes of nodes, with the inputs that they are given or None.
 
     Raises PackMissing where a class is missing; OtherVersion where a class of the pack takes other
@@ -105,11 +105,11 @@ def look(
 
 
 async def _run_item(
-    item: Item,
+    item: WorkItem,
     server: str,
     left: str | None,
     on_progress: Callable[[str, Progress], None] | None,
-) -> Made:
+) -> RunResult:
     watch = _Watch(item.name, on_progress)
     workflow = Workflow(item.nodes, item.name)
     try:
@@ -138,14 +138,14 @@ async def _run_item(
 
 
 async def _fetch_images(
-    client: ComfyClient, item: Item, saved: Sequence[SavedImage], watch: "_Watch"
-) -> Made:
+    client: ComfyClient, item: WorkItem, saved: Sequence[SavedImage], watch: "_Watch"
+) -> RunResult:
     seconds = watch.seconds()
     results = [image for image in saved if image.title == item.result]
     if not results:
         raise NoImage(f"The run ended at {client.url}, but no image came from {item.result!r}.")
     previews = [image for image in saved if image.title in item.previews]
-    return Made(
+    return RunResult(
         await client.fetch(results[0]),
         await client.fetch(previews[0]) if previews else None,
         seconds,
@@ -176,12 +176,12 @@ class _Watch:
 
 async def _look_at(
     server: str, needed: Mapping[str, frozenset[str] | None], version: str | None
-) -> Facts:
+) -> ServerFacts:
     async with ComfyClient(server) as client:
         await client.check(needed)
         if version is not None:
             await client.check_version(version)
-        definitions, left = await client.nodes(), await client.tagged()
+        definitions, left = await client.nodes(), await client.find_tagged_runs()
         versions = await all_versions(client)
         given = {n: i for n, i in needed.items() if i is not None and n.startswith(PACK)}
         inputs = {name: _inputs(definitions[name]) for name in given}
@@ -193,7 +193,7 @@ async def _look_at(
                     f"differs in {', '.join(map(repr, other))}. Put this version of the pack there "
                     "and restart it."
                 )
-    return Facts(versions, inputs, left)
+    return ServerFacts(versions, inputs, left)
 
 
 async def all_versions(client: ComfyClient) -> dict[str, str]:
@@ -254,14 +254,14 @@ def _forget(server: str) -> None:
 def _run(run: str, work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine in this thread, so that stop() can cancel it."""
 
-    async def registered() -> _T:
+    async def run_registered() -> _T:
         task = asyncio.current_task()
         assert task is not None
         entry = (asyncio.get_running_loop(), task)
         with _GUARD:
             if run in _STOPPED:
                 work.close()
-                raise Stopped("The run was stopped.")
+                raise RunStopped("The run was stopped.")
             _RUNNING.setdefault(run, set()).add(entry)
         try:
             return await work
@@ -270,9 +270,9 @@ def _run(run: str, work: Coroutine[Any, Any, _T]) -> _T:
                 _RUNNING[run].discard(entry)
 
     try:
-        return asyncio.run(registered())
+        return asyncio.run(run_registered())
     except asyncio.CancelledError:
-        raise Stopped("The run was stopped.") from None
+        raise RunStopped("The run was stopped.") from None
 
 
 def stop(run: str) -> None:

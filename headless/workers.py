@@ -12,7 +12,7 @@ from functools import partial
 
 from . import work
 from .client import Progress
-from .work import Facts, Made
+from .work import RunResult, ServerFacts
 
 QUEUED = 2  # workflows at a server at once, so that it never waits for us
 
@@ -20,7 +20,7 @@ QUEUED = 2  # workflows at a server at once, so that it never waits for us
 @dataclass(frozen=True)
 class Workers:
     """`executors` by the address of the server; `stop` ends what is left of a run
-    (work.Item.run) everywhere.
+    (work.WorkItem.run) everywhere.
 
     make, look: what they are given to do, as those of work.py.
     lost: what a future raises where the worker was lost, and not the server.
@@ -29,8 +29,8 @@ class Workers:
 
     executors: Mapping[str, Executor]
     stop: Callable[[str], None]
-    make: Callable[..., Made] = work.make
-    look: Callable[..., Facts] = work.look
+    make: Callable[..., RunResult] = work.make
+    look: Callable[..., ServerFacts] = work.look
     lost: tuple[type[Exception], ...] = ()
     missing: Callable[[], str] = str
 

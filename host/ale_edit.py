@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..editors.ale import ALESettings
 from ..prompts.edits import Edits
 from ..regions.paste import paste_background, restore_size
-from ..regions.regions import AnyRegions, each_image
+from ..regions.regions import Regions, each_image
 from .attention.rgb_cam import apply_rgb_cam
 from .attention.self_injection import apply_self_injection
+from .comfy_types import Conditioning
 from .editing import require_decoded, require_one_text, require_size, sample_edit
 from .messages import name_node
 from .sampling.blending import apply_background_blending
-from .sampling.branch_guider import Branch, BranchGuider
+from .sampling.branch_guider import BranchGuider
+from .sampling.branch_inputs import Branch
+from .sampling.latents import pixels_per_cell
 from .text.embedding import embed_edits
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
 
 NODE = "ALE Edit"
 
 
 def edit_image(
-    model: Any,
-    clip: Any,
-    vae: Any,
+    model: ModelPatcher,
+    clip: CLIP,
+    vae: VAE,
     image: Tensor,
     edits: Edits,
-    regions: AnyRegions,
+    regions: Regions,
     settings: ALESettings,
     seed: int,
     keeps_source_pixels: bool,
     reuses_source: bool = True,
-    negative: Any = None,
+    negative: Conditioning | None = None,
 ) -> Tensor:
     """Edit a batch of images (B, H, W, 3 or 4) in [0, 1]: (B, H, W, 3), at exactly the same size.
 
@@ -55,16 +62,15 @@ def edit_image(
         Branch("target", target, settings.target_guidance),
     )
     guider = BranchGuider(patched, branches, negative, reuses_source=reuses_source)
-    edited = sample_edit(guider, vae, image, settings, seed)
+    edited = sample_edit(guider, vae, image, settings, seed, settings.eta)
     require_decoded(edited, image, model, NODE)
-    return (
-        paste_background(edited, image, regions)
-        if keeps_source_pixels
-        else restore_size(edited, image)
-    )
+    cell = pixels_per_cell(model)
+    if keeps_source_pixels:
+        return paste_background(edited, image, regions, cell)
+    return restore_size(edited, image, cell)
 
 
-def _require_same(edits: Edits, regions: AnyRegions, image: Tensor) -> None:
+def _require_same(edits: Edits, regions: Regions, image: Tensor) -> None:
     with name_node(NODE):
         each_image(regions, len(image))
     if len(edits.items) != len(regions.names):

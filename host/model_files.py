@@ -16,7 +16,7 @@ WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
 
 
 @dataclass(frozen=True)
-class Kind:
+class ModelKind:
     """One kind of model. folders: names of ComfyUI's model folders. model_types: those of the
     config.json of a folder in the form of Hugging Face. published: files, and where they are.
     folders_only: whether weight files outside such a folder are none of this kind."""
@@ -28,7 +28,7 @@ class Kind:
     folders_only: bool = False
 
 
-DETECTOR = Kind(
+DETECTOR = ModelKind(
     "GroundingDINO Loader",
     ("grounding-dino",),
     ("grounding-dino",),
@@ -36,7 +36,7 @@ DETECTOR = Kind(
     "github.com/IDEA-Research/GroundingDINO, or the folder of "
     "huggingface.co/IDEA-Research/grounding-dino-base",
 )
-SEGMENTER = Kind(
+SEGMENTER = ModelKind(
     "SAM Loader",
     ("sams", "sam2"),
     ("sam", "sam2", "sam2_video"),
@@ -44,7 +44,7 @@ SEGMENTER = Kind(
     "github.com/facebookresearch/segment-anything, or the folder of "
     "huggingface.co/facebook/sam2.1-hiera-large",
 )
-SIMILARITY = Kind(
+SIMILARITY = ModelKind(
     "CLIP Similarity Loader",
     ("text_encoders", "clip_vision"),
     ("clip",),
@@ -52,14 +52,14 @@ SIMILARITY = Kind(
     "model.safetensors)",
     folders_only=True,
 )
-LPIPS = Kind(
+LPIPS = ModelKind(
     "Preservation Score",
     ("lpips",),
     (),
     "squeezenet1_1-b8a52dc0.pth, from download.pytorch.org/models, and squeeze.pth, from "
     "github.com/richzhang/PerceptualSimilarity (lpips/weights/v0.1)",
 )
-DINO = Kind(
+DINO = ModelKind(
     "Preservation Score",
     ("dino",),
     ("vit",),
@@ -68,13 +68,13 @@ DINO = Kind(
 )
 
 
-def register(kind: Kind) -> None:
+def register(kind: ModelKind) -> None:
     """Makes the kind's folders known to ComfyUI, beside those of extra_model_paths.yaml."""
     for name in kind.folders:
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
 
 
-def list_files(kind: Kind) -> list[str]:
+def list_files(kind: ModelKind) -> list[str]:
     """What the loader's list offers: weight files, and folders that hold a config.json; one entry
     that says so when there is nothing."""
     register(kind)
@@ -95,7 +95,7 @@ def list_files(kind: Kind) -> list[str]:
     return list(dict.fromkeys(names)) or [NOTHING]
 
 
-def _folder_of(kind: Kind, name: str) -> str | None:
+def _folder_of(kind: ModelKind, name: str) -> str | None:
     """The folder, with "/" behind it, of a weight file beside a config.json; None where there is
     none. (The config.json itself is not always listed: another pack may have made the list of
     weight files alone.)"""
@@ -103,13 +103,13 @@ def _folder_of(kind: Kind, name: str) -> str | None:
     return folder if folder != "/" and _config_of(kind, folder) else None
 
 
-def _config_of(kind: Kind, name: str) -> str | None:
+def _config_of(kind: ModelKind, name: str) -> str | None:
     """The path of a listed folder's config.json, if there is one."""
     paths = (folder_paths.get_full_path(folder, f"{name}config.json") for folder in kind.folders)
     return next((path for path in paths if path), None)
 
 
-def path_of(kind: Kind, name: str) -> Path:
+def path_of(kind: ModelKind, name: str) -> Path:
     """The file or folder behind an entry of the list.
 
     Raises ValueError when it is not there: with the files, their folders and where they are
@@ -121,21 +121,21 @@ def path_of(kind: Kind, name: str) -> Path:
         for folder in kind.folders:
             if found := folder_paths.get_full_path(folder, target):
                 return Path(found).parent if name.endswith("/") else Path(found)
-    what = "no file was found" if name == NOTHING else f'"{name}" is not there any more'
+    what = "no file was found" if name == NOTHING else f'"{name}" was not found'
     raise ValueError(
-        f"{kind.node}: {what} in {' or '.join(places(kind))}. Put there {kind.published}; "
-        "then press R in ComfyUI, which reads the lists again, and choose it. Nothing is "
+        f"{kind.node}: {what} in {' or '.join(places(kind))}. Add "
+        f"{kind.published}, then press R in ComfyUI to reload the lists, and choose it. Nothing is "
         "downloaded for you."
     )
 
 
-def places(kind: Kind) -> list[str]:
+def places(kind: ModelKind) -> list[str]:
     """The folders in which files of this kind are looked for."""
     register(kind)
     return [path for folder in kind.folders for path in folder_paths.get_folder_paths(folder)]
 
 
-def _model_type(kind: Kind, name: str) -> str | None:
+def _model_type(kind: ModelKind, name: str) -> str | None:
     """What the config.json of a listed folder says its model is; None where it cannot be read."""
     path = _config_of(kind, name)
     return read_config(Path(path).parent).get("model_type") if path else None
@@ -150,7 +150,7 @@ def read_config(folder: Path) -> dict:
     return config if isinstance(config, dict) else {}
 
 
-def read_weights(kind: Kind, path: Path) -> dict[str, Tensor]:
+def read_weights(kind: ModelKind, path: Path) -> dict[str, Tensor]:
     """The tensors of a file, or of all weight files of a folder. Code in a pickle is never run.
 
     Raises ValueError that names file and cure when they cannot be read.
@@ -175,7 +175,7 @@ def _weight_files(folder: Path) -> list[Path]:
     return []
 
 
-def _read(kind: Kind, file: Path) -> dict[str, Tensor]:
+def _read(kind: ModelKind, file: Path) -> dict[str, Tensor]:
     try:
         loaded = comfy.utils.load_torch_file(str(file), safe_load=True)
     except Exception as error:  # whatever a damaged or foreign file makes of the reader
@@ -198,11 +198,11 @@ def _read(kind: Kind, file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _take(kind: Kind) -> str:
+def _take(kind: ModelKind) -> str:
     return f"Take {kind.published}."
 
 
-def wrong_kind(kind: Kind, file: str, weights: dict[str, Tensor]) -> ValueError:
+def explain_wrong_kind(kind: ModelKind, file: str, weights: dict[str, Tensor]) -> ValueError:
     """The error for a file of some other model, with what it seems to be."""
     return ValueError(
         f"{kind.node}: {file} is {guess_kind(weights)}, not a model for this loader. {_take(kind)}"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.patcher_extension
 
+from .comfy_types import Options
 from .messages import own_name
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
 RGB_CAM_KEY = "ale_edit.rgb_cam"
@@ -17,7 +21,9 @@ OWN_KEY = "ale_edit."
 """Start of the keys of our own wrappers. None of them changes the source branch."""
 
 
-def wrap_model(model: Any, kind: str, key: str, wrapper: Callable[..., Any], node: str) -> Any:
+def wrap_model(
+    model: ModelPatcher, kind: str, key: str, wrapper: Callable[..., Any], node: str
+) -> ModelPatcher:
     """A clone of `model` that carries `wrapper`; the input model stays as it is.
 
     Raises ValueError when the model already carries one under the same key: two would not know of
@@ -30,24 +36,24 @@ def wrap_model(model: Any, kind: str, key: str, wrapper: Callable[..., Any], nod
             f"{node}: the model input already went through a {same} node. Remove {cure}."
         )
     clone = model.clone()
-    clone.parent = _first(model)
+    clone.parent = _first(model)  # pyright: ignore[reportAttributeAccessIssue]
     clone.add_wrapper_with_key(kind, key, wrapper)
     return clone
 
 
-def _first(model: Any) -> Any:
+def _first(model: ModelPatcher) -> ModelPatcher:
     """The MODEL that all clones of a chain come from.
 
     ComfyUI falls back to a clone's parent when the clone is gone; a parent that went with it, as
     after an interruption, would be reported as a memory leak at every later load.
     """
-    while getattr(model, "parent", None) is not None:
-        model = model.parent
+    while (parent := getattr(model, "parent", None)) is not None:
+        model = parent
     return model
 
 
 def add_outermost_wrapper(
-    model_options: dict[str, Any], kind: str, key: str, wrapper: Callable[..., Any]
+    model_options: Options, kind: str, key: str, wrapper: Callable[..., Any]
 ) -> None:
     """Put a wrapper around those of every other node into one run's own model options."""
     options = model_options["transformer_options"] = dict(

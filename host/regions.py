@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..prompts.edits import ARROW, Edit, Edits, MethodSettings
-from ..regions.grid import coverage, hidden_objects
+from ..regions.grid import coverage, find_hidden_objects
 from ..regions.regions import (
-    AnyRegions,
+    ImageRegions,
     Regions,
     RegionsBatch,
     each_image,
@@ -32,7 +32,7 @@ CURE_OF_EMPTY = (
 )
 
 
-def edit_mask(mask: Tensor, node: str) -> Tensor:
+def read_edit_mask(mask: Tensor, node: str) -> Tensor:
     """What an edit keeps of a MASK input of any of ComfyUI's shapes: (H, W) of one mask, or (B, H,
     W) with one for each image of a batch.
 
@@ -59,7 +59,7 @@ def regions_from_edits(
     feather: float = 0.0,
     size: tuple[int, int] | None = None,
     images: int = 1,
-) -> AnyRegions:
+) -> Regions:
     """Regions of all edits: each edit's own mask, and for those without one the masks of a batch,
     in order, those of image 1 first. With `images` masks for an edit each image has its own
     regions.
@@ -68,7 +68,7 @@ def regions_from_edits(
     are resized, which is logged. Raises ValueError when masks are missing or left over, their
     shapes differ, or one is empty.
     """
-    chosen = masks_of_edits(edits, masks, images)
+    chosen = assign_masks(edits, masks, images)
     height, width = size or (chosen[0].shape[-2], chosen[0].shape[-1])
     fitted = [
         _fit(edit, mask, height, width) for edit, mask in zip(edits.items, chosen, strict=True)
@@ -79,9 +79,9 @@ def regions_from_edits(
         own = [mask[j if len(mask) > 1 else 0] for mask in fitted]
         with name_node(_speaker(j, count), CURE_OF_EMPTY):
             made.append(make_regions(own, edits.sources, dilation, feather))
-    whole = [(j, _whole(one)) for j, one in enumerate(made)]
+    whole = [(j, _describe_whole(one)) for j, one in enumerate(made)]
     _tell_first(whole, count)
-    _tell_first([(j, _overlap(one, edits.settings)) for j, one in enumerate(made)], count)
+    _tell_first([(j, _describe_overlaps(one, edits.settings)) for j, one in enumerate(made)], count)
     if not all(text or one.background.any() for (_, text), one in zip(whole, made, strict=True)):
         logger.warning(
             "%s: the masks cover the whole image; Background Blending keeps nothing.", str(NODE)
@@ -89,7 +89,7 @@ def regions_from_edits(
     return made[0] if count == 1 else RegionsBatch(tuple(made))
 
 
-def masks_of_edits(edits: Edits, masks: Tensor | None, images: int) -> list[Tensor]:
+def assign_masks(edits: Edits, masks: Tensor | None, images: int) -> list[Tensor]:
     """The masks (1 or images, H, W) of each edit: its own, or else those of a batch in order."""
     if not edits.items:
         raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
@@ -124,9 +124,7 @@ def masks_of_edits(edits: Edits, masks: Tensor | None, images: int) -> list[Tens
     )
 
 
-def masks_of_latent(
-    regions: AnyRegions, latent: Tensor, cell: int, node: str
-) -> tuple[Tensor, ...]:
+def masks_of_latent(regions: Regions, latent: Tensor, cell: int, node: str) -> tuple[Tensor, ...]:
     """The dilated masks (K, H, W) of the pixels that latents (B, ..., h, w) stand for, `cell` of
     them along each side of a latent cell: one for all latents, or one each.
 
@@ -136,11 +134,11 @@ def masks_of_latent(
     height, width = (cell * n for n in latent.shape[-2:])
     with name_node(node):
         each_image(regions, len(latent))
-        return tuple(fit_masks(one.dilated, height, width) for one in regions.images)
+        return tuple(fit_masks(one.dilated, height, width, cell) for one in regions.images)
 
 
 def require_places(
-    regions: AnyRegions,
+    regions: Regions,
     masks: Sequence[Tensor],
     size: tuple[int, int],
     settings: MethodSettings,
@@ -154,7 +152,7 @@ def require_places(
     count = len(masks)
     for j, own in enumerate(masks):
         covered = coverage(own, *size, settings.variant)
-        if hidden := hidden_objects(covered, settings.overlap == "last object"):
+        if hidden := find_hidden_objects(covered, settings.overlap == "last object"):
             names = [f'"{name}"' for name in regions.names]
             i, others = next(iter(hidden.items()))
             raise ValueError(
@@ -164,11 +162,11 @@ def require_places(
                 f"{settings.overlap}. Paint the masks apart, set dilation to a smaller "
                 "number, or remove one of these edits."
             )
-    lost = [(j, _lost(regions.names, own, size, settings)) for j, own in enumerate(masks)]
+    lost = [(j, _describe_lost(regions.names, own, size, settings)) for j, own in enumerate(masks)]
     _tell_first(lost, count, node)
 
 
-def _lost(
+def _describe_lost(
     names: Sequence[str], masks: Tensor, size: tuple[int, int], settings: MethodSettings
 ) -> str:
     """Which objects have no cell in any layer of the UNet, and why that may be."""
@@ -216,7 +214,7 @@ def _tell_first(found: list[tuple[int, str]], count: int, node: str = NODE) -> N
         tell(f"{_speaker(image, count, node)}: {text}{others}")
 
 
-def _whole(regions: Regions) -> str:
+def _describe_whole(regions: ImageRegions) -> str:
     """Which object is everywhere, and why that may be."""
     whole = regions.raw.flatten(1).all(dim=1).nonzero().flatten().tolist()
     if not whole:
@@ -230,7 +228,7 @@ def _whole(regions: Regions) -> str:
     )
 
 
-def _overlap(regions: Regions, settings: MethodSettings) -> str:
+def _describe_overlaps(regions: ImageRegions, settings: MethodSettings) -> str:
     """Which masks overlap, with the share of each."""
     names = [f'"{name}"' for name in regions.names]
     overlaps = [

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 MAHIRO = "Mahiro (Positive-Biased Guidance in ComfyUI 0.33)"
 MAHIRO_MODULE = "nodes_mahiro"
@@ -30,13 +30,16 @@ RATIOS_ON_THE_FLOOR = {
 """Pixels per latent cell by the class of the latent format, other than 8. Formats say it themselves
 from 0.33 on."""
 
+if TYPE_CHECKING:
+    from comfy.latent_formats import LatentFormat
 
-def pixels_per_cell_of(latent_format: Any) -> int:
+
+def pixels_per_cell_of(latent_format: LatentFormat) -> int:
     """Pixels of the image along one side of a latent cell."""
     ratio = getattr(latent_format, "spacial_downscale_ratio", None)
     return int(ratio or RATIOS_ON_THE_FLOOR.get(type(latent_format).__name__, 8))
 
 
-def noise_scale_of(sampling: Any) -> float:
+def noise_scale_of(sampling: object) -> float:
     """What a flow model multiplies its noise by: 0.33 has it for some models."""
     return float(getattr(sampling, "noise_scale", 1.0))

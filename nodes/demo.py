@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..demo.captions import demo_edits
 from ..demo.finder import SceneFinder
@@ -23,6 +24,9 @@ from ..prompts.edits import ARROW
 from ..scoring.similarity import Similarity
 from . import sockets
 
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
+
 CATEGORY = "ALE-Edit/demo"
 MINI_CLIP = "the demo world's mini CLIP"
 
@@ -35,9 +39,9 @@ class DemoModelLoader(io.ComfyNode):
             display_name="Demo Model Loader",
             category=CATEGORY,
             description=(
-                "Loads the pack's own small diffusion model of a synthetic world, which runs on "
-                "any CPU in seconds. It knows a few shapes, colours and materials only "
-                "(demo/MODEL_CARD.md)."
+                "Loads the small diffusion model that comes with this pack and runs on any CPU in "
+                "seconds. It only knows the shapes, colours and materials of a synthetic demo "
+                "world (demo/MODEL_CARD.md)."
             ),
             inputs=[
                 io.Boolean.Input(
@@ -45,21 +49,21 @@ class DemoModelLoader(io.ComfyNode):
                     default=False,
                     optional=True,
                     tooltip=(
-                        "Add the latent consistency LoRA and its sampling: 4 to 15 steps with a "
-                        "source guidance of 1 and a target guidance of 2. Off: 3 and 5."
+                        "Adds the LCM LoRA and LCM sampling: use 4 to 15 steps with a source "
+                        "guidance of 1 and a target guidance of 2. Off: use 3 and 5."
                     ),
                 ),
             ],
             outputs=[
                 io.Model.Output(
-                    display_name="model", tooltip="An SD 1.5-shaped UNet of 7 million parameters."
+                    display_name="model", tooltip="An SD 1.5-style UNet with 7 million parameters."
                 ),
                 io.Clip.Output(
                     display_name="clip",
-                    tooltip="Its text encoder; knows the demo world's words only.",
+                    tooltip="Its text encoder. It only knows the words of the demo world.",
                 ),
                 io.Vae.Output(
-                    display_name="vae", tooltip="Its autoencoder, 8 pixels a latent cell."
+                    display_name="vae", tooltip="Its VAE. One latent cell is 8 pixels wide."
                 ),
             ],
         )
@@ -77,8 +81,8 @@ class DemoDetectorLoader(io.ComfyNode):
             display_name="Demo Detector Loader",
             category=CATEGORY,
             description=(
-                "Loads the demo world's own detector and segmenter, for Grounded-SAM Masks without "
-                "any download. They find objects of the demo world by its words only "
+                "Loads the demo world's own detector and segmenter, to try Grounded-SAM Masks "
+                "without any download. They only find objects of the demo world, by its own words "
                 "(demo/MODEL_CARD.md)."
             ),
             inputs=[],
@@ -114,28 +118,28 @@ class DemoScene(io.ComfyNode):
                     min=0,
                     max=99_999,
                     control_after_generate=False,
-                    tooltip="Which scene. 0 to 2999 are those of the published tables.",
+                    tooltip="Selects the scene. The published tables use 0 to 2999.",
                 ),
                 io.Int.Input(
                     "objects",
                     default=2,
                     min=1,
                     max=MAX_OBJECTS,
-                    tooltip="How many objects the scene holds.",
+                    tooltip="Number of objects in the scene.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The scene, 128x128."),
+                io.Image.Output(display_name="image", tooltip="The scene, 128x128 pixels."),
                 io.Mask.Output(
                     display_name="masks",
                     tooltip="One exact mask per object, in the order of the edits.",
                 ),
                 io.String.Output(
                     display_name="edits text",
-                    tooltip="A colour edit per object, for the text of Edit List.",
+                    tooltip="One colour edit per object, for the text input of Edit List.",
                 ),
                 io.String.Output(
-                    display_name="description", tooltip="What the scene holds, as JSON."
+                    display_name="description", tooltip="The contents of the scene, as JSON."
                 ),
             ],
         )
@@ -156,7 +160,7 @@ class DemoScene(io.ComfyNode):
 
 
 @cache
-def text_encoder() -> Any:
+def text_encoder() -> CLIP:
     """The demo model's CLIP. Raises ValueError where its weights are missing or damaged."""
     return build_clip(read_weights("text"))
 
@@ -166,11 +170,11 @@ def mini_clip() -> MiniClip:
     return MiniClip.load(text_encoder())
 
 
-def mini_cosines(images: Any, texts: list[str]) -> Any:
+def mini_cosines(images: Tensor, texts: list[str]) -> Tensor:
     return mini_clip().similarity(images, texts)
 
 
-def mini_refusal(texts: Sequence[str], size: tuple[int, int]) -> str:
+def refuse_foreign(texts: Sequence[str], size: tuple[int, int]) -> str:
     """It knows the scenes and the words of the demo world."""
     if size != (IMAGE_SIZE, IMAGE_SIZE):
         return (
@@ -181,6 +185,6 @@ def mini_refusal(texts: Sequence[str], size: tuple[int, int]) -> str:
     return f'"{foreign[0]}" is not a word of the demo world' if foreign else ""
 
 
-offer_similarity(Similarity(MINI_CLIP, mini_cosines, refusal=mini_refusal))
+offer_similarity(Similarity(MINI_CLIP, mini_cosines, refusal=refuse_foreign))
 
 NODES = [DemoModelLoader, DemoDetectorLoader, DemoScene]

@@ -3,90 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..editors import EDITORS
 from ..editors.ale import ALESettings
 from ..editors.editor import Editor
 from ..host.ale_edit import NODE, edit_image
+from ..host.comfy_types import Conditioning
 from ..host.editing import edit_image as edit_image_by
 from ..host.messages import name_node, speak_as
 from ..host.regions import regions_from_edits
-from ..prompts.edits import VARIANTS, Edits, require_choice, set_variant
+from ..prompts.edits import VARIANTS, Edits, Variant, require_choice, set_variant
 from ..regions.preview import preview_image
-from ..regions.regions import AnyRegions
+from ..regions.regions import Regions
 from . import sockets
-from .model import schedule_inputs, schedule_of
-from .regions import dilation_input
-from .sampling import guidance_inputs, reuse_input, steps_input, strength_input
+from .inputs import (
+    ale_inputs,
+    choose_schedule,
+    negative_input,
+    reuse_input,
+    schedule_inputs,
+    setting_input,
+    task_inputs,
+)
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
 
 CATEGORY = "ALE-Edit/editors"
-AS_IN_EDITS = "as in the edits"
+AS_IN_EDITS: Final = "as in the edits"
 
 
-def task_inputs(image: str) -> list[Any]:
-    """What every editor is given: model, image, edits and seed. image: the input's tooltip."""
-    return [
-        io.Model.Input(
-            "model",
-            tooltip="A checkpoint of SD 1.5, SD 2 or SDXL; best an LCM, or with an LCM LoRA.",
-        ),
-        io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
-        io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
-        io.Image.Input("image", tooltip=image),
-        sockets.Edits.Input("edits", tooltip="The edits, from Edit Object or Edit List."),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=True,
-            tooltip="Seed of the noise.",
-        ),
-    ]
-
-
-def negative_input() -> Any:
-    """A negative prompt of the person's own."""
-    return io.Conditioning.Input(
-        "negative",
-        optional=True,
-        tooltip="Shared by all branches; without it the empty prompt, as in the paper.",
-    )
-
-
-def image_output() -> Any:
+def image_output() -> io.Output:
     return io.Image.Output(
-        display_name="image", tooltip="The edited image, at the size of the source."
+        display_name="image", tooltip="The edited image, at the size of the source image."
     )
 
 
-def setting_input(setting: dataclasses.Field[Any]) -> Any:
-    """The widget of one field of an editor's settings."""
-    shown = dict(setting.metadata)
-    common = {"default": setting.default, "tooltip": shown.pop("tooltip")}
-    if "choices" in shown:
-        return io.Combo.Input(setting.name, options=list(shown["choices"]), **common)
-    if isinstance(setting.default, str):
-        return io.String.Input(setting.name, **common)
-    if isinstance(setting.default, bool):
-        return io.Boolean.Input(setting.name, **common)
-    if isinstance(setting.default, int):
-        return io.Int.Input(setting.name, **common, **shown)
-    return io.Float.Input(setting.name, **common, **shown, round=shown["step"] / 10)
-
-
-def make_node(editor: Editor) -> type[io.ComfyNode]:
+def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
     """The node of an editor, from its settings."""
 
     class EditorNode(io.ComfyNode):
-        EDITOR: ClassVar[Editor] = editor
+        EDITOR: ClassVar[Editor[Any]] = editor
 
         @classmethod
         def define_schema(cls) -> io.Schema:
-            image = "The image to edit, or a batch; item j uses seed + j."
+            image = "The image to edit, or a batch. Item j of a batch uses seed + j."
             settings = [setting_input(field) for field in dataclasses.fields(editor.settings)]
             return io.Schema(
                 node_id=editor.node_id,
@@ -100,14 +66,14 @@ def make_node(editor: Editor) -> type[io.ComfyNode]:
         @classmethod
         def execute(
             cls,
-            model: Any,
-            clip: Any,
-            vae: Any,
-            image: Any,
+            model: ModelPatcher,
+            clip: CLIP,
+            vae: VAE,
+            image: Tensor,
             edits: Edits,
             seed: int,
             reuse_source: bool = True,
-            negative: Any = None,
+            negative: Conditioning | None = None,
             **values: Any,
         ) -> io.NodeOutput:
             with name_node(editor.title):
@@ -132,25 +98,24 @@ class ALEEdit(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Edits several objects of an image at once, each with its own attributes, and "
-                "keeps the background: embeddings, region attention, injection, blending and "
-                "sampling in one node, with the paper's defaults. ALE-Edit (arXiv 2412.04715)."
+                "keeps the background. The complete ALE-Edit method in one node, with the paper's "
+                "defaults (arXiv 2412.04715)."
             ),
             inputs=[
                 *task_inputs(
-                    "The image to edit, or a batch, each image with its own masks or all with the "
-                    "same; item j uses seed + j."
+                    "The image to edit, or a batch, in which each image has its own masks or all "
+                    "share the same ones. Item j of a batch uses seed + j."
                 ),
-                steps_input(),
-                *guidance_inputs(),
+                *ale_inputs("steps", "source_guidance", "target_guidance"),
                 *schedule_inputs(),
-                strength_input(),
-                dilation_input(" Not used when regions is connected."),
+                *ale_inputs("strength"),
+                *ale_inputs("dilation", note=" Ignored if regions is connected."),
                 io.Boolean.Input(
                     "paste_background",
                     default=False,
                     tooltip=(
-                        "Put the source's own pixels back outside the regions, undoing the VAE's "
-                        "small colour shifts."
+                        "Pastes the source's own pixels back outside the regions, which undoes the "
+                        "slight colour shifts of the VAE."
                     ),
                 ),
                 io.Combo.Input(
@@ -158,15 +123,15 @@ class ALEEdit(io.ComfyNode):
                     options=[AS_IN_EDITS, *VARIANTS],
                     default=AS_IN_EDITS,
                     tooltip=(
-                        "Follow the paper or the published code; by default what Method Settings "
-                        "says, else the paper."
+                        "Whether to follow the paper or the published code. By default this is "
+                        "what Method Settings says, or else the paper."
                     ),
                 ),
                 sockets.Regions.Input(
                     "regions",
                     optional=True,
                     tooltip=sockets.REGIONS_TOOLTIP
-                    + " Without it, the edits' own masks are taken.",
+                    + " Without it, the masks of the edits are used.",
                 ),
                 reuse_input(),
                 negative_input(),
@@ -175,7 +140,7 @@ class ALEEdit(io.ComfyNode):
                 image_output(),
                 io.Image.Output(
                     display_name="regions preview",
-                    tooltip="The source with one colour and label per object.",
+                    tooltip="The source image with one colour and label per object.",
                 ),
             ],
         )
@@ -183,31 +148,41 @@ class ALEEdit(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        clip: Any,
-        vae: Any,
-        image: Any,
+        model: ModelPatcher,
+        clip: CLIP,
+        vae: VAE,
+        image: Tensor,
         edits: Edits,
         seed: int,
+        steps: int,
+        source_guidance: float,
+        target_guidance: float,
         edit_type: str,
         schedule: float,
+        strength: float,
         dilation: float,
         paste_background: bool,
-        variant: Any,
-        regions: AnyRegions | None = None,
+        variant: Variant | Literal["as in the edits"],
+        regions: Regions | None = None,
         reuse_source: bool = True,
-        negative: Any = None,
-        **numbers: Any,
+        negative: Conditioning | None = None,
     ) -> io.NodeOutput:
         with name_node(NODE):
             require_choice("variant", variant, (AS_IN_EDITS, *VARIANTS))
-            share = schedule_of(edit_type, schedule)
+            share = choose_schedule(edit_type, schedule)
         edits = edits if variant == AS_IN_EDITS else set_variant(edits, variant)
-        settings = ALESettings(schedule=share, dilation=dilation, **numbers)
+        settings = ALESettings(
+            steps=steps,
+            strength=strength,
+            source_guidance=source_guidance,
+            target_guidance=target_guidance,
+            schedule=share,
+            dilation=dilation,
+        )
         with speak_as(NODE):
             if regions is None:
-                count, *size = image.shape[:3]
-                regions = regions_from_edits(edits, None, dilation, 0.0, tuple(size), count)
+                size = (image.shape[1], image.shape[2])
+                regions = regions_from_edits(edits, None, dilation, 0.0, size, len(image))
             inputs = (model, clip, vae, image, edits, regions, settings)
             edited = edit_image(*inputs, seed, paste_background, reuse_source, negative)
         return io.NodeOutput(edited, preview_image(image, regions))

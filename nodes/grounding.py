@@ -5,22 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..host import model_files
+from ..host.pictures import read_pictures
 from ..host.segmenting.grounded_sam import (
     MISSING,
     NOTHING_FOUND,
     MaskSettings,
     ground_regions,
-    pictures_of,
 )
-from ..host.segmenting.grounding import PRECISIONS, load_detector, load_segmenter
+from ..host.segmenting.grounding import NODE, PRECISIONS, load_detector, load_segmenter
 from ..host.versions import LEFT_TO_THE_RUN
 from ..prompts.edits import Edits
-from ..regions.preview import previews
+from ..regions.detection import Detector, Segmenter
+from ..regions.preview import preview_batch
 from ..regions.regions import object_masks, soft_backgrounds
 from . import sockets
-from .regions import CATEGORY, dilation_input
+from .inputs import ale_inputs
+from .regions import CATEGORY
 
 
 class GroundingDINOLoader(io.ComfyNode):
@@ -31,8 +34,8 @@ class GroundingDINOLoader(io.ComfyNode):
             display_name="GroundingDINO Loader",
             category=CATEGORY,
             description=(
-                "Loads a detector that finds objects by words, from models/grounding-dino. "
-                "Nothing is downloaded. Grounding DINO (arXiv 2303.05499)."
+                "Loads a detector that finds objects by text, from models/grounding-dino. "
+                "Downloads nothing. Grounding DINO (arXiv 2303.05499)."
             ),
             inputs=[
                 io.Combo.Input(
@@ -40,7 +43,7 @@ class GroundingDINOLoader(io.ComfyNode):
                     options=model_files.list_files(model_files.DETECTOR),
                     tooltip=(
                         "groundingdino_swint_ogc.pth, groundingdino_swinb_cogcoor.pth, or the "
-                        "folder of a published transformers model (the paper's code: "
+                        "folder of a transformers model (the paper's code uses "
                         "grounding-dino-base)."
                     ),
                 )
@@ -67,17 +70,16 @@ class SAMLoader(io.ComfyNode):
             display_name="SAM Loader",
             category=CATEGORY,
             description=(
-                "Loads Segment Anything, which makes masks of boxes, from models/sams or "
-                "models/sam2. Nothing is downloaded. SAM (arXiv 2304.02643), SAM 2 (arXiv "
-                "2408.00714)."
+                "Loads Segment Anything, which turns boxes into masks, from models/sams or "
+                "models/sam2. Downloads nothing. SAM (arXiv 2304.02643), SAM 2 (arXiv 2408.00714)."
             ),
             inputs=[
                 io.Combo.Input(
                     "sam_name",
                     options=model_files.list_files(model_files.SEGMENTER),
                     tooltip=(
-                        "sam_vit_h, sam_vit_l or sam_vit_b .pth, or the folder of a published "
-                        "transformers model of SAM, SAM 2 or SAM 2.1."
+                        "sam_vit_h, sam_vit_l or sam_vit_b (.pth), or the folder of a transformers "
+                        "model of SAM, SAM 2 or SAM 2.1."
                     ),
                 ),
                 io.Combo.Input(
@@ -85,8 +87,8 @@ class SAMLoader(io.ComfyNode):
                     options=list(PRECISIONS),
                     default=PRECISIONS[0],
                     tooltip=(
-                        "Of the image encoder. auto: fp16 where ComfyUI uses it for models, else "
-                        "fp32. The mask decoder always has fp32."
+                        "Precision of the image encoder. auto: fp16 where ComfyUI uses it for "
+                        "models, otherwise fp32. The mask decoder always runs in fp32."
                     ),
                 ),
             ],
@@ -114,19 +116,17 @@ class GroundedSAMMasks(io.ComfyNode):
             display_name="Grounded-SAM Masks",
             category=CATEGORY,
             description=(
-                "Finds each edit's object in the image by its source phrase, and makes its mask: "
-                "from words to regions. An edit that has a mask keeps it. Grounded-SAM (arXiv "
-                "2401.14159), as in ALE-Edit, appendix D."
+                "Finds the object of each edit by its source phrase and turns it into a mask and a "
+                "region. Edits that already have a mask keep it. Grounded-SAM (arXiv 2401.14159), "
+                "as in ALE-Edit, appendix D."
             ),
             inputs=[
                 io.Image.Input(
-                    "image", tooltip="The source image, or a batch; every image is looked at."
+                    "image", tooltip="The source image, or a batch. Every image is searched."
                 ),
-                sockets.Edits.Input(
-                    "edits", tooltip="The edits, whose source phrases are looked for."
-                ),
+                sockets.Edits.Input("edits", tooltip="The edits whose source phrases to look for."),
                 sockets.Detector.Input(
-                    "detector", tooltip="What finds boxes by words, from GroundingDINO Loader."
+                    "detector", tooltip="Finds boxes by text, from GroundingDINO Loader."
                 ),
                 io.Float.Input(
                     "box_threshold",
@@ -135,8 +135,8 @@ class GroundedSAMMasks(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip=(
-                        "The least score of a box for its phrase. Published code: 0.45. Lower it "
-                        "when an object is not found, raise it when wrong ones are."
+                        "Minimum score of a box for its phrase. Published code: 0.45. Lower it if "
+                        "objects are missed, raise it if wrong ones are found."
                     ),
                 ),
                 io.Float.Input(
@@ -146,7 +146,7 @@ class GroundedSAMMasks(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip=(
-                        "The least score of the phrase's noun in a box, so that an adjective alone "
+                        "Minimum score of the phrase's noun in a box, so that an adjective alone "
                         "finds nothing. Published code: 0.4."
                     ),
                 ),
@@ -154,9 +154,9 @@ class GroundedSAMMasks(io.ComfyNode):
                     "instances",
                     default="all",
                     tooltip=(
-                        "Which of several instances of an object: all, best, or a number from 1 "
-                        "counted from left to right; one choice for all objects, or one each with "
-                        "commas between (all, best, 2)."
+                        "Which instances of an object to use: all, best, or a number, counting "
+                        "from 1 at the left. One choice for all objects, or one per object, "
+                        "separated by commas (all, best, 2)."
                     ),
                 ),
                 io.Combo.Input(
@@ -164,8 +164,8 @@ class GroundedSAMMasks(io.ComfyNode):
                     options=list(MISSING),
                     default=MISSING[0],
                     tooltip=(
-                        "An object that is not found: stop with an error, leave its edit out, or "
-                        "give it the whole image outside the other objects."
+                        "What to do if an object is not found: stop with an error, leave out its "
+                        "edit, or give it the whole image outside the other objects."
                     ),
                 ),
                 io.Combo.Input(
@@ -173,11 +173,11 @@ class GroundedSAMMasks(io.ComfyNode):
                     options=list(NOTHING_FOUND),
                     default=NOTHING_FOUND[0],
                     tooltip=(
-                        "When no object at all is found: stop, or edit the whole image without "
-                        "RGB-CAM and Background Blending, as the paper does."
+                        "What to do if no object at all is found: stop, or edit the whole image "
+                        "without RGB-CAM and Background Blending, as the paper does."
                     ),
                 ),
-                dilation_input(),
+                *ale_inputs("dilation"),
                 io.Float.Input(
                     "clean_up",
                     default=0.02,
@@ -185,14 +185,17 @@ class GroundedSAMMasks(io.ComfyNode):
                     max=0.5,
                     step=0.01,
                     tooltip=(
-                        "Islands and holes of a mask below this fraction of its pixels go; 0 "
-                        "leaves the masks as they are."
+                        "Removes islands and holes smaller than this fraction of the mask. 0 "
+                        "leaves the masks unchanged."
                     ),
                 ),
                 sockets.Segmenter.Input(
                     "segmenter",
                     optional=True,
-                    tooltip="What makes masks of boxes, from SAM Loader. Open: the boxes.",
+                    tooltip=(
+                        "Turns boxes into masks, from SAM Loader. Without it, the boxes are the "
+                        "masks."
+                    ),
                 ),
             ],
             outputs=[
@@ -200,20 +203,23 @@ class GroundedSAMMasks(io.ComfyNode):
                 sockets.Edits.Output(
                     display_name="edits",
                     tooltip=(
-                        "The edits with their masks, without those left out. Connect these, not "
-                        "the ones before, to the nodes that follow."
+                        "The edits with their masks, without those that were left out. Connect "
+                        "these to the nodes that follow, not the original edits."
                     ),
                 ),
                 io.Mask.Output(
                     display_name="object masks",
-                    tooltip="One mask per object (undilated); of a batch those of image 1 first.",
+                    tooltip=(
+                        "One mask per object, not dilated. For a batch, those of image 1 come "
+                        "first."
+                    ),
                 ),
                 io.Mask.Output(
-                    display_name="background mask", tooltip="1 where no dilated mask is."
+                    display_name="background mask", tooltip="1 outside all dilated masks."
                 ),
                 io.String.Output(
                     display_name="detections",
-                    tooltip="What was found: a line per object with scores and boxes in pixels.",
+                    tooltip="What was found: one line per object, with scores and boxes in pixels.",
                 ),
                 io.Image.Output(
                     display_name="preview",
@@ -224,11 +230,16 @@ class GroundedSAMMasks(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Any, edits: Edits, detector: Any, segmenter: Any = None, **widgets: Any
+        cls,
+        image: Tensor,
+        edits: Edits,
+        detector: Detector,
+        segmenter: Segmenter | None = None,
+        **widgets: Any,
     ) -> io.NodeOutput:
         settings = MaskSettings(**widgets)
         regions, kept, text = ground_regions(image, edits, detector, segmenter, settings)
-        preview, shown = previews(pictures_of(image), regions)
+        preview, shown = preview_batch(read_pictures(image, NODE), regions)
         return io.NodeOutput(
             regions,
             kept,

@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..editors.ale import SCHEDULES
 from ..host.attention.rgb_cam import apply_rgb_cam
 from ..host.attention.self_injection import apply_self_injection
+from ..host.comfy_types import Conditioning
 from ..host.messages import name_node
 from ..host.sampling.blending import apply_background_blending
 from ..prompts.edits import require_choice
-from ..regions.regions import AnyRegions
+from ..regions.regions import Regions
 from . import sockets
+from .inputs import choose_schedule, schedule_inputs
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 CATEGORY = "ALE-Edit/model"
-CUSTOM = "custom"
 EDGES = ("hard", "soft")
-PRESET_TOOLTIP = (
-    "The kind of edit: color keeps the structure in all steps, material in 0.6 of them, "
-    "everything else in 0.5 (ALE-Edit, appendix D). For mixed kinds take the lowest. custom: the "
-    "schedule below."
-)
-SCHEDULE_TOOLTIP = (
-    "With custom: the share of the steps in which the structure of the source is injected. 0: "
-    "never, 1: always."
-)
-
-
-def schedule_of(preset: str, schedule: float) -> float:
-    """The share of steps that a preset stands for, or the given one for "custom"."""
-    require_choice("edit_type", preset, (*SCHEDULES, CUSTOM))
-    return schedule if preset == CUSTOM else SCHEDULES[preset]
-
-
-def schedule_inputs() -> list[Any]:
-    """The two widgets that choose a self-attention schedule."""
-    return [
-        io.Combo.Input(
-            "edit_type", options=[*SCHEDULES, CUSTOM], default="object", tooltip=PRESET_TOOLTIP
-        ),
-        io.Float.Input(
-            "schedule", default=0.5, min=0.0, max=1.0, step=0.05, tooltip=SCHEDULE_TOOLTIP
-        ),
-    ]
 
 
 class RegionCrossAttention(io.ComfyNode):
@@ -55,17 +31,21 @@ class RegionCrossAttention(io.ComfyNode):
             display_name="Region Cross-Attention (RGB-CAM)",
             category=CATEGORY,
             description=(
-                "Each region of the image sees the words of its own object only. Works in the "
-                "two-branch editor, and alone with a KSampler as regional generation. ALE-Edit, "
-                "section 3.2 and Algorithm 2 (arXiv 2412.04715)."
+                "Each region of the image only sees the words of its own object. Works with "
+                "Two-Branch Guider for edits, and with a KSampler for regional generation. "
+                "ALE-Edit, section 3.2 and Algorithm 2 (arXiv 2412.04715)."
             ),
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A checkpoint of SD 1.5, SD 2 or SDXL, with any LoRA or other patches.",
+                    tooltip=(
+                        "An SD 1.5, SD 2 or SDXL model, with or without LoRAs and other patches."
+                    ),
                 ),
                 sockets.Regions.Input(
-                    "regions", tooltip=sockets.REGIONS_TOOLTIP + " Same edits as the embeddings."
+                    "regions",
+                    tooltip=sockets.REGIONS_TOOLTIP
+                    + " They must be made from the same edits as the embeddings.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -73,26 +53,32 @@ class RegionCrossAttention(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="1: RGB-CAM. 0: the model without it. Between them, a mixture of both.",
+                    tooltip="1: RGB-CAM. 0: the model without it. In between: a mixture of both.",
                 ),
                 io.Conditioning.Input(
                     "background",
                     optional=True,
                     tooltip=(
                         "What to draw outside the regions, from CLIP Text Encode; for regional "
-                        "generation. Without it, the pixels there see the prompt less the objects' "
+                        "generation. Without it, pixels there see the prompt without the objects' "
                         "words, as in the paper."
                     ),
                 ),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The model with region-wise text.")
+                io.Model.Output(
+                    display_name="model", tooltip=("The model with region-wise cross-attention.")
+                )
             ],
         )
 
     @classmethod
     def execute(
-        cls, model: Any, regions: AnyRegions, strength: float, background: Any = None
+        cls,
+        model: ModelPatcher,
+        regions: Regions,
+        strength: float,
+        background: Conditioning | None = None,
     ) -> io.NodeOutput:
         return io.NodeOutput(apply_rgb_cam(model, regions, strength, background))
 
@@ -105,13 +91,13 @@ class SelfAttentionInjection(io.ComfyNode):
             display_name="Self-Attention Injection",
             category=CATEGORY,
             description=(
-                "Keeps the structure of the source image: during the first steps the edited "
-                "branch attends with the source branch's queries and keys. Needs Two-Branch "
-                "Guider. Free-Prompt-Editing (CVPR 2024), ALE-Edit appendix D."
+                "Keeps the structure of the source image: in the first steps, the edited branch "
+                "uses the self-attention queries and keys of the source branch. Requires "
+                "Two-Branch Guider. Free-Prompt-Editing (CVPR 2024); ALE-Edit, appendix D."
             ),
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="A checkpoint of SD 1.5, SD 2 or SDXL, with any patches."
+                    "model", tooltip="An SD 1.5, SD 2 or SDXL model, with or without other patches."
                 ),
                 *schedule_inputs(),
             ],
@@ -121,9 +107,9 @@ class SelfAttentionInjection(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, edit_type: str, schedule: float) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, edit_type: str, schedule: float) -> io.NodeOutput:
         with name_node("Self-Attention Injection"):
-            share = schedule_of(edit_type, schedule)
+            share = choose_schedule(edit_type, schedule)
         return io.NodeOutput(apply_self_injection(model, share))
 
 
@@ -135,13 +121,13 @@ class BackgroundBlending(io.ComfyNode):
             display_name="Background Blending",
             category=CATEGORY,
             description=(
-                "Outside the regions the edited branch is the source branch, so the background "
-                "stays. Needs Two-Branch Guider. ALE-Edit, section 3.3 and Eq. 4 (arXiv "
+                "Keeps the background: while sampling, the edit is replaced by the source outside "
+                "the regions. Requires Two-Branch Guider. ALE-Edit, section 3.3 and Eq. 4 (arXiv "
                 "2412.04715)."
             ),
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="A checkpoint of SD 1.5, SD 2 or SDXL, with any patches."
+                    "model", tooltip="An SD 1.5, SD 2 or SDXL model, with or without other patches."
                 ),
                 sockets.Regions.Input("regions", tooltip=sockets.REGIONS_TOOLTIP),
                 io.Combo.Input(
@@ -149,8 +135,8 @@ class BackgroundBlending(io.ComfyNode):
                     options=list(EDGES),
                     default="hard",
                     tooltip=(
-                        "hard: the mask of Method Settings' variant. soft: source and edit are "
-                        "mixed along the edge, over the feather of Regions."
+                        "hard: each latent cell is either source or edit. soft: source and edit "
+                        "blend across the feather set in Regions."
                     ),
                 ),
             ],
@@ -160,7 +146,7 @@ class BackgroundBlending(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, regions: AnyRegions, edge: str) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, regions: Regions, edge: str) -> io.NodeOutput:
         with name_node("Background Blending"):
             require_choice("edge", edge, EDGES)
         return io.NodeOutput(apply_background_blending(model, regions, is_soft=edge == "soft"))

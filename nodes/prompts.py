@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..host.messages import name_node
-from ..host.regions import edit_mask
+from ..host.regions import read_edit_mask
 from ..host.text.embedding import embed_edits
 from ..prompts.edits import (
     END_OF_TEXT,
@@ -22,6 +23,9 @@ from ..prompts.edits import (
 )
 from . import sockets
 
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
+
 CATEGORY = "ALE-Edit/prompts"
 
 
@@ -33,37 +37,38 @@ class EditObject(io.ComfyNode):
             display_name="Edit Object",
             category=CATEGORY,
             description=(
-                "One object to edit: what it is now and what it becomes. Chain one node per "
-                "object through previous. ALE-Edit (arXiv 2412.04715)."
+                "One object to edit: what it is now and what it becomes. For several objects, "
+                "chain one node per object through previous. ALE-Edit (arXiv 2412.04715)."
             ),
             inputs=[
                 io.String.Input(
                     "source",
                     default="wolf",
                     tooltip=(
-                        "What the object is in the image, in few words: wolf. Used for the "
-                        "source branch."
+                        "What the object is now, in a few words, such as wolf. It is the prompt of "
+                        "the source branch."
                     ),
                 ),
                 io.String.Input(
                     "target",
                     default="brown-colored goat",
                     tooltip=(
-                        "What it becomes, with all of its attributes: brown-colored goat, or "
-                        "goat made of gold."
+                        "What it becomes, with all of its attributes, such as brown-colored goat "
+                        "or goat made of gold."
                     ),
                 ),
                 sockets.Edits.Input(
                     "previous",
                     optional=True,
-                    tooltip="The edits so far; leave open on the first Edit Object.",
+                    tooltip="The edits so far. Leave unconnected on the first Edit Object.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
                     tooltip=(
-                        "Where the object is in the image, 1 on the object; for a batch of images "
-                        "one for all or one each. Leave open when Regions gets the masks."
+                        "Where the object is in the image, 1 on the object. For a batch of images: "
+                        "one mask for all, or one each. Leave unconnected if Regions gets the "
+                        "masks."
                     ),
                 ),
             ],
@@ -74,9 +79,9 @@ class EditObject(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, source: str, target: str, previous: Edits | None = None, mask: Any = None
+        cls, source: str, target: str, previous: Edits | None = None, mask: Tensor | None = None
     ) -> io.NodeOutput:
-        own = edit_mask(mask, "Edit Object") if mask is not None else None
+        own = read_edit_mask(mask, "Edit Object") if mask is not None else None
         edits = previous if previous is not None else Edits(())
         with name_node("Edit Object"):
             return io.NodeOutput(edits.add(make_edit(source, target, own)))
@@ -90,7 +95,8 @@ class EditList(io.ComfyNode):
             display_name="Edit List",
             category=CATEGORY,
             description=(
-                "Several edits as text, one a line. The short form of a chain of Edit Object nodes."
+                "Several edits as text, one per line: the short form of a chain of Edit Object "
+                "nodes."
             ),
             inputs=[
                 io.String.Input(
@@ -98,7 +104,7 @@ class EditList(io.ComfyNode):
                     multiline=True,
                     default="wolf -> brown-colored goat\nmoon -> soccer ball",
                     tooltip=(
-                        "One edit a line, source phrase -> target phrase. Empty lines and lines "
+                        "One edit per line: source phrase -> target phrase. Empty lines and lines "
                         "that start with # are skipped."
                     ),
                 ),
@@ -122,21 +128,22 @@ class FullPrompts(io.ComfyNode):
             display_name="Full Prompts",
             category=CATEGORY,
             description=(
-                "Whole sentences around the edits' phrases, instead of the phrases joined by and: "
-                'such as "a photo of a wolf under a moon" and "a photo of a brown-colored goat '
-                'under a soccer ball".'
+                'Puts the phrases of the edits into whole sentences, such as "a photo of a wolf '
+                'under a moon" and "a photo of a brown-colored goat under a soccer ball". Without '
+                'this node they are joined by "and".'
             ),
             inputs=[
                 sockets.Edits.Input(
-                    "edits", tooltip="The edits whose phrases stand in the two prompts."
+                    "edits", tooltip="The edits whose phrases the two prompts contain."
                 ),
                 io.String.Input(
                     "source_prompt",
                     multiline=True,
                     default="",
                     tooltip=(
-                        "Describes the image as it is; holds every source phrase word for word, "
-                        "with its weight if it has one. Empty: the phrases joined by and."
+                        "Describes the image as it is. It must contain every source phrase word "
+                        "for word, with its weight if it has one. Empty: the phrases joined by "
+                        '"and".'
                     ),
                 ),
                 io.String.Input(
@@ -144,8 +151,8 @@ class FullPrompts(io.ComfyNode):
                     multiline=True,
                     default="",
                     tooltip=(
-                        "Describes the edited image; holds every target phrase word for word, "
-                        "with its weight if it has one. Empty: the phrases joined by and."
+                        "Describes the edited image. It must contain every target phrase word for "
+                        'word, with its weight if it has one. Empty: the phrases joined by "and".'
                     ),
                 ),
             ],
@@ -169,45 +176,43 @@ class MethodSettingsNode(io.ComfyNode):
             display_name="Method Settings",
             category=CATEGORY,
             description=(
-                "Which form of ALE-Edit the whole graph follows, and the ablations of the "
-                "paper's tables 12 and 13. The settings travel with the edits, so every node "
-                "agrees. Leave the node out for the paper's method."
+                "Sets which form of ALE-Edit the whole graph follows, including the ablations of "
+                "the paper's tables 12 and 13. The settings travel with the edits, so all nodes "
+                "agree. Leave this node out to follow the paper."
             ),
             inputs=[
-                sockets.Edits.Input(
-                    "edits", tooltip="The edits that carry the settings from here on."
-                ),
+                sockets.Edits.Input("edits", tooltip="The edits that will carry these settings."),
                 io.Combo.Input(
                     "variant",
                     options=list(VARIANTS),
                     default="paper",
                     tooltip=(
                         "paper: the algorithms as printed. published code: the authors' "
-                        "repository, with its differences (docs/methods.md lists them)."
+                        "repository, including its differences (listed in docs/methods.md)."
                     ),
                 ),
                 io.Boolean.Input(
                     "ore",
                     default=True,
                     tooltip=(
-                        "Object-Restricted Embeddings. Off: every region takes the plain "
-                        "encoding of the whole prompt."
+                        "Object-Restricted Embeddings. Off: every region uses the plain encoding "
+                        "of the whole prompt."
                     ),
                 ),
                 io.Boolean.Input(
                     "rgb_cam",
                     default=True,
                     tooltip=(
-                        "Region Cross-Attention. Off: that node does nothing, every pixel sees "
-                        "the whole text."
+                        "Region Cross-Attention. Off: that node does nothing, and every pixel sees "
+                        "the whole prompt."
                     ),
                 ),
                 io.Boolean.Input(
                     "blending",
                     default=True,
                     tooltip=(
-                        "Background Blending. Off: that node does nothing, the background is "
-                        "edited along."
+                        "Background Blending. Off: that node does nothing, and the background is "
+                        "edited too."
                     ),
                 ),
                 io.Combo.Input(
@@ -215,16 +220,16 @@ class MethodSettingsNode(io.ComfyNode):
                     options=list(END_OF_TEXT),
                     default="ours",
                     tooltip=(
-                        "What follows an object's words in its embedding. ours: its own "
-                        "end-of-text run. naive: the whole prompt's. zeros, bos, empty string: "
-                        "table 12's other strategies."
+                        "What follows an object's words in its embedding. ours: the object's own "
+                        "end-of-text tokens. naive: those of the whole prompt. zeros, bos, empty "
+                        "string: the other strategies of table 12."
                     ),
                 ),
                 io.Boolean.Input(
                     "end_of_text_in_base",
                     default=False,
                     tooltip=(
-                        "Apply that choice to the background's embedding as well (zeros, bos and "
+                        "Applies end_of_text to the background's embedding as well (zeros, bos and "
                         "empty string only)."
                     ),
                 ),
@@ -233,9 +238,8 @@ class MethodSettingsNode(io.ComfyNode):
                     options=list(OVERLAPS),
                     default="background",
                     tooltip=(
-                        "What a place gets that lies in several regions: the background's text "
-                        "(section 3.2 and the published code), or the last object's (Algorithm "
-                        "2)."
+                        "Which text applies where regions overlap: the background's (section 3.2 "
+                        "and the published code) or the last object's (Algorithm 2)."
                     ),
                 ),
                 io.Combo.Input(
@@ -244,9 +248,9 @@ class MethodSettingsNode(io.ComfyNode):
                     default="target",
                     optional=True,
                     tooltip=(
-                        "SDXL only: the prompt that its pooled vector speaks for, in all regions "
-                        "and the background alike. target: each branch its own prompt. source: "
-                        "both the source's. empty: both none."
+                        "SDXL only: the prompt of the pooled vector, which applies to all regions "
+                        "and the background. target: each branch uses its own prompt. source: both "
+                        "use the source prompt. empty: both use the empty prompt."
                     ),
                 ),
             ],
@@ -261,7 +265,7 @@ class MethodSettingsNode(io.ComfyNode):
             return io.NodeOutput(replace(edits, settings=MethodSettings(**settings)))
 
 
-class ObjectRestrictedEmbeddings(io.ComfyNode):
+class ObjectRestrictedEmbeddingsNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -269,15 +273,16 @@ class ObjectRestrictedEmbeddings(io.ComfyNode):
             display_name="Object-Restricted Embeddings (ORE)",
             category=CATEGORY,
             description=(
-                "Encodes the edits so that no object's words or end-of-text tokens speak of "
-                "another object. ALE-Edit, section 3.1 and Algorithm 1 (arXiv 2412.04715)."
+                "Encodes the edits so that no object's words or end-of-text tokens carry "
+                "information about another object. ALE-Edit, section 3.1 and Algorithm 1 (arXiv "
+                "2412.04715)."
             ),
             inputs=[
                 io.Clip.Input(
                     "clip",
                     tooltip=(
-                        "The text encoder of the checkpoint that edits: SD 1.5, SD 2 or SDXL, or "
-                        "a model made from one of them."
+                        "The text encoder of the model that samples: SD 1.5, SD 2, SDXL or a model "
+                        "derived from them."
                     ),
                 ),
                 sockets.Edits.Input(
@@ -287,21 +292,23 @@ class ObjectRestrictedEmbeddings(io.ComfyNode):
             outputs=[
                 io.Conditioning.Output(
                     display_name="source",
-                    tooltip="For the source input of Two-Branch Guider: what the image shows.",
+                    tooltip=(
+                        "For the source input of Two-Branch Guider: describes the image as it is."
+                    ),
                 ),
                 io.Conditioning.Output(
                     display_name="target",
                     tooltip=(
                         "For the target input of Two-Branch Guider, or the positive input of a "
-                        "KSampler. Region Cross-Attention finds its embeddings in here."
+                        "KSampler. Also carries the embeddings that Region Cross-Attention uses."
                     ),
                 ),
             ],
         )
 
     @classmethod
-    def execute(cls, clip: Any, edits: Edits) -> io.NodeOutput:
+    def execute(cls, clip: CLIP, edits: Edits) -> io.NodeOutput:
         return io.NodeOutput(*embed_edits(clip, edits))
 
 
-NODES = [EditObject, EditList, FullPrompts, MethodSettingsNode, ObjectRestrictedEmbeddings]
+NODES = [EditObject, EditList, FullPrompts, MethodSettingsNode, ObjectRestrictedEmbeddingsNode]

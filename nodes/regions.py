@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io, ui
+from torch import Tensor
 
-from ..editors.ale import ALESettings
 from ..host.messages import name_node
 from ..host.regions import regions_from_edits
 from ..prompts.edits import Edits
 from ..regions.paste import paste_background
-from ..regions.preview import previews
-from ..regions.regions import AnyRegions, object_masks, soft_backgrounds
+from ..regions.preview import preview_batch
+from ..regions.regions import USUAL_CELL, Regions, object_masks, soft_backgrounds
 from . import sockets
+from .inputs import ale_inputs
 
 CATEGORY = "ALE-Edit/regions"
-
-
-def dilation_input(unused: str = "") -> Any:
-    """How far masks grow. unused: a sentence that says when they do not."""
-    return io.Float.Input(
-        "dilation",
-        default=ALESettings.dilation,
-        min=0.0,
-        max=0.25,
-        step=0.005,
-        tooltip=(
-            "How far each mask grows, as a fraction of the image height, so that edges belong to "
-            "the object. Paper: 0.01 (7 pixels at 768), published code: 0.04, 0 leaves the masks "
-            f"as they are.{unused}"
-        ),
-    )
 
 
 class RegionsNode(io.ComfyNode):
@@ -42,15 +25,15 @@ class RegionsNode(io.ComfyNode):
             display_name="Regions",
             category=CATEGORY,
             description=(
-                "Turns one mask per edit into regions: dilated masks, background, and a preview "
-                "with one colour and label per object. ALE-Edit, section 3.2."
+                "Turns one mask per edit into regions: dilated masks, the background, and a "
+                "preview with one colour and label per object. ALE-Edit, section 3.2."
             ),
             inputs=[
                 sockets.Edits.Input(
                     "edits",
-                    tooltip="The edits; each needs one mask, its own or one of the masks input.",
+                    tooltip="The edits. Each needs one mask, its own or one from the masks input.",
                 ),
-                dilation_input(),
+                *ale_inputs("dilation"),
                 io.Float.Input(
                     "feather",
                     default=0.0,
@@ -58,8 +41,8 @@ class RegionsNode(io.ComfyNode):
                     max=0.25,
                     step=0.005,
                     tooltip=(
-                        "Width over which the background's edge fades in soft Background "
-                        "Blending and Paste Background, as a fraction of the image height. 0: a "
+                        "Width over which the edge of the background fades, as a fraction of the "
+                        "image height. Used by Paste Background and soft Background Blending. 0: a "
                         "hard edge."
                     ),
                 ),
@@ -67,16 +50,17 @@ class RegionsNode(io.ComfyNode):
                     "masks",
                     optional=True,
                     tooltip=(
-                        "A batch with one mask for each edit that has no mask of its own, in the "
-                        "order of the edits; or as many for each image, those of image 1 first."
+                        "A batch with one mask for each edit that has none of its own, in the "
+                        "order of the edits. For a batch of images, one such set for all or one "
+                        "per image, those of image 1 first."
                     ),
                 ),
                 io.Image.Input(
                     "image",
                     optional=True,
                     tooltip=(
-                        "The source image, or a batch: fixes the size and the number of images, "
-                        "and is shown under the preview."
+                        "The source image, or a batch. Sets the size and the number of images, and "
+                        "is shown in the preview."
                     ),
                 ),
             ],
@@ -85,13 +69,13 @@ class RegionsNode(io.ComfyNode):
                 io.Mask.Output(
                     display_name="object masks",
                     tooltip=(
-                        "The masks as given, one per object (undilated); where each image has its "
-                        "own, those of image 1 first."
+                        "The masks as given, one per object, not dilated. If each image has its "
+                        "own, those of image 1 come first."
                     ),
                 ),
                 io.Mask.Output(
                     display_name="background mask",
-                    tooltip="1 where no dilated mask is; fades with feather.",
+                    tooltip="1 outside all dilated masks; fades over the feather.",
                 ),
                 io.Image.Output(
                     display_name="preview",
@@ -102,12 +86,17 @@ class RegionsNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, edits: Edits, dilation: float, feather: float, masks: Any = None, image: Any = None
+        cls,
+        edits: Edits,
+        dilation: float,
+        feather: float,
+        masks: Tensor | None = None,
+        image: Tensor | None = None,
     ) -> io.NodeOutput:
-        shape = image.shape[:3] if image is not None else (1,)
-        size = tuple(shape[1:]) or None
-        regions = regions_from_edits(edits, masks, dilation, feather, size, shape[0])
-        preview, shown = previews(image, regions)
+        size = None if image is None else (image.shape[1], image.shape[2])
+        count = 1 if image is None else len(image)
+        regions = regions_from_edits(edits, masks, dilation, feather, size, count)
+        preview, shown = preview_batch(image, regions)
         return io.NodeOutput(
             regions,
             object_masks(regions),
@@ -125,7 +114,7 @@ class PasteBackground(io.ComfyNode):
             display_name="Paste Background",
             category=CATEGORY,
             description=(
-                "Puts the source image's own pixels back outside the regions and restores its "
+                "Pastes the source image's own pixels back outside the regions and restores its "
                 "exact size. The VAE shifts colours slightly even where nothing was edited; this "
                 "undoes it."
             ),
@@ -133,21 +122,24 @@ class PasteBackground(io.ComfyNode):
                 io.Image.Input("edited", tooltip="The edited image, decoded by the VAE."),
                 io.Image.Input("source", tooltip="The image that was edited."),
                 sockets.Regions.Input(
-                    "regions", tooltip=sockets.REGIONS_TOOLTIP + " Their feather softens the edge."
+                    "regions", tooltip=sockets.REGIONS_TOOLTIP + " Its feather softens the edge."
                 ),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="image",
-                    tooltip="At the source's size, its pixels outside the regions, with its alpha.",
+                    tooltip=(
+                        "The edited image at the source's size, with the source's pixels outside "
+                        "the regions and its alpha channel."
+                    ),
                 )
             ],
         )
 
     @classmethod
-    def execute(cls, edited: Any, source: Any, regions: AnyRegions) -> io.NodeOutput:
+    def execute(cls, edited: Tensor, source: Tensor, regions: Regions) -> io.NodeOutput:
         with name_node("Paste Background"):
-            return io.NodeOutput(paste_background(edited, source, regions))
+            return io.NodeOutput(paste_background(edited, source, regions, USUAL_CELL))
 
 
 NODES = [RegionsNode, PasteBackground]

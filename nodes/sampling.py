@@ -2,80 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..editors.ale import ALESettings
+from ..host.comfy_types import Conditioning
 from ..host.messages import name_node
-from ..host.sampling.branch_guider import EVALUATIONS, Branch, BranchGuider, Evaluation
+from ..host.sampling.branch_guider import EVALUATIONS, BranchGuider, Evaluation
 from ..host.sampling.branch_guider import NODE as GUIDER
+from ..host.sampling.branch_inputs import Branch
 from ..host.sampling.schedule import lcm_sigmas
 from ..host.sampling.virtual_inversion import NODE as SAMPLER
 from ..host.sampling.virtual_inversion import virtual_inversion_sampler
 from ..prompts.edits import require_choice
+from .inputs import ale_inputs, reuse_input
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 CATEGORY = "ALE-Edit/sampling"
-
-
-def steps_input() -> Any:
-    """The number of steps."""
-    return io.Int.Input(
-        "steps",
-        default=ALESettings.steps,
-        min=1,
-        max=50,
-        tooltip="Number of latent consistency steps, 1 to 50. Paper: 15.",
-    )
-
-
-def strength_input() -> Any:
-    """The share of the steps that runs."""
-    return io.Float.Input(
-        "strength",
-        default=ALESettings.strength,
-        min=0.05,
-        max=1.0,
-        step=0.05,
-        tooltip=(
-            "Share of the steps that runs, from the last ones: below 1 the edit starts from the "
-            "noised source image and stays closer to it."
-        ),
-    )
-
-
-def guidance_inputs() -> list[Any]:
-    """The guidance scales of both branches."""
-    source = (
-        "Classifier-free guidance of the source branch. 1 (default) is off and keeps the image."
-    )
-    target = (
-        "Classifier-free guidance of the edited branch. 2 (default) suits LCM models; plain models "
-        "3 to 7."
-    )
-    return [
-        io.Float.Input(
-            name, default=default, min=0.0, max=30.0, step=0.1, round=0.01, tooltip=tooltip
-        )
-        for name, default, tooltip in (
-            ("source_guidance", ALESettings.source_guidance, source),
-            ("target_guidance", ALESettings.target_guidance, target),
-        )
-    ]
-
-
-def reuse_input() -> Any:
-    """Whether an edit may take the source branch of the one before."""
-    return io.Boolean.Input(
-        "reuse_source",
-        default=True,
-        optional=True,
-        tooltip=(
-            "Edit the same image again, with the same source prompt, seed and schedule, in about "
-            "half the time: the source branch of the last edit is kept in main memory (at most 2 "
-            "GB). Not beside other nodes' patches. Off: equal edits are equal bit for bit."
-        ),
-    )
 
 
 class TwoBranchGuiderNode(io.ComfyNode):
@@ -86,24 +31,38 @@ class TwoBranchGuiderNode(io.ComfyNode):
             display_name="Two-Branch Guider",
             category=CATEGORY,
             description=(
-                "Runs the source image and its edit side by side in every step, each with its "
-                "own guidance. Use with Virtual Inversion in SamplerCustomAdvanced."
+                "Samples the source image and its edit side by side, each with its own guidance. "
+                "Use it with Virtual Inversion in SamplerCustomAdvanced."
             ),
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The model, with Region Cross-Attention, injection and blending.",
+                    tooltip=(
+                        "The model, with Region Cross-Attention, Self-Attention Injection and "
+                        "Background Blending as needed."
+                    ),
                 ),
                 io.Conditioning.Input(
-                    "source", tooltip="Describes the image as it is: ORE's source output."
+                    "source",
+                    tooltip=(
+                        "Describes the image as it is: the source output of Object-Restricted "
+                        "Embeddings."
+                    ),
                 ),
                 io.Conditioning.Input(
-                    "target", tooltip="Describes the edited image: ORE's target output."
+                    "target",
+                    tooltip=(
+                        "Describes the edited image: the target output of Object-Restricted "
+                        "Embeddings."
+                    ),
                 ),
                 io.Conditioning.Input(
-                    "negative", tooltip="Shared by both branches; the empty prompt in the paper."
+                    "negative",
+                    tooltip=(
+                        "The negative prompt of both branches. The paper uses the empty prompt."
+                    ),
                 ),
-                *guidance_inputs(),
+                *ale_inputs("source_guidance", "target_guidance"),
                 reuse_input(),
                 io.Combo.Input(
                     "evaluation",
@@ -111,9 +70,8 @@ class TwoBranchGuiderNode(io.ComfyNode):
                     default="together",
                     optional=True,
                     tooltip=(
-                        "How a step computes the branches: together in one call of the model, "
-                        "which is the fastest, or in turn, one call a branch, which needs less "
-                        "memory."
+                        "How a step computes the branches. together: in one model call, which is "
+                        "fastest. in turn: one call per branch, which needs less memory."
                     ),
                 ),
             ],
@@ -123,10 +81,10 @@ class TwoBranchGuiderNode(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        source: Any,
-        target: Any,
-        negative: Any,
+        model: ModelPatcher,
+        source: Conditioning,
+        target: Conditioning,
+        negative: Conditioning,
         source_guidance: float,
         target_guidance: float,
         reuse_source: bool = True,
@@ -152,22 +110,12 @@ class VirtualInversion(io.ComfyNode):
             display_name="Virtual Inversion (DDCM)",
             category=CATEGORY,
             description=(
-                "Edits without inverting the image: both branches share their noise and the "
-                "source's known latent corrects the edit at every step. InfEdit, Algorithm 2 "
-                "(arXiv 2312.04965). Needs Two-Branch Guider."
+                "Edits without inverting the image: both branches share the same noise, and the "
+                "known source latent corrects the edit at every step. Requires Two-Branch Guider. "
+                "InfEdit, Algorithm 2 (arXiv 2312.04965)."
             ),
             inputs=[
-                io.Float.Input(
-                    "eta",
-                    default=ALESettings.eta,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip=(
-                        "Share of fresh noise in each step. 1 (default) is the method; lower "
-                        "values reuse the predicted noise."
-                    ),
-                ),
+                *ale_inputs("eta"),
                 io.Float.Input(
                     "kappa",
                     default=0.0,
@@ -176,7 +124,7 @@ class VirtualInversion(io.ComfyNode):
                     step=0.05,
                     optional=True,
                     tooltip=(
-                        "How much of the edit so far each step carries on. 0 (default) is DDCM, "
+                        "How much of the edit so far each step carries over. 0 (default) is DDCM, "
                         "1 is FlowEdit's rule."
                     ),
                 ),
@@ -200,24 +148,20 @@ class LCMSchedule(io.ComfyNode):
             display_name="LCM Schedule",
             category=CATEGORY,
             description=(
-                "The exact time steps of a latent consistency model (arXiv 2310.04378), as "
-                "diffusers' LCMScheduler spaces them. Also good for models that are not "
-                "distilled."
+                "The exact timesteps of a latent consistency model (arXiv 2310.04378), spaced as "
+                "in diffusers' LCMScheduler. Also works for models that are not distilled."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="Gives the noise level of each time step."),
-                steps_input(),
-                strength_input(),
+                io.Model.Input("model", tooltip="Provides the noise level of each timestep."),
+                *ale_inputs("steps", "strength"),
             ],
             outputs=[
-                io.Sigmas.Output(
-                    display_name="sigmas", tooltip="One noise level a step, and 0 at the end."
-                )
+                io.Sigmas.Output(display_name="sigmas", tooltip="One noise level per step, then 0.")
             ],
         )
 
     @classmethod
-    def execute(cls, model: Any, steps: int, strength: float) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, steps: int, strength: float) -> io.NodeOutput:
         return io.NodeOutput(lcm_sigmas(model, steps, strength))
 
 

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..host import model_files
-from ..host.scoring.comparing import comparison_sheet, make_entries
-from ..host.scoring.networks import weights_stamp
-from ..host.scoring.scores import leakage_report, make_ui_output, preservation_report
-from ..host.scoring.similarity import load_clip_folder, similarity_of_sockets
+from ..host.scoring.comparing import draw_sheet, make_entries
+from ..host.scoring.networks import stamp_weights
+from ..host.scoring.scores import make_ui_output, report_leakage, report_preservation
+from ..host.scoring.similarity import load_clip_folder, pair_sockets
 from ..host.versions import LEFT_TO_THE_RUN
 from ..prompts.edits import Edits
-from ..regions.regions import AnyRegions
-from ..scoring.structure import SCALES
+from ..regions.regions import Regions
+from ..scoring.comparison import SheetCell
+from ..scoring.similarity import Similarity
+from ..scoring.structure import SCALES, Scale
 from . import sockets
 
+if TYPE_CHECKING:
+    from comfy.clip_vision import ClipVisionModel
+    from comfy.sd import CLIP
+
 CATEGORY = "ALE-Edit/scores"
-SIMILARITY_TOOLTIP = "For Leakage Score: what says how well a picture fits words."
-REGIONS_TOOLTIP = "The regions of the edit; their raw masks count, without the dilation."
-JSON_TOOLTIP = "The same for tools, with every picture of a batch; for the scores of Compare."
+SIMILARITY_TOOLTIP = "For Leakage Score: measures how well an image matches a text."
+REGIONS_TOOLTIP = "The regions of the edit. Their original masks are used, without dilation."
+JSON_TOOLTIP = (
+    "The same for programs, with every image of a batch. Goes into the scores input of Compare."
+)
 
 
 class CLIPSimilarityLoader(io.ComfyNode):
@@ -31,18 +40,18 @@ class CLIPSimilarityLoader(io.ComfyNode):
             display_name="CLIP Similarity Loader",
             category=CATEGORY,
             description=(
-                "Loads a whole CLIP, text and image encoder, for Leakage Score, from a published "
-                "folder in models/clip, models/text_encoders or models/clip_vision. Nothing is "
-                "downloaded. The paper's is clip-vit-large-patch14."
+                "Loads a complete CLIP (text and image encoder) for Leakage Score, from a model "
+                "folder in models/clip, models/text_encoders or models/clip_vision. Downloads "
+                "nothing. The paper uses clip-vit-large-patch14."
             ),
             inputs=[
                 io.Combo.Input(
                     "clip_name",
                     options=model_files.list_files(model_files.SIMILARITY),
                     tooltip=(
-                        "The folder of a published transformers model of CLIP, with its "
-                        "config.json and model.safetensors: clip-vit-large-patch14 for figures "
-                        "that can be compared with published ones."
+                        "The folder of a transformers CLIP model, with its config.json and "
+                        "model.safetensors. Use clip-vit-large-patch14 for scores that compare "
+                        "with published ones."
                     ),
                 )
             ],
@@ -68,17 +77,17 @@ class CLIPSimilarityFromCLIPVision(io.ComfyNode):
             display_name="CLIP Similarity from CLIP Vision",
             category=CATEGORY,
             description=(
-                "Makes a similarity model of ComfyUI's own CLIP and CLIP Vision, for Leakage "
-                "Score, when they are the two halves of one CLIP. The CLIP of an SD 1.5 checkpoint "
-                "has no projection into that space and is refused."
+                "Builds a similarity model for Leakage Score from ComfyUI's own CLIP and CLIP "
+                "Vision, if they are the two halves of the same CLIP. The CLIP of an SD 1.5 "
+                "checkpoint is refused, because it has no projection into the shared space."
             ),
             inputs=[
                 io.Clip.Input(
                     "clip",
                     tooltip=(
-                        "A text encoder with its projection and without a LoRA, such as "
-                        "clip_l.safetensors of SD 3 or Flux from Load CLIP. CLIP skip does not "
-                        "matter."
+                        "A text encoder with its projection and no LoRA, such as "
+                        "clip_l.safetensors of SD 3 or Flux from Load CLIP. CLIP skip makes no "
+                        "difference."
                     ),
                 ),
                 io.ClipVision.Input(
@@ -92,8 +101,8 @@ class CLIPSimilarityFromCLIPVision(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: Any, clip_vision: Any) -> io.NodeOutput:
-        return io.NodeOutput(similarity_of_sockets(clip, clip_vision))
+    def execute(cls, clip: CLIP, clip_vision: ClipVisionModel) -> io.NodeOutput:
+        return io.NodeOutput(pair_sockets(clip, clip_vision))
 
 
 class LeakageScore(io.ComfyNode):
@@ -104,50 +113,57 @@ class LeakageScore(io.ComfyNode):
             display_name="Leakage Score",
             category=CATEGORY,
             description=(
-                "Measures how much of each object's target shows where it should not: in the "
-                "background (TE) and on the other objects (TI), with the same of the source image "
-                "beside it. ALE-Edit, Eq. 5 and 6. Shown on the node and kept in the history."
+                "Measures how much of each object's target shows up where it should not: in the "
+                "background (TE) and on the other objects (TI), next to the same scores of the "
+                "source image. The scores appear on the node and in the history. ALE-Edit, Eq. 5 "
+                "and 6."
             ),
             inputs=[
-                io.Image.Input("image", tooltip="The edited image, or several of one source."),
+                io.Image.Input(
+                    "image", tooltip=("The edited image, or several edits of the same source.")
+                ),
                 sockets.Regions.Input("regions", tooltip=REGIONS_TOOLTIP),
-                sockets.Edits.Input("edits", tooltip="The edits, whose targets are looked for."),
+                sockets.Edits.Input("edits", tooltip="The edits whose targets are measured."),
                 io.Image.Input(
                     "source",
                     optional=True,
                     tooltip=(
-                        "The image that was edited. Its own TE and TI are what an edit without "
-                        "any leakage comes close to; a score alone says little."
+                        "The image that was edited. An edit without leakage scores about the same "
+                        "TE and TI as its source; a score on its own says little."
                     ),
                 ),
                 sockets.Similarity.Input(
                     "similarity",
                     optional=True,
                     tooltip=(
-                        "What compares pictures and words, from CLIP Similarity Loader. Open: the "
-                        "demo world's own, for scenes and words of the demo world only."
+                        "Compares images and text, from CLIP Similarity Loader. Without it, the "
+                        "demo world's own model is used, which only works for scenes and words of "
+                        "the demo world."
                     ),
                 ),
             ],
             outputs=[
                 io.Float.Output(
-                    display_name="TE", tooltip="Target-external leakage, 0 to 100; lower is better."
+                    display_name="TE", tooltip="Target-external leakage, 0 to 100. Lower is better."
                 ),
                 io.Float.Output(
                     display_name="TI",
-                    tooltip="Target-internal leakage, 0 to 100; not a number with one object.",
+                    tooltip=(
+                        "Target-internal leakage, 0 to 100. Lower is better. NaN if there is only "
+                        "one object."
+                    ),
                 ),
                 io.Float.Output(
                     display_name="source TE",
-                    tooltip="TE of the source; not a number without a source.",
+                    tooltip="TE of the source. NaN without a source.",
                 ),
                 io.Float.Output(
                     display_name="source TI",
-                    tooltip="TI of the source; not a number without a source.",
+                    tooltip="TI of the source. NaN without a source.",
                 ),
                 io.String.Output(
                     display_name="text",
-                    tooltip="All scores, those of each target in each place among them.",
+                    tooltip="All scores, including each target in each place.",
                 ),
                 io.String.Output(display_name="json", tooltip=JSON_TOOLTIP),
             ],
@@ -157,13 +173,13 @@ class LeakageScore(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        image: Any,
-        regions: AnyRegions,
+        image: Tensor,
+        regions: Regions,
         edits: Edits,
-        source: Any = None,
-        similarity: Any = None,
+        source: Tensor | None = None,
+        similarity: Similarity | None = None,
     ) -> io.NodeOutput:
-        report = leakage_report(image, regions, edits, source, similarity)
+        report = report_leakage(image, regions, edits, source, similarity)
         summary = report.summary
         return io.NodeOutput(
             report.te,
@@ -184,12 +200,14 @@ class PreservationScore(io.ComfyNode):
             display_name="Preservation Score",
             category=CATEGORY,
             description=(
-                "Measures how well an edit keeps its source outside the objects: PSNR, MSE, SSIM "
-                "and LPIPS over background pixels alone and in PIE-Bench's way, and the structure "
-                "distance of the whole images. PIE-Bench (arXiv 2310.01506)."
+                "Measures how well an edit preserves its source outside the objects: PSNR, MSE, "
+                "SSIM and LPIPS, over background pixels only and the way PIE-Bench computes them, "
+                "and the structure distance of the whole images. PIE-Bench (arXiv 2310.01506)."
             ),
             inputs=[
-                io.Image.Input("image", tooltip="The edited image, or several of one source."),
+                io.Image.Input(
+                    "image", tooltip=("The edited image, or several edits of the same source.")
+                ),
                 io.Image.Input("source", tooltip="The image that was edited."),
                 sockets.Regions.Input("regions", tooltip=REGIONS_TOOLTIP),
                 io.Combo.Input(
@@ -197,32 +215,35 @@ class PreservationScore(io.ComfyNode):
                     options=list(SCALES),
                     default=SCALES[0],
                     tooltip=(
-                        "What DINO sees for the structure distance: pictures as it was trained on, "
-                        "or, as published, PIE-Bench's 255 times brighter ones, to compare with "
-                        "published figures."
+                        "What DINO gets for the structure distance. corrected: images as it was "
+                        "trained on. as published: 255 times brighter ones, as in PIE-Bench's "
+                        "code, to compare with published figures."
                     ),
                 ),
             ],
             outputs=[
                 io.Float.Output(
-                    display_name="PSNR", tooltip="Of the background alone, in dB; higher is better."
+                    display_name="PSNR", tooltip="Of the background only, in dB. Higher is better."
                 ),
                 io.Float.Output(
-                    display_name="MSE", tooltip="Of the background alone; lower is better."
+                    display_name="MSE", tooltip="Of the background only. Lower is better."
                 ),
                 io.Float.Output(
-                    display_name="SSIM", tooltip="Of the background alone; higher is better."
+                    display_name="SSIM", tooltip="Of the background only. Higher is better."
                 ),
                 io.Float.Output(
                     display_name="LPIPS",
-                    tooltip="Of the background alone; lower is better. Not a number without files.",
+                    tooltip=(
+                        "Of the background only. Lower is better. NaN without the weight files."
+                    ),
                 ),
                 io.Float.Output(
                     display_name="structure distance",
-                    tooltip="Of the whole images; lower is better. Not a number without a file.",
+                    tooltip="Of the whole images. Lower is better. NaN without the weight file.",
                 ),
                 io.String.Output(
-                    display_name="text", tooltip="All scores, those in PIE-Bench's way among them."
+                    display_name="text",
+                    tooltip=("All scores, including those computed the way PIE-Bench does."),
                 ),
                 io.String.Output(display_name="json", tooltip=JSON_TOOLTIP),
             ],
@@ -230,14 +251,14 @@ class PreservationScore(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **kwargs: Any) -> str:
-        return weights_stamp()
+    def fingerprint_inputs(cls, **kwargs: object) -> str:
+        return stamp_weights()
 
     @classmethod
     def execute(
-        cls, image: Any, source: Any, regions: AnyRegions, structure_input: str
+        cls, image: Tensor, source: Tensor, regions: Regions, structure_input: Scale
     ) -> io.NodeOutput:
-        report = preservation_report(image, source, regions, structure_input)
+        report = report_preservation(image, source, regions, structure_input)
         summary = report.summary
         return io.NodeOutput(
             report.psnr,
@@ -259,9 +280,9 @@ class Compare(io.ComfyNode):
             display_name="Compare",
             category=CATEGORY,
             description=(
-                "Puts pictures side by side on one sheet, each with a label and its scores below "
-                "it. Pictures of different size or of different nodes: chain several of these "
-                "nodes through previous."
+                "Puts images side by side on one sheet, each with its label and scores below it. "
+                "For images of different sizes or from different nodes, chain Compare nodes "
+                "through previous."
             ),
             inputs=[
                 io.Image.Input("images", tooltip="An image, a batch, or a list of images."),
@@ -269,14 +290,19 @@ class Compare(io.ComfyNode):
                     "labels",
                     default="",
                     multiline=True,
-                    tooltip="One label a line, in the order of the pictures; may be fewer.",
+                    tooltip=(
+                        "One label per line, in the order of the images. There may be fewer labels "
+                        "than images."
+                    ),
                 ),
                 io.Int.Input(
                     "columns",
                     default=0,
                     min=0,
                     max=64,
-                    tooltip="Pictures in a row. 0: up to five in one row, else nearly a square.",
+                    tooltip=(
+                        "Images per row. 0: up to five in one row, otherwise close to a square."
+                    ),
                 ),
                 io.Int.Input(
                     "cell_height",
@@ -284,32 +310,34 @@ class Compare(io.ComfyNode):
                     min=64,
                     max=4096,
                     tooltip=(
-                        "Height of each picture on the sheet, in pixels. Small pictures are "
-                        "magnified, none is distorted."
+                        "Height of each image on the sheet, in pixels. Small images are enlarged; "
+                        "none is distorted."
                     ),
                 ),
                 io.String.Input(
                     "scores",
                     optional=True,
                     force_input=True,
-                    tooltip="The json of Leakage Score or Preservation Score for these pictures.",
+                    tooltip=(
+                        "The json output of Leakage Score or Preservation Score for these images."
+                    ),
                 ),
                 io.String.Input(
                     "more_scores",
                     optional=True,
                     force_input=True,
-                    tooltip="The json of another score for the same pictures.",
+                    tooltip="The json output of another score for the same images.",
                 ),
                 sockets.Comparison.Input(
                     "previous",
                     optional=True,
-                    tooltip="The comparison of another Compare; its pictures come first.",
+                    tooltip="The comparison output of another Compare. Its images come first.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The sheet."),
+                io.Image.Output(display_name="image", tooltip="The comparison sheet."),
                 sockets.Comparison.Output(
-                    display_name="comparison", tooltip="For the previous of another Compare."
+                    display_name="comparison", tooltip="For the previous input of another Compare."
                 ),
             ],
             is_input_list=True,
@@ -319,18 +347,18 @@ class Compare(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        images: list[Any],
+        images: list[Tensor],
         labels: list[str],
         columns: list[int],
         cell_height: list[int],
         scores: list[str] | None = None,
         more_scores: list[str] | None = None,
-        previous: list[Any] | None = None,
+        previous: list[tuple[SheetCell, ...]] | None = None,
     ) -> io.NodeOutput:
         given = [text for text in (scores, more_scores) if text]
         earlier = [entry for comparison in previous or () for entry in comparison]
         entries = make_entries(images, labels[0], given, earlier)
-        sheet = comparison_sheet(entries, columns[0], cell_height[0])
+        sheet = draw_sheet(entries, columns[0], cell_height[0])
         return io.NodeOutput(sheet, entries, ui=ui.PreviewImage(sheet, cls=cls))
 
 

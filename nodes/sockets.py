@@ -10,6 +10,7 @@ Similarity = io.Custom("ALE_SIMILARITY")
 Comparison = io.Custom("ALE_COMPARISON")
 
 EDITS_OUTPUT_TOOLTIP = (
-    "The edits, in order, with the method's settings. Connect to every node with an edits input."
+    "The edits, in order, with any method settings. Connect them to every node that has an edits "
+    "input."
 )
-REGIONS_TOOLTIP = "Where each object of the edits is, from Regions."
+REGIONS_TOOLTIP = "Where each edited object is in the image, from Regions or Grounded-SAM Masks."

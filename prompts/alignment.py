@@ -102,7 +102,7 @@ def require_aligned(alignment: Alignment, source: EncodedPrompt, target: Encoded
     if not any(mapper[row] >= 0 for row in words):
         raise ValueError(
             f'no word of the target prompt ("{target.text}") can be aligned with one of the source '
-            f'prompt ("{source.text}"). Describe the image in both, alike but for what the edit '
+            f'prompt ("{source.text}"). Use the same words in both, except for what the edit '
             "changes."
         )
 

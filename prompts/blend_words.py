@@ -55,7 +55,7 @@ def blend_rows(
         found = {*rows, *_rows_in_place_of(word, alignment, source)}
         if not found:
             raise ValueError(
-                f'the target blend word "{word.text}" does not stand in the target prompt '
+                f'the target blend word "{word.text}" does not occur in the target prompt '
                 f'("{target.text}"). Write it as it stands there, or leave it out.'
             )
         edited |= found
@@ -74,7 +74,7 @@ def blend_rows(
     ):
         if not rows:
             raise ValueError(
-                f'the source blend word "{word.text}" does not stand at the same place in the '
+                f'the source blend word "{word.text}" is not at the same place in the '
                 f'source prompt ("{source.text}") and in the target prompt ("{target.text}"). '
                 "Choose a word that both have, or leave it out."
             )

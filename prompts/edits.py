@@ -29,6 +29,13 @@ OVERLAPS: tuple[str, ...] = get_args(Overlap)
 POOLED: tuple[str, ...] = get_args(Pooled)
 
 
+def text_lines(text: str) -> list[str]:
+    """The lines of what a person typed. Unlike `str.splitlines`, characters such as U+2028, which
+    come with pasted text, end no line; nor does a line end at the end of the text begin one."""
+    lines = LINE_END.split(text)
+    return lines if lines[-1] else lines[:-1]
+
+
 def require_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """Raises ValueError when input `name` is none of its choices.
 
@@ -123,7 +130,7 @@ def parse_edits(text: str) -> tuple[Edit, ...]:
     no edit is left.
     """
     edits: list[Edit] = []
-    for number, line in enumerate(LINE_END.split(text), start=1):
+    for number, line in enumerate(text_lines(text), start=1):
         line = line.replace("→", ARROW).strip()
         if not line or line.startswith("#"):
             continue

@@ -69,7 +69,7 @@ class ObjectRestrictedEmbeddings:
         return self.values[-1]
 
 
-def object_restricted_embeddings(
+def restrict_embeddings(
     base: Prompt, phrases: list[Phrase], empty: Tensor, settings: MethodSettings
 ) -> ObjectRestrictedEmbeddings:
     """ORE, Algorithm 1 of ALE-Edit, in both variants.
@@ -86,7 +86,7 @@ def object_restricted_embeddings(
         owner.view(-1, length)[phrase.span.chunk, phrase.span.rows] = i
     if settings.ore:
         chunks = [
-            _chunk_values(_Chunk(c, chunk, end), phrases, empty, settings)
+            _chunk_values(_PromptChunk(c, chunk, end), phrases, empty, settings)
             for c, (chunk, end) in enumerate(zip(base.chunks(), base.ends, strict=True))
         ]
         values = torch.cat(chunks, dim=1)
@@ -97,7 +97,7 @@ def object_restricted_embeddings(
 
 
 @dataclass(frozen=True, eq=False)
-class _Chunk:
+class _PromptChunk:
     """One chunk of the base prompt: number, plain encoding (77, D), first end-of-text row."""
 
     number: int
@@ -109,7 +109,7 @@ class _Chunk:
 
 
 def _chunk_values(
-    chunk: _Chunk, phrases: list[Phrase], empty: Tensor, settings: MethodSettings
+    chunk: _PromptChunk, phrases: list[Phrase], empty: Tensor, settings: MethodSettings
 ) -> Tensor:
     """Values of one chunk: (K+1, 77, D)."""
     substituted = chunk.base.clone()  # e'_base
@@ -131,7 +131,7 @@ def _chunk_values(
 
 
 def _restrict(
-    chunk: _Chunk,
+    chunk: _PromptChunk,
     substituted: Tensor,
     index: int,
     phrases: list[Phrase],

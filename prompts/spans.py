@@ -53,7 +53,7 @@ class Tokens:
         return tuple(token for chunk, end in rows for token in chunk[1:end])
 
 
-def spans_in_order(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[Span | None]:
+def find_spans_in_order(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[Span | None]:
     """Spans of phrases that stand in the prompt in their own order, each searched behind the one
     before.
 
@@ -72,7 +72,7 @@ def spans_in_order(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[S
     return spans
 
 
-def spans_anywhere(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[Span | None]:
+def find_spans_anywhere(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[Span | None]:
     """Spans of phrases in a prompt that the user wrote: longest phrase first, none overlapping,
     equal phrases in order."""
     spans: list[Span | None] = [None] * len(phrases)
@@ -84,7 +84,7 @@ def spans_anywhere(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[S
     return spans
 
 
-def spans_first(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[Span | None]:
+def find_first_spans(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[Span | None]:
     """The first occurrence of every phrase, as the published code searches: repeated phrases share
     one span, and a phrase may be the end of a longer word."""
     tokens = replace(prompt, inner=frozenset())

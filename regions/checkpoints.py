@@ -6,10 +6,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +67,15 @@ def _split(
     return None
 
 
-def load_model(cls: Any, config: Any, weights: dict[str, Tensor], file: str) -> nn.Module:
+Network: TypeAlias = Any
+"""A model of transformers, or another network, whose parts have no types."""
+Config: TypeAlias = Any
+"""A configuration of transformers, which takes and holds what its class says at run time."""
+
+
+def load_model(
+    cls: type[PreTrainedModel], config: Config, weights: dict[str, Tensor], file: str
+) -> nn.Module:
     """A transformers model of a class and configuration that holds exactly these weights (fp32), in
     eval mode.
 
@@ -72,7 +83,7 @@ def load_model(cls: Any, config: Any, weights: dict[str, Tensor], file: str) -> 
     Raises UnfitFile that lists missing, unknown and misshapen tensors.
     """
     floats = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
-    model, found = cls.from_pretrained(
+    model, found = cast(Network, cls).from_pretrained(
         None,
         config=config,
         state_dict=floats,

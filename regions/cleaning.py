@@ -19,12 +19,12 @@ def remove_specks(mask: Tensor, fraction: float) -> Tensor:
         return mask
     least = fraction * float(mask.sum())
     array = mask.numpy()
-    kept = _pieces(array, least, keep_largest=True)
+    kept = _keep_pieces(array, least, keep_largest=True)
     outside = ~kept
-    return torch.from_numpy(~_pieces(outside, least, keep_border=True))
+    return torch.from_numpy(~_keep_pieces(outside, least, keep_border=True))
 
 
-def _pieces(
+def _keep_pieces(
     mask: np.ndarray, least: float, *, keep_largest: bool = False, keep_border: bool = False
 ) -> np.ndarray:
     """The connected pieces of at least so many pixels."""

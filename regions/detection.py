@@ -108,7 +108,7 @@ def match(
 
     for owner, instance in taken:
         give(torch.tensor(instance.box), owner)
-    for q, p in _claims(detections, thresholds):
+    for q, p in _rank_claims(detections, thresholds):
         rival = owners[q]
         if rival is None:
             owners[q] = phrases[p]
@@ -127,7 +127,7 @@ def match(
     ]
 
 
-def _claims(detections: Detections, thresholds: Thresholds) -> list[list[int]]:
+def _rank_claims(detections: Detections, thresholds: Thresholds) -> list[list[int]]:
     """Box and phrase of all scores that reach the thresholds, the highest first."""
     passed = (detections.scores >= thresholds.box) & (detections.heads >= thresholds.text)
     passed &= detections.scores > 0  # 0: the box was made for another list of phrases

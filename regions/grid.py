@@ -47,13 +47,13 @@ def coverage(masks: Tensor, height: int, width: int, variant: str) -> Tensor:
     covered = F.adaptive_avg_pool2d(masks, (height, width)) >= MIN_SHARE
     for i in range(len(masks)):
         if not covered[i].any() and masks[i].any():
-            cell = _cell_for_small(masks[i], covered)
+            cell = _choose_cell(masks[i], covered)
             covered[:, cell[0], cell[1]] = False
             covered[i, cell[0], cell[1]] = True
     return covered
 
 
-def _cell_for_small(mask: Tensor, covered: Tensor) -> tuple[int, int]:
+def _choose_cell(mask: Tensor, covered: Tensor) -> tuple[int, int]:
     """The (row, column) in which `mask` (H, W) has the most pixels, sparing cells that are another
     object's only one; where all of its cells are such, the nearest other cell to its centre."""
     height, width = covered.shape[-2:]
@@ -88,7 +88,7 @@ def cell_groups(covered: Tensor, last_object_wins: bool) -> tuple[CellGroup, ...
     return tuple(groups)
 
 
-def hidden_objects(covered: Tensor, last_object_wins: bool) -> dict[int, tuple[int, ...]]:
+def find_hidden_objects(covered: Tensor, last_object_wins: bool) -> dict[int, tuple[int, ...]]:
     """The objects that cover cells of a grid (K, h, w) of which none takes their value, each with
     the objects that share its cells."""
     groups = cell_groups(covered, last_object_wins)

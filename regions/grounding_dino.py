@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoints import UnfitFile, load_model, rename, require_all, strip_prefix
+from .bert_tokens import PhraseTokens
+from .checkpoints import Config, Network, load_model, rename, require_all, strip_prefix
 from .detection import Detections
-from .phrases import caption, head_span
 
-VOCABULARY = Path(__file__).parent / "bert" / "vocab.txt"
 SHORT_SIDE, LONG_SIDE = 800, 1333
 NARROWEST = 64  # a narrower picture has fewer cells than the model has queries
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -194,7 +190,7 @@ def load_folder(config_folder: str, weights: dict[str, Tensor], file: str) -> nn
     return load_model(GroundingDinoForObjectDetection, config, weights, file)
 
 
-def config_of(weights: Mapping[str, Tensor]) -> Any:
+def config_of(weights: Mapping[str, Tensor]) -> Config:
     """The configuration that fits the tensors of an original checkpoint. KeyError names one that is
     missing."""
     from transformers import BertConfig, GroundingDinoConfig, SwinConfig
@@ -207,7 +203,7 @@ def config_of(weights: Mapping[str, Tensor]) -> Any:
     ]
     tables = [weights[f"{swin}{stage}.blocks.0{bias}"] for stage in range(len(depths))]
     embed_dim = weights["backbone.0.patch_embed.proj.weight"].shape[0]
-    sizes: dict[str, Any] = {
+    sizes: dict[str, Config] = {
         "embed_dim": embed_dim,
         "depths": depths,
         "num_heads": [table.shape[1] for table in tables],
@@ -252,85 +248,6 @@ def _points(weights: Mapping[str, Tensor], layer: str, levels: int) -> int:
     return weights[f"{layer}.attention_weights.weight"].shape[0] // (HEADS * levels)
 
 
-@dataclass(frozen=True, eq=False)
-class PhraseTokens:
-    """A list of P phrases as the model reads it.
-
-    ids: (1, N). words, heads: (P, N), True on the tokens of each phrase, and of its head noun.
-    """
-
-    ids: Tensor
-    words: Tensor
-    heads: Tensor
-
-
-def load_tokenizer(folder: Path | None = None) -> Any:
-    """BERT's tokenizer: a folder's own tokenizer.json or vocab.txt, else the pack's vocabulary.
-
-    Raises UnfitFile for a damaged tokenizer.json.
-    """
-    from tokenizers import Tokenizer
-    from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
-
-    if folder is not None and (folder / "tokenizer.json").is_file():
-        file = folder / "tokenizer.json"
-        try:
-            tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the only class that tokenizers raises
-            raise UnfitFile(
-                f"{file} cannot be read as a tokenizer ({error}). Copy it again from the published "
-                "folder, or remove it: this pack has BERT's vocabulary."
-            ) from error
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
-    own = folder / "vocab.txt" if folder is not None else VOCABULARY
-    return BertWordPieceTokenizer(str(own if own.is_file() else VOCABULARY), lowercase=True)
-
-
-def phrase_tokens(tokenizer: Any, phrases: tuple[str, ...]) -> PhraseTokens:
-    """The tokens of cleaned phrases, and which of them belong to each phrase and head noun."""
-    text, spans = caption(phrases)
-    encoding = tokenizer.encode(text)
-    heads = [
-        (first + head_span(phrase)[0], first + head_span(phrase)[1])
-        for phrase, (first, _) in zip(phrases, spans, strict=True)
-    ]
-    offsets = torch.tensor(encoding.offsets)
-    return PhraseTokens(
-        torch.tensor([encoding.ids]), _inside(offsets, spans), _inside(offsets, heads)
-    )
-
-
-def _inside(offsets: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
-    """(P, N): tokens (N, 2) of first and first-behind characters that lie in each span."""
-    ends = torch.tensor(spans)[:, None]
-    is_text = offsets[:, 1] > offsets[:, 0]
-    return (offsets[:, 0] >= ends[..., 0]) & (offsets[:, 1] <= ends[..., 1]) & is_text
-
-
-def in_chunks(tokenizer: Any, phrases: tuple[str, ...], limit: int) -> list[tuple[str, ...]]:
-    """The phrases in lists whose texts have at most `limit` tokens each.
-
-    Raises ValueError for a phrase that is too long alone.
-    """
-    chunks: list[list[str]] = [[]]
-    room = limit - 2  # the first and the last token
-    for phrase in phrases:
-        length = len(tokenizer.encode(f"{phrase}.").ids) - 2
-        if length > limit - 2:
-            raise ValueError(
-                f'the source phrase "{phrase[:60]}..." has {length} tokens, a detector reads '
-                f"{limit - 2}. Name the object in fewer words."
-            )
-        if length > room:
-            chunks.append([])
-            room = limit - 2
-        chunks[-1].append(phrase)
-        room -= length
-    return [tuple(chunk) for chunk in chunks if chunk]
-
-
 def prepare(image: Tensor) -> Tensor:
     """An image (H, W, 3) in [0, 1] as the model sees it: (1, 3, h, w), the shorter side 800 pixels,
     the longer one at most 1333, normalised; a very long one gets a grey margin, right or below."""
@@ -355,7 +272,7 @@ def shown_size(height: int, width: int) -> tuple[int, int]:
 
 
 @torch.inference_mode()
-def detect(model: Any, tokens: PhraseTokens, image: Tensor, pixels: Tensor) -> Detections:
+def detect(model: Network, tokens: PhraseTokens, image: Tensor, pixels: Tensor) -> Detections:
     """One pass of the model, on its device. image: the one that boxes are pixels of; pixels: the
     same, prepared."""
     device = model.device

@@ -28,13 +28,13 @@ CHOICES = ("all", "best")
 
 
 @dataclass(frozen=True)
-class Found:
+class GroundedObject:
     """One object of the edits.
 
     phrase: as the user wrote it. words: what the detector was asked for. instances: the boxes that
     were chosen, left to right. available: how many there were to choose from. best: the highest
     score that any box had for the phrase. claimed_by: for an object without boxes, the phrase that
-    has the box it would have had, which is its own where it stands in several edits. choice: which
+    has the box it would have had, which is its own where it occurs in several edits. choice: which
     of the instances the user wants.
     """
 
@@ -57,7 +57,7 @@ def parse_choices(text: str, count: int) -> list[str]:
     wrong = [c for c in choices if c not in CHOICES and not re.fullmatch(r"[1-9]\d{0,3}", c)]
     if wrong:
         raise ValueError(
-            f'the instances input is "{text}"; "{wrong[0]}" is none of all, best, or a number '
+            f'the instances input is "{text}"; "{wrong[0]}" is not all, best, or a number '
             "from 1 that counts from left to right. Write one of them, or one for each object with "
             "commas between, such as: all, best, 2."
         )
@@ -75,7 +75,7 @@ def find_objects(
     phrases: Sequence[str],
     thresholds: Thresholds,
     choices: Sequence[str],
-) -> list[Found]:
+) -> list[GroundedObject]:
     """The boxes of each phrase in an image (H, W, 3) in [0, 1].
 
     A phrase that is not found is looked for by its head noun. A phrase that stands there several
@@ -86,7 +86,7 @@ def find_objects(
     unique = tuple(dict.fromkeys(cleaned))
     first = detector.detect(image, unique)
     found = {
-        name: Found(name, name, m.instances, len(m.instances), m.best, m.claimed_by)
+        name: GroundedObject(name, name, m.instances, len(m.instances), m.best, m.claimed_by)
         for name, m in zip(unique, match(first, unique, thresholds), strict=True)
     }
     nouns = {
@@ -100,7 +100,7 @@ def find_objects(
         name: [choice for other, choice in zip(cleaned, choices, strict=True) if other == name]
         for name in unique
     }
-    shares = {name: _shares(found[name], wanted[name]) for name in unique}
+    shares = {name: _share_out(found[name], wanted[name]) for name in unique}
     return [
         replace(shares[name].pop(0), phrase=phrase, choice=choice)
         for phrase, name, choice in zip(phrases, cleaned, choices, strict=True)
@@ -112,7 +112,7 @@ def require_words(phrases: Sequence[str]) -> list[str]:
     cleaned = [clean_phrase(phrase) for phrase in phrases]
     if "" in cleaned:
         phrase = phrases[cleaned.index("")]
-        raise ValueError(f'the source phrase "{phrase}" holds no word to look for.')
+        raise ValueError(f'the source phrase "{phrase}" contains no word to look for.')
     return cleaned
 
 
@@ -122,14 +122,14 @@ def _find_by_noun(
     first: Detections,
     unique: tuple[str, ...],
     thresholds: Thresholds,
-    found: dict[str, Found],
+    found: dict[str, GroundedObject],
     nouns: dict[str, str],
-) -> dict[str, Found]:
+) -> dict[str, GroundedObject]:
     """What the head nouns of some phrases find that no other phrase has."""
     asked = tuple(dict.fromkeys(nouns.values()))
     taken = [(name, i) for name, entry in found.items() for i in entry.instances]
     second = match(detector.detect(image, asked), asked, thresholds, taken)
-    out: dict[str, Found] = {}
+    out: dict[str, GroundedObject] = {}
     for noun, result in zip(asked, second, strict=True):
         owners = [name for name in nouns if nouns[name] == noun]
         scores = {name: first.scores[:, unique.index(name)] for name in owners}
@@ -137,7 +137,7 @@ def _find_by_noun(
         holder = next((name for name in owners if dealt[name]), None)
         for name in owners:
             claimed = found[name].claimed_by or result.claimed_by or holder
-            out[name] = Found(
+            out[name] = GroundedObject(
                 name,
                 noun if dealt[name] else name,
                 left_to_right(dealt[name]),
@@ -172,7 +172,7 @@ def _deal(
     return dealt
 
 
-def _shares(entry: Found, choices: Sequence[str]) -> list[Found]:
+def _share_out(entry: GroundedObject, choices: Sequence[str]) -> list[GroundedObject]:
     """What each of the edits of one phrase gets, by their choices."""
     if len(choices) == 1 or not entry.instances:
         return [_choose(entry, choice) for choice in choices]
@@ -181,7 +181,7 @@ def _shares(entry: Found, choices: Sequence[str]) -> list[Found]:
     best = sorted(rest, key=lambda i: -i.score)[: sum(choice in CHOICES for choice in choices)]
     dealt = iter(left_to_right(best))
     taken = replace(entry, instances=(), available=0, claimed_by=entry.phrase)
-    shares: list[Found] = []
+    shares: list[GroundedObject] = []
     for choice in choices:
         if choice in CHOICES:
             instance = next(dealt, None)
@@ -192,7 +192,7 @@ def _shares(entry: Found, choices: Sequence[str]) -> list[Found]:
     return shares
 
 
-def _choose(entry: Found, choice: str) -> Found:
+def _choose(entry: GroundedObject, choice: str) -> GroundedObject:
     """The instances that the user wants of those available; none where the number is too high."""
     if choice == "all" or not entry.instances:
         return entry

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .regions import AnyRegions, Regions, resize_masks
+from .regions import ImageRegions, Regions, resize_masks
 
 FILL = 0.45
 GREY = 0.35
@@ -51,7 +51,7 @@ def text_color(background: tuple[float, float, float]) -> tuple[int, int, int]:
     return (0, 0, 0) if is_light else (255, 255, 255)
 
 
-def preview_image(image: Tensor | None, regions: AnyRegions, magnified: int = 1) -> Tensor:
+def preview_image(image: Tensor | None, regions: Regions, magnified: int = 1) -> Tensor:
     """preview_regions of a batch of images (B, H, W, 3 or 4), or of plain grey, n times as large as
     the image: (B, n H, n W, 3), or of the first image where one set of regions serves all."""
     shown = [
@@ -61,7 +61,7 @@ def preview_image(image: Tensor | None, regions: AnyRegions, magnified: int = 1)
     return torch.stack(shown)
 
 
-def _preview(canvas: Tensor | None, regions: Regions, magnified: int) -> Tensor:
+def _preview(canvas: Tensor | None, regions: ImageRegions, magnified: int) -> Tensor:
     if canvas is None:
         canvas = torch.full((*regions.raw.shape[-2:], 3), GREY)
     if magnified > 1:
@@ -76,7 +76,7 @@ def _preview(canvas: Tensor | None, regions: Regions, magnified: int) -> Tensor:
     return preview_regions(canvas, regions)
 
 
-def previews(image: Tensor | None, regions: AnyRegions) -> tuple[Tensor, Tensor]:
+def preview_batch(image: Tensor | None, regions: Regions) -> tuple[Tensor, Tensor]:
     """preview_image at the size of the image, and the same for the screen: a small image is
     magnified there by a whole number, so that its labels can be read."""
     preview = preview_image(image, regions)
@@ -85,7 +85,7 @@ def previews(image: Tensor | None, regions: AnyRegions) -> tuple[Tensor, Tensor]
     return preview, shown
 
 
-def preview_regions(image: Tensor, regions: Regions) -> Tensor:
+def preview_regions(image: Tensor, regions: ImageRegions) -> Tensor:
     """image (H, W, 3) in [0, 1], the size of the masks, with the regions painted over it: (H, W,
     3).
 
@@ -125,7 +125,7 @@ def _widen(masks: Tensor, radius: int) -> Tensor:
     return masks
 
 
-def _draw_labels(image: Tensor, regions: Regions) -> Tensor:
+def _draw_labels(image: Tensor, regions: ImageRegions) -> Tensor:
     height, width = image.shape[:2]
     picture = Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
     draw = ImageDraw.Draw(picture)

@@ -7,23 +7,25 @@ appendix D.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 THRESHOLD = 0.5
 ASPECT_TOLERANCE = 0.05
-FAR = 2**29
+USUAL_CELL = 8
+"""Pixels along each side of a latent cell of SD 1.5, SD 2 and SDXL. For what has neither a model
+nor a VAE to ask: Regions, Paste Background and the scores, which take images and masks alone."""
 
 
 @dataclass(frozen=True, eq=False)
-class Regions:
+class ImageRegions:
     """Masks of K objects at image size.
 
     raw: (K, H, W) in {0, 1}, as given. dilated: (K, H, W) in {0, 1}, what attention and blending
@@ -38,7 +40,7 @@ class Regions:
     feather: int = 0
 
     @property
-    def images(self) -> tuple[Regions, ...]:
+    def images(self) -> tuple[ImageRegions, ...]:
         """Those of each image: one, which serves all images of a batch."""
         return (self,)
 
@@ -79,17 +81,17 @@ class Regions:
 class RegionsBatch:
     """Regions of the same objects in two or more images of one size, each image's own."""
 
-    images: tuple[Regions, ...]
+    images: tuple[ImageRegions, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
         return self.images[0].names
 
 
-AnyRegions: TypeAlias = Regions | RegionsBatch
+Regions: TypeAlias = ImageRegions | RegionsBatch
 
 
-def each_image(regions: AnyRegions, count: int) -> tuple[Regions, ...]:
+def each_image(regions: Regions, count: int) -> tuple[ImageRegions, ...]:
     """The regions of each of `count` images.
 
     Raises ValueError when they are of another number of images, and not of one.
@@ -97,25 +99,25 @@ def each_image(regions: AnyRegions, count: int) -> tuple[Regions, ...]:
     found = regions.images
     if len(found) not in (1, count):
         raise ValueError(
-            f"the regions are of {len(found)} images, but here are {count}. Make them of these "
-            "images, or of one for all."
+            f"the regions were made from {len(found)} images, but there are {count} images here. "
+            "Make the regions from these images, or from one image for all."
         )
     return found * count if len(found) == 1 else found
 
 
-def object_masks(regions: AnyRegions) -> Tensor:
+def object_masks(regions: Regions) -> Tensor:
     """(B K, H, W): the masks as given, of image 1 first."""
     return torch.cat([one.raw for one in regions.images])
 
 
-def soft_backgrounds(regions: AnyRegions) -> Tensor:
+def soft_backgrounds(regions: Regions) -> Tensor:
     """(B, H, W): the background of each image, which fades with the feather."""
     return torch.stack([one.soft_background for one in regions.images])
 
 
 def make_regions(
     masks: Sequence[Tensor], names: Sequence[str], dilation: float, feather: float = 0.0
-) -> Regions:
+) -> ImageRegions:
     """Regions from one mask per object.
 
     masks: K tensors (H, W) in [0, 1]; values from 0.5 on belong to the object. dilation, feather:
@@ -130,7 +132,7 @@ def make_regions(
             raise ValueError(f'the mask of "{name}" is empty: no pixel is 0.5 or more.')
     height = raw.shape[-2]
     dilated = dilate(raw, int(height * dilation))
-    return Regions(raw, dilated, tuple(names), int(height * feather))
+    return ImageRegions(raw, dilated, tuple(names), int(height * feather))
 
 
 def dilate(masks: Tensor, radius: int) -> Tensor:
@@ -139,35 +141,29 @@ def dilate(masks: Tensor, radius: int) -> Tensor:
 
 
 def _dilate(mask: Tensor, radius: int) -> Tensor:
-    """One mask (H, W), grown: a pixel joins when within `radius` columns of it there is one whose
-    nearest pixel of the mask, up or down, is near enough."""
-    distance = _column_distance(mask >= THRESHOLD)
-    out = distance <= radius
-    for dx in range(1, min(radius, mask.shape[-1] - 1) + 1):
-        near = distance <= math.isqrt(radius * radius - dx * dx)
-        out[:, dx:] |= near[:, :-dx]
-        out[:, :-dx] |= near[:, dx:]
-    return out.to(mask.dtype)
+    """One mask (H, W), grown. Only the part of the picture that it can reach is looked at."""
+    from scipy.ndimage import distance_transform_edt
+
+    inside = (mask >= THRESHOLD).numpy()
+    out = np.zeros_like(inside)
+    if inside.any():
+        reach = tuple(
+            slice(max(int(ns[0]) - radius, 0), int(ns[-1]) + radius + 1)
+            for ns in (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+        )
+        out[reach] = np.asarray(distance_transform_edt(~inside[reach])) <= radius
+    return torch.from_numpy(out).to(mask.dtype)
 
 
-def _column_distance(inside: Tensor) -> Tensor:
-    """(H, W) int32: rows from each pixel to the nearest one of its column that is inside, a number
-    beyond any radius where there is none."""
-    rows = torch.arange(inside.shape[0], dtype=torch.int32)[:, None]
-    above = torch.where(inside, rows, -FAR).cummax(dim=0).values
-    below = torch.where(inside, rows, FAR).flip(0).cummin(dim=0).values.flip(0)
-    return torch.minimum(rows - above, below - rows)
-
-
-def fit_masks(masks: Tensor, height: int, width: int) -> Tensor:
+def fit_masks(masks: Tensor, height: int, width: int, cell: int) -> Tensor:
     """Masks (K, h, w) brought to (K, height, width), the pixels that a latent stands for.
 
-    A VAE crops up to 7 pixels a side to reach a multiple of 8: masks that are that much larger are
-    centre-cropped likewise; other sizes are resized. Raises ValueError when the shapes differ too
-    much for that.
+    cell: pixels along each side of a latent cell. A VAE crops the pixels that fill no cell: masks
+    that are that much larger are centre-cropped likewise; other sizes are resized. Raises
+    ValueError when the shapes differ too much for that.
     """
     h, w = masks.shape[-2:]
-    if 0 <= h - height < 8 and 0 <= w - width < 8:
+    if 0 <= h - height < cell and 0 <= w - width < cell:
         top, left = (h - height) // 2, (w - width) // 2
         return masks[..., top : top + height, left : left + width]
     return resize_masks(masks, height, width)
@@ -189,9 +185,9 @@ def resize_masks(masks: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(shrunk[None], size=(height, width), mode="nearest")[0]
 
 
-def fit_background(background: Tensor, height: int, width: int) -> Tensor:
+def fit_background(background: Tensor, height: int, width: int, cell: int) -> Tensor:
     """A background (h, w) brought to (height, width) as fit_masks does with the masks it leaves."""
-    return -fit_masks(-background[None], height, width)[0]
+    return -fit_masks(-background[None], height, width, cell)[0]
 
 
 def resize_background(background: Tensor, height: int, width: int) -> Tensor:

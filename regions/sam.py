@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoints import load_model, rename, require_all
+from .checkpoints import Config, Network, load_model, rename, require_all
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of pixels from 0 to 255
 HEADS = 8  # of the mask decoder; a checkpoint's shapes do not say
@@ -144,7 +143,7 @@ def load_folder(folder: str, kind: str, weights: dict[str, Tensor], file: str) -
     return load_model(Sam2Model, config, image_only, file)
 
 
-def config_of(weights: Mapping[str, Tensor]) -> Any:
+def config_of(weights: Mapping[str, Tensor]) -> Config:
     """The configuration that fits the tensors of an original checkpoint. KeyError names one that is
     missing."""
     from transformers import (
@@ -192,18 +191,18 @@ def config_of(weights: Mapping[str, Tensor]) -> Any:
     )
 
 
-def is_sam2(model: Any) -> bool:
+def is_sam2(model: Network) -> bool:
     """Whether a model is SAM 2."""
     return hasattr(model, "no_memory_embedding")
 
 
-def side(model: Any) -> int:
+def side(model: Network) -> int:
     """Pixels of a side of the square that the model sees."""
     size = model.config.prompt_encoder_config.image_size
     return int(size if isinstance(size, int) else size[0])
 
 
-def shown_size(model: Any, height: int, width: int) -> tuple[int, int]:
+def shown_size(model: Network, height: int, width: int) -> tuple[int, int]:
     """(height, width) to which an image is brought: SAM fits its longer side into the square, SAM 2
     fills the square."""
     if is_sam2(model):
@@ -212,7 +211,7 @@ def shown_size(model: Any, height: int, width: int) -> tuple[int, int]:
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
-def prepare(model: Any, image: Tensor) -> Tensor:
+def prepare(model: Network, image: Tensor) -> Tensor:
     """An image (H, W, 3) in [0, 1] as the model sees it: (1, 3, side, side), normalised, zeros
     where the image is shorter."""
     size = shown_size(model, *image.shape[:2])
@@ -224,7 +223,7 @@ def prepare(model: Any, image: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def embed(model: Any, pixels: Tensor) -> list[Tensor]:
+def embed(model: Network, pixels: Tensor) -> list[Tensor]:
     """The image's features, fp32: one map for SAM, three for SAM 2, the coarsest last. The encoder
     computes in its weights' type."""
     weight = next(model.vision_encoder.parameters())
@@ -242,7 +241,7 @@ def embed(model: Any, pixels: Tensor) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def best_masks(model: Any, features: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+def predict_masks(model: Network, features: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
     """For each of n boxes (in pixels of the prepared image) the mask that the model thinks best of
     its three, as logits (n, h, w) at a quarter of the side, and its score (n,); fp32."""
     device = next(model.mask_decoder.parameters()).device
@@ -257,13 +256,13 @@ def best_masks(model: Any, features: list[Tensor], boxes: Tensor) -> tuple[Tenso
     return logits[torch.arange(len(index), device=device), index], scores
 
 
-def scale_boxes(model: Any, boxes: Tensor, height: int, width: int) -> Tensor:
+def scale_boxes(model: Network, boxes: Tensor, height: int, width: int) -> Tensor:
     """Boxes (n, 4) in pixels of an image, in pixels of the prepared one."""
     shown_height, shown_width = shown_size(model, height, width)
     return boxes * torch.tensor([shown_width / width, shown_height / height] * 2)
 
 
-def full_mask(model: Any, logits: Tensor, height: int, width: int) -> Tensor:
+def full_mask(model: Network, logits: Tensor, height: int, width: int) -> Tensor:
     """One mask's logits (h, w) as a mask (height, width), bool, of the image."""
     logits = logits[None, None]
     if not is_sam2(model):

@@ -17,7 +17,7 @@ LONGEST_SIDE = 16384  # ComfyUI's own limit of an image
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class SheetCell:
     """image (H, W, 3) in [0, 1]; label and scores may be empty."""
 
     image: Tensor
@@ -32,7 +32,7 @@ def columns_of(count: int, columns: int) -> int:
     return count if count <= 5 else ceil(sqrt(count))
 
 
-def sheet(entries: Sequence[Entry], columns: int, height: int) -> Tensor:
+def sheet(entries: Sequence[SheetCell], columns: int, height: int) -> Tensor:
     """All pictures in rows of `columns` cells of one size: (H, W, 3) in [0, 1].
 
     height: of each cell in pixels; its width is that of the widest picture at this height. Every
@@ -68,7 +68,7 @@ def sheet(entries: Sequence[Entry], columns: int, height: int) -> Tensor:
     return torch.from_numpy(np.asarray(paper).astype(np.float32) / 255)
 
 
-def _lines(entry: Entry) -> int:
+def _lines(entry: SheetCell) -> int:
     return bool(entry.label) + bool(entry.scores)
 
 

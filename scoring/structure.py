@@ -24,7 +24,7 @@ HEAD_WIDTH = 64
 VIT_B8 = (8, 768, 12)  # patch, width, blocks: the network of the published figures
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """A pre-norm transformer block, with the names of the published DINO weights."""
 
     def __init__(self, width: int, inner: int) -> None:
@@ -54,7 +54,7 @@ class DinoKeys(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, positions, width))
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
-        self.blocks = nn.ModuleList(Block(width, inner) for _ in range(blocks))
+        self.blocks = nn.ModuleList(TransformerBlock(width, inner) for _ in range(blocks))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Keys (B, 1 + h w, C) of normalised pixels (B, 3, H, W); the first is the class token's,
@@ -62,7 +62,7 @@ class DinoKeys(nn.Module):
         cells = self.patch_embed["proj"](pixels)
         x = torch.cat([self.cls_token.expand(len(pixels), -1, -1), cells.flatten(2).mT], 1)
         x = x + self.positions(cells.shape[2], cells.shape[3])
-        *earlier, last = (cast("Block", block) for block in self.blocks)
+        *earlier, last = (cast("TransformerBlock", block) for block in self.blocks)
         for block in earlier:
             x = block(x)
         return last.qkv(x)[1]

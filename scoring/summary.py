@@ -159,7 +159,9 @@ def picture_lines(text: str) -> list[str]:
         shown, images = content["shown"], content["images"]
         return ["  ".join(f"{k} {_format(entry[k])}" for k in shown) for entry in images]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"it is no JSON of a score ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"it is not the JSON of a score ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _format(value: float | None) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ale_edit.host.comfy_types import Conditioning
 from ale_edit.prompts.edits import MethodSettings
 from ale_edit.prompts.ore import BACKGROUND, ObjectRestrictedEmbeddings
 from ale_edit.tests.tiny import WIDTH, generator, randn
@@ -234,14 +235,14 @@ def random_ore(
     return ObjectRestrictedEmbeddings(keys, values, owner, names, chosen)
 
 
-def conditioning(seed: int, width: int = WIDTH, **settings: Any) -> list[list[Any]]:
+def conditioning(seed: int, width: int = WIDTH, **settings: Any) -> Conditioning:
     """As Object-Restricted Embeddings gives it for two objects, with SDXL's pooled vector."""
     from ale_edit.host.text.conditioning import make_conditioning
 
     return make_conditioning(random_ore(2, seed, width, **settings), pooled(seed))
 
 
-def plain_conditioning(seed: int, width: int = WIDTH) -> list[list[Any]]:
+def plain_conditioning(seed: int, width: int = WIDTH) -> Conditioning:
     """As CLIPTextEncode gives it."""
     return [[randn(1, TOKENS, width, seed=seed), {"pooled_output": pooled(seed)}]]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ale_edit.devtools.host import comfyui_version, dotted
+from ale_edit.devtools.host import comfyui_version, format_version
 
 CURES = {  # by marker of a skipped test
     "browser": "Debian: apt-get install chromium; ALE_EDIT_CHROMIUM can name another program",
@@ -32,7 +32,8 @@ def host_line(comfyui: str | None) -> str:
         return "no ComfyUI (COMFYUI_PATH is not set)"
     packages = {"front end": "comfyui_frontend_package", "PyTorch": "torch"}
     versions = [f"{name} {_version(package)}" for name, package in packages.items()]
-    return f"ComfyUI {dotted(comfyui_version(Path(comfyui)))}, {', '.join(versions)} ({comfyui})"
+    version = format_version(comfyui_version(Path(comfyui)))
+    return f"ComfyUI {version}, {', '.join(versions)} ({comfyui})"
 
 
 def _version(package: str) -> str:

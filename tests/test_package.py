@@ -44,6 +44,8 @@ def test_pictures_ship_and_what_only_developers_use_does_not(package):
     assert pictures and pictures <= shipped
     assert {"edit.py", "pyproject.toml", "LICENSE", "web/version.json"} <= shipped
     assert {"demo/weights/unet.safetensors", "workflows/ale_edit_one_node.jpg"} <= shipped
+    translated = {path.relative_to(ROOT).as_posix() for path in (ROOT / "locales").rglob("*.json")}
+    assert translated and translated <= shipped
 
 
 def anchors(page: Path) -> set[str]:

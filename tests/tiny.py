@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ale_edit.prompts.edits import Edits, MethodSettings, make_edit
-from ale_edit.regions.regions import Regions, make_regions
+from ale_edit.regions.regions import ImageRegions, make_regions
 
 WIDTH = 32  # channels of a text token
 UNET_CONFIG = {
@@ -239,7 +239,7 @@ def two_boxes(height: int = 64, width: int = 64) -> list[Tensor]:
     ]
 
 
-def two_regions(height: int = 64, width: int = 64, dilation: float = 0.0) -> Regions:
+def two_regions(height: int = 64, width: int = 64, dilation: float = 0.0) -> ImageRegions:
     return make_regions(two_boxes(height, width), [source for source, _ in PAIRS], dilation)
 
 

@@ -47,6 +47,10 @@ SCALED_FP8_ROUNDS_BIASES = not IS_0_33
 HAS_CFG_OVERRIDE = IS_0_33
 """A stock node that sets a guider's guidance for a part of the steps; 0.3.75 has none such."""
 
+TRANSLATED = "zh" if IS_0_33 else "de"
+"""A language in which the front end shows the translations of packs. 1.32.9 loses them where it has
+a translation of its own, which it loads later and puts in their place; it has no German."""
+
 
 @dataclass(frozen=True)
 class PageParts:

@@ -17,7 +17,7 @@ import torch
 from ...demo.models import load_demo_model
 from .counts import ROWS_SIZE, count_editor_rows, count_operations, count_rows
 from .memory import MEMORY_TARGET, measure_editor_memory, measure_memory
-from .models import COUNTS, STEPS, UNETS, Shape, shapes
+from .models import COUNTS, STEPS, UNETS, UNetShape, shapes
 from .times import (
     RATIOS,
     RE_EDIT_ROUNDS,
@@ -39,7 +39,7 @@ Report: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Run:
+class MeasurementPlan:
     """How much is measured: tiny latents only, and at most so many rounds.
 
     ends_at: seconds of time.monotonic from which on larger shapes are left out; by default never.
@@ -50,24 +50,24 @@ class Run:
     ends_at: float = math.inf
 
     @property
-    def shapes(self) -> list[Shape]:
+    def shapes(self) -> list[UNetShape]:
         return shapes(self.is_quick)
 
     @property
-    def smallest(self) -> dict[str, Shape]:
+    def smallest(self) -> dict[str, UNetShape]:
         """The smallest shape of each UNet."""
-        found: dict[str, Shape] = {}
+        found: dict[str, UNetShape] = {}
         for shape in self.shapes:
             found.setdefault(shape.unet, shape)
         return found
 
     @property
-    def quick_ones(self) -> list[Shape]:
+    def quick_ones(self) -> list[UNetShape]:
         """The smallest shape of each UNet, and the next one of the first."""
         first = self.shapes[0].unet
         return [*self.smallest.values(), *[s for s in self.shapes if s.unet == first][1:2]]
 
-    def measure_all(self, measure: Callable[[Shape], Report]) -> Report:
+    def measure_all(self, measure: Callable[[UNetShape], Report]) -> Report:
         """What `measure` finds of each of `quick_ones`, and the shapes that were left out."""
         found, left_out = [], []
         for shape in self.quick_ones:
@@ -83,14 +83,14 @@ def make_model(unet: str, dtype: torch.dtype) -> Any:
     return UNETS[unet](dtype)
 
 
-def model_for(shape: Shape) -> Any:
+def model_for(shape: UNetShape) -> Any:
     return make_model(shape.unet, shape.dtype)
 
 
 # -- the parts -------------------------------------------------------------------------------------
 
 
-def run_ratios(run: Run) -> Report:
+def run_ratios(run: MeasurementPlan) -> Report:
     found = [measure_ratios(model_for(shape), shape, run.rounds) for shape in run.shapes]
     worst = {name: max(ratios[name] for ratios in found) for name in RATIOS}
     return {"ratios": {**worst, "shapes": found}}
@@ -117,7 +117,7 @@ def ratio_rows(found: Sequence[Report]) -> list[str]:
     ]
 
 
-def run_re_edits(run: Run) -> Report:
+def run_re_edits(run: MeasurementPlan) -> Report:
     rounds = min(run.rounds, RE_EDIT_ROUNDS)
     return {
         "re_edits": run.measure_all(lambda shape: measure_re_edit(model_for(shape), shape, rounds))
@@ -147,7 +147,7 @@ def left_out_lines(part: str, found: Report) -> list[str]:
     return ["", f"Left out, as time was up: {shapes} (--only {part})."] if shapes else []
 
 
-def run_memory(run: Run) -> Report:
+def run_memory(run: MeasurementPlan) -> Report:
     size = run.shapes[0].size
     return {
         "memory": {
@@ -182,7 +182,7 @@ def memory_lines(report: Report) -> list[str]:
     ]
 
 
-def run_rows(run: Run) -> Report:
+def run_rows(run: MeasurementPlan) -> Report:
     demo = load_demo_model()
     editors = count_editor_rows(demo, run.shapes[0].size)
     return {"rows": {**count_rows(model_for(run.shapes[0]), ROWS_SIZE), "editors": editors}}
@@ -204,7 +204,7 @@ def row_lines(report: Report) -> list[str]:
     ]
 
 
-def run_operations(_run: Run) -> Report:
+def run_operations(_run: MeasurementPlan) -> Report:
     return {"operations": count_operations()}
 
 
@@ -223,7 +223,7 @@ def operation_lines(report: Report) -> list[str]:
     ]
 
 
-def run_whole(run: Run) -> Report:
+def run_whole(run: MeasurementPlan) -> Report:
     return {
         "import_seconds": import_seconds(1 if run.is_quick else 3),
         "demo_edit_seconds": None if run.is_quick else demo_edit_seconds(),
@@ -238,7 +238,7 @@ def whole_lines(report: Report) -> list[str]:
     ]
 
 
-def run_families(run: Run) -> Report:
+def run_families(run: MeasurementPlan) -> Report:
     return {"families": measure_families(run.is_quick, run.rounds)}
 
 
@@ -247,7 +247,7 @@ def family_lines(report: Report) -> list[str]:
     return [head, "|---|---|---|---|---|", *ratio_rows(report["families"])]
 
 
-def run_policies(run: Run) -> Report:
+def run_policies(run: MeasurementPlan) -> Report:
     """Also at half the smallest size."""
     halves = [replace(shape, size=shape.size // 2) for shape in run.smallest.values()]
     chosen = [*halves, *run.shapes]
@@ -269,22 +269,22 @@ def policy_lines(report: Report) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Part:
+class ReportPart:
     """A part of the report: what is measured, and its lines of Markdown."""
 
-    measure: Callable[[Run], Report]
+    measure: Callable[[MeasurementPlan], Report]
     lines: Callable[[Report], list[str]]
 
 
 PARTS = {
-    "ratios": Part(run_ratios, ratio_lines),
-    "operations": Part(run_operations, operation_lines),
-    "rows": Part(run_rows, row_lines),
-    "whole": Part(run_whole, whole_lines),
-    "memory": Part(run_memory, memory_lines),
-    "re-edit": Part(run_re_edits, re_edit_lines),
-    "families": Part(run_families, family_lines),
-    "policies": Part(run_policies, policy_lines),
+    "ratios": ReportPart(run_ratios, ratio_lines),
+    "operations": ReportPart(run_operations, operation_lines),
+    "rows": ReportPart(run_rows, row_lines),
+    "whole": ReportPart(run_whole, whole_lines),
+    "memory": ReportPart(run_memory, memory_lines),
+    "re-edit": ReportPart(run_re_edits, re_edit_lines),
+    "families": ReportPart(run_families, family_lines),
+    "policies": ReportPart(run_policies, policy_lines),
 }
 DEFAULT = ("ratios", "operations", "rows", "whole", "memory", "re-edit")
 """What a run without --only measures; the others are for a question of their own."""
@@ -296,7 +296,7 @@ within eight minutes on two cores."""
 # -- the report ------------------------------------------------------------------------------------
 
 
-def measure(names: Sequence[str], run: Run) -> Report:
+def measure(names: Sequence[str], run: MeasurementPlan) -> Report:
     report: Report = {}
     for name in names:
         report |= PARTS[name].measure(run)
@@ -337,7 +337,7 @@ def main(argv: Sequence[str]) -> int:
     torch.manual_seed(0)
     rounds = options.rounds or (1 if options.quick else MOST_ROUNDS)
     with torch.inference_mode():
-        report = measure(names, Run(options.quick, rounds, ends_at))
+        report = measure(names, MeasurementPlan(options.quick, rounds, ends_at))
     print(write_tables(names, report))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from ...host.sampling.schedule import lcm_sigmas
 from ...host.text.conditioning import make_conditioning
 from ...prompts.edits import MethodSettings
 from ...prompts.ore import BACKGROUND, ObjectRestrictedEmbeddings
-from ...regions.regions import Regions, make_regions
+from ...regions.regions import ImageRegions, make_regions
 
 COUNTS = (1, 3, 10)  # of objects
 TOKENS, POOLED = 77, 1280
@@ -35,7 +35,7 @@ BOTH_GUIDED = (1.5, 2.0)  # every call holds all four rows of an image
 
 
 @dataclass(frozen=True)
-class Shape:
+class UNetShape:
     """One UNet at one latent size."""
 
     unet: str
@@ -86,13 +86,13 @@ FAMILY_SIZES = {"SD 2": (32, 96), "SDXL": (64, 128), "SSD-1B": (64, 128)}
 """Latent size of each other family: with 64 channels on a CPU, with its own 320 on a GPU."""
 
 
-def shapes(is_quick: bool) -> list[Shape]:
+def shapes(is_quick: bool) -> list[UNetShape]:
     """Those of the targets."""
     if is_quick:
-        return [Shape("demo", 8, torch.float32)]
+        return [UNetShape("demo", 8, torch.float32)]
     if torch.cuda.is_available():
-        return [Shape(unet, size, torch.float16) for unet in UNETS for size in (64, 96)]
-    return [Shape(unet, size, torch.float32) for unet in list(UNETS)[:2] for size in (32, 64)]
+        return [UNetShape(unet, size, torch.float16) for unet in UNETS for size in (64, 96)]
+    return [UNetShape(unet, size, torch.float32) for unet in list(UNETS)[:2] for size in (32, 64)]
 
 
 def unet_model(family: str, channels: int, dtype: torch.dtype) -> Any:
@@ -124,7 +124,7 @@ def embeddings(count: int, width: int) -> ObjectRestrictedEmbeddings:
     return ObjectRestrictedEmbeddings(keys, values, owner, names, MethodSettings())
 
 
-def boxes(count: int, size: int) -> Regions:
+def boxes(count: int, size: int) -> ImageRegions:
     """`count` separate objects on a latent of size x size, over half of it together."""
     image, columns = 8 * size, math.ceil(math.sqrt(count))
     side = image // columns

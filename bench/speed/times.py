@@ -15,7 +15,7 @@ from ...editors.ale import SCHEDULES
 from ...host.sampling.branch_guider import BranchGuider
 from ...host.sampling.source_branch import forget
 from ...host.sampling.virtual_inversion import BranchSampler, virtual_inversion_sampler
-from .models import COUNTS, FAMILY_SIZES, GUIDANCE, Shape, ale_model, guide, sample, unet_model
+from .models import COUNTS, FAMILY_SIZES, GUIDANCE, UNetShape, ale_model, guide, sample, unet_model
 
 RATIOS = {f"k{k}_over_plain": k for k in COUNTS}
 FEWEST_ROUNDS, ENOUGH_S = 3, 10.0
@@ -89,7 +89,7 @@ def ratio_of(times: Sequence[float], base: Sequence[float]) -> float:
     return round(statistics.median(t / b for t, b in zip(times, base, strict=True)), 4)
 
 
-def measure_ratios(model: Any, shape: Shape, rounds: int) -> dict[str, Any]:
+def measure_ratios(model: Any, shape: UNetShape, rounds: int) -> dict[str, Any]:
     """One ALE evaluation over a plain one of the same four rows, by number of objects."""
     guiders = [guide(model), *(guide(ale_model(model, k, shape.size), k) for k in COUNTS)]
     found: dict[str, Any] = {"shape": str(shape)}
@@ -113,7 +113,7 @@ def measure_families(is_quick: bool, rounds: int) -> list[dict[str, Any]]:
         size = 8 if is_quick else sizes[is_full]
         name = family if is_full else f"{family}, {channels} channels"
         model = unet_model(family, channels, dtype)
-        found.append(measure_ratios(model, Shape(name, size, dtype), rounds))
+        found.append(measure_ratios(model, UNetShape(name, size, dtype), rounds))
     return found
 
 
@@ -124,7 +124,7 @@ class SavingGuider(BranchGuider):
         return False
 
 
-def measure_row_policies(model: Any, shape: Shape, rounds: int) -> dict[str, Any]:
+def measure_row_policies(model: Any, shape: UNetShape, rounds: int) -> dict[str, Any]:
     """A step without injection: the source's unconditional row left out (three rows in two calls)
     over kept (four rows in one)."""
     patched = ale_model(model, 3, shape.size, schedule=0.0)
@@ -140,7 +140,7 @@ def measure_row_policies(model: Any, shape: Shape, rounds: int) -> dict[str, Any
     return found
 
 
-def measure_re_edit(model: Any, shape: Shape, rounds: int) -> dict[str, Any]:
+def measure_re_edit(model: Any, shape: UNetShape, rounds: int) -> dict[str, Any]:
     """A whole sampling run of the same image again, its source branch kept, over the first run, by
     type of edit."""
     found: dict[str, Any] = {"shape": str(shape)}

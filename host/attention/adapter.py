@@ -9,18 +9,19 @@ give the same branch of a layer a route or an output, the later one's stands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import comfy.patcher_extension
 import torch
 from torch import Tensor
 
-from ...attention.control import Control, Kind, Layer, Step
+from ...attention.control import Control, Layer, LayerKind, Step
+from ..comfy_types import Options
 from ..patching import WRAPPERS, add_outermost_wrapper, wrap_model
 from ..text.conditioning import branch_entries
-from .layer_call import LayerCall
+from .layer_call import LayerCall, Replacement
 from .row_exchange import RowIndices, exchange_rows, find_routes, put_inputs
 from .rows import (
     STEP_KEY,
@@ -36,18 +37,31 @@ from .rows import (
 from .store import STORE_KEY, StepStore
 from .unet import LayerKey, cross_attention_layers, self_attention_layers
 
+if TYPE_CHECKING:
+    from comfy.ldm.modules.attention import CrossAttention
+    from comfy.model_patcher import ModelPatcher
+    from comfy.patcher_extension import WrapperExecutor
+    from comfy.samplers import CFGGuider
+
 RUN_KEY = "ale_edit_attention"
 """Entry of transformer_options with the AttentionRun of the running sampler."""
 TEXT_KEY = "ale_edit_text"
 """Entry of a layer's own options with its text before other nodes' patches."""
 LAYER_KEYS = ("block", "block_index", "activations_shape", "original_shape")
 """What a UNet writes into the options of each attention layer."""
-HOOKS: dict[Kind, str] = {"self": "attn1", "cross": "attn2"}
+HOOKS: dict[LayerKind, str] = {"self": "attn1", "cross": "attn2"}
+
+
+MakeControl: TypeAlias = "Callable[[CFGGuider, Tensor], Control | None]"
+Replacements: TypeAlias = dict[tuple[str | int, ...], Replacement]
+"""Of an attention layer by its block, (block, number) or (block, number, transformer)."""
+AttentionInputs: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""What queries, keys and values are projected from, as ComfyUI's patches take and give it."""
 
 
 def add_control(
-    model: Any, key: str, make_control: Callable[[Any, Tensor], Control | None], node: str
-) -> Any:
+    model: ModelPatcher, key: str, make_control: MakeControl, node: str
+) -> ModelPatcher:
     """A clone of a MODEL whose runs act under a control.
 
     make_control: (guider, latent image) -> the control of one run, or None for none; it refuses
@@ -55,9 +69,9 @@ def add_control(
     """
 
     def outer_sample(
-        executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any
+        executor: WrapperExecutor, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
-        guider = executor.class_obj
+        guider = cast("CFGGuider", executor.class_obj)
         control = make_control(guider, latent_image)
         if control is None:
             return executor(noise, latent_image, *args, **kwargs)
@@ -68,14 +82,14 @@ def add_control(
     return wrap_model(model, WRAPPERS.OUTER_SAMPLE, key, outer_sample, node)
 
 
-def running_controls(options: Mapping[str, Any]) -> list[Control]:
+def running_controls(options: Options) -> list[Control]:
     """The controls of a run, by its transformer_options."""
     run: AttentionRun | None = options.get(RUN_KEY)
     return [control for control, _ in run.controls] if run else []
 
 
 @contextmanager
-def _open_run(guider: Any) -> Iterator[AttentionRun]:
+def _open_run(guider: CFGGuider) -> Iterator[AttentionRun]:
     """The AttentionRun of a guider's run. The first node opens it and ends it."""
     options = guider.model_options.setdefault("transformer_options", {})
     if RUN_KEY in options:
@@ -96,18 +110,18 @@ class AttentionRun:
     controls: with the node to name in errors, in the order in which they act.
     """
 
-    def __init__(self, guider: Any) -> None:
+    def __init__(self, guider: CFGGuider) -> None:
         self.controls: list[tuple[Control, str]] = []
         self._entries = branch_entries(guider.conds)
         self._patcher = guider.model_patcher
         model = self._patcher.get_model_object("diffusion_model")
         self._branches: tuple[str, ...] = getattr(guider, "branch_names", ())
-        self._modules: dict[Kind, dict[LayerKey, Any]] = {
+        self._modules: dict[LayerKind, dict[LayerKey, CrossAttention]] = {
             "self": self_attention_layers(model),
             "cross": cross_attention_layers(model),
         }
-        self._layers: dict[Any, Layer] = {}
-        self._replacements: dict[tuple[Kind, LayerKey, int], Any] = {}
+        self._layers: dict[tuple[object, ...], Layer] = {}
+        self._replacements: dict[tuple[LayerKind, LayerKey, int], Replacement] = {}
         self._indices: RowIndices = {}
         self._schedule: list[float] = []
         self._has_acted = False  # caches of other nodes may leave out calls, but never the first
@@ -117,7 +131,7 @@ class AttentionRun:
         """The node to name where it may be any of ours."""
         return self.controls[0][1]
 
-    def install(self, model_options: dict[str, Any]) -> None:
+    def install(self, model_options: Options) -> None:
         """Add this run to its own model options."""
         for kind, wrapper in (
             (WRAPPERS.PREDICT_NOISE, self._remember_latent),
@@ -135,10 +149,10 @@ class AttentionRun:
 
     def _remember_latent(
         self,
-        executor: Any,
+        executor: WrapperExecutor,
         x: Tensor,
         timestep: Tensor,
-        model_options: dict[str, Any],
+        model_options: Options,
         *args: Any,
     ) -> Tensor:
         out = executor(x, timestep, add_latent(model_options, x, self._node), *args)
@@ -155,10 +169,10 @@ class AttentionRun:
 
     def _blend(
         self,
-        executor: Any,
+        executor: WrapperExecutor,
         x: Tensor,
         timestep: Tensor,
-        model_options: dict[str, Any],
+        model_options: Options,
         *args: Any,
     ) -> Tensor:
         """The guided predictions of a step, blended by the controls."""
@@ -175,8 +189,8 @@ class AttentionRun:
     # -- hooks of one call of the model ------------------------------------------------------------
 
     def _apply_model(
-        self, executor: Any, x: Tensor, t: Tensor, concat: Any, context: Any, control: Any,
-        options: dict[str, Any], **extra: Any,
+        self, executor: WrapperExecutor, x: Tensor, t: Tensor, concat: Tensor | None,
+        context: Tensor, control: Options | None, options: Options, **extra: Any,
     ) -> Tensor:  # fmt: skip
         """One UNet call. Its options are complete here, with the patches of hooks."""
         self._has_acted = True
@@ -191,7 +205,7 @@ class AttentionRun:
             options = self._add_hooks(options)
         return executor(x, t, concat, context, control, options, **extra)
 
-    def _add_hooks(self, options: dict[str, Any]) -> dict[str, Any]:
+    def _add_hooks(self, options: Options) -> Options:
         patches = dict(options.get("patches", {}))
         replace = dict(options.get("patches_replace", {}))
         kinds = {kind for control, _ in self.controls for kind in control.kinds}
@@ -204,7 +218,7 @@ class AttentionRun:
             patches["attn2_patch"] = [_remember_text, *others, self._require_text]
         return {**options, "patches_replace": replace, "patches": patches}
 
-    def _add_replacements(self, kind: Kind, others: Mapping[Any, Any]) -> dict[Any, Any]:
+    def _add_replacements(self, kind: LayerKind, others: Replacements) -> Replacements:
         replace = dict(others)
         for block, module in self._modules[kind].items():
             inner = replace.get(block) or replace.get(block[:2])
@@ -216,7 +230,9 @@ class AttentionRun:
 
     # -- routes ------------------------------------------------------------------------------------
 
-    def _exchange_rows(self, n: Tensor, context: Tensor, value: Tensor, options: Any) -> Any:
+    def _exchange_rows(
+        self, n: Tensor, context: Tensor, value: Tensor, options: Options
+    ) -> AttentionInputs:
         """The first attn1_patch: rows take the inputs of the branches of their routes."""
         layer, step = self._layer("self", options), self._step(options)
         chunks = chunks_of(n.shape[0], options, self._entries)
@@ -247,8 +263,10 @@ class AttentionRun:
 
     # -- outputs -----------------------------------------------------------------------------------
 
-    def _make_replacement(self, kind: Kind, module: Any, inner: Any) -> Any:
-        def replacement(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+    def _make_replacement(
+        self, kind: LayerKind, module: CrossAttention, inner: Replacement | None
+    ) -> Replacement:
+        def replacement(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
             layer, step = self._layer(kind, options), self._step(options)
             store: StepStore | None = options.get(STORE_KEY)
             if store is not None:
@@ -263,7 +281,9 @@ class AttentionRun:
 
         return replacement
 
-    def _require_text(self, n: Tensor, context: Tensor, value: Tensor, options: Any) -> Any:
+    def _require_text(
+        self, n: Tensor, context: Tensor, value: Tensor, options: Options
+    ) -> AttentionInputs:
         """The last attn2_patch: refuses what the others did to text that a control replaces."""
         before = options[TEXT_KEY]
         if context is before and value is before:
@@ -285,7 +305,7 @@ class AttentionRun:
 
     # -- where a call is ---------------------------------------------------------------------------
 
-    def _layer(self, kind: Kind, options: Mapping[str, Any]) -> Layer:
+    def _layer(self, kind: LayerKind, options: Options) -> Layer:
         require_options(options, LAYER_KEYS, self._node)
         block = (*options["block"], options["block_index"])
         grid = tuple(options["activations_shape"][-2:])
@@ -296,7 +316,7 @@ class AttentionRun:
             self._layers[key] = Layer(kind, block, blocks.index(block), len(blocks), grid, latent)
         return self._layers[key]
 
-    def _step(self, options: Mapping[str, Any]) -> Step:
+    def _step(self, options: Options) -> Step:
         require_options(options, ("sample_sigmas", "sigmas"), self._node)
         if not self._schedule:
             self._schedule = options["sample_sigmas"].tolist()
@@ -306,7 +326,7 @@ class AttentionRun:
         return Step(number, len(self._schedule) - 1, self._schedule[number])
 
 
-def _remember_text(n: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]) -> Any:
+def _remember_text(n: Tensor, context: Tensor, value: Tensor, options: Options) -> AttentionInputs:
     """The first attn2_patch: lets the last one see what the others changed."""
     options[TEXT_KEY] = context
     return n, context, value

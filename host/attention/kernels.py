@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from comfy.ldm.modules import attention as comfy_attention
 from torch import Tensor
 
 from ...attention.control import Attend
+from ..comfy_types import Options
 
 
-def choose_attention(options: dict[str, Any]) -> Attend:
+def choose_attention(options: Options) -> Attend:
     """The attention that ComfyUI selected."""
     return _bind_layer(comfy_attention.optimized_attention, options)
 
 
-def choose_attention_of_parts(q: Tensor, options: dict[str, Any]) -> Attend:
+def choose_attention_of_parts(q: Tensor, options: Options) -> Attend:
     """The same for several small calls: PyTorch's own where the selected one is slow to start."""
     if is_slow_to_start(q):
         return _bind_layer(comfy_attention.attention_pytorch, options)
@@ -32,7 +32,7 @@ def is_slow_to_start(q: Tensor) -> bool:
     return q.device.type == "cpu" and selected is comfy_attention.attention_sub_quad
 
 
-def _bind_layer(function: Callable[..., Tensor], options: dict[str, Any]) -> Attend:
+def _bind_layer(function: Callable[..., Tensor], options: Options) -> Attend:
     def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         return function(
             q,

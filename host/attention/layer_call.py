@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ...attention.control import Call, Control, Layer, Step
+from ..comfy_types import Options
 from .kernels import choose_attention, choose_attention_of_parts, is_slow_to_start
-from .rows import Chunk
-from .store import Place, StepStore
+from .rows import RowChunk
+from .store import StepStore, StoreKey
+
+if TYPE_CHECKING:
+    from comfy.ldm.modules.attention import CrossAttention
+
+
+Replacement: TypeAlias = Callable[[Tensor, Tensor, Tensor, Options], Tensor]
+"""An attn1_replace or attn2_replace: (q, k, v, options) -> the layer's output."""
 
 
 class LayerCall:
@@ -26,9 +34,9 @@ class LayerCall:
         self,
         layer: Layer,
         step: Step,
-        module: Any,
+        module: CrossAttention,
         inputs: tuple[Tensor, Tensor, Tensor],
-        options: dict[str, Any],
+        options: Options,
         store: StepStore | None,
     ) -> None:
         self._layer = layer
@@ -41,7 +49,7 @@ class LayerCall:
         self._plain: Tensor | None = None
         self._outputs: dict[tuple[int, str], tuple[slice, Tensor]] = {}
 
-    def act(self, control: Control, node: str, chunks: Sequence[Chunk]) -> None:
+    def act(self, control: Control, node: str, chunks: Sequence[RowChunk]) -> None:
         """Take a control's outputs for each chunk of rows.
 
         Raises ValueError when another node changed the rows or positions.
@@ -57,7 +65,7 @@ class LayerCall:
             for branch, output in control.outputs(self._call(control, chunk)).items():
                 self._outputs[number, branch] = chunk.rows[branch], output
 
-    def output(self, inner: Any) -> Tensor:
+    def output(self, inner: Replacement | None) -> Tensor:
         """The layer's output (rows, L, C).
 
         inner: another node's replacement, or None. What it adds to plain attention is kept.
@@ -85,7 +93,7 @@ class LayerCall:
             out[rows] = output
         return out
 
-    def _call(self, control: Control, chunk: Chunk) -> Call:
+    def _call(self, control: Control, chunk: RowChunk) -> Call:
         q, k, v = self._inputs
         running = frozenset(chunk.rows)
         parts = {
@@ -97,7 +105,7 @@ class LayerCall:
         for branch in running:
             for read in control.reads.get(branch, frozenset()) - running:
                 assert self._store is not None
-                parts[read] = self._store.get(self._place(chunk, read), q)  # pyright: ignore
+                parts[read] = self._store.get(self._key(chunk, read), q)  # pyright: ignore
         return Call(
             layer=self._layer,
             step=self._step,
@@ -122,20 +130,20 @@ class LayerCall:
             self._plain = self._attend(*self._inputs)
         return self._plain
 
-    def _put_inputs(self, store: StepStore, control: Control, chunk: Chunk) -> None:
+    def _put_inputs(self, store: StepStore, control: Control, chunk: RowChunk) -> None:
         read = frozenset[str]().union(*control.reads.values())
         for branch in sorted(read & chunk.rows.keys()):
             rows = chunk.rows[branch]
             q, k, v = (tensor[rows] for tensor in self._inputs)
             if self._layer.kind == "cross":
                 k, v = (chunk.entry.cut_text(branch, t) for t in (k, v))
-            store.put(self._place(chunk, branch), (q, k, v))
+            store.put(self._key(chunk, branch), (q, k, v))
 
-    def _place(self, chunk: Chunk, branch: str) -> Place:
-        return Place(self._layer.kind, self._layer.block, chunk.half, branch, "projected")
+    def _key(self, chunk: RowChunk, branch: str) -> StoreKey:
+        return StoreKey(self._layer.kind, self._layer.block, chunk.half, branch, "projected")
 
 
-def require_whole_queries(q: Tensor, layer: Layer, options: Mapping[str, Any], node: str) -> None:
+def require_whole_queries(q: Tensor, layer: Layer, options: Options, node: str) -> None:
     """Raises ValueError when the rows or positions of a layer are not those of the call."""
     height, width = options["activations_shape"][-2:]
     expected = (options["original_shape"][0], height * width)

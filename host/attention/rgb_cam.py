@@ -5,29 +5,36 @@ The rows to act on are known by the conditioning: entries that carry Object-Rest
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ...editors.ale import RegionControl
 from ...prompts.ore import ObjectRestrictedEmbeddings
-from ...regions.regions import AnyRegions
+from ...regions.regions import Regions
+from ..comfy_types import Cond, Conditioning
 from ..messages import NodeName
 from ..patching import RGB_CAM_KEY
 from ..regions import masks_of_latent, require_places
 from ..sampling.latents import pixels_per_cell
 from ..sampling.run_checks import require_width
-from ..text.conditioning import TARGET, BranchEntry, branch_entries
+from ..text.conditioning import TARGET, EntryBranches, branch_entries
 from .adapter import add_control
 from .unet import cross_attention_layers, require_cross_attention
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.samplers import CFGGuider
 
 NODE = NodeName("Region Cross-Attention")
 
 
 def apply_rgb_cam(
-    model: Any, regions: AnyRegions, strength: float = 1.0, background: Any = None
-) -> Any:
+    model: ModelPatcher,
+    regions: Regions,
+    strength: float = 1.0,
+    background: Conditioning | None = None,
+) -> ModelPatcher:
     """A clone of a MODEL whose cross-attention follows the regions.
 
     strength: 0 is the unpatched model, 1 is RGB-CAM; between them the two attention outputs are
@@ -40,7 +47,7 @@ def apply_rgb_cam(
     require_cross_attention(model, NODE)
     outside = None if background is None else _background_text(background)
 
-    def make_control(guider: Any, latent_image: Tensor) -> RegionControl | None:
+    def make_control(guider: CFGGuider, latent_image: Tensor) -> RegionControl | None:
         texts = _require_texts(guider, regions)
         masks = masks_of_latent(regions, latent_image, pixels_per_cell(guider.model_patcher), NODE)
         settings = texts[0].settings
@@ -55,7 +62,7 @@ def apply_rgb_cam(
 
 
 def _require_widths(
-    patcher: Any, texts: list[ObjectRestrictedEmbeddings], background: Tensor | None
+    patcher: ModelPatcher, texts: list[ObjectRestrictedEmbeddings], background: Tensor | None
 ) -> None:
     inputs = [("positive", text.keys) for text in texts]
     if background is not None:
@@ -65,7 +72,7 @@ def _require_widths(
             require_width(name, text.shape[-1], module.to_k.in_features, NODE)
 
 
-def _background_text(background: Any) -> Tensor:
+def _background_text(background: Conditioning) -> Tensor:
     """(N, D): the text of a background CONDITIONING."""
     texts = [text for text, _ in background]
     if len(texts) != 1 or texts[0].shape[0] != 1:
@@ -77,7 +84,7 @@ def _background_text(background: Any) -> Tensor:
     return texts[0][0]
 
 
-def _require_texts(guider: Any, regions: AnyRegions) -> list[ObjectRestrictedEmbeddings]:
+def _require_texts(guider: CFGGuider, regions: Regions) -> list[ObjectRestrictedEmbeddings]:
     """The embeddings of a run's conditionings, checked against the regions."""
     entries = {uuid: entry for uuid, entry in branch_entries(guider.conds).items() if entry.texts}
     if not entries:
@@ -106,7 +113,7 @@ def _require_texts(guider: Any, regions: AnyRegions) -> list[ObjectRestrictedEmb
     return texts
 
 
-def _require_untouched(cond: Mapping[str, Any], entry: BranchEntry) -> None:
+def _require_untouched(cond: Cond, entry: EntryBranches) -> None:
     """Refuses what other nodes may have done to our conditioning on its way to the sampler."""
     text, base = cond["cross_attn"], entry.texts[TARGET].base
     tokens, expected = text.shape[1], base.shape[0]

@@ -7,19 +7,19 @@ what merges tokens merges those of the branch that is read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor
 
 from ...attention.control import Control, Layer, Route, Step
 from ...attention.self_injection import rows_with_source
-from .rows import Chunk
-from .store import Place, StepStore
+from .rows import RowChunk
+from .store import StepStore, StoreKey
 
-RowIndices: TypeAlias = dict[Any, Tensor]
+RowIndices: TypeAlias = dict[tuple[object, ...], Tensor]
 """Row indices of a run by layout, so that each is sent to the device once."""
-Source: TypeAlias = "slice | Place"
-Exchange: TypeAlias = list[tuple[slice, Source]]
+RowSource: TypeAlias = "slice | StoreKey"
+Exchange: TypeAlias = list[tuple[slice, RowSource]]
 """Rows of a batch, and the rows of it or the stored inputs that they take."""
 
 
@@ -34,19 +34,19 @@ def find_routes(
 
 
 def put_inputs(
-    store: StepStore, layer: Layer, chunk: Chunk, routes: Mapping[str, Route], n: Tensor
+    store: StepStore, layer: Layer, chunk: RowChunk, routes: Mapping[str, Route], n: Tensor
 ) -> None:
     """Keep the inputs of branches that others read."""
     read = {source for branch, route in routes.items() for source in route.branches - {branch}}
     for branch in sorted(read & chunk.rows.keys()):
-        place = Place(layer.kind, layer.block, chunk.half, branch, "input")
-        store.put(place, (n[chunk.rows[branch]],))
+        key = StoreKey(layer.kind, layer.block, chunk.half, branch, "input")
+        store.put(key, (n[chunk.rows[branch]],))
 
 
 def exchange_rows(
     inputs: tuple[Tensor, Tensor, Tensor],
     layer: Layer,
-    routed: Sequence[tuple[Chunk, Mapping[str, Route]]],
+    routed: Sequence[tuple[RowChunk, Mapping[str, Route]]],
     store: StepStore | None,
     indices: RowIndices,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,10 +69,10 @@ def exchange_rows(
     return q, k, _take(value, of_values, store, indices)
 
 
-def _source(layer: Layer, chunk: Chunk, branch: str) -> Source:
+def _source(layer: Layer, chunk: RowChunk, branch: str) -> RowSource:
     if branch in chunk.rows:
         return chunk.rows[branch]
-    return Place(layer.kind, layer.block, chunk.half, branch, "input")
+    return StoreKey(layer.kind, layer.block, chunk.half, branch, "input")
 
 
 def _take(rows: Tensor, exchange: Exchange, store: StepStore | None, indices: RowIndices) -> Tensor:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
+import torch
 from torch import Tensor
 
 from ...attention.control import Step
-from ..text.conditioning import BranchEntry
+from ..comfy_types import Options
+from ..text.conditioning import EntryBranches
 
 STEP_KEY = "ale_edit_step"
 """Entry of transformer_options with the 0-based step; set by the two-branch guider once a step."""
@@ -25,14 +26,14 @@ another pack's sampler calls the model past its guider."""
 
 
 @dataclass(frozen=True, eq=False)
-class Chunk:
+class RowChunk:
     """The rows of one conditioning entry in a batch.
 
     half: ComfyUI's cond_or_uncond, 0 conditional and 1 unconditional. rows: the rows of each
         branch.
     """
 
-    entry: BranchEntry
+    entry: EntryBranches
     half: int
     rows: Mapping[str, slice]
 
@@ -41,14 +42,12 @@ class Chunk:
         return self.half == 0
 
 
-def chunks_of(
-    rows: int, options: Mapping[str, Any], entries: Mapping[UUID, BranchEntry]
-) -> list[Chunk]:
+def chunks_of(rows: int, options: Options, entries: Mapping[UUID, EntryBranches]) -> list[RowChunk]:
     """The chunks of a batch of `rows` that belong to the given entries."""
     halves, uuids = options["cond_or_uncond"], options["uuids"]
     size = rows // len(halves)
     return [
-        Chunk(entry, half, branch_rows(slice(c * size, (c + 1) * size), entry.branches))
+        RowChunk(entry, half, branch_rows(slice(c * size, (c + 1) * size), entry.branches))
         for c, (half, uuid) in enumerate(zip(halves, uuids, strict=True))
         if (entry := entries.get(uuid)) is not None
     ]
@@ -61,7 +60,16 @@ def branch_rows(chunk: slice, branches: Sequence[str]) -> dict[str, slice]:
     return {b: slice(start, start + size) for b, start in zip(branches, starts, strict=True)}
 
 
-def require_options(options: Mapping[str, Any], keys: Sequence[str], node: str) -> None:
+def take_branches(rows: Tensor, branches: Sequence[str], taken: Sequence[str]) -> Tensor:
+    """The rows of some of the branches, which have equal shares of `rows`, in the order of
+    `taken`."""
+    if tuple(taken) == tuple(branches):
+        return rows
+    parts = dict(zip(branches, rows.chunk(len(branches)), strict=True))
+    return torch.cat([parts[name] for name in taken])
+
+
+def require_options(options: Options, keys: Sequence[str], node: str) -> None:
     """Raises ValueError when a call of the model lacks what ComfyUI's samplers and UNets write into
     its transformer_options, as where another pack calls the model with options of its own."""
     if missing := [key for key in keys if key not in options]:
@@ -72,20 +80,20 @@ def require_options(options: Mapping[str, Any], keys: Sequence[str], node: str) 
         )
 
 
-def run_options(model_options: Mapping[str, Any], node: str) -> Mapping[str, Any]:
+def run_options(model_options: Options, node: str) -> Options:
     """The transformer_options of one step of a run. Raises ValueError for options of no run."""
     options = model_options.get("transformer_options", {})
     require_options(options, ("sample_sigmas",), node)
     return options
 
 
-def add_latent(model_options: Mapping[str, Any], latents: Tensor, node: str) -> dict[str, Any]:
+def add_latent(model_options: Options, latents: Tensor, node: str) -> Options:
     """The options of calls of the model for `latents` (rows, C, h, w)."""
     options = {**run_options(model_options, node), LATENT_KEY: tuple(latents.shape)}
     return {**model_options, "transformer_options": options}
 
 
-def require_whole_batch(found: int, options: Mapping[str, Any], node: str) -> None:
+def require_whole_batch(found: int, options: Options, node: str) -> None:
     """Raises ValueError when a UNet call holds another number of rows than the sampler asked for,
     so that chunks and branches could not be told apart."""
     require_options(options, ("cond_or_uncond",), node)
@@ -99,7 +107,7 @@ def require_whole_batch(found: int, options: Mapping[str, Any], node: str) -> No
         )
 
 
-def require_whole_latents(size: Sequence[int], options: Mapping[str, Any], node: str) -> None:
+def require_whole_latents(size: Sequence[int], options: Options, node: str) -> None:
     """Raises ValueError when a UNet call sees another part of the latents than the sampler asked
     for, so that the regions would not fit. size: (h, w) of the call."""
     expected = options.get(LATENT_KEY, (0, 0, *size))[2:]
@@ -115,20 +123,20 @@ def _describe(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
-def add_step(model_options: Mapping[str, Any], timestep: Tensor, node: str) -> dict[str, Any]:
+def add_step(model_options: Options, timestep: Tensor, node: str) -> Options:
     """The options of one step: patches read its number instead of each asking the device."""
     options = dict(run_options(model_options, node))
     options[STEP_KEY] = step_index(options, timestep)
     return {**model_options, "transformer_options": options}
 
 
-def step_of(options: Mapping[str, Any]) -> Step:
+def step_of(options: Options) -> Step:
     """The step of options made by add_step."""
     schedule = options["sample_sigmas"]
     return Step(options[STEP_KEY], len(schedule) - 1, float(schedule[options[STEP_KEY]]))
 
 
-def step_index(options: Mapping[str, Any], sigmas: Tensor) -> int:
+def step_index(options: Options, sigmas: Tensor) -> int:
     """The 0-based step of the running sampler, found by its sigma: `sigmas` has one for each row,
     all alike."""
     sigma = sigmas.flatten()[0]

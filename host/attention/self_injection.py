@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -14,15 +14,19 @@ from ..text.conditioning import run_settings
 from .adapter import add_control
 from .unet import require_cross_attention
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.samplers import CFGGuider
+
 NODE = NodeName("Self-Attention Injection")
 
 
-def apply_self_injection(model: Any, schedule: float) -> Any:
+def apply_self_injection(model: ModelPatcher, schedule: float) -> ModelPatcher:
     """A clone of a MODEL that injects self-attention during the first `schedule` share of the
     steps, in [0, 1]."""
     require_cross_attention(model, NODE)
 
-    def make_control(guider: Any, _: Tensor) -> InjectionControl:
+    def make_control(guider: CFGGuider, _: Tensor) -> InjectionControl:
         require_branches(guider, ("source", "target"), NODE)
         return InjectionControl(schedule, run_settings(guider.conds).variant)
 

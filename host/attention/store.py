@@ -24,7 +24,7 @@ STORE_KEY = "ale_edit_store"
 """Entry of transformer_options with the StepStore of the running step."""
 
 
-class Place(NamedTuple):
+class StoreKey(NamedTuple):
     """Where inputs belong: a layer ("self" or "cross", and its block), a half of guidance, a
     branch, and whether they are the layer's input or the projected queries, keys and values."""
 
@@ -48,32 +48,32 @@ class StepStore:
     collects: frozenset[str]
     keeps_on_cpu: bool = False
     bytes_left: int = 2**62
-    inputs: dict[Place, tuple[Tensor, ...]] = field(default_factory=dict)
+    inputs: dict[StoreKey, tuple[Tensor, ...]] = field(default_factory=dict)
     denoised: dict[str, Tensor] = field(default_factory=dict)
     layers: dict[tuple[str, LayerKey], Layer] = field(default_factory=dict)
 
-    def put(self, place: Place, tensors: tuple[Tensor, ...]) -> None:
+    def put(self, key: StoreKey, tensors: tuple[Tensor, ...]) -> None:
         """Keep the inputs of a branch that is collected, while there is memory."""
-        if place.branch not in self.collects or place in self.inputs or self.bytes_left < 0:
+        if key.branch not in self.collects or key in self.inputs or self.bytes_left < 0:
             return
         self.bytes_left -= sum(tensor.nbytes for tensor in tensors)
         if self.bytes_left < 0:
             self.inputs.clear()
             return
         # A plain copy. One that does not wait would pin as much memory until ComfyUI ends.
-        self.inputs[place] = tuple(
+        self.inputs[key] = tuple(
             t.to("cpu" if self.keeps_on_cpu else t.device, copy=True) for t in tensors
         )
 
-    def get(self, place: Place, like: Tensor) -> tuple[Tensor, ...]:
+    def get(self, key: StoreKey, like: Tensor) -> tuple[Tensor, ...]:
         """Inputs on the device and in the type of `like`."""
-        return tuple(tensor.to(like) for tensor in self.inputs[place])
+        return tuple(tensor.to(like) for tensor in self.inputs[key])
 
     def open_for(self, branches: frozenset[str]) -> StepStore:
         """A store that has what is here, and collects what these branches leave."""
         return StepStore(branches, inputs=dict(self.inputs), denoised=dict(self.denoised))
 
-    def bytes(self) -> int:
+    def count_bytes(self) -> int:
         kept = (*self.denoised.values(), *(t for inputs in self.inputs.values() for t in inputs))
         return sum(tensor.nbytes for tensor in kept)
 
@@ -93,11 +93,11 @@ class StepStore:
         if not all(kinds_read(control, running) <= known for control in active):
             return False
         return all(
-            place in self.inputs
+            key in self.inputs
             for control in active
             for layer in self.layers.values()
             for half in halves
-            for place in places_read(control, layer, step, half, running)
+            for key in keys_read(control, layer, step, half, running)
         )
 
 
@@ -110,15 +110,15 @@ def kinds_read(control: Control, running: frozenset[str]) -> frozenset[str]:
     return frozenset[str](control.kinds) | ({"self"} if has_routes else set())
 
 
-def places_read(
+def keys_read(
     control: Control, layer: Layer, step: Step, half: Half, running: frozenset[str]
-) -> Iterator[Place]:
+) -> Iterator[StoreKey]:
     """What a control reads in a layer of branches that are not running."""
     if layer.kind == "self":
         for branch, route in control.routes(layer, step, half == 0).items():
             for read in route.branches - running if branch in running else ():
-                yield Place(layer.kind, layer.block, half, read, "input")
+                yield StoreKey(layer.kind, layer.block, half, read, "input")
     if layer.kind in control.kinds and control.acts(layer, step, half == 0):
         for branch in running:
             for read in control.reads.get(branch, frozenset()) - running:
-                yield Place(layer.kind, layer.block, half, read, "projected")
+                yield StoreKey(layer.kind, layer.block, half, read, "projected")

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from torch.nn import Module
+
+if TYPE_CHECKING:
+    from comfy.ldm.modules.attention import CrossAttention
+    from comfy.model_patcher import ModelPatcher
 
 LayerKey: TypeAlias = tuple[str, int, int]
 """("input" | "middle" | "output", block number, transformer index)."""
 
 
-def cross_attention_layers(diffusion_model: Module) -> dict[LayerKey, Any]:
+def cross_attention_layers(diffusion_model: Module) -> dict[LayerKey, CrossAttention]:
     """Every attn2 module of a UNet, in the order in which they run; empty for other architectures
     (Flux, SD3, ...)."""
     return _modules(diffusion_model, "attn2")
 
 
-def self_attention_layers(diffusion_model: Module) -> dict[LayerKey, Any]:
+def self_attention_layers(diffusion_model: Module) -> dict[LayerKey, CrossAttention]:
     """Every attn1 module of a UNet, in the order in which they run."""
     return _modules(diffusion_model, "attn1")
 
 
-def _modules(diffusion_model: Module, name: str) -> dict[LayerKey, Any]:
+def _modules(diffusion_model: Module, name: str) -> dict[LayerKey, CrossAttention]:
     return {
         key: getattr(transformer, name)
         for key, transformer in _transformers(diffusion_model)
@@ -30,7 +34,7 @@ def _modules(diffusion_model: Module, name: str) -> dict[LayerKey, Any]:
     }
 
 
-def _transformers(diffusion_model: Module) -> Iterator[tuple[LayerKey, Any]]:
+def _transformers(diffusion_model: Module) -> Iterator[tuple[LayerKey, Module]]:
     for name, number, block in _blocks(diffusion_model):
         for module in block.modules():
             for index, transformer in enumerate(getattr(module, "transformer_blocks", ())):
@@ -47,7 +51,7 @@ def _blocks(diffusion_model: Module) -> Iterator[tuple[str, int, Module]]:
         yield "output", number, block
 
 
-def require_cross_attention(model: Any, node: str) -> None:
+def require_cross_attention(model: ModelPatcher, node: str) -> None:
     """Raises ValueError when the model input of `node` is no UNet that makes one image at a time
     from text: with self-attention and cross-attention in every transformer."""
     diffusion_model = model.get_model_object("diffusion_model")

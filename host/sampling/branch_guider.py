@@ -12,8 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import comfy.patcher_extension
 import comfy.sampler_helpers
@@ -22,14 +21,16 @@ import torch
 from torch import Tensor
 
 from ..attention.adapter import running_controls
-from ..attention.rows import STEP_KEY, add_latent, add_step, step_of
+from ..attention.rows import STEP_KEY, add_latent, add_step, step_of, take_branches
 from ..attention.store import STORE_KEY, StepStore
 from ..attention.unet import require_cross_attention
+from ..comfy_types import Conditioning, Conds, Options
 from ..messages import NodeName
 from ..patching import WRAPPERS
 from .branch_inputs import (
-    branches_entry,
-    negative_entry,
+    Branch,
+    make_branches_entry,
+    make_negative_entry,
     require_active,
     require_alike,
     require_control,
@@ -58,6 +59,10 @@ from .source_branch import (
     run_inputs,
 )
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.patcher_extension import WrapperExecutor
+
 logger = logging.getLogger(__name__)
 
 NODE = NodeName("Two-Branch Guider")
@@ -67,16 +72,6 @@ LEAST_SPLIT_POSITIONS = 32 * 32
 Names: TypeAlias = tuple[str, ...]
 Evaluation: TypeAlias = Literal["together", "in turn"]
 EVALUATIONS: Names = get_args(Evaluation)
-
-
-@dataclass(frozen=True, eq=False)
-class Branch:
-    """A branch of a run: its name, its CONDITIONING of one entry and one text, and its
-    classifier-free guidance scale (1 is off)."""
-
-    name: str
-    conditioning: Any
-    guidance: float = 1.0
 
 
 class BranchGuider(comfy.samplers.CFGGuider):
@@ -93,9 +88,9 @@ class BranchGuider(comfy.samplers.CFGGuider):
 
     def __init__(
         self,
-        model: Any,
+        model: ModelPatcher,
         branches: Sequence[Branch],
-        negative: Any,
+        negative: Conditioning,
         *,
         evaluation: Evaluation = "together",
         reuses_source: bool = True,
@@ -117,7 +112,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         self,
         noise: Tensor,
         latent_image: Tensor,
-        sampler: Any,
+        sampler: comfy.samplers.Sampler,
         sigmas: Tensor,
         *args: Any,
         **kwargs: Any,
@@ -155,17 +150,17 @@ class BranchGuider(comfy.samplers.CFGGuider):
             self._source_branch = None
             self.__dict__.pop("conds", None)
 
-    def _conds(self, names: Names, batch: int) -> dict[str, list[dict[str, Any]]]:
+    def _conds(self, names: Names, batch: int) -> Conds:
         """The entries of calls that hold these branches, and of those of them that are guided."""
         positive, negative = self._keys(names)
         conds = {
-            positive: [branches_entry({name: self._branches[name] for name in names}, batch)],
-            negative: [negative_entry(cond, names, batch) for cond in self._negative],
+            positive: [make_branches_entry({name: self._branches[name] for name in names}, batch)],
+            negative: [make_negative_entry(cond, names, batch) for cond in self._negative],
         }
         guided = self._guided_names(names)
         if guided and guided != names:
             key = self._keys(guided)[1]
-            conds[key] = [negative_entry(cond, guided, batch) for cond in self._negative]
+            conds[key] = [make_negative_entry(cond, guided, batch) for cond in self._negative]
         return conds
 
     def _keys(self, names: Names) -> tuple[str, str]:
@@ -196,7 +191,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             require_same_hidden_part(last, self._negative, model, NODE)
             require_active("negative", self._negative, sigmas, model, NODE)
 
-    def _open_source_branch(self, inputs: dict[str, Any], batch: int) -> None:
+    def _open_source_branch(self, inputs: dict[str, object], batch: int) -> None:
         """Take the source branch of an earlier run with the same inputs, or begin one."""
         self._source_branch = find(self.model_patcher.model, inputs)
         if self._source_branch is None:
@@ -224,7 +219,12 @@ class BranchGuider(comfy.samplers.CFGGuider):
             self.__dict__.pop("inner_model", None)
 
     def _prepare_branches(
-        self, executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any
+        self,
+        executor: WrapperExecutor,
+        model: ModelPatcher,
+        noise_shape: Sequence[int],
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         """Let ComfyUI reserve memory for all rows of a call, as many as branches an image."""
         count = 1 if self._evaluation == "in turn" else len(self.branch_names)
@@ -236,7 +236,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         self,
         x: Tensor,
         timestep: Tensor,
-        model_options: dict[str, Any],
+        model_options: Options,
         seed: int | None = None,
     ) -> Tensor:
         """Denoised predictions (rows, C, h, w) of the latents of all branches."""
@@ -250,13 +250,13 @@ class BranchGuider(comfy.samplers.CFGGuider):
         if store is not None:
             options[STORE_KEY] = store
         for names in self._groups(options, is_kept):
-            rows = self._rows(names, x, timestep)
-            denoised.update(self._predict(names, *rows, model_options))
+            rows, times = (take_branches(t, self.branch_names, names) for t in (x, timestep))
+            denoised.update(self._predict(names, rows, times, model_options))
         if store is not None and not is_kept and self._source_branch is not None:
             self._source_branch.add(options[STEP_KEY], store, denoised[SOURCE])
         return torch.cat([denoised[name] for name in self.branch_names])
 
-    def _open_step(self, options: dict[str, Any]) -> tuple[StepStore | None, bool]:
+    def _open_step(self, options: Options) -> tuple[StepStore | None, bool]:
         """What this step reads of branches that ran before, and whether the source is among
         them."""
         branch, number = self._source_branch, options[STEP_KEY]
@@ -270,7 +270,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             return StepStore(frozenset(self.branch_names)), False
         return (branch.open_step(), False) if branch is not None else (None, False)
 
-    def _groups(self, options: dict[str, Any], is_kept: bool) -> list[Names]:
+    def _groups(self, options: Options, is_kept: bool) -> list[Names]:
         """The branches of each evaluation of a step."""
         names = self._other_names() if is_kept else self.branch_names
         if self._evaluation == "together":
@@ -278,20 +278,8 @@ class BranchGuider(comfy.samplers.CFGGuider):
         order = order_in_turn(self.branch_names, options, NODE)
         return [(name,) for name in order if name in names]
 
-    def _rows(self, names: Names, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """The latents and sigmas of some branches."""
-        if names == self.branch_names:
-            return x, timestep
-        count = len(self.branch_names)
-        of_branch = dict(zip(self.branch_names, range(count), strict=True))
-        parts, times = x.chunk(count), timestep.chunk(count)
-        return (
-            torch.cat([parts[of_branch[name]] for name in names]),
-            torch.cat([times[of_branch[name]] for name in names]),
-        )
-
     def _predict(
-        self, names: Names, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+        self, names: Names, x: Tensor, timestep: Tensor, model_options: Options
     ) -> dict[str, Tensor]:
         """The guided predictions (B, C, h, w) of branches that run together."""
         batch = x.shape[0] // len(names)
@@ -308,7 +296,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             name: guided[scales[name]][i * batch : (i + 1) * batch] for i, name in enumerate(names)
         }
 
-    def _scales(self, names: Names, model_options: dict[str, Any]) -> dict[str, float]:
+    def _scales(self, names: Names, model_options: Options) -> dict[str, float]:
         """The scale at which each branch's guidance is computed.
 
         A branch without guidance has its conditional prediction in both places, which every scale
@@ -319,14 +307,14 @@ class BranchGuider(comfy.samplers.CFGGuider):
         leading = guided[-1] if guided else names[-1]
         return {name: self._guidance[name if name in guided else leading] for name in names}
 
-    def _is_off(self, name: str, model_options: dict[str, Any]) -> bool:
+    def _is_off(self, name: str, model_options: Options) -> bool:
         """Whether a branch needs no unconditional prediction."""
         if model_options.get("disable_cfg1_optimization", False):
             return False
         return math.isclose(self._guidance[name], 1.0)
 
     def _predictions(
-        self, names: Names, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+        self, names: Names, x: Tensor, timestep: Tensor, model_options: Options
     ) -> tuple[Tensor, Tensor]:
         """Conditional and unconditional predictions of branches that run together.
 
@@ -348,20 +336,20 @@ class BranchGuider(comfy.samplers.CFGGuider):
                 self.inner_model, [positive, None], x, timestep, model_options, NODE
             )
             negative = self.conds[self._keys(guided)[1]]
-            kept = torch.cat(_parts(x, is_off)), torch.cat(_parts(timestep, is_off))
-            _, uncond = call_model(self.inner_model, [None, negative], *kept, model_options, NODE)
+            rows, times = (take_branches(t, names, guided) for t in (x, timestep))
+            _, uncond = call_model(
+                self.inner_model, [None, negative], rows, times, model_options, NODE
+            )
             rest = iter(uncond.chunk(len(guided)))
         else:
             cond, uncond = call_model(
                 self.inner_model, [positive, negative], x, timestep, model_options, NODE
             )
-            rest = iter(_parts(uncond, is_off))
+            rest = iter(take_branches(uncond, names, guided).chunk(len(guided)))
         own = zip(cond.chunk(len(names)), is_off, strict=True)
         return cond, torch.cat([part if off else next(rest) for part, off in own])
 
-    def _is_one_call(
-        self, guided: Names, x: Tensor, count: int, model_options: dict[str, Any]
-    ) -> bool:
+    def _is_one_call(self, guided: Names, x: Tensor, count: int, model_options: Options) -> bool:
         """Whether this step keeps the unconditional rows of branches without guidance, in one call
         with the others: where guided branches read them, where something keeps rows from one call
         to the next, and where one larger call is faster (docs/performance.md)."""
@@ -372,14 +360,8 @@ class BranchGuider(comfy.samplers.CFGGuider):
             model_options, self.conds["positive"]
         )
 
-    def _is_read(self, names: Names, model_options: dict[str, Any]) -> bool:
+    def _is_read(self, names: Names, model_options: Options) -> bool:
         """Whether guided branches that run elsewhere read these."""
         others = (name for name in self.branch_names if name not in names)
         guided = [name for name in others if not self._is_off(name, model_options)]
         return is_any_read(guided, frozenset(names), model_options)
-
-
-def _parts(rows: Tensor, is_off: Sequence[bool]) -> list[Tensor]:
-    """The rows of each branch whose guidance is on."""
-    parts = rows.chunk(len(is_off))
-    return [part for part, off in zip(parts, is_off, strict=True) if not off]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import comfy.model_base
@@ -18,8 +19,13 @@ import torch
 from torch import Tensor
 
 from ..attention.unet import cross_attention_layers
+from ..comfy_types import Cond, Conditioning
 from ..compare import is_same
-from ..text.conditioning import BRANCHES_KEY, ORE_KEY, TARGET, BranchEntry
+from ..text.conditioning import BRANCHES_KEY, ORE_KEY, TARGET, EntryBranches
+
+if TYPE_CHECKING:
+    from comfy.controlnet import ControlBase
+    from comfy.model_patcher import ModelPatcher
 
 OWN_KEYS = {"pooled_output", ORE_KEY}
 """Entries of a conditioning that each branch has its own of."""
@@ -51,7 +57,17 @@ CURES = {
 CURE = "Apply the same node with the same values to both conditionings."
 
 
-def require_alike(branches: Mapping[str, Any], model: Any, node: str) -> None:
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """A branch of a run: its name, its CONDITIONING of one entry and one text, and its
+    classifier-free guidance scale (1 is off)."""
+
+    name: str
+    conditioning: Conditioning
+    guidance: float = 1.0
+
+
+def require_alike(branches: Mapping[str, Conditioning], model: ModelPatcher, node: str) -> None:
     """Raises ValueError when the CONDITIONING of a branch has several entries or texts, or the
     branches differ, for this MODEL, in anything but their texts.
 
@@ -84,17 +100,15 @@ def require_alike(branches: Mapping[str, Any], model: Any, node: str) -> None:
                 )
 
 
-def _add_defaults(options: Mapping[str, Any], model: Any) -> dict[str, Any]:
+def _add_defaults(options: Cond, model: ModelPatcher) -> Cond:
     """The entries of a conditioning that ComfyUI reads, and what its samplers and this MODEL take
     for those that are missing; without width and height, for which they take the latent's."""
-    meant: dict[str, Any] = dict(DEFAULTS)
+    meant: Cond = dict(DEFAULTS)
     given = {key: value for key, value in options.items() if value is not None}
     given = {k: v for k, v in given.items() if k not in READ_BESIDE or READ_BESIDE[k] in given}
     given.pop("default", None)
     if "default" in options and any(limit in given for limit in LIMITS):
-        given["default"] = (
-            True  # whatever its value; where nothing limits the entry, it is not read
-        )
+        given["default"] = True  # whatever its value; without a limit ComfyUI's result is the same
     if isinstance(model.model, comfy.model_base.SDXL):
         meant |= UNCROPPED
         meant |= {f"target_{side}": given[side] for side in ("width", "height") if side in given}
@@ -107,7 +121,7 @@ def _add_defaults(options: Mapping[str, Any], model: Any) -> dict[str, Any]:
     return {**meant, **given}
 
 
-def require_pooled(branches: Mapping[str, Mapping[str, Any]], model: Any, node: str) -> None:
+def require_pooled(branches: Mapping[str, Cond], model: ModelPatcher, node: str) -> None:
     """Raises ValueError when a model that reads pooled outputs (SDXL) is given them for some
     branches alone."""
     if model.model.model_config.unet_config.get("adm_in_channels") is None:
@@ -121,7 +135,7 @@ def require_pooled(branches: Mapping[str, Mapping[str, Any]], model: Any, node: 
 
 
 def require_same_hidden_part(
-    target: Mapping[str, Any], negative: Sequence[Mapping[str, Any]], model: Any, node: str
+    target: Cond, negative: Sequence[Cond], model: ModelPatcher, node: str
 ) -> None:
     """Raises ValueError when the channels beside the latent, which inpainting models read, are
     others for the negative than for source and target: guidance would follow the difference."""
@@ -139,7 +153,7 @@ def require_same_hidden_part(
 
 
 def require_active(
-    name: str, conds: Sequence[Mapping[str, Any]], sigmas: Tensor, model: Any, node: str
+    name: str, conds: Sequence[Cond], sigmas: Tensor, model: ModelPatcher, node: str
 ) -> None:
     """Raises ValueError when no entry of input `name` is active at some step: ComfyUI would put
     zeros in the place of its prediction."""
@@ -158,7 +172,7 @@ def require_active(
             )
 
 
-def require_control(name: str, cond: Mapping[str, Any], batch: int, model: Any, node: str) -> None:
+def require_control(name: str, cond: Cond, batch: int, model: ModelPatcher, node: str) -> None:
     """Raises ValueError when a ControlNet of input `name` is another model family's, or holds
     images that do not fit `batch` latents."""
     width = cond["cross_attn"].shape[-1]
@@ -178,27 +192,27 @@ def require_control(name: str, cond: Mapping[str, Any], batch: int, model: Any, 
             )
 
 
-def _controls(cond: Mapping[str, Any]) -> Iterator[Any]:
+def _controls(cond: Cond) -> Iterator[ControlBase]:
     control = cond.get("control")
     while control is not None:
         yield control
         control = getattr(control, "previous_controlnet", None)
 
 
-def _text_width(control: Any) -> int | None:
+def _text_width(control: ControlBase) -> int | None:
     """Channels of the text that a ControlNet reads, where it reads any."""
     net = getattr(control, "control_model", None)
     layers = cross_attention_layers(net) if isinstance(net, torch.nn.Module) else {}
     return next((layer.to_k.in_features for layer in layers.values()), None)
 
 
-def _is_adapter_of_another(control: Any, model: Any) -> bool:
+def _is_adapter_of_another(control: ControlBase, model: ModelPatcher) -> bool:
     """Whether a T2I-Adapter is SDXL's and the model is not, or the other way round."""
     is_for_sdxl = getattr(getattr(control, "t2i_model", None), "xl", None)
     return is_for_sdxl is not None and is_for_sdxl != isinstance(model.model, comfy.model_base.SDXL)
 
 
-def branches_entry(branches: Mapping[str, Mapping[str, Any]], batch: int) -> dict[str, Any]:
+def make_branches_entry(branches: Mapping[str, Cond], batch: int) -> Cond:
     """One conditioning entry of the named branches: the last one's options, and each one's text,
     `batch` rows of it."""
     conds = list(branches.values())
@@ -219,21 +233,21 @@ def branches_entry(branches: Mapping[str, Mapping[str, Any]], batch: int) -> dic
     if ORE_KEY in branches.get(TARGET, {}):
         entry[ORE_KEY] = branches[TARGET][ORE_KEY]
     counts = {name: cond["cross_attn"].shape[1] for name, cond in branches.items()}
-    entry[BRANCHES_KEY] = BranchEntry(tuple(branches), tokens=counts)
+    entry[BRANCHES_KEY] = EntryBranches(tuple(branches), tokens=counts)
     return entry
 
 
-def negative_entry(cond: Mapping[str, Any], branches: Sequence[str], batch: int) -> dict[str, Any]:
+def make_negative_entry(cond: Cond, branches: Sequence[str], batch: int) -> Cond:
     """A negative entry for rows of the named branches.
 
     SDXL's refiner asks for the kind of prompt, by default the name of the entries.
     """
-    own = BranchEntry(tuple(branches), tokens={b: cond["cross_attn"].shape[1] for b in branches})
+    own = EntryBranches(tuple(branches), tokens={b: cond["cross_attn"].shape[1] for b in branches})
     entry = repeat_mask(cond, batch, len(branches))
     return {"prompt_type": "negative", **entry, BRANCHES_KEY: own, "uuid": uuid4()}
 
 
-def repeat_mask(cond: Mapping[str, Any], batch: int, branches: int) -> dict[str, Any]:
+def repeat_mask(cond: Cond, batch: int, branches: int) -> Cond:
     """A conditioning entry whose masks, one for each image, are repeated for every branch."""
     mask = cond.get("mask")
     if mask is None or mask.ndim < 3 or mask.shape[0] == 1:

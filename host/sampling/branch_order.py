@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ...attention.control import running_order
 from ..attention.adapter import running_controls
 from ..attention.rows import step_of
+from ..comfy_types import Options
 
 
-def order_in_turn(
-    branches: tuple[str, ...], options: Mapping[str, Any], node: str
-) -> tuple[str, ...]:
+def order_in_turn(branches: tuple[str, ...], options: Options, node: str) -> tuple[str, ...]:
     """The branches in an order in which each runs behind those that it reads.
 
     options: the transformer_options of this step. Raises ValueError where there is none.
@@ -30,9 +28,7 @@ def order_in_turn(
     return order
 
 
-def is_any_read(
-    readers: Sequence[str], read: frozenset[str], model_options: Mapping[str, Any]
-) -> bool:
+def is_any_read(readers: Sequence[str], read: frozenset[str], model_options: Options) -> bool:
     """Whether a control lets any of the readers read any of the others at this step."""
     options = model_options["transformer_options"]
     step = step_of(options)

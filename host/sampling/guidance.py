@@ -3,22 +3,26 @@ other nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import comfy.samplers
 from torch import Tensor
 
 from ..attention.rows import add_latent
+from ..comfy_types import Cond, Options
 from ..patching import WRAPPERS
+
+if TYPE_CHECKING:
+    from comfy.model_base import BaseModel
 
 
 def call_model(
-    model: Any,
-    conds: list[Any],
+    model: BaseModel,
+    conds: list[list[Cond] | None],
     x: Tensor,
     timestep: Tensor,
-    model_options: Mapping[str, Any],
+    model_options: Options,
     node: str,
 ) -> list[Tensor]:
     """Denoised predictions (rows, C, h, w), one for each list of conditioning entries.
@@ -35,17 +39,19 @@ def call_model(
             "model_options": options,
         }
         return options["sampler_calc_cond_batch_function"](args)
-    return comfy.samplers.calc_cond_batch(model, conds, x, timestep, options)
+    return comfy.samplers.calc_cond_batch(
+        model, cast("list[list[dict]]", conds), x, timestep, options
+    )
 
 
 def guide(
-    model: Any,
-    conds: Sequence[Any],
+    model: BaseModel,
+    conds: Sequence[list[Cond]],
     outs: Sequence[Tensor],
     scale: float,
     x: Tensor,
     timestep: Tensor,
-    model_options: dict[str, Any],
+    model_options: Options,
 ) -> Tensor:
     """Classifier-free guidance of all rows at one scale, with every guidance patch on the model.
 
@@ -79,7 +85,7 @@ def guide(
     )
 
 
-def keeps_rows(model_options: Mapping[str, Any], positive: Sequence[Mapping[str, Any]]) -> bool:
+def keeps_rows(model_options: Options, positive: Sequence[Cond]) -> bool:
     """Whether a control or a wrapper of another node may expect as many rows in each call."""
     wrappers = model_options["transformer_options"].get("wrappers", {})
     kinds = (WRAPPERS.CALC_COND_BATCH, WRAPPERS.DIFFUSION_MODEL)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import comfy.model_sampling
+from comfy.model_sampling import ModelSamplingDiscrete
 
 from ...inversion.update_rule import Level
 from ..versions import noise_scale_of
 
 
-def is_flow(sampling: Any) -> bool:
+def is_flow(sampling: object) -> bool:
     """Whether a model_sampling mixes image and noise (flow matching) instead of adding noise."""
     return isinstance(sampling, comfy.model_sampling.CONST)
 
 
-def level_at(sampling: Any, sigma: float) -> Level:
+def level_at(sampling: object, sigma: float) -> Level:
     """The noise level at a sigma."""
     if is_flow(sampling):
         return Level(1 - sigma, sigma * noise_scale_of(sampling))
     return Level(1.0, sigma)
 
 
-def is_largest(sampling: Any, sigma: float) -> bool:
+def is_largest(sampling: ModelSamplingDiscrete, sigma: float) -> bool:
     """Whether a schedule starts at the model's largest sigma."""
     return sigma >= float(sampling.sigma_max) * (1 - 1e-4)

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import comfy.model_sampling
 import torch
 from torch import Tensor
 
+from ..comfy_types import Cond, Options
 from ..patching import WRAPPERS
 from ..versions import CFG_OVERRIDE_MODULE, MAHIRO, MAHIRO_MODULE, SCALING_NODE
 from .latents import pixels_per_cell
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.samplers import CFGGuider, Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +33,7 @@ OTHER_SPACES = (
 TEXT_WIDTHS = {768: "SD 1.5", 1024: "SD 2", 1280: "SDXL's refiner", 2048: "SDXL"}
 
 
-def require_branches(guider: Any, names: Sequence[str], node: str) -> None:
+def require_branches(guider: CFGGuider, names: Sequence[str], node: str) -> None:
     """Raises ValueError when a run lacks one of these branches."""
     missing = [name for name in names if name not in getattr(guider, "branch_names", ())]
     if missing:
@@ -39,7 +44,7 @@ def require_branches(guider: Any, names: Sequence[str], node: str) -> None:
         )
 
 
-def require_branch_sampler(sampler: Any, node: str) -> None:
+def require_branch_sampler(sampler: Sampler, node: str) -> None:
     """Raises ValueError when a sampler does not run all branches."""
     if not getattr(sampler, "runs_branches", False):
         function = getattr(sampler, "sampler_function", None)
@@ -66,7 +71,7 @@ def require_sigmas(sigmas: Tensor, node: str) -> None:
         )
 
 
-def require_noise_space(model: Any, node: str) -> None:
+def require_noise_space(model: ModelPatcher, node: str) -> None:
     """Raises ValueError when a model's latents are no image plus sigma times noise."""
     sampling = model.get_model_object("model_sampling")
     if isinstance(sampling, OTHER_SPACES):
@@ -78,7 +83,7 @@ def require_noise_space(model: Any, node: str) -> None:
         )
 
 
-def require_latent(latent: Tensor, model: Any, node: str) -> None:
+def require_latent(latent: Tensor, model: ModelPatcher, node: str) -> None:
     """Raises ValueError when a latent is empty, not finite, or not of the model's shape."""
     channels = model.get_model_object("latent_format").latent_channels
     if latent.ndim != 4 or latent.shape[1] != channels:
@@ -99,7 +104,7 @@ def require_latent(latent: Tensor, model: Any, node: str) -> None:
         )
 
 
-def advise_size(latent: Tensor, model: Any, node: str) -> None:
+def advise_size(latent: Tensor, model: ModelPatcher, node: str) -> None:
     """Says once what a latent of more than LARGE_PIXELS pixels costs, and what to do instead."""
     cell = pixels_per_cell(model)
     height, width = (cell * n for n in latent.shape[-2:])
@@ -120,7 +125,7 @@ def advise_size(latent: Tensor, model: Any, node: str) -> None:
     )
 
 
-def require_text_width(name: str, cond: dict[str, Any], model: Any, node: str) -> None:
+def require_text_width(name: str, cond: Cond, model: ModelPatcher, node: str) -> None:
     """Raises ValueError when the conditioning of input `name` is another text encoder's."""
     expected = model.model.model_config.unet_config.get("context_dim")
     if expected is not None:
@@ -144,7 +149,7 @@ def _width(width: int) -> str:
     return f"{width} ({TEXT_WIDTHS[width]})" if width in TEXT_WIDTHS else str(width)
 
 
-def require_whole_rows(model_options: dict[str, Any], node: str) -> None:
+def require_whole_rows(model_options: Options, node: str) -> None:
     """Raises ValueError for nodes that average over the rows of a batch or window it, where it
     holds both branches."""
     if model_options.get("context_handler") is not None:
@@ -160,7 +165,7 @@ def require_whole_rows(model_options: dict[str, Any], node: str) -> None:
         )
 
 
-def require_own_guidance(model: Any, node: str) -> None:
+def require_own_guidance(model: ModelPatcher, node: str) -> None:
     """Raises ValueError where another node sets the one guidance of a stock guider, which a guider
     with one for each branch would not follow."""
     wrappers = model.wrappers.get(WRAPPERS.PREDICT_NOISE, {}).values()
@@ -172,5 +177,5 @@ def require_own_guidance(model: Any, node: str) -> None:
         )
 
 
-def _is_of(module: str, function: Any) -> bool:
+def _is_of(module: str, function: object) -> bool:
     return str(getattr(function, "__module__", "")).endswith(module)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -12,17 +12,21 @@ from ..attention.unet import require_cross_attention
 from ..messages import NodeName, name_node
 from .run_checks import require_noise_space
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.model_sampling import ModelSamplingDiscrete
+
 NODE = NodeName("LCM Schedule")
 
 
-def lcm_sigmas(model: Any, steps: int, strength: float) -> Tensor:
+def lcm_sigmas(model: ModelPatcher, steps: int, strength: float) -> Tensor:
     """(kept steps + 1,) sigmas of a MODEL at exact entries of its table, the last one 0.
 
     Raises ValueError when the model's table of noise levels does not hold these time steps.
     """
     require_cross_attention(model, NODE)
     require_noise_space(model, NODE)
-    sampling = model.get_model_object("model_sampling")
+    sampling = cast("ModelSamplingDiscrete", model.get_model_object("model_sampling"))
     with name_node(NODE):
         timesteps = torch.tensor(lcm_timesteps(steps, strength), dtype=torch.float32)
     sigmas = torch.tensor([float(sampling.sigma(timestep)) for timestep in timesteps])
@@ -36,6 +40,6 @@ def lcm_sigmas(model: Any, steps: int, strength: float) -> Tensor:
     return torch.cat([sigmas, torch.zeros(1)])
 
 
-def _name(sampling: Any) -> str:
+def _name(sampling: object) -> str:
     """The class of a model sampling, without the nameless one that ComfyUI makes of two."""
     return type(sampling).__mro__[1].__name__

@@ -13,16 +13,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import comfy.model_management
 import torch
 from torch import Tensor
 
 from ..attention.store import StepStore
+from ..comfy_types import Cond
 from ..compare import is_same
 from ..patching import OWN_KEY
 from ..text.conditioning import BRANCHES_KEY, ORE_KEY
+
+if TYPE_CHECKING:
+    from comfy.model_base import BaseModel
+    from comfy.model_patcher import ModelPatcher
+    from comfy.samplers import Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +45,11 @@ COUPLING_KEYS = ("control", "hooks", "gligen", "area", "mask", "start_percent", 
 class SourceBranch:
     """The source branch of one run: what it was computed from, and what came out at each step."""
 
-    def __init__(self, inputs: Mapping[str, Any]) -> None:
+    def __init__(self, inputs: Mapping[str, object]) -> None:
         self.inputs = _copy(inputs)
         self.steps: dict[int, StepStore] = {}
-        free: Any = comfy.model_management.get_free_memory(torch.device("cpu"))
-        self._bytes_left = min(LIMIT_BYTES, int(free) // 4)
+        free = comfy.model_management.get_free_memory(torch.device("cpu"))
+        self._bytes_left = min(LIMIT_BYTES, int(cast(int, free)) // 4)
 
     def open_step(self) -> StepStore:
         """A step that is about to run with all branches together."""
@@ -52,35 +58,35 @@ class SourceBranch:
     def add(self, number: int, step: StepStore, denoised: Tensor) -> None:
         """Keep the source's part of a step that has run, in place of an earlier one."""
         if number in self.steps:
-            self._bytes_left += self.steps[number].bytes()
+            self._bytes_left += self.steps[number].count_bytes()
         done = StepStore(frozenset(), layers=step.layers)
         done.denoised[SOURCE] = denoised.to("cpu", copy=True)
         inputs = {
-            place: tuple(tensor.to("cpu") for tensor in tensors)
-            for place, tensors in step.inputs.items()
-            if place.branch == SOURCE
+            key: tuple(tensor.to("cpu") for tensor in tensors)
+            for key, tensors in step.inputs.items()
+            if key.branch == SOURCE
         }
         if sum(t.nbytes for tensors in inputs.values() for t in tensors) <= self._bytes_left:
             done.inputs = inputs
         self.steps[number] = done
-        self._bytes_left -= done.bytes()
+        self._bytes_left -= done.count_bytes()
 
-    def bytes(self) -> int:
-        return sum(step.bytes() for step in self.steps.values())
+    def count_bytes(self) -> int:
+        return sum(step.count_bytes() for step in self.steps.values())
 
 
-def keep(model: Any, branch: SourceBranch) -> None:
+def keep(model: BaseModel, branch: SourceBranch) -> None:
     """Keep the source branch of a finished run of a BaseModel, in place of any other."""
     if getattr(model, KEPT, None) is not branch:
         logger.info(
             "The source branch of this edit is kept for the next one of the same image: %.0f MB of "
             "main memory (reuse_source).",
-            branch.bytes() / 1e6,
+            branch.count_bytes() / 1e6,
         )
     setattr(model, KEPT, branch)
 
 
-def find(model: Any, inputs: Mapping[str, Any]) -> SourceBranch | None:
+def find(model: BaseModel, inputs: Mapping[str, object]) -> SourceBranch | None:
     """The kept source branch of a BaseModel that was computed from the same inputs; one of other
     inputs is freed."""
     branch = getattr(model, KEPT, None)
@@ -90,17 +96,17 @@ def find(model: Any, inputs: Mapping[str, Any]) -> SourceBranch | None:
     return None
 
 
-def forget(model: Any) -> None:
+def forget(model: BaseModel | None) -> None:
     """Free the kept source branch of a BaseModel."""
     if hasattr(model, KEPT):
         delattr(model, KEPT)
 
 
 def is_source_separable(
-    patcher: Any,
-    sampler: Any,
-    positive: Mapping[str, Any],
-    negative: Sequence[Mapping[str, Any]],
+    patcher: ModelPatcher,
+    sampler: Sampler,
+    positive: Cond,
+    negative: Sequence[Cond],
 ) -> bool:
     """Whether the source branch of a run is certain not to depend on its target branch.
 
@@ -125,12 +131,12 @@ def is_source_separable(
 
 
 def run_inputs(
-    patcher: Any,
-    entry: Mapping[str, Any],
-    source: Mapping[str, Any],
-    negative: Sequence[Mapping[str, Any]],
-    numbers: Mapping[str, Any],
-) -> dict[str, Any]:
+    patcher: ModelPatcher,
+    entry: Cond,
+    source: Cond,
+    negative: Sequence[Cond],
+    numbers: Mapping[str, object],
+) -> dict[str, object]:
     """Everything that the source branch of a separable run is computed from.
 
     entry: the conditioning entry of both branches; source: that of the source alone. numbers: the
@@ -148,12 +154,12 @@ def run_inputs(
     }
 
 
-def _describe(cond: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
+def _describe(cond: Cond, left_out: Sequence[str]) -> Cond:
     ours = (ORE_KEY, BRANCHES_KEY, "uuid")
     return {key: value for key, value in cond.items() if key not in (*ours, *left_out)}
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: object) -> object:
     """Nested values whose tensors are copies: the caller may change its own in place."""
     if isinstance(value, Tensor):
         return value.to("cpu", copy=True)

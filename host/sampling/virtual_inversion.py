@@ -3,7 +3,8 @@ branches of a guider."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import comfy.samplers
 import torch
@@ -17,12 +18,29 @@ from ...inversion.update_rule import (
     predict_edit,
     pure_noise,
 )
+from ..comfy_types import Options
 from ..messages import NodeName
 from .noise_levels import is_flow, is_largest, level_at
+
+if TYPE_CHECKING:
+    from comfy.model_sampling import ModelSamplingDiscrete
+    from comfy.samplers import CFGGuider
 
 NODE = NodeName("Virtual Inversion")
 EDITED = "target"
 """The branch whose edit is the result."""
+
+
+class SamplerModel(Protocol):
+    """What ComfyUI's samplers are given: a guider that is called as a denoiser, with the latents
+    that the run began with."""
+
+    inner_model: CFGGuider
+    latent_image: Tensor
+
+    def __call__(
+        self, x: Tensor, sigma: Tensor, denoise_mask: Tensor | None, **kwargs: Any
+    ) -> Tensor: ...
 
 
 class BranchSampler(comfy.samplers.KSAMPLER):
@@ -37,18 +55,18 @@ class BranchSampler(comfy.samplers.KSAMPLER):
         return isinstance(rule, UpdateRule) and rule.is_source_free
 
 
-def virtual_inversion_sampler(eta: float = 1.0, kappa: float = 0.0) -> Any:
+def virtual_inversion_sampler(eta: float = 1.0, kappa: float = 0.0) -> BranchSampler:
     """A SAMPLER. eta in [0, 1] is the share of fresh noise in each step's variance; kappa in [0, 1]
     goes from DDCM to FlowEdit."""
     return BranchSampler(sample_virtual_inversion, {"rule": UpdateRule(kappa=kappa, eta=eta)})
 
 
 def sample_virtual_inversion(
-    model: Any,
+    model: SamplerModel,
     x: Tensor,
     sigmas: Tensor,
-    extra_args: dict[str, Any] | None = None,
-    callback: Any = None,
+    extra_args: Options | None = None,
+    callback: Callable[[dict[str, object]], object] | None = None,
     disable: bool | None = None,
     rule: UpdateRule | None = None,
 ) -> Tensor:
@@ -66,7 +84,7 @@ def sample_virtual_inversion(
             f"{type(guider).__name__}. Connect Two-Branch Guider to SamplerCustomAdvanced."
         )
     extra_args = dict(extra_args or {})
-    edit_mask = extra_args.pop("denoise_mask", None)
+    read_edit_mask = extra_args.pop("denoise_mask", None)
     sampling = guider.inner_model.model_sampling
     x0 = model.latent_image.to(x)
     noise = ItemNoise(extra_args.get("seed") or 0, x0.shape)
@@ -81,8 +99,8 @@ def sample_virtual_inversion(
         predicted = dict(zip(names, denoised.chunk(len(names)), strict=True))
         source = predicted.pop(SOURCE)
         edits = {name: predict_edit(x0, source, own) for name, own in predicted.items()}
-        if edit_mask is not None:
-            mask = _step_mask(edit_mask, guider, sigmas, step, extra_args)
+        if read_edit_mask is not None:
+            mask = _step_mask(read_edit_mask, guider, sigmas, step, extra_args)
             edits = {name: torch.lerp(x0, edit, mask) for name, edit in edits.items()}
         if callback is not None:
             callback(
@@ -99,7 +117,9 @@ def sample_virtual_inversion(
     return rule.finish(x0, edits[EDITED])
 
 
-def _first_latent(x0: Tensor, noise: Tensor, sampling: Any, sigma: float) -> Tensor:
+def _first_latent(
+    x0: Tensor, noise: Tensor, sampling: ModelSamplingDiscrete, sigma: float
+) -> Tensor:
     """Every branch's latent at the first sigma. From the model's largest sigma on, InfEdit starts
     from noise that holds no image."""
     if not is_flow(sampling) and is_largest(sampling, sigma):
@@ -108,7 +128,7 @@ def _first_latent(x0: Tensor, noise: Tensor, sampling: Any, sigma: float) -> Ten
 
 
 def _step_mask(
-    mask: Tensor, guider: Any, sigmas: Tensor, step: int, extra_args: dict[str, Any]
+    mask: Tensor, guider: CFGGuider, sigmas: Tensor, step: int, extra_args: Options
 ) -> Tensor:
     """The latent's noise mask (B, C or 1, h, w) at one step; another node may change it by step."""
     function = extra_args.get("model_options", {}).get("denoise_mask_function")

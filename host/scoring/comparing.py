@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
+from ...prompts.edits import text_lines
 from ...scoring import comparison
-from ...scoring.comparison import Entry
+from ...scoring.comparison import SheetCell
 from ...scoring.summary import picture_lines
-from .inputs import COMPARE, pictures
+from ..pictures import read_pictures
+from .inputs import COMPARE
 
 
 def make_entries(
-    images: Sequence[Any],
+    images: Sequence[Tensor],
     labels: str,
     scores: Sequence[Sequence[str]] = (),
-    previous: Sequence[Entry] = (),
-) -> tuple[Entry, ...]:
+    previous: Sequence[SheetCell] = (),
+) -> tuple[SheetCell, ...]:
     """One entry for each picture of a list of IMAGE batches, behind those of an earlier Compare.
 
     labels: one a line. scores: for each kind of score, JSON of its nodes, together with one entry
     for each picture.
     Raises ValueError where the numbers do not fit, or a text is no JSON of a score.
     """
-    flat = [picture for batch in images for picture in pictures(batch, COMPARE, "images")]
-    names = [line.strip() for line in labels.splitlines()]
+    flat = [picture for batch in images for picture in read_pictures(batch, COMPARE, "images")]
+    names = [line.strip() for line in text_lines(labels)]
     if len(names) > len(flat):
         raise ValueError(
             f"{COMPARE}: the labels input has {len(names)} lines, the images input {len(flat)} "
@@ -34,7 +35,7 @@ def make_entries(
         )
     names += [""] * (len(flat) - len(names))
     below = _score_lines(scores, len(flat))
-    return (*previous, *(Entry(*parts) for parts in zip(flat, names, below, strict=True)))
+    return (*previous, *(SheetCell(*parts) for parts in zip(flat, names, below, strict=True)))
 
 
 def _score_lines(scores: Sequence[Sequence[str]], count: int) -> list[str]:
@@ -57,7 +58,7 @@ def _score_lines(scores: Sequence[Sequence[str]], count: int) -> list[str]:
     return ["  ".join(lines) for lines in zip(*columns, strict=True)] or [""] * count
 
 
-def comparison_sheet(entries: Sequence[Entry], columns: int, height: int) -> Tensor:
+def draw_sheet(entries: Sequence[SheetCell], columns: int, height: int) -> Tensor:
     """The sheet as an IMAGE (1, H, W, 3). Raises ValueError when it gets too large."""
     try:
         return comparison.sheet(entries, columns, height)[None]

@@ -3,48 +3,26 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from torch import Tensor
 
-from ...regions.regions import AnyRegions, each_image, fit_masks
+from ...regions.regions import USUAL_CELL, Regions, each_image, fit_masks
 from ..messages import name_node
+from ..pictures import read_pictures
 
 logger = logging.getLogger(__name__)
 
 LEAKAGE, PRESERVATION, COMPARE = "Leakage Score", "Preservation Score", "Compare"
 
 
-def pictures(image: Any, node: str, name: str = "image") -> Tensor:
-    """(B, H, W, 3) in [0, 1] of an IMAGE, on the CPU, without its alpha channel.
-
-    Raises ValueError for something that is no picture.
-    """
-    shape = tuple(getattr(image, "shape", ()))
-    if len(shape) != 4 or shape[-1] not in (1, 3, 4) or 0 in shape:
-        raise ValueError(
-            f"{node}: the {name} input has the shape {shape}, not (images, height, width, "
-            "channels) with 1, 3 or 4 channels. Connect the IMAGE of VAE Decode or Load Image."
-        )
-    image = image.detach().cpu().float()
-    image = image.expand(-1, -1, -1, 3) if shape[-1] == 1 else image[..., :3]
-    if not image.isfinite().all():
-        raise ValueError(
-            f"{node}: the {name} input holds numbers that are not finite. Use a VAE in fp32: one "
-            "in fp16 makes such numbers of some pictures."
-        )
-    return image.clamp(0, 1).contiguous()
-
-
-def sources_of(source: Any, edited: Tensor, node: str) -> Tensor:
-    """The source images (B, H, W, 3) of the edited ones, without the strip of up to 7 pixels a side
-    that a VAE crops.
+def sources_of(source: Tensor, edited: Tensor, node: str) -> Tensor:
+    """The source images (B, H, W, 3) of the edited ones, without the strip that a VAE crops.
 
     Raises ValueError when sizes or numbers do not fit.
     """
-    source = pictures(source, node, "source")
+    source = read_pictures(source, node, "source")
     (count, height, width), sizes = edited.shape[:3], source.shape[1:3]
-    if not (0 <= sizes[0] - height < 8 and 0 <= sizes[1] - width < 8):
+    if not (0 <= sizes[0] - height < USUAL_CELL and 0 <= sizes[1] - width < USUAL_CELL):
         raise ValueError(
             f"{node}: the source input is {sizes[0]}x{sizes[1]} (height x width), the image input "
             f"{height}x{width}. Connect the image that was encoded for this edit, at its size."
@@ -58,7 +36,7 @@ def sources_of(source: Any, edited: Tensor, node: str) -> Tensor:
     return source[:, top : top + height, left : left + width].expand(count, -1, -1, -1)
 
 
-def raw_masks(regions: AnyRegions, edited: Tensor, node: str) -> list[Tensor]:
+def fit_raw_masks(regions: Regions, edited: Tensor, node: str) -> list[Tensor]:
     """The undilated masks (K, H, W) of each edited image, at its size.
 
     Masks of another size but the same shape are resized, which is logged. Raises ValueError when
@@ -69,14 +47,14 @@ def raw_masks(regions: AnyRegions, edited: Tensor, node: str) -> list[Tensor]:
         each = each_image(regions, len(edited))
     size = tuple(each[0].raw.shape[1:])
     try:
-        masks = [fit_masks(one.raw, height, width) for one in regions.images]
+        masks = [fit_masks(one.raw, height, width, USUAL_CELL) for one in regions.images]
     except ValueError as error:
         raise ValueError(
             f"{node}: the masks of the regions input are {size[0]}x{size[1]} (height x width), the "
             f"image input is {height}x{width}: their shapes differ. Connect the regions of the "
             "image that was edited."
         ) from error
-    if max(abs(size[0] - height), abs(size[1] - width)) > 7:
+    if max(abs(size[0] - height), abs(size[1] - width)) >= USUAL_CELL:
         logger.warning(
             "%s: the masks are %dx%d and were resized to %dx%d (height x width).",
             *(node, *size, height, width),

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from ...scoring import structure
 from ...scoring.lpips_network import LpipsNetwork
 from .. import model_files
-from ..model_files import DINO, LPIPS, Kind
-from ..segmenting.grounding import GroundedSAMPart, manage, run_with_room
+from ..model_files import DINO, LPIPS, ModelKind
+from ..segmenting.grounding import GroundedSAMPart, Network, Result, manage, run_with_room
 from .inputs import PRESERVATION
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +45,9 @@ class LpipsModule(nn.Module):
         return [getattr(self, f"head{k}") for k in range(len(self.network.heads))]
 
 
-def run_on_device(patcher: Any, need: int, run: Any) -> float:
+def run_on_device(
+    patcher: ModelPatcher, need: int, run: Callable[[Network, torch.device], Result]
+) -> Result:
     """What `run` makes of the loaded network and its device."""
     what = type(patcher.model.network).__name__
     return run_with_room(
@@ -49,25 +56,25 @@ def run_on_device(patcher: Any, need: int, run: Any) -> float:
     )
 
 
-def load_installed(kind: Kind) -> Any:
+def load_installed(kind: ModelKind) -> ModelPatcher | None:
     """The network of the first fitting file, under ComfyUI's memory management; None without one.
     It is read anew for each report, so that nothing of it stays behind.
 
     Raises ValueError for a file that is damaged.
     """
     for path, _ in _weight_files(kind):
-        network = (_lpips if kind is LPIPS else _dino)(path)
+        network = (_load_lpips if kind is LPIPS else _load_dino)(path)
         if network is not None:
             return network
     return None
 
 
-def weights_stamp() -> str:
+def stamp_weights() -> str:
     """Another one when a weight file of Preservation Score came, went or changed."""
     return str([stamp for kind in (LPIPS, DINO) for _, stamp in _weight_files(kind)])
 
 
-def _weight_files(kind: Kind) -> list[tuple[Path, tuple]]:
+def _weight_files(kind: ModelKind) -> list[tuple[Path, tuple]]:
     """Each fitting file or folder, and a stamp that changes with whatever is read for it."""
     names = [name for name in model_files.list_files(kind) if name != model_files.NOTHING]
     if kind is LPIPS:
@@ -81,7 +88,7 @@ def _weight_files(kind: Kind) -> list[tuple[Path, tuple]]:
     return found
 
 
-def _lpips(path: Path) -> Any:
+def _load_lpips(path: Path) -> ModelPatcher | None:
     heads = heads_file(path)
     if heads is None:
         return None
@@ -90,8 +97,8 @@ def _lpips(path: Path) -> Any:
         network = LpipsNetwork.build(*weights)
     except ValueError as error:
         raise ValueError(
-            f"{PRESERVATION}: {path} and {heads} make no LPIPS: {error}. Put there "
-            f"{LPIPS.published}."
+            f"{PRESERVATION}: {path} and {heads} are not the weights of LPIPS: {error}. "
+            f"Replace them with {LPIPS.published}."
         ) from error
     return manage(LpipsModule(network), ScoreNetwork)
 
@@ -109,14 +116,15 @@ def heads_file(backbone: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _dino(path: Path) -> Any:
+def _load_dino(path: Path) -> ModelPatcher | None:
     """None for a ViT that is not the metric's."""
     weights = model_files.read_weights(DINO, path)
     try:
         network = structure.load_dino(weights)
     except ValueError as error:
         raise ValueError(
-            f"{PRESERVATION}: {path} makes no DINO: {error}. Put there {DINO.published}."
+            f"{PRESERVATION}: {path} is not the ViT of DINO: {error}. Replace it with "
+            f"{DINO.published}."
         ) from error
     if network.sizes != structure.VIT_B8:
         logger.warning("%s: %s is not DINO's ViT-B/8 and is left out.", PRESERVATION, path)

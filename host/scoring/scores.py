@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import Any
+from typing import TYPE_CHECKING
 
 import comfy.model_management as mm
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...prompts.edits import Edits, base_prompt, require_choice
-from ...regions.regions import AnyRegions
+from ...regions.regions import Regions
 from ...scoring import structure
 from ...scoring.leakage import leakage
 from ...scoring.lpips import background_lpips, pie_bench_lpips
@@ -28,10 +28,14 @@ from ...scoring.summary import (
 )
 from .. import model_files
 from ..messages import name_node, show
-from ..model_files import DINO, LPIPS, Kind
-from .inputs import LEAKAGE, PRESERVATION, pictures, raw_masks, sources_of
+from ..model_files import DINO, LPIPS, ModelKind
+from ..pictures import read_pictures
+from .inputs import LEAKAGE, PRESERVATION, fit_raw_masks, sources_of
 from .networks import load_installed, run_on_device
 from .similarity import choose_similarity
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 DINO_BYTES = 2**30
 LPIPS_BYTES_A_PIXEL = 4000
@@ -51,20 +55,20 @@ class LeakageReport:
     summary: Summary
 
 
-def leakage_report(
-    image: Any,
-    regions: AnyRegions,
+def report_leakage(
+    image: Tensor,
+    regions: Regions,
     edits: Edits,
-    source: Any = None,
+    source: Tensor | None = None,
     similarity: Similarity | None = None,
 ) -> LeakageReport:
     """TE and TI of edited images, and of their sources where they are connected.
 
     Raises ValueError for inputs that do not fit together, and where no similarity model is.
     """
-    edited = pictures(image, LEAKAGE)
+    edited = read_pictures(image, LEAKAGE)
     _require_same(regions, edits)
-    masks = raw_masks(regions, edited, LEAKAGE)
+    masks = fit_raw_masks(regions, edited, LEAKAGE)
     prompt = edits.target_prompt or base_prompt(edits.targets)
     size = (int(edited.shape[1]), int(edited.shape[2]))
     model = choose_similarity(similarity, (*edits.targets, prompt), size, LEAKAGE)
@@ -73,7 +77,7 @@ def leakage_report(
         sources = sources[:1]
     found, before = (
         [
-            _edit_scores(model, picture, own, edits.targets, prompt)
+            _score_edit(model, picture, own, edits.targets, prompt)
             for picture, own in zip(images, masks, strict=False)
         ]
         for images in (edited, sources)
@@ -90,7 +94,7 @@ def leakage_report(
     )
 
 
-def _edit_scores(
+def _score_edit(
     model: Similarity, image: Tensor, masks: Tensor, targets: Sequence[str], prompt: str
 ) -> EditScores:
     mm.throw_exception_if_processing_interrupted()
@@ -107,7 +111,7 @@ def _leakage_notes(model: Similarity, masks: Sequence[Tensor]) -> list[str]:
     return notes
 
 
-def _require_same(regions: AnyRegions, edits: Edits) -> None:
+def _require_same(regions: Regions, edits: Edits) -> None:
     if regions.names != edits.sources:
         raise ValueError(
             f"{LEAKAGE}: the regions input is of {_list_names(regions.names)}, the edits input of "
@@ -135,8 +139,8 @@ class PreservationReport:
     summary: Summary
 
 
-def preservation_report(
-    image: Any, source: Any, regions: AnyRegions, structure_input: str
+def report_preservation(
+    image: Tensor, source: Tensor, regions: Regions, structure_input: structure.Scale
 ) -> PreservationReport:
     """How well edited images keep their source outside the undilated masks.
 
@@ -144,16 +148,16 @@ def preservation_report(
     """
     with name_node(PRESERVATION):
         require_choice("structure_input", structure_input, structure.SCALES)
-    edited = pictures(image, PRESERVATION)
+    edited = read_pictures(image, PRESERVATION)
     sources = sources_of(source, edited, PRESERVATION)
-    backgrounds = [1 - masks.amax(0) for masks in raw_masks(regions, edited, PRESERVATION)]
+    backgrounds = [1 - masks.amax(0) for masks in fit_raw_masks(regions, edited, PRESERVATION)]
     lpips, dino = load_installed(LPIPS), load_installed(DINO)
     pairs = list(zip(sources, edited, strict=True))
     found = [
-        _background_figures(lpips, *pair, background)
+        _measure_background(lpips, *pair, background)
         for pair, background in zip(pairs, backgrounds, strict=True)
     ]
-    distances = [_structure(dino, a, b, structure_input) for a, b in pairs]
+    distances = [_measure_structure(dino, a, b, structure_input) for a, b in pairs]
     notes = _preservation_notes(backgrounds, lpips, dino, structure_input)
     summary = preservation_summary(found, distances, notes)
     show(summary.text)
@@ -164,8 +168,8 @@ def preservation_report(
     return PreservationReport(psnr, mse, ssim, perceptual, mean(distances), summary)
 
 
-def _background_figures(
-    lpips: nn.Module | None, source: Tensor, edited: Tensor, background: Tensor
+def _measure_background(
+    lpips: ModelPatcher | None, source: Tensor, edited: Tensor, background: Tensor
 ) -> dict[str, dict[str, float]]:
     mm.throw_exception_if_processing_interrupted()
     out = {}
@@ -186,7 +190,9 @@ def _background_figures(
     return out
 
 
-def _structure(dino: nn.Module | None, source: Tensor, edited: Tensor, scale: Any) -> float:
+def _measure_structure(
+    dino: ModelPatcher | None, source: Tensor, edited: Tensor, scale: structure.Scale
+) -> float:
     mm.throw_exception_if_processing_interrupted()
     if dino is None:
         return nan
@@ -196,7 +202,7 @@ def _structure(dino: nn.Module | None, source: Tensor, edited: Tensor, scale: An
 
 
 def _preservation_notes(
-    backgrounds: Sequence[Tensor], lpips: nn.Module | None, dino: nn.Module | None, scale: str
+    backgrounds: Sequence[Tensor], lpips: ModelPatcher | None, dino: ModelPatcher | None, scale: str
 ) -> list[str]:
     notes = []
     if not all(bool((background > 0.5).any()) for background in backgrounds):
@@ -212,8 +218,8 @@ def _preservation_notes(
 
 
 def _networks(
-    lpips: nn.Module | None, dino: nn.Module | None
-) -> list[tuple[Kind, nn.Module | None, str]]:
+    lpips: ModelPatcher | None, dino: ModelPatcher | None
+) -> list[tuple[ModelKind, ModelPatcher | None, str]]:
     return [(LPIPS, lpips, "LPIPS"), (DINO, dino, "Structure distance")]
 
 

@@ -4,7 +4,7 @@ offered where none is connected."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import comfy.sd1_clip
 import torch
@@ -14,8 +14,19 @@ from ...scoring import clip as clip_model
 from ...scoring.similarity import Similarity
 from .. import model_files
 from ..model_files import SIMILARITY
-from ..segmenting.grounding import GroundedSAMPart, manage, name_errors, require_type, run_with_room
+from ..segmenting.grounding import (
+    GroundedSAMPart,
+    Network,
+    manage,
+    name_errors,
+    require_type,
+    run_with_room,
+)
 from ..text.tokens import ENCODERS
+
+if TYPE_CHECKING:
+    from comfy.clip_vision import ClipVisionModel
+    from comfy.sd import CLIP
 
 IMAGES_AT_ONCE = 16
 BYTES_AN_IMAGE = 40 * 2**20
@@ -50,7 +61,7 @@ class ClipFolder:
     def _tokens(self, text: str) -> list[int]:
         return clip_model.cut_short(self._tokenizer(plain_words(text))["input_ids"], LONGEST)
 
-    def _run(self, run: Callable[[Any], Tensor]) -> Tensor:
+    def _run(self, run: Callable[[Network], Tensor]) -> Tensor:
         need = BYTES_AN_IMAGE * IMAGES_AT_ONCE
         what = f"CLIP ({self.name})"
         return run_with_room(run, self._patcher, need, what, SIMILARITY.node, CURE_OF_MEMORY)
@@ -59,7 +70,7 @@ class ClipFolder:
 class ClipSockets:
     """ComfyUI's CLIP and CLIP_VISION, if they are two halves of one CLIP."""
 
-    def __init__(self, clip: Any, vision: Any) -> None:
+    def __init__(self, clip: CLIP, vision: ClipVisionModel) -> None:
         self._clip, self._vision = clip, vision
 
     def cosines(self, images: Tensor, texts: list[str]) -> Tensor:
@@ -77,10 +88,11 @@ class ClipSockets:
         """
         words = plain_words(text).replace("(", "\\(").replace(")", "\\)")
         tokens = self._clip.tokenize(words)
-        _, pooled = self._clip.encode_from_tokens(tokens, return_pooled="unprojected")
+        unprojected: Any = "unprojected"  # ComfyUI's signature says bool
+        _, pooled = self._clip.encode_from_tokens(tokens, return_pooled=unprojected)
         weight = _projection(self._clip)
         assert weight is not None
-        return pooled.float().cpu() @ weight.detach().float().cpu().T
+        return cast(Tensor, pooled).float().cpu() @ weight.detach().float().cpu().T
 
 
 def plain_words(text: str) -> str:
@@ -113,15 +125,16 @@ def load_clip_folder(name: str) -> Similarity:
 # -- from sockets ----------------------------------------------------------------------------------
 
 
-def similarity_of_sockets(clip: Any, vision: Any) -> Similarity:
+def pair_sockets(clip: CLIP | None, vision: ClipVisionModel | None) -> Similarity:
     """The similarity model of a CLIP and a CLIP_VISION.
 
     Raises ValueError where they cannot be two halves of one CLIP.
     """
-    width = _require_projection(clip)
-    _require_vision(vision, width)
-    cosines = ClipSockets(clip, vision).cosines
-    return Similarity(f"ComfyUI's CLIP and CLIP Vision ({width} wide)", cosines, _doubt(cosines))
+    text, width = _require_projection(clip)
+    cosines = ClipSockets(text, _require_vision(vision, width)).cosines
+    return Similarity(
+        f"ComfyUI's CLIP and CLIP Vision ({width} wide)", cosines, _describe_doubt(cosines)
+    )
 
 
 PAIRS = (
@@ -131,7 +144,7 @@ PAIRS = (
 )
 
 
-def _require_projection(clip: Any) -> int:
+def _require_projection(clip: CLIP | None) -> tuple[CLIP, int]:
     """The width of the joint space; ValueError where the CLIP input does not lead into one."""
     if clip is None:
         raise ValueError(f"{SOCKETS_NODE}: the clip input is empty. {PAIRS}")
@@ -152,10 +165,10 @@ def _require_projection(clip: Any) -> int:
             f"{SOCKETS_NODE}: the text projection of the clip input is missing (as in every SD 1.5 "
             f"checkpoint) or the identity, so its vectors fit no image's. {PAIRS}"
         )
-    return int(weight.shape[0])
+    return clip, int(weight.shape[0])
 
 
-def _projection(clip: Any) -> Tensor | None:
+def _projection(clip: CLIP) -> Tensor | None:
     """The weight (D, D) of the text projection that makes the pooled vector."""
     model = clip.cond_stage_model
     encoders = (getattr(model, f"clip_{name}", None) for name in ("g", "h", "l"))
@@ -175,9 +188,9 @@ def is_trained_projection(weight: Tensor) -> bool:
     return 1e-4 < spread < 10 and float((weight == 0).float().mean()) < 0.5
 
 
-def _require_vision(vision: Any, width: int) -> None:
+def _require_vision(vision: ClipVisionModel | None, width: int) -> ClipVisionModel:
     projection = getattr(getattr(vision, "model", None), "visual_projection", None)
-    if not isinstance(projection, nn.Module):
+    if vision is None or not isinstance(projection, nn.Module):
         raise ValueError(
             f"{SOCKETS_NODE}: the clip_vision input is no image encoder of CLIP: it has no "
             f"projection into a space of words. {PAIRS}"
@@ -188,6 +201,7 @@ def _require_vision(vision: Any, width: int) -> None:
             f"{SOCKETS_NODE}: the clip input has vectors of {width} numbers, the clip_vision input "
             f"of {other}: they belong to different CLIPs. {PAIRS}"
         )
+    return vision
 
 
 PLAIN = {
@@ -196,7 +210,7 @@ PLAIN = {
 }
 
 
-def _doubt(cosines: Callable[[Tensor, list[str]], Tensor]) -> str:
+def _describe_doubt(cosines: Callable[[Tensor, list[str]], Tensor]) -> str:
     """What to say where plain colours fit other colours' words as well as their own."""
     images = torch.tensor(list(PLAIN.values()))[:, None, None].expand(-1, 64, 64, -1)
     found = cosines(images, [f"a plain {name} picture" for name in PLAIN])

@@ -11,10 +11,11 @@ from torch import Tensor
 from ...prompts.edits import ARROW, Edit, Edits, require_choice
 from ...regions.cleaning import remove_specks
 from ...regions.detection import Detector, Segmenter, Thresholds
-from ...regions.objects import Found, find_objects, parse_choices, require_words
+from ...regions.objects import GroundedObject, find_objects, parse_choices, require_words
 from ...regions.phrases import clean_phrase
-from ...regions.regions import AnyRegions, Regions, make_regions, resize_masks
+from ...regions.regions import ImageRegions, Regions, make_regions, resize_masks
 from ..messages import name_node, speak_as, tell
+from ..pictures import read_pictures
 from ..regions import CURE_OF_EMPTY, mask_batch, regions_from_edits
 from .grounding import NODE
 
@@ -58,14 +59,14 @@ def ground_regions(
     detector: Detector,
     segmenter: Segmenter | None,
     settings: MaskSettings,
-) -> tuple[AnyRegions, Edits, str]:
+) -> tuple[Regions, Edits, str]:
     """The regions of all edits, the edits that remain, and what was found, as text.
 
     image: (B, H, W, 1, 3 or 4) in [0, 1]; each image has its own regions. Edits with a mask keep
     it. Without a segmenter the boxes are the masks. Raises ValueError for an object that is not
     found, where settings.missing is "stop".
     """
-    pictures = pictures_of(image)
+    pictures = read_pictures(image, NODE)
     if not edits.items:
         raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
     looked_for = [edit for edit in edits.items if edit.mask is None]
@@ -74,9 +75,9 @@ def ground_regions(
     size = (pictures.shape[1], pictures.shape[2])
     is_nothing = [not any(entry.instances for entry in entries) for entries in found]
     if len(looked_for) == len(edits.items) and any(is_nothing):
-        return *_nothing(edits, found, is_nothing, settings, size), text
+        return *_edit_everywhere(edits, found, is_nothing, settings, size), text
     masks = [
-        _masks(picture, entries, segmenter, settings.clean_up)
+        _make_masks(picture, entries, segmenter, settings.clean_up)
         for picture, entries in zip(pictures, found, strict=True)
     ]
     kept = _add_masks(edits, found, masks, settings, size)
@@ -87,7 +88,7 @@ def ground_regions(
 
 def _find(
     detector: Detector, picture: Tensor, looked_for: list[Edit], settings: MaskSettings
-) -> list[Found]:
+) -> list[GroundedObject]:
     if not looked_for:
         return []
     phrases = [edit.source for edit in looked_for]
@@ -101,7 +102,7 @@ def _find(
 
 def _add_masks(
     edits: Edits,
-    found: list[list[Found]],
+    found: list[list[GroundedObject]],
     masks: list[list[Tensor | None]],
     settings: MaskSettings,
     size: tuple[int, int],
@@ -141,7 +142,9 @@ def _stack(masks: list[Tensor]) -> Tensor:
     return masks[0] if len(masks) == 1 else torch.stack(masks)
 
 
-def _is_left_out(edits: Edits, edit: Edit, entries: list[Found], settings: MaskSettings) -> bool:
+def _is_left_out(
+    edits: Edits, edit: Edit, entries: list[GroundedObject], settings: MaskSettings
+) -> bool:
     """What settings.missing says of an edit whose object was not found in an image."""
     missing = [j for j, entry in enumerate(entries) if not entry.instances]
     if not missing:
@@ -180,33 +183,12 @@ def _fill(
     return [rest if mask is None else mask for mask in masks]
 
 
-def pictures_of(image: Tensor) -> Tensor:
-    """The images (B, H, W, 3) of an IMAGE, without its alpha channel.
-
-    Raises ValueError for something that is no picture.
-    """
-    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
-        raise ValueError(
-            f"{NODE}: the image input has the shape {tuple(image.shape)}, not (images, height, "
-            "width, channels) with 1, 3 or 4 channels. Connect the IMAGE of Load Image."
-        )
-    pictures = image.cpu().float()
-    is_grey = pictures.shape[-1] == 1
-    pictures = pictures.expand(-1, -1, -1, 3) if is_grey else pictures[..., :3]
-    if not pictures.isfinite().all():
-        raise ValueError(
-            f"{NODE}: the image input holds numbers that are not finite. A node before this one, "
-            "such as a VAE in fp16, made them; connect the picture itself."
-        )
-    return pictures.clamp(0, 1).contiguous()
-
-
-def _masks(
-    picture: Tensor, found: list[Found], segmenter: Segmenter | None, clean_up: float
+def _make_masks(
+    picture: Tensor, found: list[GroundedObject], segmenter: Segmenter | None, clean_up: float
 ) -> list[Tensor | None]:
     """The mask (H, W) of each object, of all of its boxes together; None where it has none."""
     named = [(entry.phrase, instance.box) for entry in found for instance in entry.instances]
-    masks = iter(_box_masks(picture, named, segmenter) if named else ())
+    masks = iter(_segment_boxes(picture, named, segmenter) if named else ())
     out: list[Tensor | None] = []
     for entry in found:
         own = [remove_specks(next(masks).bool(), clean_up) for _ in entry.instances]
@@ -214,7 +196,7 @@ def _masks(
     return out
 
 
-def _box_masks(
+def _segment_boxes(
     picture: Tensor,
     named: list[tuple[str, tuple[float, float, float, float]]],
     segmenter: Segmenter | None,
@@ -248,13 +230,13 @@ def box_mask(box: Tensor, height: int, width: int) -> Tensor:
     return mask
 
 
-def _nothing(
+def _edit_everywhere(
     edits: Edits,
-    found: list[list[Found]],
+    found: list[list[GroundedObject]],
     is_nothing: list[bool],
     settings: MaskSettings,
     size: tuple[int, int],
-) -> tuple[Regions, Edits]:
+) -> tuple[ImageRegions, Edits]:
     """Regions over everything, and the edits without regions' effects, for images in which no
     object was found: what the paper does. ValueError where the user wants to stop."""
     first = is_nothing.index(True)
@@ -283,7 +265,9 @@ def _of_image(image: int, count: int) -> str:
     return f"image {image + 1}: " if count > 1 else ""
 
 
-def _explain_stop(missing: list[Found], settings: MaskSettings, instead: str, where: str) -> str:
+def _explain_stop(
+    missing: list[GroundedObject], settings: MaskSettings, instead: str, where: str
+) -> str:
     """Why it stops, and the cures. instead: the last one, the choice that decides what happens.
     where: the image of a batch."""
     cures = ", ".join(dict.fromkeys(_cure(entry, settings) for entry in missing[:SHOWN]))
@@ -294,13 +278,13 @@ def _explain_stop(missing: list[Found], settings: MaskSettings, instead: str, wh
     )
 
 
-def _why_all(missing: list[Found], settings: MaskSettings) -> str:
+def _why_all(missing: list[GroundedObject], settings: MaskSettings) -> str:
     nothing = len(missing) > 1 and not any(entry.available for entry in missing)
     sentences = [why_missing(entry, settings) for entry in missing[:SHOWN]]
     return " ".join(["nothing was found."] * nothing + sentences)
 
 
-def _cure(entry: Found, settings: MaskSettings) -> str:
+def _cure(entry: GroundedObject, settings: MaskSettings) -> str:
     if entry.available:
         numbers = "1" if entry.available == 1 else f"a number from 1 to {entry.available}"
         return f"choose {numbers}, best or all in instances"
@@ -309,7 +293,7 @@ def _cure(entry: Found, settings: MaskSettings) -> str:
     return f"lower {'box' if entry.best < settings.box_threshold else 'text'}_threshold"
 
 
-def why_missing(entry: Found, settings: MaskSettings) -> str:
+def why_missing(entry: GroundedObject, settings: MaskSettings) -> str:
     """Why an object has no box, with its best score and the threshold, as a sentence."""
     if entry.available:
         were = "was" if entry.available == 1 else "were"
@@ -319,7 +303,7 @@ def why_missing(entry: Found, settings: MaskSettings) -> str:
         )
     if entry.claimed_by == clean_phrase(entry.phrase):
         return (
-            f'"{entry.phrase}" stands in several edits, and another of them has what was found for '
+            f'"{entry.phrase}" occurs in several edits, and another of them has what was found for '
             "this one."
         )
     if entry.claimed_by:
@@ -333,7 +317,7 @@ def why_missing(entry: Found, settings: MaskSettings) -> str:
     return f'"{entry.phrase}" was not found: its best score is {entry.best:.2f} ({threshold}).'
 
 
-def _describe_all(found: list[list[Found]]) -> str:
+def _describe_all(found: list[list[GroundedObject]]) -> str:
     """What was found in each image."""
     texts = ["\n".join(describe(entry) for entry in entries) for entries in found]
     if len(texts) == 1:
@@ -341,7 +325,7 @@ def _describe_all(found: list[list[Found]]) -> str:
     return "\n".join(f"image {j}:\n{text}" for j, text in enumerate(texts, start=1) if text)
 
 
-def describe(entry: Found) -> str:
+def describe(entry: GroundedObject) -> str:
     """What was found for one object, as a line: instances, scores, boxes in pixels."""
     if not entry.instances:
         return f"{entry.phrase}: not found, best score {entry.best:.2f}"

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import comfy.model_management as mm
 import comfy.model_patcher
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ...prompts.edits import require_choice
-from ...regions import grounding_dino, sam
-from ...regions.checkpoints import UnfitFile
+from ...regions import bert_tokens, grounding_dino, sam
+from ...regions.checkpoints import Network, UnfitFile
 from ...regions.detection import Detections, concatenate
 from .. import model_files
 from ..messages import NodeName, name_node
@@ -41,12 +41,12 @@ SAID_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 Result = TypeVar("Result")
 
 
-class Remembered:
+class ResultCache:
     """The last few results, by what they were made of."""
 
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
-        self._results: OrderedDict[tuple, Any] = OrderedDict()
+        self._results: OrderedDict[tuple, object] = OrderedDict()
 
     def get(self, key: tuple, make: Callable[[], Result]) -> Result:
         """The result of an earlier call with the same key, else a new one."""
@@ -55,7 +55,7 @@ class Remembered:
         self._results.move_to_end(key)
         while len(self._results) > self._kept:
             self._results.popitem(last=False)
-        return self._results[key]
+        return cast(Result, self._results[key])
 
 
 def image_key(image: Tensor) -> tuple:
@@ -88,12 +88,12 @@ def manage(
 class GroundingDinoDetector:
     """GroundingDINO as a Detector of the whole pack."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, name: str) -> None:
+    def __init__(self, model: nn.Module, tokenizer: bert_tokens.BertTokenizer, name: str) -> None:
         self.name = name
         self._tokenizer = tokenizer
         self._patcher = manage(model)
         self._limit = int(model.config.max_text_len)  # type: ignore[union-attr]
-        self._last = Remembered()
+        self._last = ResultCache()
 
     def detect(self, image: Tensor, phrases: tuple[str, ...]) -> Detections:
         """image: (H, W, 3) in [0, 1]. phrases: cleaned, each once. As many passes as the text
@@ -104,12 +104,12 @@ class GroundingDinoDetector:
     def _detect(self, image: Tensor, phrases: tuple[str, ...]) -> Detections:
         pixels = grounding_dino.prepare(image)
         with name_node(NODE):
-            chunks = grounding_dino.in_chunks(self._tokenizer, phrases, self._limit)
-        return concatenate([self._pass(image, pixels, chunk) for chunk in chunks])
+            chunks = bert_tokens.split_into_chunks(self._tokenizer, phrases, self._limit)
+        return concatenate([self._detect_chunk(image, pixels, chunk) for chunk in chunks])
 
-    def _pass(self, image: Tensor, pixels: Tensor, phrases: tuple[str, ...]) -> Detections:
+    def _detect_chunk(self, image: Tensor, pixels: Tensor, phrases: tuple[str, ...]) -> Detections:
         mm.throw_exception_if_processing_interrupted()
-        tokens = grounding_dino.phrase_tokens(self._tokenizer, phrases)
+        tokens = bert_tokens.tokenize_phrases(self._tokenizer, phrases)
         return run_with_room(
             lambda model: grounding_dino.detect(model, tokens, image, pixels),
             self._patcher,
@@ -125,18 +125,18 @@ class SamSegmenter:
         self.name = name
         model.vision_encoder.to(dtype)  # type: ignore[operator]
         self._patcher = manage(model)
-        self._features, self._masks = Remembered(1), Remembered()
+        self._features, self._masks = ResultCache(1), ResultCache()
 
     def segment(self, image: Tensor, boxes: Tensor) -> Tensor:
         """image: (H, W, 3) in [0, 1], boxes: (n, 4) in pixels; masks (n, H, W), bool, on the
         CPU."""
         picture = image_key(image)
         key = (picture, tuple(map(tuple, boxes.tolist())))
-        logits = self._masks.get(key, lambda: self._logits(image, picture, boxes))
+        logits = self._masks.get(key, lambda: self._compute_logits(image, picture, boxes))
         model = self._patcher.model.network
         return torch.stack([sam.full_mask(model, mask, *image.shape[:2]) for mask in logits])
 
-    def _logits(self, image: Tensor, picture: tuple, boxes: Tensor) -> Tensor:
+    def _compute_logits(self, image: Tensor, picture: tuple, boxes: Tensor) -> Tensor:
         what = f"Segment Anything ({self.name})"
         network = self._patcher.model.network
         need = EMBEDDING_BYTES * sam.side(network) ** 2
@@ -144,14 +144,14 @@ class SamSegmenter:
             (picture,),
             lambda: run_with_room(partial(self._embed, image), self._patcher, need, what),
         )
-        return in_batches(
-            lambda part, model: sam.best_masks(model, features, part)[0].cpu(),
+        return run_in_batches(
+            lambda part, model: sam.predict_masks(model, features, part)[0].cpu(),
             sam.scale_boxes(network, boxes, *image.shape[:2]),
             self._patcher,
             what,
         )
 
-    def _embed(self, image: Tensor, model: Any) -> list[Tensor]:
+    def _embed(self, image: Tensor, model: Network) -> list[Tensor]:
         """The image's features on the CPU; in fp32 where half precision overflows."""
         pixels = sam.prepare(model, image)
         features = sam.embed(model, pixels)
@@ -163,7 +163,7 @@ class SamSegmenter:
         return [feature.cpu() for feature in features]
 
 
-def load_whole(patcher: comfy.model_patcher.ModelPatcher, need: int) -> Any:
+def load_whole(patcher: comfy.model_patcher.ModelPatcher, need: int) -> Network:
     """The whole model on its device, with so many bytes free beside it; ComfyUI can leave parts of
     a model on the CPU only where they are of its own classes."""
     mm.load_models_gpu([patcher], memory_required=need, force_full_load=True)
@@ -171,7 +171,7 @@ def load_whole(patcher: comfy.model_patcher.ModelPatcher, need: int) -> Any:
 
 
 def run_with_room(
-    run: Callable[[Any], Result],
+    run: Callable[[Network], Result],
     patcher: comfy.model_patcher.ModelPatcher,
     need: int,
     what: str,
@@ -200,8 +200,8 @@ def run_with_room(
         raise
 
 
-def in_batches(
-    run: Callable[[Tensor, Any], Tensor],
+def run_in_batches(
+    run: Callable[[Tensor, Network], Tensor],
     boxes: Tensor,
     patcher: comfy.model_patcher.ModelPatcher,
     what: str,
@@ -231,7 +231,7 @@ def in_batches(
 
 
 def _where_it_fits(
-    run: Callable[[Any], Tensor], patcher: comfy.model_patcher.ModelPatcher, need: int
+    run: Callable[[Network], Tensor], patcher: comfy.model_patcher.ModelPatcher, need: int
 ) -> Tensor | None:
     """What `run` makes of the loaded model; None when memory runs out."""
     try:
@@ -259,15 +259,15 @@ def load_detector(name: str) -> GroundingDinoDetector:
     weights = model_files.read_weights(DETECTOR, path)
     if path.is_dir():
         require_type(DETECTOR, path)
-        tokenizer = name_errors(DETECTOR, name, lambda: grounding_dino.load_tokenizer(path))
+        tokenizer = name_errors(DETECTOR, name, lambda: bert_tokens.load_tokenizer(path))
         model = name_errors(
             DETECTOR, name, lambda: grounding_dino.load_folder(str(path), weights, name)
         )
         return GroundingDinoDetector(model, tokenizer, name)
     if not grounding_dino.is_original(weights):
-        raise model_files.wrong_kind(DETECTOR, name, weights)
+        raise model_files.explain_wrong_kind(DETECTOR, name, weights)
     model = name_errors(DETECTOR, name, lambda: grounding_dino.load_original(weights, name))
-    return GroundingDinoDetector(model, grounding_dino.load_tokenizer(), name)
+    return GroundingDinoDetector(model, bert_tokens.load_tokenizer(), name)
 
 
 def load_segmenter(name: str, precision: str) -> SamSegmenter:
@@ -285,7 +285,7 @@ def load_segmenter(name: str, precision: str) -> SamSegmenter:
     elif sam.is_original(weights):
         model = name_errors(SEGMENTER, name, lambda: sam.load_original(weights, name))
     else:
-        raise model_files.wrong_kind(SEGMENTER, name, weights)
+        raise model_files.explain_wrong_kind(SEGMENTER, name, weights)
     return SamSegmenter(model, name, dtype_of(precision))
 
 
@@ -299,7 +299,7 @@ def dtype_of(precision: str) -> torch.dtype:
     return torch.float16 if precision == "fp16" else torch.float32
 
 
-def require_type(kind: model_files.Kind, folder: Path) -> str:
+def require_type(kind: model_files.ModelKind, folder: Path) -> str:
     """The model_type of a folder; ValueError where it is none of the kind's."""
     found = model_files.read_config(folder).get("model_type")
     if found in kind.model_types:
@@ -310,7 +310,7 @@ def require_type(kind: model_files.Kind, folder: Path) -> str:
     )
 
 
-def name_errors(kind: model_files.Kind, file: str, load: Callable[[], Result]) -> Result:
+def name_errors(kind: model_files.ModelKind, file: str, load: Callable[[], Result]) -> Result:
     """What `load` makes of a file or folder, with the node's name before what it says is wrong.
 
     An ImportError says that transformers is too old; another error, that classes were given sizes
@@ -331,5 +331,5 @@ def name_errors(kind: model_files.Kind, file: str, load: Callable[[], Result]) -
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise ValueError(
             f"{kind.node}: {file} does not hold the tensors of its model, or its config.json is "
-            f"damaged: no model can be made of it ({reason}). Take {kind.published}."
+            f"damaged: no model can be built from it ({reason}). Take {kind.published}."
         ) from error

@@ -17,16 +17,17 @@ from torch import Tensor
 
 from ...prompts.edits import MethodSettings
 from ...prompts.ore import ObjectRestrictedEmbeddings
+from ..comfy_types import Cond, Conditioning, Conds
 
 ORE_KEY = "ale_edit_ore"
 BRANCHES_KEY = "ale_edit_branches"
-"""Key of a guider's own entries with the BranchEntry that says what their rows are."""
+"""Key of a guider's own entries with the EntryBranches that says what their rows are."""
 TARGET = "target"
 """The branch that the rows of any other sampler are."""
 
 
 @dataclass(frozen=True, eq=False)
-class BranchEntry:
+class EntryBranches:
     """What the rows of a conditioning entry are.
 
     branches: names; each has an equal share of the entry's rows, in this order. texts: the
@@ -48,7 +49,7 @@ def make_conditioning(
     ore: ObjectRestrictedEmbeddings,
     pooled: Tensor | None,
     options: Mapping[str, Any] = MappingProxyType({}),
-) -> list[list[Any]]:
+) -> Conditioning:
     """A CONDITIONING whose tensor is e'_base, for any sampler, and which carries the whole bundle
     for RGB-CAM.
 
@@ -57,28 +58,28 @@ def make_conditioning(
     return [[ore.base[None], {**options, "pooled_output": pooled, ORE_KEY: ore}]]
 
 
-def branch_entries(conds: dict[str, list[dict[str, Any]]]) -> dict[UUID, BranchEntry]:
+def branch_entries(conds: Conds) -> dict[UUID, EntryBranches]:
     """Every entry of a guider's conds whose rows a control may act on, by uuid: those of a guider
     of ours, and those that carry our embeddings."""
-    found: dict[UUID, BranchEntry] = {}
+    found: dict[UUID, EntryBranches] = {}
     for entries in conds.values():
         for cond in entries:
             texts = {TARGET: cond[ORE_KEY]} if carries_embeddings(cond) else {}
-            given: BranchEntry | None = cond.get(BRANCHES_KEY)
+            given: EntryBranches | None = cond.get(BRANCHES_KEY)
             if given is not None:
                 kept = {branch: text for branch, text in texts.items() if branch in given.branches}
                 found[cond["uuid"]] = replace(given, texts=kept)
             elif texts:
-                found[cond["uuid"]] = BranchEntry((TARGET,), texts)
+                found[cond["uuid"]] = EntryBranches((TARGET,), texts)
     return found
 
 
-def carries_embeddings(cond: Mapping[str, Any]) -> bool:
+def carries_embeddings(cond: Cond) -> bool:
     """Whether an entry carries our embeddings; Conditioning Zero Out makes it plain."""
     return ORE_KEY in cond and bool(cond["cross_attn"].any())
 
 
-def run_settings(conds: dict[str, list[dict[str, Any]]]) -> MethodSettings:
+def run_settings(conds: Conds) -> MethodSettings:
     """The method's settings of a run: those that its conditioning was made with, else the
     defaults."""
     texts = (text for entry in branch_entries(conds).values() for text in entry.texts.values())

@@ -7,28 +7,30 @@ and weights act as everywhere.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...prompts.alignment import EncodedPrompt, Word
 from ...prompts.edits import JOINER, Edits, MethodSettings, base_prompt
-from ...prompts.ore import Phrase, Prompt, object_restricted_embeddings
+from ...prompts.ore import Phrase, Prompt, restrict_embeddings
 from ...prompts.spans import (
     Span,
     SpanSearch,
     Token,
     Tokens,
+    find_first_spans,
+    find_spans_anywhere,
+    find_spans_in_order,
     occurrences,
-    spans_anywhere,
-    spans_first,
-    spans_in_order,
 )
+from ..comfy_types import Conditioning
 from ..messages import tell
 from .conditioning import make_conditioning
 from .tokens import (
     NODE,
     Tokenized,
-    Words,
+    WordTokens,
     capacity,
     ids,
     inner_rows,
@@ -44,20 +46,22 @@ from .tokens import (
     words_of,
 )
 
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
+
 logger = logging.getLogger(__name__)
 
 Side = Literal["source", "target"]
-Conditioning: TypeAlias = list[list[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class _Text:
+class _TokenizedSide:
     """One side of the edits in tokens. base: the full prompt, or else the phrases joined."""
 
     side: Side
     phrases: tuple[str, ...]
     full_prompt: str | None
-    words: list[Words]
+    words: list[WordTokens]
     base: Tokenized
 
     def phrase(self, i: int) -> str:
@@ -69,11 +73,11 @@ class _Text:
             return f'the {self.side} prompt ("{base_prompt(self.phrases)}")'
         return f'the {self.side}_prompt of Full Prompts ("{self.full_prompt}")'
 
-    def words_at(self, span: Span) -> Words:
+    def words_at(self, span: Span) -> WordTokens:
         return {name: chunks[span.chunk][span.rows] for name, chunks in self.base.items()}
 
 
-def embed_edits(clip: Any, edits: Edits) -> tuple[Conditioning, Conditioning]:
+def embed_edits(clip: CLIP, edits: Edits) -> tuple[Conditioning, Conditioning]:
     """Object-Restricted Embeddings of source and target (see `embed_side`), with a notice of the
     words that the text encoder says it does not know."""
     source, target = embed_side(clip, edits, "source"), embed_side(clip, edits, "target")
@@ -81,18 +85,18 @@ def embed_edits(clip: Any, edits: Edits) -> tuple[Conditioning, Conditioning]:
     return source, target
 
 
-def tell_unknown_words(clip: Any, edits: Edits) -> None:
+def tell_unknown_words(clip: CLIP, edits: Edits) -> None:
     """Give a notice of the words that the text encoder says it does not know."""
     prompts = [text for text in (edits.source_prompt, edits.target_prompt) if text is not None]
     if words := unknown_words(clip, [*edits.sources, *edits.targets, *prompts]):
         tell(
-            f"{NODE}: this text encoder was never taught {', '.join(words)}; such words are "
-            "all alike to it. Write the edits in words that it knows (see the help page of its "
+            f"{NODE}: this text encoder does not know {', '.join(words)} and cannot tell such "
+            "words apart. Write the edits in words that it knows (see the help page of its "
             "loader), or load another checkpoint."
         )
 
 
-def encode_prompt(clip: Any, edits: Edits, side: Side) -> tuple[Conditioning, EncodedPrompt]:
+def encode_prompt(clip: CLIP, edits: Edits, side: Side) -> tuple[Conditioning, EncodedPrompt]:
     """The base prompt of one side as CLIP Text Encode gives it, and its rows in tokens.
 
     Raises ValueError as `embed_side`.
@@ -105,12 +109,12 @@ def encode_prompt(clip: Any, edits: Edits, side: Side) -> tuple[Conditioning, En
     return conditioning, EncodedPrompt(words, tokens, conditioning[0][0][0])
 
 
-def read_word(clip: Any, word: str) -> Word:
+def read_word(clip: CLIP, word: str) -> Word:
     """A word in the tokens of the first text encoder."""
     return Word(word, ids(next(iter(words_of(tokenize(clip, word)).values()))))
 
 
-def embed_side(clip: Any, edits: Edits, side: Side) -> Conditioning:
+def embed_side(clip: CLIP, edits: Edits, side: Side) -> Conditioning:
     """Object-Restricted Embeddings of all source or all target phrases, as CONDITIONING.
 
     It has one entry, or with a CLIP on a schedule of hooks one for each part of the schedule.
@@ -119,7 +123,7 @@ def embed_side(clip: Any, edits: Edits, side: Side) -> Conditioning:
     """
     empty = tokenize(clip, "")
     text = _tokenize_side(clip, edits, side, empty)
-    spans = _spans(clip, text, edits.settings)
+    spans = _find_spans(clip, text, edits.settings)
     nothing = _encode(clip, empty)
     require_vectors_fit(text.base, nothing[0][0].shape[-1], text.prompt)
     base = _encode(clip, text.base)
@@ -131,7 +135,7 @@ def embed_side(clip: Any, edits: Edits, side: Side) -> Conditioning:
     elif edits.settings.pooled == "source" and side == "target":
         speaker = _encode(clip, _tokenize_side(clip, edits, "source", empty).base)
     ends = next(iter(rows_of(text.base).values())).ends
-    conditioning: Conditioning = []
+    conditioning: list[Sequence[Any]] = []
     for (plain, options), (nil, _), (_, speaking), *own in zip(
         base, nothing, speaker, *alone, strict=True
     ):
@@ -139,33 +143,33 @@ def embed_side(clip: Any, edits: Edits, side: Side) -> Conditioning:
             Phrase(phrase, entry[0][0], span.stop - span.start + 1, span)
             for phrase, entry, span in zip(text.phrases, own, spans, strict=True)
         ]
-        ore = object_restricted_embeddings(Prompt(plain[0], ends), objects, nil[0], edits.settings)
+        ore = restrict_embeddings(Prompt(plain[0], ends), objects, nil[0], edits.settings)
         conditioning += make_conditioning(ore, speaking.get("pooled_output"), options)
     return conditioning
 
 
-def _encode(clip: Any, tokenized: Tokenized) -> Conditioning:
+def _encode(clip: CLIP, tokenized: Tokenized) -> Conditioning:
     """As CLIP Text Encode."""
     return clip.encode_from_tokens_scheduled(tokenized)
 
 
-def _tokenize_side(clip: Any, edits: Edits, side: Side, empty: Tokenized) -> _Text:
+def _tokenize_side(clip: CLIP, edits: Edits, side: Side, empty: Tokenized) -> _TokenizedSide:
     is_source = side == "source"
     phrases = edits.sources if is_source else edits.targets
     full_prompt = edits.source_prompt if is_source else edits.target_prompt
     if not phrases:
         raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
-    words = [_phrase_words(clip, phrase, side, capacity(empty)) for phrase in phrases]
+    words = [_tokenize_phrase(clip, phrase, side, capacity(empty)) for phrase in phrases]
     if full_prompt is None:
         base = join(words, words_of(tokenize(clip, JOINER)), empty)
     else:
         base = tokenize(clip, full_prompt)
-    text = _Text(side, phrases, full_prompt, words, base)
+    text = _TokenizedSide(side, phrases, full_prompt, words, base)
     require_same_rows(base, text.prompt)
     return text
 
 
-def _phrase_words(clip: Any, phrase: str, side: Side, most: int) -> Words:
+def _tokenize_phrase(clip: CLIP, phrase: str, side: Side, most: int) -> WordTokens:
     tokenized = tokenize(clip, phrase)
     name = f'the {side} phrase "{phrase}" of the edits'
     require_same_rows(tokenized, name)
@@ -184,11 +188,11 @@ def _phrase_words(clip: Any, phrase: str, side: Side, most: int) -> Words:
     return words
 
 
-def _spans(clip: Any, text: _Text, settings: MethodSettings) -> list[Span]:
+def _find_spans(clip: CLIP, text: _TokenizedSide, settings: MethodSettings) -> list[Span]:
     """Where each phrase stands in the base prompt; the same for all text encoders."""
-    search: SpanSearch = spans_in_order if text.full_prompt is None else spans_anywhere
+    search: SpanSearch = find_spans_in_order if text.full_prompt is None else find_spans_anywhere
     if settings.variant == "published code":
-        search = spans_first
+        search = find_first_spans
     found: list[list[Span]] = []
     for encoder, tokens in rows_of(text.base).items():
         if text.full_prompt is not None:
@@ -208,7 +212,7 @@ def _spans(clip: Any, text: _Text, settings: MethodSettings) -> list[Span]:
 
 
 def _require_span(
-    span: Span | None, i: int, text: _Text, tokens: Tokens, parts: list[tuple[Token, ...]]
+    span: Span | None, i: int, text: _TokenizedSide, tokens: Tokens, parts: list[tuple[Token, ...]]
 ) -> Span:
     if span is not None:
         return span
@@ -216,24 +220,24 @@ def _require_span(
     in_chunks = occurrences(replace(tokens, inner=frozenset()), parts[i])
     if len(occurrences(unbroken, parts[i])) > len(in_chunks):
         raise ValueError(
-            f"{NODE}: {text.phrase(i)} is cut by the border between two chunks of "
+            f"{NODE}: {text.phrase(i)} is split across two chunks of "
             f"{len(tokens.chunks[0]) - 2} tokens in {text.prompt}. Shorten the prompt, or move the "
             "phrase."
         )
     is_inside = text.phrases[i].lower() in (text.full_prompt or "").lower()
     if is_inside and not occurrences(tokens, parts[i]):
         raise ValueError(
-            f"{NODE}: {text.phrase(i)} stands only as a part of other words, or joined to "
-            f"punctuation, in {text.prompt}. Write it there as words of its own, with blanks "
+            f"{NODE}: {text.phrase(i)} only occurs as part of other words, or joined to "
+            f"punctuation, in {text.prompt}. Write it there as separate words, with spaces "
             "around it."
         )
     raise ValueError(
-        f"{NODE}: {text.phrase(i)} does not stand in {text.prompt}. Use the same words in the edit "
+        f"{NODE}: {text.phrase(i)} does not occur in {text.prompt}. Use the same words in the edit "
         "and in the full prompt, once for every edit."
     )
 
 
-def _warn_of_weights(text: _Text, spans: list[Span]) -> None:
+def _warn_of_weights(text: _TokenizedSide, spans: list[Span]) -> None:
     """With a full prompt its own weights count, not those of the phrases."""
     for i, (words, span) in enumerate(zip(text.words, spans, strict=True)):
         own, used = weights_of(words), weights_of(text.words_at(span))

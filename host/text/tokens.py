@@ -10,27 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from torch import Tensor
 
 from ...prompts.spans import Token, Tokens
 from ..messages import NodeName
 
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
+
 NODE = NodeName("Object-Restricted Embeddings")
 END_OF_TEXT = 49407
 END_OF_WORD = "</w>"
 ENCODERS = {("l",): "SD 1.5", ("h",): "SD 2", ("g", "l"): "SDXL and its refiner"}
 
-Entry: TypeAlias = tuple[Any, ...]
+WeightedToken: TypeAlias = tuple[Token, float]
 """ComfyUI's (token, weight)."""
-Words: TypeAlias = dict[str, list[Entry]]
+WordTokens: TypeAlias = dict[str, list[WeightedToken]]
 """For each text encoder the entries between start and end of text, of all chunks."""
-Tokenized: TypeAlias = dict[str, list[list[Entry]]]
+Tokenized: TypeAlias = dict[str, list[list[WeightedToken]]]
 """For each text encoder its chunks, as CLIP.tokenize gives them."""
 
 
-def tokenize(clip: Any, text: str) -> Tokenized:
+def tokenize(clip: CLIP, text: str) -> Tokenized:
     """Tokens of a text, for each text encoder of a CLIP input.
 
     Raises ValueError without a CLIP, for text encoders other than CLIP's, and when the text goes on
@@ -53,13 +56,13 @@ def tokenize(clip: Any, text: str) -> Tokenized:
         padding = (END_OF_TEXT, chunk[-1][0])
         if not all(any(_is(entry, token) for token in padding) for entry in chunk[_end(chunk) :]):
             raise ValueError(
-                f'{NODE}: the text "{text}" goes on behind an end-of-text token. Remove '
+                f'{NODE}: the text "{text}" continues after an end-of-text token. Remove '
                 "<|endoftext|> from it."
             )
     return tokenized
 
 
-class Vocabulary(Protocol):
+class LimitedTokenizer(Protocol):
     """A tokenizer of ComfyUI (`clip.tokenizer`) of a text encoder that knows some words only."""
 
     def unknown_words(self, tokenized: Tokenized) -> Sequence[str]:
@@ -68,17 +71,17 @@ class Vocabulary(Protocol):
         ...
 
 
-def unknown_words(clip: Any, texts: Iterable[str]) -> list[str]:
+def unknown_words(clip: CLIP, texts: Iterable[str]) -> list[str]:
     """The words of some texts that the encoder of a CLIP says it was never taught, each once; none
     where it says nothing of its words."""
     if not hasattr(clip.tokenizer, "unknown_words"):
         return []
-    vocabulary: Vocabulary = clip.tokenizer
+    vocabulary: LimitedTokenizer = clip.tokenizer
     found = (word for text in texts for word in vocabulary.unknown_words(clip.tokenize(text)))
     return list(dict.fromkeys(found))
 
 
-def words_of(tokenized: Tokenized) -> Words:
+def words_of(tokenized: Tokenized) -> WordTokens:
     """The entries between start and end of text, of all chunks."""
     return {
         name: [entry for chunk in chunks for entry in chunk[1 : _end(chunk)]]
@@ -86,7 +89,7 @@ def words_of(tokenized: Tokenized) -> Words:
     }
 
 
-def ids(words: Sequence[Entry]) -> tuple[Token, ...]:
+def ids(words: Sequence[WeightedToken]) -> tuple[Token, ...]:
     return tuple(entry[0] for entry in words)
 
 
@@ -95,7 +98,7 @@ def capacity(empty: Tokenized) -> int:
     return min(len(chunk) for (chunk,) in empty.values()) - 2
 
 
-def one_chunk(words: Words, empty: Tokenized) -> Tokenized:
+def one_chunk(words: WordTokens, empty: Tokenized) -> Tokenized:
     """Words, at most a chunk of them, as if they were a text of their own.
 
     empty: the tokens of the empty text.
@@ -103,11 +106,11 @@ def one_chunk(words: Words, empty: Tokenized) -> Tokenized:
     return {name: [_chunk(entries, empty[name][0])] for name, entries in words.items()}
 
 
-def join(phrases: Sequence[Words], joiner: Words, empty: Tokenized) -> Tokenized:
+def join(phrases: Sequence[WordTokens], joiner: WordTokens, empty: Tokenized) -> Tokenized:
     """Phrases with a joiner between them, none of them cut by the border of a chunk."""
     joined: Tokenized = {}
     for name, joint in joiner.items():
-        chunks: list[list[Entry]] = [[]]
+        chunks: list[list[WeightedToken]] = [[]]
         for i, phrase in enumerate(phrases):
             for group in (joint, phrase[name]) if i else (phrase[name],):
                 if len(chunks[-1]) + len(group) > capacity(empty):
@@ -117,7 +120,7 @@ def join(phrases: Sequence[Words], joiner: Words, empty: Tokenized) -> Tokenized
     return joined
 
 
-def _chunk(words: Sequence[Entry], empty: Sequence[Entry]) -> list[Entry]:
+def _chunk(words: Sequence[WeightedToken], empty: Sequence[WeightedToken]) -> list[WeightedToken]:
     start, *end_and_padding = empty
     return [start, *words, *end_and_padding[: len(end_and_padding) - len(words)]]
 
@@ -130,7 +133,7 @@ def rows_of(tokenized: Tokenized) -> dict[str, Tokens]:
     }
 
 
-def inner_rows(clip: Any, chunks: Sequence[Sequence[Entry]]) -> frozenset[tuple[int, int]]:
+def inner_rows(clip: CLIP, chunks: Sequence[Sequence[WeightedToken]]) -> frozenset[tuple[int, int]]:
     """(chunk, row) of every word token that goes on with the word of the token before it."""
     rows = [(c, row) for c, chunk in enumerate(chunks) for row in range(1, _end(chunk))]
     return frozenset(
@@ -140,7 +143,7 @@ def inner_rows(clip: Any, chunks: Sequence[Sequence[Entry]]) -> frozenset[tuple[
     )
 
 
-def _ends_word(clip: Any, entry: Entry) -> bool:
+def _ends_word(clip: CLIP, entry: WeightedToken) -> bool:
     if isinstance(entry[0], Tensor):  # a textual inversion
         return True
     ((_, text),) = clip.tokenizer.untokenize([entry])
@@ -201,14 +204,14 @@ def require_rows(text: Tensor, tokenized: Tokenized) -> None:
         )
 
 
-def weights_of(words: Mapping[str, Sequence[Entry]]) -> list[float]:
+def weights_of(words: Mapping[str, Sequence[WeightedToken]]) -> list[float]:
     return [entry[1] for entries in words.values() for entry in entries]
 
 
-def _end(chunk: Sequence[Entry]) -> int:
+def _end(chunk: Sequence[WeightedToken]) -> int:
     """Row of the first end-of-text token."""
     return next(row for row, entry in enumerate(chunk) if _is(entry, END_OF_TEXT))
 
 
-def _is(entry: Entry, token: Token) -> bool:
+def _is(entry: WeightedToken, token: Token) -> bool:
     return not isinstance(entry[0], Tensor) and entry[0] == token

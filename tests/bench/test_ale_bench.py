@@ -77,7 +77,7 @@ def test_a_new_list_of_words_says_what_is_wrong_with_it(folder, tmp_path):
         return str(caught.value)
 
     kept = json.loads((folder / WORDS).read_text())
-    assert "has another form: 'colors' holds a whole number" in error(colors=["red", 1])
+    assert "has another form: 'colors'[1] is a whole number, not text" in error(colors=["red", 1])
     assert "A list of words that objects can become is empty" in error(colors=[])
     assert "attributes.json does not say what '" in error(**{**kept, "objects": {}})
     wrong = {"photo0": {"wolf": {"color": "gray"}}}

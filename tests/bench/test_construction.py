@@ -4,11 +4,11 @@ from collections import Counter
 
 import pytest
 
-from ale_edit.bench.construction import TEMPLATES, Vocabulary, construct
+from ale_edit.bench.construction import TEMPLATES, AttributeWords, construct
 from ale_edit.bench.dataset import ImageObject, SourceImage
 
 NAMES = ("wolf", "moon", "mountain", "tree")
-VOCABULARY = Vocabulary(
+VOCABULARY = AttributeWords(
     ("navy", "cream", "crimson", "green", "gold"),
     ("gold", "rubber", "ivory", "glass"),
     {name: ("cat", "UFO", "hill", "goat", "soccer ball") for name in NAMES},
@@ -87,7 +87,7 @@ def test_new_attributes_are_new_to_the_image_and_differ_where_words_suffice():
 
 
 def test_where_words_are_few_an_object_still_never_becomes_what_it_is():
-    few = Vocabulary(("green", "gold"), ("glass", "gold"), dict.fromkeys(NAMES, NAMES))
+    few = AttributeWords(("green", "gold"), ("glass", "gold"), dict.fromkeys(NAMES, NAMES))
     for edit in construct(images(3), few, seed=0):
         for o in edit.objects:
             if "color" in edit.type:
@@ -95,7 +95,7 @@ def test_where_words_are_few_an_object_still_never_becomes_what_it_is():
 
 
 def test_a_word_list_with_nothing_new_is_an_error():
-    none = Vocabulary(("green",), ("gold",), dict.fromkeys(NAMES, NAMES))
+    none = AttributeWords(("green",), ("gold",), dict.fromkeys(NAMES, NAMES))
     with pytest.raises(ValueError, match="nothing but 'green'"):
         construct(images(1), none, seed=0)
 

@@ -15,8 +15,8 @@ import pytest
 
 from ale_edit.bench.dask_workers import _code, _Packing, dask_workers
 from ale_edit.headless import ComfyError, ServerGone
-from ale_edit.headless.spreading import Spread
-from ale_edit.headless.work import Item, Made
+from ale_edit.headless.spreading import Spreader
+from ale_edit.headless.work import RunResult, WorkItem
 from ale_edit.tests.headless.test_work import IMAGE, Slow, item, serving
 
 TRIED = """
@@ -32,7 +32,7 @@ sys.path[:0] = sys.argv[1:]
 import pickle
 from ale_edit.headless import work
 assert work.__file__.startswith(sys.argv[1]), work.__file__
-item = work.Item("r", "ale/one", {"1": {"class_type": "X", "inputs": {}}}, {}, "Save")
+item = work.WorkItem("r", "ale/one", {"1": {"class_type": "X", "inputs": {}}}, {}, "Save")
 try:
     work.make(pickle.loads(pickle.dumps(item)), "http://127.0.0.1:1")
 except work.ServerGone as error:
@@ -130,10 +130,10 @@ class Task:
     group: str = "g"
     tag: str = ""
 
-    def item(self, run: str) -> Item:
+    def item(self, run: str) -> WorkItem:
         return item(run=run, name=self.name)
 
-    def keep(self, made: Made, _server: str, _versions: Any) -> None:
+    def keep(self, made: RunResult, _server: str, _versions: Any) -> None:
         assert made.image == IMAGE
         self.kept.append(self.name)
 
@@ -146,7 +146,7 @@ def spread(cluster: Cluster, url: str, tell: Callable[[str], None], patience_s: 
     with dask_workers(cluster.address, [url]) as workers:
         tasks = [Task(str(k), kept) for k in range(3)]
         waiting = {"patience_s": patience_s, "recheck_s": 0.5}
-        Spread(tasks, {}, None, workers, lambda *_: None, tell, **waiting).run()
+        Spreader(tasks, {}, None, workers, lambda *_: None, tell, **waiting).run()
     return kept
 
 

@@ -86,7 +86,22 @@ def change(folder: Path, old: str, new: str) -> None:
         ("ale-edit dataset 1", "ale-edit dataset 9", "its format is 'ale-edit dataset 9'"),
         ('"images": {', '"images": {,', r"is not JSON \(.*line \d+ column \d+"),
         ('"a.png"', '"b.png"', "There is no file .*b.png"),
-        ('"images": {\n  "a": {', '"images": {\n  "a": 5, "b": {', "another form"),
+        (
+            '"images": {\n  "a": {',
+            '"images": {\n  "a": 5, "b": {',
+            "'images' has another form: 'a' is a whole number, not an object",
+        ),
+        ('"about": {', '"about": 1, "images": {', "json has another form: 'about' is a whole num"),
+        ('"seed": 7', '"seed": true', r"'edits'\[0\] \('a-1'\) has .*: 'seed' is True, not a who"),
+        ('"seed": 7', '"seed": "7"', "another form: 'seed' is text, not a whole number"),
+        ('"tags": []', '"tags": [1]', r"'objects'\[0\] has another form: 'tags'\[0\] is a whole n"),
+        ('"tags": []', '"tags": {}', "'tags' is an object, not a list"),
+        ('"object": "goat"', '"object": null', "'asked' has another form: 'object' is None, not t"),
+        (
+            '"edits": [',
+            '"edits": [7, ',
+            r"json has another form: 'edits'\[0\] is a whole number, n",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(dataset, old, new, expected):

@@ -12,9 +12,8 @@ from PIL import Image
 
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import (
-    Job,
+    BenchTask,
     Plan,
-    ProgressLine,
     edit_all,
     find_pending,
     read_result,
@@ -25,7 +24,6 @@ from ale_edit.bench.editing import (
 from ale_edit.bench.methods import ALE, CODE, COMPONENTS, NAIVE, all_methods
 from ale_edit.headless import PackMissing
 from ale_edit.headless.pictures import as_png
-from ale_edit.headless.tasks import Outcome
 from ale_edit.headless.workers import local_workers
 from ale_edit.tests.headless.fake_server import FakeServer, serving
 
@@ -43,8 +41,8 @@ def plan(dataset, **options) -> Plan:
 
 
 @pytest.fixture
-def job(dataset, tmp_path) -> Job:
-    first = plan(dataset).jobs[0]
+def task(dataset, tmp_path) -> BenchTask:
+    first = plan(dataset).tasks[0]
     return replace(first, path=tmp_path / "images" / "one.png")
 
 
@@ -53,44 +51,44 @@ def picture() -> bytes:
 
 
 def test_every_edit_is_made_by_every_method_once(dataset):
-    jobs = plan(dataset).jobs
+    tasks = plan(dataset).tasks
     expected = {(m, e.id) for m in ("naive", "ale") for e in dataset.edits[:6]}
-    assert {(j.method.name, j.edit.id) for j in jobs} == expected and len(jobs) == 12
-    assert len({job.path for job in jobs}) == len({job.fingerprint for job in jobs}) == 12
+    assert {(j.method.name, j.edit.id) for j in tasks} == expected and len(tasks) == 12
+    assert len({task.path for task in tasks}) == len({task.fingerprint for task in tasks}) == 12
     out = dataset.folder.parent
-    assert all(j.path == out / "images" / j.method.name / f"{j.edit.id}.png" for j in jobs)
+    assert all(j.path == out / "images" / j.method.name / f"{j.edit.id}.png" for j in tasks)
 
 
 def test_methods_of_one_edit_stand_together_with_those_of_one_source_branch_side_by_side(dataset):
-    jobs = Plan(dataset, dataset.edits[:2], (*COMPONENTS, CODE), dataset.folder.parent).jobs
-    names = [job.method.name for job in jobs]
+    tasks = Plan(dataset, dataset.edits[:2], (*COMPONENTS, CODE), dataset.folder.parent).tasks
+    names = [task.method.name for task in tasks]
     assert names[:6] == names[6:] == ["naive", "ale", "ore", "ore-bb", "ore-rgb", "code"]
 
 
 def test_a_workflow_holds_the_edits_phrases_masks_type_and_seed(dataset):
-    for job in plan(dataset).jobs:
-        workflow, pictures = job.prepare()
+    for task in plan(dataset).tasks:
+        workflow, pictures = task.prepare()
         inputs = {workflow.title(k): node["inputs"] for k, node in workflow.nodes.items()}
-        assert inputs["Noise"]["noise_seed"] == job.edit.seed
-        assert inputs["Self-attention"]["edit_type"] == job.edit.type
-        assert pictures[inputs["Source image"]["image"]] == dataset.picture(job.edit.image)
-        masks = dataset.masks(job.edit.image)
-        for number, o in enumerate(job.edit.objects, 1):
+        assert inputs["Noise"]["noise_seed"] == task.edit.seed
+        assert inputs["Self-attention"]["edit_type"] == task.edit.type
+        assert pictures[inputs["Source image"]["image"]] == dataset.picture(task.edit.image)
+        masks = dataset.masks(task.edit.image)
+        for number, o in enumerate(task.edit.objects, 1):
             node = inputs[f"Edit {number}"]
             assert (node["source"], node["target"]) == (o.source, o.target)
             sent = pictures[inputs[f"Mask {number}"]["image"]]
             assert sent.convert("L") == masks[o.object]
-        assert f"Edit {len(job.edit.objects) + 1}" not in inputs
+        assert f"Edit {len(task.edit.objects) + 1}" not in inputs
         saving = [n["class_type"] for n in workflow.nodes.values() if "Save" in n["class_type"]]
         assert not saving
 
 
 def test_a_spoiled_mask_is_what_the_method_is_given(dataset):
     method = all_methods()["box"]
-    (job,) = Plan(dataset, dataset.edits[:1], (method,), dataset.folder.parent).jobs
-    workflow, pictures = job.prepare()
+    (task,) = Plan(dataset, dataset.edits[:1], (method,), dataset.folder.parent).tasks
+    workflow, pictures = task.prepare()
     sent = pictures[workflow.inputs("Mask 1")["image"]]
-    true = dataset.masks(job.edit.image)[job.edit.objects[0].object]
+    true = dataset.masks(task.edit.image)[task.edit.objects[0].object]
     assert sent.getbbox() == true.getbbox() and sent.convert("L") != true
 
 
@@ -98,25 +96,25 @@ EDITORS = ("infedit", "masactrl")
 SAMPLING = ("steps", "strength", "source_guidance", "target_guidance")
 
 
-def inputs_of(job: Job, title: str = "") -> dict:
+def inputs_of(task: BenchTask, title: str = "") -> dict:
     """The inputs of a node, by default the editor's."""
-    workflow, _ = job.prepare()
-    return workflow.inputs(title or all_methods()[job.method.editor].label)
+    workflow, _ = task.prepare()
+    return workflow.inputs(title or all_methods()[task.method.editor].label)
 
 
 @pytest.mark.parametrize("name", EDITORS)
 def test_an_editor_gets_the_same_image_words_and_seed_as_ale_and_no_mask(dataset, name):
     edits, method = dataset.edits[:6], all_methods()[name]
-    jobs = Plan(dataset, edits, (ALE, method), dataset.folder.parent).jobs
-    assert [job.method.name for job in jobs] == ["ale", name] * 6
-    for job in jobs[1::2]:
-        workflow, pictures = job.prepare()
-        assert list(pictures.values()) == [dataset.picture(job.edit.image)]
+    tasks = Plan(dataset, edits, (ALE, method), dataset.folder.parent).tasks
+    assert [task.method.name for task in tasks] == ["ale", name] * 6
+    for task in tasks[1::2]:
+        workflow, pictures = task.prepare()
+        assert list(pictures.values()) == [dataset.picture(task.edit.image)]
         assert list(pictures) == [workflow.inputs("Source image")["image"]]
-        words = "\n".join(f"{o.source} -> {o.target}" for o in job.edit.objects)
+        words = "\n".join(f"{o.source} -> {o.target}" for o in task.edit.objects)
         assert workflow.inputs("Edit List")["text"] == words
-        assert inputs_of(job)["seed"] == job.edit.seed
-        item = job.item("run")
+        assert inputs_of(task)["seed"] == task.edit.seed
+        item = task.item("run")
         titles = {workflow.title(k): n["class_type"] for k, n in item.nodes.items()}
         assert titles[item.result] == "PreviewImage" and list(item.pictures) == list(pictures)
         assert "SaveImage" not in workflow.classes()
@@ -133,9 +131,9 @@ def test_an_editor_gets_the_same_image_words_and_seed_as_ale_and_no_mask(dataset
 )
 def test_an_editor_has_the_model_steps_and_guidance_of_ale(dataset, name, options, expected):
     methods = (ALE, all_methods()[name])
-    ale, other = Plan(dataset, dataset.edits[:1], methods, dataset.folder.parent, **options).jobs
+    ale, other = Plan(dataset, dataset.edits[:1], methods, dataset.folder.parent, **options).tasks
     assert tuple(inputs_of(other)[setting] for setting in SAMPLING) == expected
-    first, second = (job.prepare()[0].inputs("Model") for job in (ale, other))
+    first, second = (task.prepare()[0].inputs("Model") for task in (ale, other))
     assert first == second
     workflow = ale.prepare()[0]
     assert workflow.inputs("Guider")["target_guidance"] == expected[-1]
@@ -143,8 +141,8 @@ def test_an_editor_has_the_model_steps_and_guidance_of_ale(dataset, name, option
 
 def test_an_editor_without_ale_has_the_sampling_of_ale_too(dataset):
     method = all_methods()["masactrl"]
-    (job,) = Plan(dataset, dataset.edits[:1], (method,), dataset.folder.parent).jobs
-    assert tuple(inputs_of(job)[setting] for setting in SAMPLING) == (15, 1.0, 3.0, 5.0)
+    (task,) = Plan(dataset, dataset.edits[:1], (method,), dataset.folder.parent).tasks
+    assert tuple(inputs_of(task)[setting] for setting in SAMPLING) == (15, 1.0, 3.0, 5.0)
 
 
 def test_the_papers_settings_stand_whatever_the_table_has(dataset):
@@ -152,15 +150,15 @@ def test_the_papers_settings_stand_whatever_the_table_has(dataset):
     method = all_methods()["masactrl-paper"]
     options = {"settings": settings, "checkpoint": "sd.ckpt"}
     methods = (ALE, method)
-    _, job = Plan(dataset, dataset.edits[:1], methods, dataset.folder.parent, **options).jobs
-    node = inputs_of(job)
+    _, task = Plan(dataset, dataset.edits[:1], methods, dataset.folder.parent, **options).tasks
+    node = inputs_of(task)
     assert tuple(node[setting] for setting in SAMPLING) == (50, 1.0, 7.5, 7.5)
 
 
 def test_a_setting_goes_to_the_methods_that_have_its_node_and_one_of_none_is_told(dataset):
     methods, out = (ALE, all_methods()["infedit"]), dataset.folder.parent
     settings = {"InfEdit": {"self_share": 0.75}, "Regions": {"dilation": 0.25}}
-    ale, other = Plan(dataset, dataset.edits[:1], methods, out, settings=settings).jobs
+    ale, other = Plan(dataset, dataset.edits[:1], methods, out, settings=settings).tasks
     assert inputs_of(other)["self_share"] == 0.75
     assert inputs_of(ale, "Regions")["dilation"] == 0.25
     with pytest.raises(ValueError, match="no node titled 'MasaCtrl'. It has: Blending"):
@@ -173,16 +171,16 @@ def test_a_setting_goes_to_the_methods_that_have_its_node_and_one_of_none_is_tol
 def test_sentences_reach_an_editor(dataset, name):
     edit = replace(dataset.edits[0], source_prompt="a ball on grass", target_prompt="a box there")
     methods = (all_methods()[name],)
-    (job,) = Plan(dataset, [edit], methods, dataset.folder.parent).jobs
-    workflow, _ = job.prepare()
-    assert workflow.title(inputs_of(job)["edits"][0]) == "Full Prompts"
+    (task,) = Plan(dataset, [edit], methods, dataset.folder.parent).tasks
+    workflow, _ = task.prepare()
+    assert workflow.title(inputs_of(task)["edits"][0]) == "Full Prompts"
     assert workflow.inputs("Full Prompts")["target_prompt"] == "a box there"
 
 
 @pytest.mark.parametrize("missing", ["ALERegionCrossAttention", "ALEInfEdit", "ALEMasaCtrl"])
 def test_a_server_without_the_node_of_any_method_gets_no_work(dataset, missing):
     methods = (ALE, *(all_methods()[name] for name in EDITORS))
-    jobs = Plan(dataset, dataset.edits[:1], methods, dataset.folder.parent).jobs
+    tasks = Plan(dataset, dataset.edits[:1], methods, dataset.folder.parent).tasks
     server = FakeServer()
     del server.nodes[missing]
 
@@ -190,7 +188,7 @@ def test_a_server_without_the_node_of_any_method_gets_no_work(dataset, missing):
         async with serving(server) as urls:
             with local_workers(urls) as workers:
                 await asyncio.to_thread(
-                    edit_all, jobs, workers, lambda *_: None, lambda _: None, patience_s=0
+                    edit_all, tasks, workers, lambda *_: None, lambda _: None, patience_s=0
                 )
 
     with pytest.raises(PackMissing, match=f"has no node {missing}"):
@@ -198,29 +196,29 @@ def test_a_server_without_the_node_of_any_method_gets_no_work(dataset, missing):
     assert not server.ran
 
 
-def test_an_image_is_done_once_it_is_written(job):
-    assert state_of(job) == "missing"
-    write_result(job, picture(), VERSIONS)
-    assert state_of(job) == "done"
-    assert [p.name for p in job.path.parent.iterdir()] == ["one.png"]
+def test_an_image_is_done_once_it_is_written(task):
+    assert state_of(task) == "missing"
+    write_result(task, picture(), VERSIONS)
+    assert state_of(task) == "done"
+    assert [p.name for p in task.path.parent.iterdir()] == ["one.png"]
 
 
-def test_pixels_are_kept_as_they_came(job):
+def test_pixels_are_kept_as_they_came(task):
     data = picture()
-    write_result(job, data, VERSIONS)
-    assert read_result(job.path)[0].tobytes() == Image.open(io.BytesIO(data)).tobytes()
+    write_result(task, data, VERSIONS)
+    assert read_result(task.path)[0].tobytes() == Image.open(io.BytesIO(data)).tobytes()
 
 
-def test_an_image_says_on_which_versions_it_was_made(job):
-    write_result(job, picture(), VERSIONS)
-    assert read_versions(job.path) == "comfyui 0.3.75, pytorch 2.11.0"
-    assert read_versions(job.path.with_name("none.png")) == ""
+def test_an_image_says_on_which_versions_it_was_made(task):
+    write_result(task, picture(), VERSIONS)
+    assert read_versions(task.path) == "comfyui 0.3.75, pytorch 2.11.0"
+    assert read_versions(task.path.with_name("none.png")) == ""
 
 
 def test_sentences_go_through_full_prompts(dataset):
     edit = replace(dataset.edits[0], source_prompt="a ball on grass", target_prompt="a box there")
-    (with_them,) = Plan(dataset, [edit], (ALE,), dataset.folder.parent).jobs
-    (without,) = Plan(dataset, dataset.edits[:1], (ALE,), dataset.folder.parent).jobs
+    (with_them,) = Plan(dataset, [edit], (ALE,), dataset.folder.parent).tasks
+    (without,) = Plan(dataset, dataset.edits[:1], (ALE,), dataset.folder.parent).tasks
     assert with_them.fingerprint != without.fingerprint
     workflow, _ = with_them.prepare()
     node = workflow.nodes[workflow.inputs("Method")["edits"][0]]
@@ -231,36 +229,36 @@ def test_sentences_go_through_full_prompts(dataset):
 
 
 def test_an_item_can_be_pickled_and_holds_its_pictures(dataset):
-    job = plan(dataset).jobs[0]
-    item = pickle.loads(pickle.dumps(job.item("run")))
-    workflow, pictures = job.prepare()
-    assert (item.name, item.nodes) == (job.name, workflow.nodes)
+    task = plan(dataset).tasks[0]
+    item = pickle.loads(pickle.dumps(task.item("run")))
+    workflow, pictures = task.prepare()
+    assert (item.name, item.nodes) == (task.name, workflow.nodes)
     for name, data in item.pictures.items():
         assert Image.open(io.BytesIO(data)).tobytes() == pictures[name].tobytes()
 
 
 @pytest.mark.parametrize("part", [0.2, 0.5, 0.8, 0.97])
-def test_a_changed_byte_anywhere_is_found_and_told(job, part):
-    write_result(job, picture(), VERSIONS)
-    data = bytearray(job.path.read_bytes())
+def test_a_changed_byte_anywhere_is_found_and_told(task, part):
+    write_result(task, picture(), VERSIONS)
+    data = bytearray(task.path.read_bytes())
     data[int(len(data) * part)] ^= 0x10
-    job.path.write_bytes(data)
+    task.path.write_bytes(data)
     told: list[str] = []
-    assert find_pending([job], told.append) == [job]
-    assert told == [f"{job.path} is damaged: it is made again."]
+    assert find_pending([task], told.append) == [task]
+    assert told == [f"{task.path} is damaged: it is made again."]
 
 
 @pytest.mark.parametrize("length", [0, 30, 400])
-def test_a_cut_off_file_is_found(job, length):
-    write_result(job, picture(), VERSIONS)
-    job.path.write_bytes(job.path.read_bytes()[:length])
-    assert state_of(job) == "damaged"
+def test_a_cut_off_file_is_found(task, length):
+    write_result(task, picture(), VERSIONS)
+    task.path.write_bytes(task.path.read_bytes()[:length])
+    assert state_of(task) == "damaged"
 
 
-def test_what_was_made_from_something_else_is_made_again_and_told(dataset, job):
-    write_result(job, picture(), VERSIONS)
-    other = plan(dataset, context="other weights").jobs[0]
-    other = replace(other, path=job.path)
+def test_what_was_made_from_something_else_is_made_again_and_told(dataset, task):
+    write_result(task, picture(), VERSIONS)
+    other = plan(dataset, context="other weights").tasks[0]
+    other = replace(other, path=task.path)
     told: list[str] = []
     assert find_pending([other], told.append) == [other]
     assert (
@@ -269,9 +267,9 @@ def test_what_was_made_from_something_else_is_made_again_and_told(dataset, job):
     )
 
 
-def test_settings_are_part_of_the_fingerprint_and_of_the_workflow(dataset, job):
-    other = plan(dataset, settings={"Guider": {"target_guidance": 4}}).jobs[0]
-    assert other.fingerprint != job.fingerprint
+def test_settings_are_part_of_the_fingerprint_and_of_the_workflow(dataset, task):
+    other = plan(dataset, settings={"Guider": {"target_guidance": 4}}).tasks[0]
+    assert other.fingerprint != task.fingerprint
     assert other.prepare()[0].inputs("Guider")["target_guidance"] == 4
     with pytest.raises(ValueError, match="'Guider' .* has no input 'guidance'"):
         plan(dataset, settings={"Guider": {"guidance": 4}})
@@ -279,32 +277,27 @@ def test_settings_are_part_of_the_fingerprint_and_of_the_workflow(dataset, job):
 
 def test_an_image_depends_on_the_weights_of_its_method_alone(dataset, tmp_path, monkeypatch):
     methods = (ALE, all_methods()["lcm-8"])
-    before = [job.fingerprint for job in Plan(dataset, dataset.edits[:1], methods, tmp_path).jobs]
+    before = [
+        task.fingerprint for task in Plan(dataset, dataset.edits[:1], methods, tmp_path).tasks
+    ]
     other = SimpleNamespace(weights_key=lambda part: f"other {part}")
     monkeypatch.setattr("ale_edit.bench.editing.own_model", lambda: other)
-    after = [job.fingerprint for job in Plan(dataset, dataset.edits[:1], methods, tmp_path).jobs]
+    after = [task.fingerprint for task in Plan(dataset, dataset.edits[:1], methods, tmp_path).tasks]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False]
 
 
-def test_a_full_disk_leaves_no_half_of_an_image(job, monkeypatch):
+def test_a_full_disk_leaves_no_half_of_an_image(task, monkeypatch):
     def full(_number: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_result(job, picture(), VERSIONS)
-    assert state_of(job) == "missing" and not list(job.path.parent.iterdir())
+        write_result(task, picture(), VERSIONS)
+    assert state_of(task) == "missing" and not list(task.path.parent.iterdir())
 
 
-def test_progress_says_how_many_and_how_long(job):
-    lines: list[str] = []
-    progress = ProgressLine(4, True, lambda text, **_: lines.append(text))
-    progress(job, Outcome(made=2, seconds=5.0))
-    assert lines[0].strip() == "2/4 images, 2.50 s each, 0:00:05 left"
-
-
-def test_a_file_that_is_no_picture_is_damaged(job):
-    job.path.parent.mkdir(parents=True)
-    job.path.write_text("not a picture")
+def test_a_file_that_is_no_picture_is_damaged(task):
+    task.path.parent.mkdir(parents=True)
+    task.path.write_text("not a picture")
     with pytest.raises(ValueError, match="one.png is damaged .* Run the bench again"):
-        read_result(job.path)
+        read_result(task.path)

@@ -15,13 +15,13 @@ from PIL import Image
 from ale_edit.bench import main_job
 from ale_edit.bench.demo_scenes import demo_input
 from ale_edit.bench.main_job import (
-    Edit,
-    ProgressLine,
+    MaskedEdit,
     exit_code,
     filled_workflow,
     guard,
     main,
     scores_of,
+    show_progress,
     table,
 )
 from ale_edit.bench.options import FAILED, OUTPUT_CLOSED, SERVER_FAILED, STOPPED
@@ -37,7 +37,8 @@ from ale_edit.headless import (
     ServerGone,
     WorkflowRejected,
 )
-from ale_edit.headless.spreading import Hopeless
+from ale_edit.headless.spreading import RepeatedFailure
+from ale_edit.progress import ProgressBar
 
 
 def chain(count: int) -> list[tuple[str, str, str]]:
@@ -79,7 +80,7 @@ def test_the_background_error_is_measured_outside_the_masks_alone():
     source = Image.new("RGB", (32, 32), (100, 100, 100))
     mask = Image.new("L", (32, 32))
     mask.paste(255, (0, 0, 16, 32))
-    edits = [Edit("a", "b", mask, None)]
+    edits = [MaskedEdit("a", "b", mask, None)]
     edited = source.copy()
     edited.paste((255, 0, 0), (0, 0, 16, 32))
     inside = scores_of(source, edited, edits, None)["background_psnr"]
@@ -91,7 +92,7 @@ def test_the_background_error_is_measured_outside_the_masks_alone():
 
 def test_without_any_background_there_is_no_background_error():
     image = Image.new("RGB", (8, 8))
-    everything = [Edit("a", "b", Image.new("L", (8, 8), 255), None)]
+    everything = [MaskedEdit("a", "b", Image.new("L", (8, 8), 255), None)]
     assert scores_of(image, image, everything, None)["background_psnr"] is None
 
 
@@ -100,7 +101,9 @@ def test_an_image_that_the_vae_cropped_is_compared_with_the_sources_centre():
     source.paste((50, 60, 70), (2, 1, 34, 33))
     edited = Image.new("RGB", (32, 32), (50, 60, 70))
     mask = Image.new("L", (37, 35))
-    assert scores_of(source, edited, [Edit("a", "b", mask, None)], None)["background_psnr"] > 60
+    assert (
+        scores_of(source, edited, [MaskedEdit("a", "b", mask, None)], None)["background_psnr"] > 60
+    )
 
 
 def test_the_judge_reads_what_was_asked_for():
@@ -125,9 +128,9 @@ def test_the_table_shows_both_edits_side_by_side():
 
 
 def test_what_nodes_say_is_printed_and_steps_are_not_where_the_output_is_a_file(capsys):
-    line = ProgressLine("ALE edit")
-    line(Progress("Sample", 3, 15))
-    line(Progress("Regions", notice="the masks of a and b overlap."))
+    with ProgressBar("ALE edit", every_s=None) as bar:
+        show_progress(bar, "ALE edit", Progress("Sample", 3, 15))
+        show_progress(bar, "ALE edit", Progress("Regions", notice="the masks of a and b overlap."))
     assert capsys.readouterr().out == "ALE edit: Regions: the masks of a and b overlap.\n"
 
 
@@ -160,8 +163,11 @@ NODE = NodeError("Edit 1", "ALEEditObject", "no words")
         (Interrupted("by somebody"), 1),
         (NodeFailed(NODE, "ValueError", ()), 1),
         (NodeFailed(NODE, "torch.OutOfMemoryError", ()), SERVER_FAILED),
-        (Hopeless("the first 5", NodeFailed(NODE, "ValueError", ())), FAILED),
-        (Hopeless("the first 5", NodeFailed(NODE, "torch.OutOfMemoryError", ())), SERVER_FAILED),
+        (RepeatedFailure("the first 5", NodeFailed(NODE, "ValueError", ())), FAILED),
+        (
+            RepeatedFailure("the first 5", NodeFailed(NODE, "torch.OutOfMemoryError", ())),
+            SERVER_FAILED,
+        ),
         (ServerGone("no answer"), SERVER_FAILED),
         (PackMissing("no node"), SERVER_FAILED),
         (ComfyError("nothing came"), SERVER_FAILED),
@@ -214,6 +220,7 @@ GUARDED = """
 import runpy, signal, sys, time
 runpy.run_path({dev!r})["import_pack"](None)
 from ale_edit.bench.main_job import guard
+from ale_edit.progress import ProgressBar
 def job():
     print("ready", flush=True)
     while True:

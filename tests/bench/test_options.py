@@ -2,8 +2,6 @@
 
 import argparse
 import os
-import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -12,17 +10,10 @@ from PIL import Image
 from ale_edit.bench import options, own_input
 from ale_edit.bench.options import (
     JOBS,
-    bench_demo_parser,
-    dataset_parser,
     demo_arguments,
-    demo_parser,
-    run_parser,
     scenes_arguments,
-    scenes_parser,
-    tables_parser,
 )
 from ale_edit.bench.parsers import EDIT_TYPES, VARIANTS
-from ale_edit.devtools.commands import own_options
 from ale_edit.editors.ale import SCHEDULES
 from ale_edit.headless import table
 from ale_edit.prompts import edits as prompts
@@ -118,26 +109,6 @@ def test_help_shows_the_options_of_dev_py_too(capsys):
         demo_arguments(["--help"], [own])
     shown = capsys.readouterr().out
     assert "--comfyui" in shown and "--image" in shown
-
-
-def test_the_texts_commands_have_options_that_there_are(dev):
-    names = ("README.md", "docs/bench.md", "docs/results.md", "CONTRIBUTING.md")
-    texts = [(dev.ROOT / name).read_text(encoding="utf-8") for name in names]
-    text = "\n".join(texts).replace("\\\n", " ")
-    commands = re.findall(r"python3 dev.py (demo|bench \w+)\b([^`;#\n]*)", text)
-    parsers = {
-        "demo": demo_parser,
-        "bench scenes": scenes_parser,
-        "bench dataset": dataset_parser,
-        "bench run": run_parser,
-        "bench demo": bench_demo_parser,
-        "bench tables": tables_parser,
-    }
-    assert {job for job, _ in commands} >= set(parsers)
-    for job, argv in commands:
-        own = own_options(job)
-        if job in parsers:
-            parsers[job]([own]).parse_args(shlex.split(argv.replace("--help", "")))
 
 
 def test_the_choices_are_those_of_the_nodes():

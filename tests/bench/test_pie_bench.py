@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ale_edit.bench.dataset import FILE, Dataset, read_dataset
-from ale_edit.bench.json_files import Entry
+from ale_edit.bench.json_files import JsonObject
 from ale_edit.bench.make_dataset import main
 from ale_edit.bench.options import dataset_arguments
 from ale_edit.bench.pie_bench import decode_mask, in_turn, phrase, pie_bench
@@ -86,12 +86,12 @@ def test_scores_count_the_border_as_edited_and_edits_do_not(mapping):
 
 def test_a_run_beyond_the_last_pixel_ends_there_as_in_pie_benchs_code_and_is_told():
     told: list[str] = []
-    entry = Entry(Path("m"), "'0001'", {"mask": [5, 2, 512 * 512 - 3, 100]})
-    mask = np.asarray(decode_mask(entry, told.append)).ravel()
+    entry = JsonObject(Path("m"), "'0001'", {})
+    mask = np.asarray(decode_mask([5, 2, 512 * 512 - 3, 100], entry, told.append)).ravel()
     assert np.flatnonzero(mask).tolist() == [5, 6, 512 * 512 - 3, 512 * 512 - 2, 512 * 512 - 1]
     assert len(told) == 1 and told[0].startswith("'0001': the run [262141, 100] of its 'mask' goes")
-    entry = Entry(Path("m"), "'0001'", {"mask": [512 * 512 - 3, 3]})
-    assert np.asarray(decode_mask(entry, pytest.fail)).ravel()[-4:].tolist() == [0, 255, 255, 255]
+    mask = np.asarray(decode_mask([512 * 512 - 3, 3], entry, pytest.fail)).ravel()
+    assert mask[-4:].tolist() == [0, 255, 255, 255]
 
 
 def told_of(mapping: Path, **changes: Any) -> tuple[Dataset, str]:

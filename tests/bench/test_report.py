@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from ale_edit.bench.demo_scenes import demo_dataset
-from ale_edit.bench.figure_table import JUDGED, Column, Table, show_figure
+from ale_edit.bench.figure_table import JUDGED, Column, FigureTable, show_figure
 from ale_edit.bench.methods import ALE, NAIVE
 from ale_edit.bench.page import caption, leak_of, page, rank_edits, spread_evenly
 from ale_edit.bench.plots import Point, places, scatter, ticks
@@ -35,7 +35,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return Results(dataset, dataset.edits, (NAIVE, ALE), scored, missing, folder.parent)
 
 
-def row(table: Table, method: str) -> dict[str, str]:
+def row(table: FigureTable, method: str) -> dict[str, str]:
     (cells,) = [r for r in table.rows if r[0] == method]
     return dict(zip(table.columns, cells, strict=True))
 
@@ -97,7 +97,7 @@ def drawn(results: Results, **changes: object) -> str:
 
 
 def test_columns_without_any_figure_are_left_out_and_the_reason_stays(results):
-    table = Table("T", ("method", "edits", "A", "B", "C"), (("x", "1", "n/a", "2", "n/a"),))
+    table = FigureTable("T", ("method", "edits", "A", "B", "C"), (("x", "1", "n/a", "2", "n/a"),))
     assert table.drop_empty_columns().columns == ("method", "edits", "B")
     assert table.markdown().splitlines()[-1] == "| x | 1 | 2 |"
     with_source = replace(table, rows=(*table.rows, ("source, unedited", "1", "3", "4", "-")))

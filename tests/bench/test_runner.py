@@ -15,7 +15,7 @@ from ale_edit.bench.judging import weights_key
 from ale_edit.bench.methods import ALE, NAIVE
 from ale_edit.bench.options import SERVER_FAILED
 from ale_edit.bench.runner import command_of, main, write_report
-from ale_edit.headless.lock import Taken, alone_in
+from ale_edit.headless.lock import FolderInUse, alone_in
 from ale_edit.headless.pack import pack_version
 from ale_edit.headless.pictures import as_png
 
@@ -34,7 +34,7 @@ def dataset(tmp_path: Path) -> Dataset:
 def unedited(dataset: Dataset, out: Path) -> None:
     """Each method gives the source back."""
     context = weights_key() + pack_version()
-    for job in Plan(dataset, dataset.edits, (NAIVE, ALE), out / "mine", context=context).jobs:
+    for job in Plan(dataset, dataset.edits, (NAIVE, ALE), out / "mine", context=context).tasks:
         write_result(job, as_png(dataset.picture(job.edit.image)), VERSIONS)
 
 
@@ -81,7 +81,7 @@ def test_nobody_else_writes_to_the_folder_before_the_report_is_written(
     tried = []
 
     def trying(*given: Any) -> None:
-        with pytest.raises(Taken), alone_in(tmp_path / "out" / "mine"):
+        with pytest.raises(FolderInUse), alone_in(tmp_path / "out" / "mine"):
             pass
         tried.append(write_report(*given))
 

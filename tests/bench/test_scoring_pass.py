@@ -19,7 +19,7 @@ from ale_edit.bench.editing import image_path, read_result
 from ale_edit.bench.judging import judge_objects, load_mini_clip
 from ale_edit.bench.main_job import to_picture, to_tensor
 from ale_edit.bench.metric import Metric, Values
-from ale_edit.bench.scoring_pass import Metrics, metrics_for
+from ale_edit.bench.scoring_pass import AvailableMetrics, metrics_for
 from ale_edit.demo.mini_clip import MiniClipNet
 from ale_edit.demo.weights import read_weights, write_weights
 from ale_edit.demo.world import make_scene, render
@@ -29,7 +29,9 @@ from ale_edit.tests.tiny_scores import DINO_WIDTH, last_keys, published_vit, tra
 SEEDS = range(10_000, 10_004)
 
 
-def score(dataset: Dataset, edits, method: str, metrics: Metrics, tell) -> dict[str, Values]:
+def score(
+    dataset: Dataset, edits, method: str, metrics: AvailableMetrics, tell
+) -> dict[str, Values]:
     out = dataset.folder.parent
     return scoring_pass.score(dataset, edits, method, metrics, out, tell)
 
@@ -155,8 +157,8 @@ class Counted:
         return {"calls": [1.0]}
 
 
-def metrics(*ready: Metric) -> Metrics:
-    return Metrics(ready, {})
+def metrics(*ready: Metric) -> AvailableMetrics:
+    return AvailableMetrics(ready, {})
 
 
 def test_a_metric_is_added_later_and_nothing_is_computed_twice(dataset):

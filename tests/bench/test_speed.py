@@ -175,17 +175,17 @@ def test_a_part_may_be_measured_alone(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_where_time_is_up_the_larger_shapes_are_left_out_and_named(monkeypatch: pytest.MonkeyPatch):
-    from ale_edit.bench.speed.command import Run, left_out_lines
-    from ale_edit.bench.speed.models import Shape
+    from ale_edit.bench.speed.command import MeasurementPlan, left_out_lines
+    from ale_edit.bench.speed.models import UNetShape
 
-    three = [Shape("demo", size, torch.float32) for size in (8, 16)]
-    three.append(Shape("SD 1.5", 8, torch.float32))
+    three = [UNetShape("demo", size, torch.float32) for size in (8, 16)]
+    three.append(UNetShape("SD 1.5", 8, torch.float32))
     monkeypatch.setattr("ale_edit.bench.speed.command.shapes", lambda _is_quick: three)
-    measured = Run(True, 1).measure_all(lambda shape: {"shape": str(shape)})
+    measured = MeasurementPlan(True, 1).measure_all(lambda shape: {"shape": str(shape)})
     names = ["demo, 8x8, float32", "SD 1.5, 8x8, float32", "demo, 16x16, float32"]
     assert [found["shape"] for found in measured["shapes"]] == names
     assert measured["left_out"] == [] == left_out_lines("memory", measured)
-    late = Run(True, 1, ends_at=0.0).measure_all(lambda shape: {"shape": str(shape)})
+    late = MeasurementPlan(True, 1, ends_at=0.0).measure_all(lambda shape: {"shape": str(shape)})
     assert [found["shape"] for found in late["shapes"]] == names[:1]
     assert left_out_lines("memory", late)[1] == (
         "Left out, as time was up: SD 1.5, 8x8, float32; demo, 16x16, float32 (--only memory)."

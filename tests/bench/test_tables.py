@@ -14,7 +14,7 @@ from ale_edit.bench.options import bench_demo_arguments, tables_arguments
 from ale_edit.bench.report import Results
 from ale_edit.bench.runner import run_bench
 from ale_edit.bench.tables import TABLES, command_of, find_tables, main, renew_table
-from ale_edit.headless.lock import Taken, alone_in
+from ale_edit.headless.lock import FolderInUse, alone_in
 from ale_edit.headless.pictures import as_png
 from ale_edit.headless.tasks import Outcome
 
@@ -40,6 +40,14 @@ def test_a_text_without_the_marks_is_refused_before_any_work(tmp_path, capsys):
     assert main([*argv, "--server", "http://127.0.0.1:1"]) == 1
     assert "must have <!-- table components -->" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["text.md"]
+
+
+def test_a_text_without_the_marks_of_the_legend_is_refused_too(tmp_path, capsys):
+    (tmp_path / "text.md").write_text(MARKED)
+    argv = ["--only", "variants", "--write", str(tmp_path / "text.md"), "--out", str(tmp_path)]
+    assert main([*argv, "--server", "http://127.0.0.1:1"]) == 1
+    assert "must have <!-- table legend -->" in capsys.readouterr().err
+    assert (tmp_path / "text.md").read_text() == MARKED
 
 
 def test_an_unknown_table_is_named_with_those_that_there_are():
@@ -97,8 +105,8 @@ def test_images_of_other_settings_are_told_where_they_are_only_scored(tmp_path, 
     args = bench_demo_arguments(["--score-only", "--edits", "2", "--out", str(tmp_path)])
     dataset = demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1)
     plan = Plan(dataset, dataset.edits[:2], (ALE,), tmp_path / "demo", context="other weights")
-    for job in plan.jobs:
-        write_result(job, as_png(dataset.picture(job.edit.image)), {})
+    for task in plan.tasks:
+        write_result(task, as_png(dataset.picture(task.edit.image)), {})
     results = run_bench(args, dataset, (ALE,), tmp_path / "demo")
     assert "demo: 2 of 2 images made from something else (other prompts," in capsys.readouterr().out
     assert len(results.scored["ale"]) == 2
@@ -120,7 +128,7 @@ def test_nobody_else_writes_to_the_folders_of_tables_before_the_last_one_is_writ
 
     def trying(*_: Any) -> Any:
         for folder in ("demo", "objects4", "objects6", "objects8"):
-            with pytest.raises(Taken), alone_in(tmp_path / folder):
+            with pytest.raises(FolderInUse), alone_in(tmp_path / folder):
                 pass
         assert demo_bench_main(tmp_path) == 1
         assert "Another process is writing to" in capsys.readouterr().err

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from ale_edit.demo.evaluate import PARTS_OF_CARD, _matched, _measured, _rate, evaluate
+from ale_edit.demo.evaluate import PARTS_OF_CARD, _match, _measure, _rate, evaluate
 from ale_edit.demo.judge import Reading
 from ale_edit.demo.scenes import make_scene
 from ale_edit.demo.train import main
@@ -18,21 +18,21 @@ def _reading(o, **changed):
 
 def test_patches_are_matched_to_the_objects_in_any_order():
     a, b = make_scene(4, 2).objects
-    assert _matched([_reading(b), _reading(a)], (a, b)) == [_reading(a), _reading(b)]
-    assert _matched([_reading(b)], (a, b)) == [None, _reading(b)]
-    assert _matched([], (a, b)) == [None, None]
+    assert _match([_reading(b), _reading(a)], (a, b)) == [_reading(a), _reading(b)]
+    assert _match([_reading(b)], (a, b)) == [None, _reading(b)]
+    assert _match([], (a, b)) == [None, None]
 
 
 def test_an_attribute_of_the_other_object_is_counted_as_such():
     scene = next(s for s in map(make_scene, range(50))
                  if s.objects[0].material != s.objects[1].material)  # fmt: skip
     a, b = scene.objects
-    assert _measured(_reading(a), a, scene) == (1, 1, 1, 1, 0)
-    assert _measured(_reading(a, color=b.color), a, scene) == (1, 0, 1, 0, 1)
-    assert _measured(_reading(a, material=b.material), a, scene) == (1, 1, 0, 0, 1)
+    assert _measure(_reading(a), a, scene) == (1, 1, 1, 1, 0)
+    assert _measure(_reading(a, color=b.color), a, scene) == (1, 0, 1, 0, 1)
+    assert _measure(_reading(a, material=b.material), a, scene) == (1, 1, 0, 0, 1)
     free = next(c for c in ("red", "green", "blue") if c not in (a.color, b.color))
-    assert _measured(_reading(a, color=free), a, scene) == (1, 0, 1, 0, 0)
-    assert _measured(None, a, scene) == (0, 0, 0, 0, 0)
+    assert _measure(_reading(a, color=free), a, scene) == (1, 0, 1, 0, 0)
+    assert _measure(None, a, scene) == (0, 0, 0, 0, 0)
 
 
 def test_a_rate_has_the_width_of_its_sampling_error():

@@ -13,7 +13,7 @@ from ale_edit.demo.scenes import CHECK_SEEDS, COLORS, MATERIALS, SHAPES, Scene, 
 from ale_edit.demo.stage import StagePlan
 from ale_edit.demo.train_finder import (
     finder_loss,
-    frayed,
+    fray,
     object_masks,
     pixel_labels,
     train_finder,
@@ -129,7 +129,7 @@ def test_frayed_outlines_stay_close_to_the_object():
     scenes = [make_scene(s, 1 + s % 4) for s in range(6)]
     whole = object_masks(scenes, render_batch(scenes)[1])
     assert len(whole) == sum(len(scene.objects) for scene in scenes)
-    made = frayed(whole, np.random.default_rng(0))
+    made = fray(whole, np.random.default_rng(0))
     near = nn.functional.max_pool2d(whole[:, None], 3, 1, 1)[:, 0]
     assert (made >= whole).all() and (made <= near).all()
     assert (made != whole).flatten(1).any(1).all()

@@ -93,7 +93,7 @@ def test_pooled_states_are_the_text_encoder_s_at_the_first_end_of_text():
     tokens = clip.tokenize(text)
     end = [token for token, _ in tokens["l"][0]].index(EOS)
     states = cast("torch.Tensor", clip.encode_from_tokens(tokens))
-    torch.testing.assert_close(scorer._pooled(text), states[:, end].float().cpu())
+    torch.testing.assert_close(scorer._pool(text), states[:, end].float().cpu())
 
 
 def test_similarities_are_cosines():

@@ -57,12 +57,13 @@ def test_the_averaged_weights_lag_behind_the_trained_ones(tmp_path):
         torch.testing.assert_close(stage.ema[key], keep * before[key] + (1 - keep) * value)
 
 
-def test_progress_goes_to_the_log_and_the_curve(tmp_path, monkeypatch, caplog):
+def test_progress_goes_to_the_output_and_the_curve(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("ale_edit.demo.stage.REPORT_EVERY_S", 0.0)
-    caplog.set_level("INFO")
     stage = _line_stage(tmp_path, 4)
     stage.train(_loss(stage))
-    assert "line [##########..........] 50 %, 0:0" in caplog.text
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and lines[1].startswith("line:  50%|")
+    assert "2/4 [00:00<" in lines[1] and ", loss " in lines[1]
     rows = stage.curve_path.read_text(encoding="utf-8").splitlines()
     assert rows[0] == "samples,seconds,loss" and len(rows) == 5
     assert [float(row.split(",")[0]) for row in rows[1:]] == [1, 2, 3, 4]

@@ -1,6 +1,6 @@
 """SD 1.5's attention layers, as methods.md 0 lists them."""
 
-from ale_edit.attention.control import Kind, Layer
+from ale_edit.attention.control import Layer, LayerKind
 
 BLOCKS = [
     *(("input", n, 1) for n in (1, 2)),
@@ -14,7 +14,7 @@ BLOCKS = [
 """In the order in which they run: block and divisor of the latent."""
 
 
-def sd15(height: int = 64, width: int = 64, kind: Kind = "cross") -> list[Layer]:
+def sd15(height: int = 64, width: int = 64, kind: LayerKind = "cross") -> list[Layer]:
     """The layers on a latent of so many cells."""
     latent = (height, width)
     return [

@@ -61,7 +61,7 @@ def test_the_defaults_are_the_papers():
 def test_hard_weights_are_the_variants_background_of_the_dilated_masks(variant: Variant, shape):
     regions = make_regions(two_boxes(*shape), ["a", "b"], 0.02)
     height, width = (side // 8 for side in shape)
-    weights = background_weights(regions, height, width, variant, is_soft=False)
+    weights = background_weights(regions, height, width, variant, is_soft=False, cell=8)
     assert weights.dtype == torch.bool
     assert torch.equal(weights, latent_background(regions.dilated, height, width, variant))
 
@@ -69,7 +69,7 @@ def test_hard_weights_are_the_variants_background_of_the_dilated_masks(variant: 
 def test_soft_weights_are_the_mean_of_each_cells_64_pixels():
     mask = box_mask(64, 96, top=12, left=20, bottom=40, right=50)
     regions = make_regions([mask], ["a"], 0.0, feather=0.1)
-    weights = background_weights(regions, 8, 12, "paper", is_soft=True)
+    weights = background_weights(regions, 8, 12, "paper", is_soft=True, cell=8)
     soft = regions.soft_background
     for y in range(8):
         for x in range(12):
@@ -80,7 +80,7 @@ def test_soft_weights_are_the_mean_of_each_cells_64_pixels():
 def test_soft_weights_keep_an_object_of_one_pixel_of_a_larger_image():
     mask = box_mask(512, 512, top=203, left=67, bottom=204, right=68)
     weights = background_weights(
-        make_regions([mask], ["a"], 0.0, feather=0.01), 8, 8, "paper", is_soft=True
+        make_regions([mask], ["a"], 0.0, feather=0.01), 8, 8, "paper", is_soft=True, cell=8
     )
     assert weights[3, 1] < 1 and (weights < 1).sum() <= 4
 
@@ -88,5 +88,5 @@ def test_soft_weights_keep_an_object_of_one_pixel_of_a_larger_image():
 def test_weights_stand_for_the_pixels_that_the_vae_keeps():
     mask = box_mask(71, 70, top=3, left=3, bottom=67, right=35)
     regions = make_regions([mask], ["a"], 0.0)
-    weights = background_weights(regions, 8, 8, "paper", is_soft=False)
+    weights = background_weights(regions, 8, 8, "paper", is_soft=False, cell=8)
     assert not weights[:, :4].any() and weights[:, 4:].all()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ale_edit.editors.infedit import InfEditControl, InfEditSettings, infedit_control
+from ale_edit.editors.infedit import InfEditControl, InfEditSettings, make_infedit_control
 from ale_edit.prompts.alignment import EncodedPrompt, Word
 from ale_edit.prompts.blend_words import BlendRows, blend_words
 from ale_edit.prompts.spans import Tokens
@@ -39,7 +39,7 @@ def make_control(
         [Word(w, (VOCABULARY.get(w, 99),)) for w in blend_words(blend)]
         for blend in (settings.target_blend, settings.source_blend)
     )
-    return infedit_control(settings, encoded(source), encoded(target), edited, kept)
+    return make_infedit_control(settings, encoded(source), encoded(target), edited, kept)
 
 
 def rows_of(target_blend: str, source_blend: str = "") -> BlendRows:
@@ -70,26 +70,26 @@ def test_a_word_of_the_source_prompt_is_the_word_in_its_place():
     [
         (
             {"target_blend": "goat moon"},
-            r'the target blend word "moon" does not stand in the target prompt \("red goat on a '
+            r'the target blend word "moon" does not occur in the target prompt \("red goat on a '
             r'house"\)\. Write it as it stands there, or leave it out\.$',
         ),
         (
             {"source_blend": "wolf"},
-            r'the source blend word "wolf" does not stand at the same place in the source prompt '
+            r'the source blend word "wolf" is not at the same place in the source prompt '
             r'\("wolf on a house"\) and in the target prompt \("red goat on a house"\)\.',
         ),
-        ({"source_blend": "goat"}, r'the source blend word "goat" does not stand at the same'),
+        ({"source_blend": "goat"}, r'the source blend word "goat" is not at the same'),
         (
             {"target_blend": "goat", "steps": 2},
             r"the local blend runs between the first and the last step, and 2 steps have none",
         ),
         (
             {"target_blend": "goat", "target_threshold": 1.0},
-            r"the mask of the target blend is empty at target_threshold 1\.0, because no place is",
+            r"the mask of the target blend is empty at target_threshold 1\.0, because no response",
         ),
         (
             {"source_blend": "house", "source_threshold": 1.0},
-            r"the mask of the source blend is empty at source_threshold 1\.0, because no place is",
+            r"the mask of the source blend is empty at source_threshold 1\.0, because no response",
         ),
     ],
     ids=lambda value: str(value)[:40],
@@ -111,5 +111,7 @@ def test_prompts_that_align_nowhere_are_refused_where_their_words_are_needed():
 
 
 def test_an_unknown_script_is_refused():
-    with pytest.raises(ValueError, match=r'script is "web"\. Choose one of app, pie bench\.'):
+    with pytest.raises(
+        ValueError, match=r'the script input is "web"\. Choose one of app, pie bench\.'
+    ):
         InfEditSettings(script="web")  # type: ignore[arg-type]

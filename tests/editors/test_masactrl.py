@@ -58,5 +58,7 @@ def test_a_typed_layer_counts_and_only_it_can_be_beyond_the_last():
 
 
 def test_an_unknown_source_prompt_is_refused():
-    with pytest.raises(ValueError, match=r'source_prompt is "both"\. Choose one of empty, edits\.'):
+    with pytest.raises(
+        ValueError, match=r'the source_prompt input is "both"\. Choose one of empty, edits\.'
+    ):
         MasaCtrlSettings(source_prompt="both")  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from ale_edit.headless import (
     Progress,
 )
 from ale_edit.headless.batch import edit_jobs
-from ale_edit.headless.jobs import How, Job, build_jobs
+from ale_edit.headless.jobs import Job, JobDefaults, build_jobs
 from ale_edit.headless.manifest import FILE, Manifest
 from ale_edit.headless.table import name_rows, read_table
 from ale_edit.headless.tasks import Outcome
@@ -24,7 +24,9 @@ from ale_edit.tests.headless.inputs import write_csv, write_inputs
 
 def jobs_of(folder: Path, count: int, **columns: str) -> list[Job]:
     rows = [{**row, **columns} for row in write_inputs(folder / "in", count)]
-    return build_jobs(name_rows(read_table(write_csv(folder / "in" / "edits.csv", rows))), How())
+    return build_jobs(
+        name_rows(read_table(write_csv(folder / "in" / "edits.csv", rows))), JobDefaults()
+    )
 
 
 def failure(message: str) -> dict[str, Any]:

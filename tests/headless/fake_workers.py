@@ -18,9 +18,9 @@ from ale_edit.headless import (
     NodeFailed,
     ServerGone,
 )
-from ale_edit.headless.spreading import Spread
+from ale_edit.headless.spreading import Spreader
 from ale_edit.headless.tasks import Outcome
-from ale_edit.headless.work import Facts, Item, Made
+from ale_edit.headless.work import RunResult, ServerFacts, WorkItem
 from ale_edit.headless.workers import Workers
 
 SERVERS = ("http://a", "http://b")
@@ -33,10 +33,10 @@ class Task:
     kept: list[str]
     tag: str = ""
 
-    def item(self, run: str) -> Item:
-        return Item(run, self.name, {}, {}, "Save", tag=self.tag)
+    def item(self, run: str) -> WorkItem:
+        return WorkItem(run, self.name, {}, {}, "Save", tag=self.tag)
 
-    def keep(self, made: Made, server: str, versions: Any) -> None:
+    def keep(self, made: RunResult, server: str, versions: Any) -> None:
         assert made.image.decode() == self.name and versions["comfyui"] == "1"
         assert server in SERVERS
         self.kept.append(self.name)
@@ -63,7 +63,7 @@ class Servers:
     taken: list[tuple[str, str | None]] = field(default_factory=list)
     lock: Any = field(default_factory=Lock)
 
-    def make(self, item: Item, url: str, left: str | None) -> Made:
+    def make(self, item: WorkItem, url: str, left: str | None) -> RunResult:
         with self.lock:
             self.at_once[url] += 1
             self.most[url] = max(self.most[url], self.at_once[url])
@@ -77,21 +77,21 @@ class Servers:
         with self.lock:
             self.made.append((item.name, url))
             self.taken.append((item.name, left))
-        return Made(item.name.encode())
+        return RunResult(item.name.encode())
 
-    def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
+    def look(self, _run: str, url: str, _needed: Any, version: str) -> ServerFacts:
         assert version == "1.0"
         self.looks[url] += 1
         if url in self.down:
             raise ServerGone(f"{url} is gone.")
         inputs = {"ALERegions": self.inputs.get(url, frozenset("x"))}
-        return Facts({"comfyui": "1"}, inputs, self.left.get(url, {}))
+        return ServerFacts({"comfyui": "1"}, inputs, self.left.get(url, {}))
 
 
 class Returning(Servers):
     """Each is back at the third look."""
 
-    def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
+    def look(self, _run: str, url: str, _needed: Any, version: str) -> ServerFacts:
         if self.looks[url] >= 2:
             self.down.discard(url)
         return super().look(_run, url, _needed, version)
@@ -121,5 +121,5 @@ def run(
     tasks = [Task(f"{g}/{k}", str(g), kept) for g in range(groups) for k in range(each)]
     with workers_of(servers) as workers:
         waiting = {"patience_s": patience_s, "recheck_s": 0.05}
-        spread = Spread(tasks, {}, "1.0", workers, on_done, told.append, **waiting)
+        spread = Spreader(tasks, {}, "1.0", workers, on_done, told.append, **waiting)
         return kept, spread.run(), told

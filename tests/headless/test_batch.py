@@ -14,12 +14,12 @@ from ale_edit.headless import (
     PackMissing,
 )
 from ale_edit.headless.batch import EditTask, check_servers
-from ale_edit.headless.jobs import How, Job, build_jobs
+from ale_edit.headless.jobs import Job, JobDefaults, build_jobs
 from ale_edit.headless.manifest import FILE
 from ale_edit.headless.pictures import as_png
-from ale_edit.headless.spreading import Hopeless
+from ale_edit.headless.spreading import RepeatedFailure
 from ale_edit.headless.table import Problems, name_rows, read_table
-from ale_edit.headless.work import Made
+from ale_edit.headless.work import RunResult
 from ale_edit.tests.headless.batches import Bench, failure, jobs_of, run
 from ale_edit.tests.headless.fake_server import FakeServer, colour_of, serving
 from ale_edit.tests.headless.inputs import write_csv, write_inputs, write_mask
@@ -104,7 +104,7 @@ def test_a_row_that_is_cancelled_in_comfyui_has_not_failed_and_the_next_run_make
 def test_what_nodes_said_stands_in_the_manifest(tmp_path):
     bench, (one, two) = Bench(tmp_path / "out"), jobs_of(tmp_path, 2)
     for job, notices in ((one, ("Regions: a and b overlap.",)), (two, ())):
-        made = Made(colour_of(job.workflow.nodes), notices=notices)
+        made = RunResult(colour_of(job.workflow.nodes), notices=notices)
         EditTask(job, bench.manifest, False).keep(made, "http://a", {})
     first, second = bench.lines()
     assert first["notices"] == ["Regions: a and b overlap."] and "notices" not in second
@@ -117,7 +117,9 @@ def test_the_alpha_channel_of_a_source_is_in_its_result(tmp_path):
     source = Image.open(tmp_path / "in" / "p1.png").convert("RGBA")
     source.putalpha(Image.linear_gradient("L").resize(source.size))
     source.save(tmp_path / "in" / "p1.png")
-    jobs = build_jobs(name_rows(read_table(write_csv(tmp_path / "in" / "edits.csv", rows))), How())
+    jobs = build_jobs(
+        name_rows(read_table(write_csv(tmp_path / "in" / "edits.csv", rows))), JobDefaults()
+    )
     assert run(bench, jobs, server).made == 2
     plain, clear = (Image.open(tmp_path / "out" / f"p{k}.png") for k in range(2))
     made = [Image.open(io.BytesIO(colour_of(job.workflow.nodes))) for job in jobs]
@@ -144,11 +146,11 @@ def test_a_result_of_another_shape_has_no_alpha_channel_and_that_is_told(tmp_pat
     Image.new("RGBA", (24, 16), (1, 2, 3, 9)).save(tmp_path / "in" / "p0.png")
     rows = [{"image": "p0.png", "edits": "box -> ring", "masks": "m0.png"}]
     (job,) = build_jobs(
-        name_rows(read_table(write_csv(tmp_path / "in" / "edits.csv", rows))), How()
+        name_rows(read_table(write_csv(tmp_path / "in" / "edits.csv", rows))), JobDefaults()
     )
     task = EditTask(job, bench.manifest, False)
     task.item("r")
-    task.keep(Made(as_png(Image.new("RGB", (48, 16)))), "http://a", {})
+    task.keep(RunResult(as_png(Image.new("RGB", (48, 16)))), "http://a", {})
     told = "The result has another shape than its source, whose alpha channel it does not get."
     assert bench.lines()[0]["notices"] == [told] and told in bench.told[0]
     assert Image.open(tmp_path / "out" / "p0.png").mode == "RGB"
@@ -157,7 +159,7 @@ def test_a_result_of_another_shape_has_no_alpha_channel_and_that_is_told(tmp_pat
 def test_where_the_first_all_fail_the_others_are_left_out(tmp_path):
     server, bench = FakeServer(), Bench(tmp_path / "out")
     server.fails = lambda _prompt: failure("no")
-    with pytest.raises(Hopeless, match="The first 5 all failed"):
+    with pytest.raises(RepeatedFailure, match="The first 5 all failed"):
         run(bench, jobs_of(tmp_path, 9), server)
     assert len(bench.lines()) <= 6
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from ale_edit.headless.client import Progress
-from ale_edit.headless.command import Bar, main
-from ale_edit.headless.jobs import How, build_jobs
+from ale_edit.headless.command import BatchBar, main
+from ale_edit.headless.jobs import JobDefaults, build_jobs
 from ale_edit.headless.pack import pack_version
 from ale_edit.headless.table import name_rows, read_table
 from ale_edit.headless.tasks import Outcome
@@ -137,9 +137,9 @@ def test_check_edits_nothing(table, tmp_path, capsys):
 
 def test_a_row_that_fails_makes_the_exit_code_1(table, tmp_path, capsys):
     server = FakeServer()
-    bad = build_jobs(name_rows(read_table(table)), How())[1].workflow.inputs("Source image")[
-        "image"
-    ]
+    bad = build_jobs(name_rows(read_table(table)), JobDefaults())[1].workflow.inputs(
+        "Source image"
+    )["image"]
     failure = {
         **{"node_id": "9", "node_type": "ALERegions", "exception_message": "no object"},
         **{"exception_type": "ValueError", "traceback": []},
@@ -233,10 +233,10 @@ def test_a_full_disk_here_is_told_and_nothing_is_lost(table, tmp_path, capsys, m
 
 
 def test_the_bar_shows_place_time_left_and_what_is_at_work(table, capsys, monkeypatch):
-    first, other, *_ = build_jobs(name_rows(read_table(table)), How())
+    first, other, *_ = build_jobs(name_rows(read_table(table)), JobDefaults())
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    bar = Bar(3, is_terminal=True)
+    bar = BatchBar(3, is_terminal=True)
     now[0] += 10
     bar.done(first, Outcome(made=1))
     bar.progress(first.name, Progress("Sample", 3, 15))

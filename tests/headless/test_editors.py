@@ -20,20 +20,20 @@ from ale_edit.headless.editors import (
     takes_masks,
 )
 from ale_edit.headless.edits import Model, apply_setting, editor_workflow, settings_of
-from ale_edit.headless.jobs import How, Job, build_jobs, changes
+from ale_edit.headless.jobs import Job, JobDefaults, build_jobs, changes
 from ale_edit.headless.schema import complaints
 from ale_edit.headless.table import Problems, name_rows, read_table
 from ale_edit.tests.headless.fake_server import FakeServer, object_info, serving
 from ale_edit.tests.headless.inputs import write_csv, write_inputs
 
 WORDS = [("wolf", "goat"), ("moon", "ball")]
-PLAIN = How()
+PLAIN = JobDefaults()
 OTHERS = tuple(editor_files().values())
 every_editor = pytest.mark.parametrize("editor", OTHERS, ids=lambda editor: editor.name)
 MODELS = (Model(), Model("c.ckpt"), Model("c.ckpt", lcm=True), Model("c.ckpt", "l.safetensors"))
 
 
-def jobs_of(folder: Path, how: How = PLAIN, **columns: str) -> list[Job]:
+def jobs_of(folder: Path, how: JobDefaults = PLAIN, **columns: str) -> list[Job]:
     rows = [{**row, **columns} for row in write_inputs(folder, 1)]
     return build_jobs(name_rows(read_table(write_csv(folder / "edits.csv", rows))), how)
 
@@ -59,7 +59,7 @@ def test_an_unknown_editor_is_told_with_those_that_there_are(tmp_path):
     with pytest.raises(ValueError, match=expected):
         require_editor("p2p")
     with pytest.raises(ValueError, match=expected):
-        How(editor="p2p")
+        JobDefaults(editor="p2p")
     with pytest.raises(Problems, match=f"line 2: {expected}"):
         jobs_of(tmp_path, editor="p2p")
 
@@ -88,18 +88,18 @@ def test_a_column_chooses_the_editor_of_a_row_and_an_option_that_of_the_others(e
     rows = write_inputs(tmp_path, 2)
     rows = [{**rows[0], "masks": "", "editor": editor.name}, rows[1]]
     table = write_csv(tmp_path / "edits.csv", rows)
-    first, second = build_jobs(name_rows(read_table(table)), How())
+    first, second = build_jobs(name_rows(read_table(table)), JobDefaults())
     assert editor.class_type in first.workflow.classes()
     assert (first.asked["editor"], second.asked["editor"]) == (editor.name, ALE)
     assert "ALERegionCrossAttention" in second.workflow.classes()
-    first, second = build_jobs(name_rows(read_table(table)), How(editor=editor.name))
+    first, second = build_jobs(name_rows(read_table(table)), JobDefaults(editor=editor.name))
     assert first.asked["editor"] == second.asked["editor"] == editor.name
     assert first.result == second.result == "Edited image"
     assert "SaveImage" not in first.workflow.classes()  # nothing stays on the server
 
 
 def test_an_editor_has_its_own_settings_and_those_that_all_have(tmp_path):
-    how = How(settings={"steps": "5", "cross_share": "0.25"}, editor="infedit")
+    how = JobDefaults(settings={"steps": "5", "cross_share": "0.25"}, editor="infedit")
     (job,) = jobs_of(tmp_path, how, masks="", seed="8", script="pie bench")
     found = settings_of(job.workflow)
     assert (found["steps"], found["seed"], found["cross_share"]) == (5, 8, 0.25)
@@ -126,7 +126,7 @@ def test_an_editor_has_its_own_settings_and_those_that_all_have(tmp_path):
 )
 def test_a_setting_that_the_editor_does_not_have_is_told(tmp_path, settings, columns, expected):
     with pytest.raises(Problems, match=expected):
-        jobs_of(tmp_path, How(settings=settings, editor="masactrl"), masks="", **columns)
+        jobs_of(tmp_path, JobDefaults(settings=settings, editor="masactrl"), masks="", **columns)
 
 
 def test_a_setting_of_another_editor_is_not_one_of_ale_edits(tmp_path):
@@ -137,7 +137,7 @@ def test_a_setting_of_another_editor_is_not_one_of_ale_edits(tmp_path):
 def test_a_setting_for_all_may_be_one_that_only_rows_of_one_editor_take(tmp_path):
     rows = [{**row, "masks": ""} for row in write_inputs(tmp_path, 2)]
     table = write_csv(tmp_path / "edits.csv", [{**rows[0], "editor": "infedit"}, rows[1]])
-    how = How(settings={"self_share": "0.75", "dilation": "0.125", "steps": "4"})
+    how = JobDefaults(settings={"self_share": "0.75", "dilation": "0.125", "steps": "4"})
     first, second = build_jobs(name_rows(read_table(table)), how)
     assert first.asked["settings"]["self_share"] == 0.75
     assert second.asked["settings"]["dilation"] == 0.125
@@ -148,18 +148,18 @@ def test_a_setting_for_all_may_be_one_that_only_rows_of_one_editor_take(tmp_path
 def test_masks_for_an_editor_that_takes_none_are_told_once_and_change_nothing(editor, tmp_path):
     told: list[str] = []
     rows = name_rows(read_table(write_csv(tmp_path / "edits.csv", write_inputs(tmp_path, 3))))
-    jobs = build_jobs(rows, How(editor=editor.name), told.append)
+    jobs = build_jobs(rows, JobDefaults(editor=editor.name), told.append)
     sentence = f"{editor.title} takes no masks: those given are not used."
     assert told == [f"{rows[0].place} and 2 more: {sentence}"]
     assert all(job.notices == (sentence,) and len(job.names) == 1 for job in jobs)
-    (bare,) = jobs_of(tmp_path, How(editor=editor.name), masks="")
+    (bare,) = jobs_of(tmp_path, JobDefaults(editor=editor.name), masks="")
     assert jobs[0].fingerprint == bare.fingerprint and bare.notices == ()
     assert jobs[0].asked["masks"] == []
 
 
 def test_whole_prompts_reach_every_editor(tmp_path):
     for editor in editor_files().values():
-        how = How(editor=editor.name)
+        how = JobDefaults(editor=editor.name)
         (job,) = jobs_of(tmp_path, how, masks="", source_prompt="a box on grass")
         edits = job.workflow.inputs(editor.title)["edits"]
         assert job.workflow.title(edits[0]) == "Full Prompts"
@@ -169,15 +169,17 @@ def test_whole_prompts_reach_every_editor(tmp_path):
 def test_an_editor_beside_a_workflow_of_ones_own_is_refused_and_its_settings_are_known(tmp_path):
     own = editor_workflow("infedit", "i.png", WORDS)
     with pytest.raises(ValueError, match="--editor is 'infedit', and --workflow brings an editor"):
-        How(workflow=own, editor="infedit")
+        JobDefaults(workflow=own, editor="infedit")
     with pytest.raises(Problems, match="editor is 'masactrl', and --workflow brings an editor"):
-        jobs_of(tmp_path, How(workflow=own), masks="", editor="masactrl")
-    (job,) = jobs_of(tmp_path, How(workflow=own), masks="", self_share="0.5")
+        jobs_of(tmp_path, JobDefaults(workflow=own), masks="", editor="masactrl")
+    (job,) = jobs_of(tmp_path, JobDefaults(workflow=own), masks="", self_share="0.5")
     assert job.workflow.inputs("InfEdit")["self_share"] == 0.5 and "editor" not in job.asked
 
 
 def test_another_editor_makes_the_image_again_and_a_line_without_one_is_ale_edits(tmp_path):
-    (ale,), (other,) = (jobs_of(tmp_path, How(editor=name), masks="") for name in (ALE, "infedit"))
+    (ale,), (other,) = (
+        jobs_of(tmp_path, JobDefaults(editor=name), masks="") for name in (ALE, "infedit")
+    )
     assert ale.fingerprint != other.fingerprint and "editor" in changes(other, ale.asked)
     old = {key: value for key, value in ale.asked.items() if key != "editor"}
     assert changes(ale, old) == ["workflow"] and "editor" in changes(other, old)

@@ -7,20 +7,20 @@ from PIL import Image
 
 from ale_edit.headless import Workflow
 from ale_edit.headless.edits import MASKED, Model, settings_of
-from ale_edit.headless.jobs import How, Job, build_jobs, changes
+from ale_edit.headless.jobs import Job, JobDefaults, build_jobs, changes
 from ale_edit.headless.pack import WORKFLOWS
 from ale_edit.headless.table import Problems, name_rows, read_table
 from ale_edit.tests.headless.inputs import SIZE, write_csv, write_inputs, write_mask
 
-PLAIN = How()
+PLAIN = JobDefaults()
 
 
-def jobs_of(folder: Path, how: How = PLAIN, **columns: str) -> list[Job]:
+def jobs_of(folder: Path, how: JobDefaults = PLAIN, **columns: str) -> list[Job]:
     rows = [{**row, **columns} for row in write_inputs(folder, 1)]
     return build_jobs(name_rows(read_table(write_csv(folder / "edits.csv", rows))), how)
 
 
-def problem(folder: Path, how: How = PLAIN, **columns: str) -> str:
+def problem(folder: Path, how: JobDefaults = PLAIN, **columns: str) -> str:
     with pytest.raises(Problems) as caught:
         jobs_of(folder, how, **columns)
     return str(caught.value)
@@ -45,7 +45,7 @@ def test_pictures_are_named_by_content_and_what_the_workflow_loads(tmp_path):
 
 
 def test_a_rows_setting_goes_before_the_one_for_all(tmp_path):
-    how = How(settings={"seed": "3", "steps": "5"})
+    how = JobDefaults(settings={"seed": "3", "steps": "5"})
     (job,) = jobs_of(tmp_path, how, seed="8")
     assert settings_of(job.workflow)["seed"] == 8 and settings_of(job.workflow)["steps"] == 5
     assert job.asked["settings"]["seed"] == 8
@@ -55,25 +55,25 @@ def test_the_type_of_edit_is_object_unless_told_with_masks_and_without(tmp_path)
     for job in (*jobs_of(tmp_path), *jobs_of(tmp_path, masks="")):
         assert settings_of(job.workflow)["type"] == job.asked["settings"]["type"] == "object"
         assert "schedule" not in job.asked["settings"]  # one that is not used
-    (job,) = jobs_of(tmp_path, How(settings={"type": "material"}))
+    (job,) = jobs_of(tmp_path, JobDefaults(settings={"type": "material"}))
     assert settings_of(job.workflow)["type"] == "material"
 
 
 def test_a_schedule_of_ones_own_is_used_or_refused(tmp_path):
-    (job,) = jobs_of(tmp_path, How(settings={"schedule": "0.25"}))
+    (job,) = jobs_of(tmp_path, JobDefaults(settings={"schedule": "0.25"}))
     used = job.workflow.inputs("Self-attention")
     assert (used["edit_type"], used["schedule"]) == ("custom", 0.25)
     assert job.asked["settings"]["schedule"] == 0.25
     told = "schedule counts with type=custom alone, and type is 'color'. Set type=custom, or leave"
     with pytest.raises(Problems, match=told):
-        jobs_of(tmp_path, How(settings={"schedule": "0.25"}), type="color")
+        jobs_of(tmp_path, JobDefaults(settings={"schedule": "0.25"}), type="color")
 
 
 def test_a_setting_for_all_may_be_one_that_only_some_rows_take(tmp_path):
     rows = write_inputs(tmp_path, 2)
     rows[1]["masks"] = ""
     table = write_csv(tmp_path / "edits.csv", rows)
-    how = How(settings={"Grounded-SAM Masks.box_threshold": "0.2"})
+    how = JobDefaults(settings={"Grounded-SAM Masks.box_threshold": "0.2"})
     masked, words = build_jobs(name_rows(read_table(table)), how)
     assert words.workflow.inputs("Grounded-SAM Masks")["box_threshold"] == 0.2
     assert "Grounded-SAM Masks" not in masked.workflow.titles()
@@ -88,7 +88,7 @@ def test_a_setting_for_all_may_be_one_that_only_some_rows_take(tmp_path):
     ],
 )
 def test_a_setting_for_all_that_no_row_takes_is_told(tmp_path, settings, expected):
-    assert expected in problem(tmp_path, How(settings=settings))
+    assert expected in problem(tmp_path, JobDefaults(settings=settings))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_whatever_changes_the_image_changes_the_fingerprint(tmp_path, columns, c
     write_inputs(tmp_path, 2)
     assert jobs_of(tmp_path, **columns)[0].fingerprint != jobs_of(tmp_path)[0].fingerprint
     assert jobs_of(tmp_path)[0].fingerprint == jobs_of(tmp_path / "elsewhere")[0].fingerprint
-    model = How(Model("c.safetensors"))
+    model = JobDefaults(Model("c.safetensors"))
     assert jobs_of(tmp_path, model)[0].fingerprint != jobs_of(tmp_path)[0].fingerprint
 
 
@@ -135,7 +135,7 @@ def test_all_problems_of_all_rows_are_told_at_once(tmp_path):
     (tmp_path / "m2.png").unlink()
     table = write_csv(tmp_path / "edits.csv", rows)
     with pytest.raises(Problems) as caught:
-        build_jobs(name_rows(read_table(table)), How())
+        build_jobs(name_rows(read_table(table)), JobDefaults())
     first, second = caught.value.sentences
     assert "line 2" in first and "p0.png" in first and "line 4" in second and "m2.png" in second
 
@@ -145,7 +145,7 @@ def test_a_mask_of_the_same_shape_is_resized_and_that_is_told_once(tmp_path):
     write_mask(tmp_path / "m0.png", (2, 2, 30, 20), (48, 32))
     told: list[str] = []
     table = write_csv(tmp_path / "edits.csv", rows)
-    (job,) = build_jobs(name_rows(read_table(table)), How(), told.append)
+    (job,) = build_jobs(name_rows(read_table(table)), JobDefaults(), told.append)
     assert len(told) == 1 and "resized to 24x16" in told[0]
     assert job.pictures()[1][1].size == SIZE and len(told) == 1
 
@@ -160,7 +160,7 @@ def test_what_is_to_be_known_of_pictures_is_told_with_the_row_and_kept_with_the_
     white.save(tmp_path / "white.png")
     told: list[str] = []
     table = write_csv(tmp_path / "edits.csv", rows)
-    first, second = build_jobs(name_rows(read_table(table)), How(), told.append)
+    first, second = build_jobs(name_rows(read_table(table)), JobDefaults(), told.append)
     expected = ("p0.png has 16 bits", "white.png has one colour, and is drawn", "all.png marks the")
     for notice, part in zip(first.notices, expected, strict=True):
         assert part in notice
@@ -188,7 +188,9 @@ def test_an_alpha_channel_counts_for_the_image_and_an_opaque_one_does_not(tmp_pa
     rows, table = [{"image": "p0.png", "edits": "box -> ring", "masks": "m0.png"}], "edits.csv"
 
     def job() -> Job:
-        return build_jobs(name_rows(read_table(write_csv(tmp_path / table, rows))), How())[0]
+        return build_jobs(name_rows(read_table(write_csv(tmp_path / table, rows))), JobDefaults())[
+            0
+        ]
 
     assert job().fingerprint == opaque.fingerprint and job().alpha() is None
     assert "alpha" not in job().asked
@@ -211,7 +213,7 @@ def test_masks_for_a_workflow_of_ones_own_are_what_its_nodes_read(tmp_path, kind
     own = Workflow.load(MASKED)
     own.replace("Mask 1", kind, {"image": "x.png", **inputs})
     edits = {"edits": "box -> ring; lid -> cap; bar -> rod", "masks": "m0.png; m0.png; m0.png"}
-    (job,) = jobs_of(tmp_path, How(workflow=own), **edits)
+    (job,) = jobs_of(tmp_path, JobDefaults(workflow=own), **edits)
     modes = [picture.mode for _, picture in job.pictures()]
     assert modes == ["RGB", "RGBA", "RGB", "RGBA"]  # the third one's node is a clone of the first
     for number, slot in ((1, output), (2, 0), (3, output)):
@@ -231,12 +233,12 @@ def test_two_edits_may_have_the_same_mask(tmp_path):
 
 def test_a_workflow_of_ones_own_is_used_as_it_is(tmp_path):
     own = Workflow.load(WORKFLOWS / "ale_edit_lcm_lora.json")
-    (job,) = jobs_of(tmp_path, How(workflow=own))
+    (job,) = jobs_of(tmp_path, JobDefaults(workflow=own))
     assert job.result == "Edited image" and "SaveImage" in job.workflow.classes()
     assert job.workflow.inputs("Edit 1")["source"] == "box"
     assert own.inputs("Edit 1")["source"] == "wolf"  # the file's workflow is left alone
     own.nodes[own.find("Edited image")]["_meta"]["title"] = "My result"
-    assert "Give --result TITLE" in problem(tmp_path, How(workflow=own))
-    assert jobs_of(tmp_path, How(workflow=own, result="My result"))[0].result == "My result"
-    assert "no node titled 'Mine'" in problem(tmp_path, How(workflow=own, result="Mine"))
-    assert "no node titled 'Edit List'" in problem(tmp_path, How(workflow=own), masks="")
+    assert "Give --result TITLE" in problem(tmp_path, JobDefaults(workflow=own))
+    assert jobs_of(tmp_path, JobDefaults(workflow=own, result="My result"))[0].result == "My result"
+    assert "no node titled 'Mine'" in problem(tmp_path, JobDefaults(workflow=own, result="Mine"))
+    assert "no node titled 'Edit List'" in problem(tmp_path, JobDefaults(workflow=own), masks="")

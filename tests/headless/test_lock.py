@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ale_edit.headless.lock import FILE, Taken, alone_in
+from ale_edit.headless.lock import FILE, FolderInUse, alone_in
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDING = """
@@ -39,7 +39,7 @@ def held(tmp_path):
 def test_a_folder_that_another_process_writes_to_is_refused(held):
     folder, _ = held
     told = "Another process is writing to .*out.*another --out"
-    with pytest.raises(Taken, match=told), alone_in(folder):
+    with pytest.raises(FolderInUse, match=told), alone_in(folder):
         pass
     assert (folder / FILE).exists()
 
@@ -74,7 +74,7 @@ def test_many_that_come_and_go_are_never_in_at_once(tmp_path):
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from lock import Taken, alone_in
+from lock import FolderInUse, alone_in
 folder, mine = Path(sys.argv[2]), Path(sys.argv[2]) / "mine"
 end, times = time.monotonic() + 2, 0
 while time.monotonic() < end:
@@ -83,7 +83,7 @@ while time.monotonic() < end:
             mine.touch(exist_ok=False)
             mine.unlink()
             times += 1
-    except Taken:
+    except FolderInUse:
         pass
 print(times)
 """

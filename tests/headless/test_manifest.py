@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ale_edit.headless.jobs import How, Job, build_jobs
+from ale_edit.headless.jobs import Job, JobDefaults, build_jobs
 from ale_edit.headless.manifest import FILE, Manifest
 from ale_edit.headless.pictures import as_png
 from ale_edit.headless.table import Problems, name_rows, read_table
@@ -22,7 +22,7 @@ def job(tmp_path) -> Job:
 def made_from(folder: Path, **columns: str) -> Job:
     rows = [{**row, **columns} for row in write_inputs(folder / "in", 1)]
     table = write_csv(folder / "in" / "edits.csv", rows)
-    return build_jobs(name_rows(read_table(table)), How())[0]
+    return build_jobs(name_rows(read_table(table)), JobDefaults())[0]
 
 
 def picture(colour: int = 0) -> bytes:
@@ -97,7 +97,7 @@ def test_another_image_under_the_same_name_is_a_change_and_another_path_is_none(
     moved = made_from(out.parent / "moved")
     assert told.manifest(out).pending([moved]) == []
     Image.new("RGB", (24, 16), "red").save(out.parent / "in" / "p0.png")
-    other = build_jobs([job.row], How())[0]
+    other = build_jobs([job.row], JobDefaults())[0]
     assert told.manifest(out).pending([other]) == [other] and "(image)" in told[0]
 
 

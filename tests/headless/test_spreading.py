@@ -15,9 +15,9 @@ from ale_edit.headless import (
     ServerGone,
     WorkflowRejected,
 )
-from ale_edit.headless.spreading import ATTEMPTS, HOPELESS, Hopeless, Spread
+from ale_edit.headless.spreading import ATTEMPTS, HOPELESS, RepeatedFailure, Spreader
 from ale_edit.headless.tasks import Outcome, TaskFailed
-from ale_edit.headless.work import Item, Made
+from ale_edit.headless.work import RunResult, WorkItem
 from ale_edit.headless.workers import QUEUED
 from ale_edit.tests.headless.fake_workers import (
     SERVERS,
@@ -138,7 +138,7 @@ def test_a_task_that_fails_is_noted_and_the_others_are_done():
 )
 def test_where_the_first_tasks_all_fail_the_run_ends_with_the_reason(error):
     servers = Servers(fails=lambda _item, _url: error())
-    with pytest.raises(Hopeless, match="first 5 all failed.* out of memory") as caught:
+    with pytest.raises(RepeatedFailure, match="first 5 all failed.* out of memory") as caught:
         run(servers)
     assert type(caught.value.last) is type(error()) and len(servers.stopped) == 1
     assert HOPELESS == 5
@@ -148,18 +148,18 @@ def test_a_full_disk_of_a_server_ends_the_run_at_once():
     servers = Servers(fails=lambda _i, _u: failure("[Errno 28] No space left on device"))
     with pytest.raises(ComfyError, match="The disk of ComfyUI at http://. is full") as caught:
         run(servers)
-    assert not isinstance(caught.value, Hopeless)
+    assert not isinstance(caught.value, RepeatedFailure)
 
 
 def test_a_task_that_cannot_be_given_to_a_server_is_noted():
     class Changed(Task):
-        def item(self, run: str) -> Item:
+        def item(self, run: str) -> WorkItem:
             raise TaskFailed("its mask was changed")
 
     kept: list[str] = []
     tasks = [Task("one", "g", kept), Changed("two", "g", kept), Task("three", "g", kept)]
     with workers_of(Servers()) as workers:
-        outcome = Spread(tasks, {}, "1.0", workers, lambda *_: None, pytest.fail).run()
+        outcome = Spreader(tasks, {}, "1.0", workers, lambda *_: None, pytest.fail).run()
     assert outcome.failed == {"two": "two: its mask was changed"} and len(kept) == 2
 
 
@@ -180,7 +180,7 @@ def test_a_task_that_a_person_cancelled_is_left_and_has_not_failed():
 
 def test_what_nodes_say_is_told_once_for_each_group():
     class Saying(Servers):
-        def make(self, item: Item, url: str, left: str | None) -> Made:
+        def make(self, item: WorkItem, url: str, left: str | None) -> RunResult:
             made = super().make(item, url, left)
             group, _, number = item.name.partition("/")
             return replace(made, notices=("overlap", f"{number} is odd") if group == "1" else ())
@@ -213,10 +213,10 @@ def test_a_full_disk_stops_the_run_at_once():
     servers = Servers()
 
     class Full(Task):
-        def keep(self, made: Made, server: str, versions: Any) -> None:
+        def keep(self, made: RunResult, server: str, versions: Any) -> None:
             raise OSError(28, "No space left on device")
 
     with workers_of(servers) as workers, pytest.raises(OSError, match="No space left"):
         tasks = [Full(str(k), "g", []) for k in range(50)]
-        Spread(tasks, {}, "1.0", workers, lambda *_: None, pytest.fail).run()
+        Spreader(tasks, {}, "1.0", workers, lambda *_: None, pytest.fail).run()
     assert len(servers.made) <= 2 * QUEUED and len(servers.stopped) == 1

@@ -15,8 +15,8 @@ from ale_edit.headless import (
     ServerGone,
     spreading,
 )
-from ale_edit.headless.spreading import Spread
-from ale_edit.headless.work import Facts, Item, Made
+from ale_edit.headless.spreading import Spreader
+from ale_edit.headless.work import RunResult, ServerFacts, WorkItem
 from ale_edit.tests.headless.fake_workers import (
     Servers,
     Task,
@@ -32,7 +32,7 @@ class Idle(Servers):
         super().__init__()
         self.are_back, self.is_stopped = Event(), Event()
 
-    def make(self, item: Item, url: str, left: str | None) -> Made:
+    def make(self, item: WorkItem, url: str, left: str | None) -> RunResult:
         while not self.are_back.wait(0.01):
             if self.is_stopped.is_set():
                 raise ServerGone("The test is over.")
@@ -49,7 +49,7 @@ def run_idle(servers: Idle, tell: Callable[[str], None], patience_s: float) -> l
         workers = replace(plain, missing=servers.missing, stop=stop)
         tasks = [Task(str(k), "g", kept) for k in range(4)]
         waiting = {"patience_s": patience_s, "recheck_s": 0.3}
-        Spread(tasks, {}, "1.0", workers, lambda *_: None, tell, **waiting).run()
+        Spreader(tasks, {}, "1.0", workers, lambda *_: None, tell, **waiting).run()
     return kept
 
 
@@ -88,7 +88,7 @@ def test_a_damaged_image_is_made_again_and_not_taken_from_its_server_again(left)
     servers, damaged = Servers(left=left), iter([True])
 
     class Checked(Task):
-        def keep(self, made: Made, server: str, versions: Any) -> None:
+        def keep(self, made: RunResult, server: str, versions: Any) -> None:
             if next(damaged, False):
                 raise ServerGone("The image is damaged.")
             super().keep(made, server, versions)
@@ -98,7 +98,7 @@ def test_a_damaged_image_is_made_again_and_not_taken_from_its_server_again(left)
         tasks = [Checked("3", "g", kept, "t3")]
         waiting = {"recheck_s": 0.05}
         alone = replace(workers, executors={"http://a": workers.executors["http://a"]})
-        Spread(tasks, {}, "1.0", alone, lambda *_: None, lambda _: None, **waiting).run()
+        Spreader(tasks, {}, "1.0", alone, lambda *_: None, lambda _: None, **waiting).run()
     assert kept == ["3"] and [name for name, _ in servers.taken] == ["3", "3"]
     assert servers.taken[1] == ("3", None)
 
@@ -108,7 +108,7 @@ def test_what_a_killed_process_left_is_taken_first_by_the_server_that_has_it():
     servers, kept = Servers(left=left), list[str]()
     tasks = [Task(str(k), "g", kept, f"t{k}") for k in range(10)]
     with workers_of(servers) as workers:
-        Spread(tasks, {}, "1.0", workers, lambda *_: None, pytest.fail).run()
+        Spreader(tasks, {}, "1.0", workers, lambda *_: None, pytest.fail).run()
     assert sorted(kept) == [str(k) for k in range(10)]
     taken = {name: run for name, run in servers.taken if run is not None}
     assert taken == {"7": "run 7", "2": "run 2", "5": "run 5"}
@@ -121,13 +121,13 @@ def test_what_a_hanging_server_gives_back_late_goes_to_one_that_was_through():
     servers = Servers(down={"http://b"})
 
     class Late(Servers):
-        def make(self, item: Item, url: str, left: str | None) -> Made:
+        def make(self, item: WorkItem, url: str, left: str | None) -> RunResult:
             if url == "http://b":
                 time.sleep(0.3)  # the other is through by then
                 raise ServerGone("b is gone.")
             return super().make(item, url, left)
 
-        def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
+        def look(self, _run: str, url: str, _needed: Any, version: str) -> ServerFacts:
             self.down = {"http://b"} if self.looks["http://b"] else set()
             return super().look(_run, url, _needed, version)
 
@@ -143,7 +143,7 @@ class Hanging(Servers):
         super().__init__()
         self.from_look, self.is_stopped = from_look, Event()
 
-    def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
+    def look(self, _run: str, url: str, _needed: Any, version: str) -> ServerFacts:
         facts = super().look(_run, url, _needed, version)
         if url == "http://b" and self.looks[url] >= self.from_look:
             assert self.is_stopped.wait(20)
@@ -161,7 +161,7 @@ def test_a_look_that_hangs_does_not_hold_up_the_end():
     with workers_of(servers) as plain:
         workers = replace(plain, stop=servers.stop)
         tasks = [Task(str(k), "g", kept) for k in range(40)]
-        Spread(tasks, {}, "1.0", workers, lambda *_: None, lambda _: None, recheck_s=0.01).run()
+        Spreader(tasks, {}, "1.0", workers, lambda *_: None, lambda _: None, recheck_s=0.01).run()
     assert len(kept) == 40 and servers.looks["http://b"] >= 2
     assert time.monotonic() - start < 10
 
@@ -178,13 +178,13 @@ def test_ctrl_c_is_heard_while_a_server_does_not_answer_the_first_look(monkeypat
     monkeypatch.setattr(spreading, "wait", interrupted)
     with workers_of(servers) as plain, pytest.raises(CtrlC):
         workers = replace(plain, stop=servers.stop)
-        Spread([Task("t", "g", [])], {}, "1.0", workers, lambda *_: None, pytest.fail).run()
+        Spreader([Task("t", "g", [])], {}, "1.0", workers, lambda *_: None, pytest.fail).run()
 
 
 @pytest.mark.parametrize("from_look", [1, 2, 99])
 def test_work_that_a_cluster_dropped_ends_the_run_with_a_sentence(from_look):
     class Dropping(Servers):
-        def look(self, _run: str, url: str, _needed: Any, version: str) -> Facts:
+        def look(self, _run: str, url: str, _needed: Any, version: str) -> ServerFacts:
             facts = super().look(_run, url, _needed, version)
             if self.looks[url] >= from_look:
                 raise CancelledError
@@ -206,6 +206,6 @@ def test_a_lost_worker_of_a_cluster_is_not_a_lost_server():
     tasks = [Task(str(k), "g", kept) for k in range(8)]
     with workers_of(servers) as plain:
         workers = replace(plain, lost=(KilledWorker,))
-        outcome = Spread(tasks, {}, "1.0", workers, lambda *_: None, told.append).run()
+        outcome = Spreader(tasks, {}, "1.0", workers, lambda *_: None, told.append).run()
     assert sorted(kept) == sorted(t.name for t in tasks) and not outcome.failed
     assert len(told) == 1 and told[0].startswith("A dask worker was lost (worker died): ")

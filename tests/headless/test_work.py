@@ -25,7 +25,7 @@ from ale_edit.headless import (
     work,
 )
 from ale_edit.headless.pictures import as_png
-from ale_edit.headless.work import Item, Made, Stopped, look, make
+from ale_edit.headless.work import RunResult, RunStopped, WorkItem, look, make
 from ale_edit.tests.headless.scripted_server import FakeComfyUI
 from ale_edit.tests.headless.scripted_server import serving as serving_fake
 
@@ -154,9 +154,9 @@ def server() -> Iterator[Server]:
         yield server
 
 
-def item(**changes: Any) -> Item:
+def item(**changes: Any) -> WorkItem:
     own = {"run": "r", "name": "ale/one", "nodes": NODES, "result": "Save edited"}
-    return Item(**{**own, "pictures": {"ale-edit/a.png": IMAGE}, **changes})
+    return WorkItem(**{**own, "pictures": {"ale-edit/a.png": IMAGE}, **changes})
 
 
 def failing(server: Server, kind: str) -> None:
@@ -240,7 +240,7 @@ def test_a_run_that_was_left_and_is_cancelled_now_is_not_made_again(server):
 
 def test_a_preview_comes_with_the_image_and_steps_are_told(server):
     made = make(item(previews=("Other", "Save edited")), server.url, None, lambda *_: pytest.fail())
-    assert made == Made(IMAGE, IMAGE, made.seconds)
+    assert made == RunResult(IMAGE, IMAGE, made.seconds)
 
 
 def test_what_nodes_say_comes_with_the_image_once_and_with_the_nodes_title():
@@ -253,7 +253,7 @@ def test_what_nodes_say_comes_with_the_image_once_and_with_the_nodes_title():
     ]
     told = ("Save edited: two masks overlap", "Save edited: it is small")
 
-    async def whole() -> Made:
+    async def whole() -> RunResult:
         async with serving_fake(fake) as url:
             return await asyncio.to_thread(make, item(pictures={}), url)
 
@@ -334,7 +334,7 @@ def test_a_thread_that_waits_for_another_ones_upload_can_be_stopped():
         time.sleep(0.3)  # it has come to the upload, and waits
         work.stop("a stopped run")
         try:
-            with pytest.raises(Stopped):
+            with pytest.raises(RunStopped):
                 second.result(5)
             assert not first.done()
         finally:
@@ -356,7 +356,7 @@ def test_two_threads_send_a_picture_once():
 
 def test_after_a_run_was_stopped_nothing_of_it_is_sent(server):
     work.stop("stopped run")
-    with pytest.raises(Stopped):
+    with pytest.raises(RunStopped):
         make(item(run="stopped run"), server.url)
     assert not server.uploads
     assert make(item(), server.url).image == IMAGE

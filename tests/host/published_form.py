@@ -19,7 +19,7 @@ from torch import Tensor
 from ale_edit.host.attention.unet import cross_attention_layers
 from ale_edit.prompts.ore import ObjectRestrictedEmbeddings
 from ale_edit.regions.grid import coverage
-from ale_edit.regions.regions import Regions
+from ale_edit.regions.regions import ImageRegions
 from ale_edit.tests.host.runs import side, with_option
 from ale_edit.tests.tiny import edits_of
 
@@ -30,7 +30,7 @@ LONG = "a very detailed photograph of " + ", ".join(f"thing number {n}" for n in
 def published_form(
     model: Any,
     ore: ObjectRestrictedEmbeddings,
-    regions: Regions,
+    regions: ImageRegions,
     positive: int = 0,
     background: Tensor | None = None,
 ) -> Any:

@@ -14,17 +14,17 @@ from torch import Tensor
 
 from ale_edit.host.attention.rgb_cam import apply_rgb_cam
 from ale_edit.host.attention.self_injection import apply_self_injection
+from ale_edit.host.comfy_types import Conditioning
 from ale_edit.host.sampling.blending import apply_background_blending
 from ale_edit.host.sampling.branch_guider import Branch, BranchGuider
 from ale_edit.host.sampling.schedule import lcm_sigmas
 from ale_edit.host.sampling.virtual_inversion import virtual_inversion_sampler
 from ale_edit.host.text.embedding import embed_side
 from ale_edit.prompts.edits import Edits
-from ale_edit.regions.regions import AnyRegions
+from ale_edit.regions.regions import Regions
 from ale_edit.tests.tiny import edits_of, randn, source_latent, two_regions
 
 STEPS = 4
-Conditioning = list[list[Any]]
 
 
 def plain(clip: Any, prompt: str) -> Conditioning:
@@ -37,7 +37,7 @@ def side(clip: Any, edits: Edits, name: Any) -> Conditioning:
     return embed_side(clip, edits, name)
 
 
-def patched(model: Any, regions: AnyRegions | None = None, schedule: float = 0.5) -> Any:
+def patched(model: Any, regions: Regions | None = None, schedule: float = 0.5) -> Any:
     """The three model nodes of the main job."""
     regions = regions or two_regions()
     model = apply_self_injection(apply_rgb_cam(model, regions), schedule)

@@ -10,7 +10,7 @@ import torch
 from ale_edit.editors.ale import background_weights
 from ale_edit.host.attention.rgb_cam import apply_rgb_cam
 from ale_edit.host.sampling.blending import apply_background_blending
-from ale_edit.regions.regions import Regions, RegionsBatch, make_regions
+from ale_edit.regions.regions import ImageRegions, RegionsBatch, make_regions
 from ale_edit.tests.host.runs import (
     edit,
     generate,
@@ -24,7 +24,7 @@ from ale_edit.tests.host.runs import (
 from ale_edit.tests.tiny import edits_of, randn, source_latent, two_boxes
 
 
-def moved(cells: int) -> Regions:
+def moved(cells: int) -> ImageRegions:
     """The two boxes, so many latent cells further right."""
     masks = [mask.roll(8 * cells, dims=1) for mask in two_boxes()]
     return make_regions(masks, ["wolf", "yellow moon"], 0.0)
@@ -82,6 +82,6 @@ def test_background_blending_keeps_each_images_own_background(model, clip, is_so
             seed=5 + j,
         )
         assert relative_error(made[j : j + 1], single) < 1e-4
-        kept = background_weights(own, 8, 8, "paper", is_soft) == 1
+        kept = background_weights(own, 8, 8, "paper", is_soft, cell=8) == 1
         torch.testing.assert_close(made[j][:, kept], latent[j][:, kept], rtol=1e-6, atol=1e-5)
         assert relative_error(made[j][:, ~kept], latent[j][:, ~kept]) > 1e-3

@@ -85,7 +85,7 @@ def test_all_of_ours_on_a_latent_of_any_shape_keeps_the_background(model, clip, 
     latent = source_latent(2, *shape)
     guider = guide(patched(model, regions, schedule=1.0), clip, edits_of(PAIRS[:1]))
     made = edit(guider, latent)
-    keeps = background_weights(regions, shape[0], shape[1], "paper", is_soft=False)
+    keeps = background_weights(regions, shape[0], shape[1], "paper", is_soft=False, cell=8)
     assert made.shape == latent.shape and torch.isfinite(made).all()
     torch.testing.assert_close(made[..., keeps], latent[..., keeps], rtol=3e-7, atol=0)
     if not keeps.all():
@@ -175,7 +175,7 @@ def test_differential_diffusion_opens_the_mask_step_by_step(model, clip, is_late
     if is_late:
         ours = DIFFERENTIAL(patched(model))
     both = edit(guide(ours, clip), latent, noise_mask=mask)
-    keeps = background_weights(two_regions(), 8, 8, "paper", is_soft=False) | (
+    keeps = background_weights(two_regions(), 8, 8, "paper", is_soft=False, cell=8) | (
         open_at[-1][0, 0] == 0
     )
     torch.testing.assert_close(both[..., keeps], latent[..., keeps], rtol=3e-7, atol=0)
@@ -289,7 +289,7 @@ def test_two_negatives_that_share_the_steps_act_as_in_stock_runs(model, clip):
 
 def test_combined_negatives_act_as_in_stock_runs(model, clip):
     source, target, _ = conds_of(clip)
-    conds = (source, target, plain(clip, "blurry") + plain(clip, "a stone"))
+    conds = (source, target, [*plain(clip, "blurry"), *plain(clip, "a stone")])
     made = edit_with(model, conds, GUIDANCE)
     assert relative_error(made, edit_by_two_runs(model, clip, GUIDANCE, conds=conds)) < 1e-4
 

@@ -204,7 +204,7 @@ def test_steps_that_a_cache_leaves_out_keep_the_background_too(model, clip, chan
     changed = change(patched(model)) if is_late else patched(change(model))
     latent = source_latent(2)
     made = edit(guide(changed, clip), latent, steps=8)
-    keeps = background_weights(two_regions(), 8, 8, "paper", is_soft=False)
+    keeps = background_weights(two_regions(), 8, 8, "paper", is_soft=False, cell=8)
     torch.testing.assert_close(made[..., keeps], latent[..., keeps], rtol=3e-7, atol=0)
     assert relative_error(made, edit(guide(patched(model), clip), latent, steps=8)) > 0.01
 
@@ -225,7 +225,7 @@ def test_what_changes_predictions_cannot_change_the_background(model, clip, is_l
     changed = shaken(patched(model)) if is_late else patched(shaken(model))
     latent = source_latent(2)
     made = edit(guide(changed, clip), latent)
-    keeps = background_weights(two_regions(), 8, 8, "paper", is_soft=False)
+    keeps = background_weights(two_regions(), 8, 8, "paper", is_soft=False, cell=8)
     torch.testing.assert_close(made[..., keeps], latent[..., keeps], rtol=3e-7, atol=0)
     assert relative_error(made, edit(guide(patched(model), clip), latent)) > 0.01
 

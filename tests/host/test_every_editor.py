@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ale_edit.attention.control import running_order
 from ale_edit.editors import EDITORS, infedit, masactrl
-from ale_edit.editors.editor import Editor, Task
+from ale_edit.editors.editor import ControlInputs, Editor
 from ale_edit.host.attention.adapter import add_control
 from ale_edit.host.attention.self_injection import apply_self_injection
 from ale_edit.host.attention.unet import self_attention_layers
@@ -52,11 +52,11 @@ def guide_by(
     edits = edits_of(pairs)
     prompts = {side: encode_prompt(clip, edits, side) for side in ("source", "target")}
     layers = len(self_attention_layers(model.get_model_object("diffusion_model")))
-    task = Task(
+    inputs = ControlInputs(
         prompts["source"][1], prompts["target"][1], lambda word: read_word(clip, word), layers
     )
     patched = add_control(
-        model, f"ale_edit.{editor.name}", lambda *_: editor.make_control(settings, task), "it"
+        model, f"ale_edit.{editor.name}", lambda *_: editor.make_control(settings, inputs), "it"
     )
     texts = {"source": prompts["source"][0], "target": prompts["target"][0]}
     texts["empty"] = plain(clip, "")
@@ -85,9 +85,9 @@ def test_a_control_orders_its_branches_or_says_that_they_read_each_other(model, 
     """A branch that is read by no one may come last; the source reads nobody."""
     edits = edits_of(TARGETS)
     source, target = (encode_prompt(clip, edits, side)[1] for side in ("source", "target"))
-    task = Task(source, target, lambda word: read_word(clip, word), 10)
+    inputs = ControlInputs(source, target, lambda word: read_word(clip, word), 10)
     settings = SETTINGS[editor.name]
-    control = editor.make_control(settings, task)
+    control = editor.make_control(settings, inputs)
     names = tuple(plan.name for plan in editor.branches(settings))
     assert names[0] == "source" and "source" not in control.reads
     order = running_order(names, control.reads)

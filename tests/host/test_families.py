@@ -235,7 +235,7 @@ def test_an_edit_that_reuses_the_source_branch_is_the_same_edit(family, monkeypa
 def test_blending_keeps_the_background_exactly(family):
     latent, regions = source_latent(2), two_regions()
     made = edit(guide(patched(family, regions)), latent)
-    keeps = background_weights(regions, 8, 8, "paper", is_soft=False)
+    keeps = background_weights(regions, 8, 8, "paper", is_soft=False, cell=8)
     assert keeps.any() and not keeps.all()
     # ComfyUI scales latents on the way in and back
     torch.testing.assert_close(made[..., keeps], latent[..., keeps], rtol=5e-7, atol=1e-6)

@@ -106,7 +106,7 @@ def test_stock_schedules_serve_virtual_inversion(name, schedule):
     same = edit(guide(patched(model), (2.0, 2.0), text, text), latent, sigmas)
     assert relative_error(same, latent) < 1e-4
     made = edit(guide(patched(model, regions)), latent, sigmas)
-    keeps = background_weights(regions, 8, 8, "paper", is_soft=False)
+    keeps = background_weights(regions, 8, 8, "paper", is_soft=False, cell=8)
     torch.testing.assert_close(made[..., keeps], latent[..., keeps], rtol=1e-6, atol=1e-5)
     assert ((made - latent)[..., ~keeps].abs().amax(dim=1) > 1e-3).all()
     assert relative_error(made, latent) < 10

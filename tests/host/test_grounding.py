@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ale_edit.host.segmenting import grounding
 from ale_edit.host.segmenting.grounding import GroundingDinoDetector, SamSegmenter
-from ale_edit.regions import grounding_dino, sam
+from ale_edit.regions import bert_tokens, grounding_dino, sam
 from ale_edit.tests.tiny_grounding import tiny_original, tiny_sam
 
 BOXES = torch.tensor([[5.0, 6.0, 40.0, 30.0], [30.0, 2.0, 55.0, 30.0]])
@@ -24,7 +24,7 @@ def detector_model() -> Any:
 
 @pytest.fixture
 def detector(detector_model: Any) -> GroundingDinoDetector:
-    return GroundingDinoDetector(detector_model, grounding_dino.load_tokenizer(), "tiny.pth")
+    return GroundingDinoDetector(detector_model, bert_tokens.load_tokenizer(), "tiny.pth")
 
 
 def segmenter(dtype: torch.dtype = torch.float32) -> SamSegmenter:
@@ -98,7 +98,7 @@ def test_other_boxes_of_the_same_picture_need_no_second_look(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = segmenter()
-    embeds, masks = (counted(monkeypatch, sam, name) for name in ("embed", "best_masks"))
+    embeds, masks = (counted(monkeypatch, sam, name) for name in ("embed", "predict_masks"))
     first = given.segment(picture(), BOXES)
     assert torch.equal(given.segment(picture(), BOXES), first)
     assert (len(embeds), masks) == (1, [2])
@@ -124,14 +124,14 @@ def out_of_memory(*_: Any) -> Any:
 
 def test_boxes_go_in_smaller_batches_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = segmenter().segment(picture(), BOXES.repeat(3, 1))
-    made = sam.best_masks
+    made = sam.predict_masks
     sizes: list[int] = []
 
     def only_two(model: Any, features: Any, boxes: Tensor) -> Any:
         sizes.append(len(boxes))
         return made(model, features, boxes) if len(boxes) <= 2 else out_of_memory()
 
-    monkeypatch.setattr(sam, "best_masks", only_two)
+    monkeypatch.setattr(sam, "predict_masks", only_two)
     assert torch.equal(segmenter().segment(picture(), BOXES.repeat(3, 1)), whole)
     assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
 
@@ -142,7 +142,7 @@ def test_when_one_box_does_not_fit_other_models_go_and_then_the_error_says_what_
     freed: list[int] = []
     unload = mm.unload_all_models
     monkeypatch.setattr(mm, "unload_all_models", lambda: (freed.append(1), unload()))
-    monkeypatch.setattr(sam, "best_masks", out_of_memory)
+    monkeypatch.setattr(sam, "predict_masks", out_of_memory)
     with pytest.raises(ValueError, match="Segment Anything .tiny.pth.: out of memory.*Choose a sm"):
         segmenter().segment(picture(), BOXES)
     assert freed == [1]

@@ -97,7 +97,7 @@ def test_folders_of_extra_model_paths_are_searched_too(models_dir: Path, tmp_pat
 
 
 def test_a_file_that_has_gone_is_named(models_dir: Path) -> None:
-    with pytest.raises(ValueError, match='"gone.pth" is not there any more'):
+    with pytest.raises(ValueError, match='"gone.pth" was not found'):
         grounding.load_detector("gone.pth")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ale_edit.host.attention.rgb_cam import apply_rgb_cam
 from ale_edit.host.regions import masks_of_latent, regions_from_edits, require_places
 from ale_edit.prompts.edits import Edits
-from ale_edit.regions.regions import AnyRegions
+from ale_edit.regions.regions import Regions
 from ale_edit.tests.host.runs import edit, guide, patched
 from ale_edit.tests.tiny import box_mask, edits_of, source_latent, two_boxes
 
@@ -22,11 +22,11 @@ pytestmark = pytest.mark.comfy
 NODE = "Region Cross-Attention"
 
 
-def regions_of(masks: list[Tensor], images: int = 1, **settings: Any) -> AnyRegions:
+def regions_of(masks: list[Tensor], images: int = 1, **settings: Any) -> Regions:
     return regions_from_edits(edits_of(masks=masks, **settings), None, 0.0, images=images)
 
 
-def check(regions: AnyRegions, edits: Edits, side: int = 8) -> None:
+def check(regions: Regions, edits: Edits, side: int = 8) -> None:
     """As a run does, on latents of side x side cells."""
     latent = torch.zeros(len(regions.images), 4, side, side)
     masks = masks_of_latent(regions, latent, 8, NODE)

@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ale_edit.host.regions import edit_mask, mask_batch, masks_of_latent, regions_from_edits
+from ale_edit.host.regions import mask_batch, masks_of_latent, read_edit_mask, regions_from_edits
 from ale_edit.prompts.edits import Edits
-from ale_edit.regions.regions import Regions, make_regions
+from ale_edit.regions.regions import ImageRegions, make_regions
 from ale_edit.tests.tiny import box_mask, edits_of, two_boxes
 
 
-def of_one(*args: Any, **options: Any) -> Regions:
+def of_one(*args: Any, **options: Any) -> ImageRegions:
     """The regions of a single image."""
     regions = regions_from_edits(*args, **options)
-    assert isinstance(regions, Regions)
+    assert isinstance(regions, ImageRegions)
     return regions
 
 
@@ -37,7 +37,7 @@ def test_masks_of_the_edits_and_of_the_batch_are_taken_in_the_order_of_the_edits
 @pytest.mark.parametrize("shape", [(64, 64), (1, 64, 64), (1, 1, 64, 64)])
 def test_a_mask_may_come_in_any_of_comfyuis_shapes(shape):
     mask = two_boxes()[0]
-    assert torch.equal(edit_mask(mask.view(shape), "Edit Object"), mask)
+    assert torch.equal(read_edit_mask(mask.view(shape), "Edit Object"), mask)
     assert torch.equal(mask_batch(mask.view(shape))[0], mask)
 
 
@@ -239,7 +239,7 @@ def test_what_is_wrong_or_odd_in_an_image_of_a_batch_is_said_with_its_number(cap
 def test_regions_of_another_number_of_images_than_the_latents_are_refused():
     regions = regions_from_edits(edits_of(masks=frames(3)), None, 0.0, images=3)
     assert len(masks_of_latent(regions, torch.zeros(3, 4, 8, 8), 8, "Region Cross-Attention")) == 3
-    words = "^Region Cross-Attention: the regions are of 3 images, but here are 2. Make them of"
+    words = "^Region Cross-Attention: the regions were made from 3 images, but there are 2 images"
     with pytest.raises(ValueError, match=words):
         masks_of_latent(regions, torch.zeros(2, 4, 8, 8), 8, "Region Cross-Attention")
 
@@ -247,4 +247,4 @@ def test_regions_of_another_number_of_images_than_the_latents_are_refused():
 def test_a_mask_without_pixels_to_look_at_is_refused():
     """Some packs give a MASK of no masks when nothing was found."""
     with pytest.raises(ValueError, match="0 masks"):
-        edit_mask(torch.ones(0, 64, 64), "Edit Object")
+        read_edit_mask(torch.ones(0, 64, 64), "Edit Object")

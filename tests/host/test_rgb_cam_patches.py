@@ -17,7 +17,7 @@ from torch import Tensor
 from ale_edit.host.attention.rgb_cam import apply_rgb_cam
 from ale_edit.host.attention.unet import cross_attention_layers
 from ale_edit.host.text.conditioning import ORE_KEY
-from ale_edit.regions.regions import Regions
+from ale_edit.regions.regions import ImageRegions
 from ale_edit.tests.host.published_form import published_form, target
 from ale_edit.tests.host.runs import generate, plain, relative_error, with_option
 from ale_edit.tests.tiny import randn, tiny_model, two_regions
@@ -44,7 +44,7 @@ def add_image_prompt(model: Any, index: bool = True) -> None:
         model.set_model_attn2_replace(attn2, *(key if index else key[:2]))
 
 
-def published_form_with_image_prompt(model: Any, ore: Any, regions: Regions) -> Any:
+def published_form_with_image_prompt(model: Any, ore: Any, regions: ImageRegions) -> Any:
     """What must come out of both together: the published form plus the image's attention."""
     form = published_form(model, ore, regions)
     image = with_option(model, add_image_prompt)

@@ -57,7 +57,7 @@ def loaded(models_dir: Path) -> Similarity:
 @pytest.fixture
 def sockets(model: Any, tmp_path: Path) -> Similarity:
     vision = comfyui_vision(model, tmp_path / "vision.json")
-    return similarity.similarity_of_sockets(comfyui_clip(model), vision)
+    return similarity.pair_sockets(comfyui_clip(model), vision)
 
 
 class Vectors(nn.Module):
@@ -157,7 +157,7 @@ def test_clip_skip_does_not_matter(model: Any, tmp_path: Path) -> None:
     skipping.clip_layer(-2)
     images = picture()[None]
     first, second = (
-        similarity.similarity_of_sockets(c, vision).cosines(images, TEXTS) for c in (clip, skipping)
+        similarity.pair_sockets(c, vision).cosines(images, TEXTS) for c in (clip, skipping)
     )
     assert torch.equal(first, second)
 
@@ -268,7 +268,7 @@ def test_a_text_encoder_without_a_projection_is_refused(
     made["mostly zero"] = torch.diag(torch.rand(WIDTH))
     weight.data.copy_(made[content])
     with pytest.raises(ValueError, match="text projection .* SD 1.5 checkpoint"):
-        similarity.similarity_of_sockets(clip, vision(model, tmp_path))
+        similarity.pair_sockets(clip, vision(model, tmp_path))
 
 
 def test_the_demo_models_clip_is_refused(model: Any, tmp_path: Path) -> None:
@@ -276,18 +276,18 @@ def test_the_demo_models_clip_is_refused(model: Any, tmp_path: Path) -> None:
     from ale_edit.demo.weights import read_weights
 
     with pytest.raises(ValueError, match="is missing .* or the identity"):
-        similarity.similarity_of_sockets(build_clip(read_weights("text")), vision(model, tmp_path))
+        similarity.pair_sockets(build_clip(read_weights("text")), vision(model, tmp_path))
 
 
 def test_halves_of_different_width_are_refused_with_both(model: Any, tmp_path: Path) -> None:
     other = tiny_clip(width=64)
     with pytest.raises(ValueError, match="vectors of 64 numbers, the clip_vision input of 32"):
-        similarity.similarity_of_sockets(other, vision(model, tmp_path))
+        similarity.pair_sockets(other, vision(model, tmp_path))
 
 
 def test_texts_of_sd2_are_projected_once_as_comfyui_does_for_it(model: Any, tmp_path: Path) -> None:
     clip, image_half = tiny_sd2_clip(), vision(model, tmp_path)
-    found = similarity.similarity_of_sockets(clip, image_half).cosines(picture()[None], TEXTS)
+    found = similarity.pair_sockets(clip, image_half).cosines(picture()[None], TEXTS)
     pooled = [clip.encode_from_tokens(clip.tokenize(t), return_pooled=True)[1] for t in TEXTS]
     pixels = clip_model.crop(picture()[None], SIDE).movedim(1, -1) / 255
     image = image_half.encode_image(pixels)["image_embeds"].float()
@@ -300,28 +300,28 @@ def test_a_lora_on_the_text_encoder_is_refused(model: Any, tmp_path: Path) -> No
     key = "clip_l.transformer.text_model.final_layer_norm.weight"
     clip.add_patches({key: ("diff", (torch.ones(WIDTH),))})
     with pytest.raises(ValueError, match="carries a LoRA"):
-        similarity.similarity_of_sockets(clip, vision(model, tmp_path))
+        similarity.pair_sockets(clip, vision(model, tmp_path))
 
 
 def test_an_image_encoder_without_projection_is_refused(model: Any) -> None:
-    dino = SimpleNamespace(model=nn.Linear(1, 1))
+    dino: Any = SimpleNamespace(model=nn.Linear(1, 1))
     with pytest.raises(ValueError, match="no image encoder of CLIP"):
-        similarity.similarity_of_sockets(comfyui_clip(model), dino)
+        similarity.pair_sockets(comfyui_clip(model), dino)
 
 
 def test_other_text_encoders_and_no_text_encoder_are_refused(model: Any) -> None:
-    t5 = SimpleNamespace(tokenize=lambda text: {"t5xxl": [[(0, 1.0)]]})
+    t5: Any = SimpleNamespace(tokenize=lambda text: {"t5xxl": [[(0, 1.0)]]})
     with pytest.raises(ValueError, match="has the text encoders t5xxl"):
-        similarity.similarity_of_sockets(t5, None)
+        similarity.pair_sockets(t5, None)
     with pytest.raises(ValueError, match="the clip input is empty"):
-        similarity.similarity_of_sockets(None, None)
+        similarity.pair_sockets(None, None)
 
 
 def test_halves_that_do_not_know_plain_colours_are_doubted() -> None:
     right = torch.eye(len(similarity.PLAIN))
-    assert similarity._doubt(lambda images, texts: right + 5) == ""
+    assert similarity._describe_doubt(lambda images, texts: right + 5) == ""
     wrong = right.roll(1, 0)
-    assert "of 6 plain colours 0 fit" in similarity._doubt(lambda images, texts: wrong)
+    assert "of 6 plain colours 0 fit" in similarity._describe_doubt(lambda images, texts: wrong)
 
 
 # -- which one -------------------------------------------------------------------------------------

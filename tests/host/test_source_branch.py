@@ -339,7 +339,7 @@ def test_reuse_can_be_switched_off(model, clip, counted):
 def kept_bytes(model: Any) -> int:
     branch = kept_branch(model)
     assert branch is not None
-    return sum(step.bytes() for step in branch.steps.values())
+    return sum(step.count_bytes() for step in branch.steps.values())
 
 
 def test_one_source_branch_is_kept_and_freed_with_its_model(clip):

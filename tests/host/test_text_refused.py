@@ -49,17 +49,17 @@ def refuses(clip: Any, edits: Edits, *parts: str) -> None:
         (
             ("cat", "cat"),
             "one cat",
-            ['"cat"', '"one cat"', "does not stand", "once for every"],
+            ['"cat"', '"one cat"', "does not occur", "once for every"],
         ),
-        (("cat",), "two cats", ['"cat"', '"two cats"', "only as a part", "Write"]),
-        (("truck",), "a firetruck", ['"truck"', '"a firetruck"', "only as a part", "Write"]),
-        (("fire",), "a firetruck", ['"fire"', "only as a part", "Write"]),
-        (("wow!",), "wow!, nice", ['"wow!"', "joined to punctuation", "blanks"]),
-        ((r"wolf \(dark\)",), r"a wolf \(dark\), a moon", ["joined to punctuation", "blanks"]),
+        (("cat",), "two cats", ['"cat"', '"two cats"', "only occurs as part", "Write"]),
+        (("truck",), "a firetruck", ['"truck"', '"a firetruck"', "only occurs as part", "Write"]),
+        (("fire",), "a firetruck", ['"fire"', "only occurs as part", "Write"]),
+        (("wow!",), "wow!, nice", ['"wow!"', "joined to punctuation", "spaces"]),
+        ((r"wolf \(dark\)",), r"a wolf \(dark\), a moon", ["joined to punctuation", "spaces"]),
         (
             ("wolf",),
             "a <|endoftext|> wolf",
-            ["goes on behind an end", "Remove <|endoftext|>"],
+            ["continues after an end", "Remove <|endoftext|>"],
         ),
     ],
 )
@@ -72,7 +72,7 @@ def test_a_phrase_of_a_full_prompt_cut_by_a_chunk_border_is_refused_with_that_ca
     """74 words, then the phrase: its first token is the chunk's last."""
     prompt = " ".join(["word"] * 74) + " yellow moon and a wolf"
     edits = sources("yellow moon", "wolf", prompt=prompt)
-    refuses(clip_of(family), edits, '"yellow moon"', "cut by the border", "75 tokens", "Shorten")
+    refuses(clip_of(family), edits, '"yellow moon"', "split across", "75 tokens", "Shorten")
     moved = " ".join(["word"] * 73) + " yellow moon and a wolf"
     ore = embed(clip_of(family), sources("yellow moon", "wolf", prompt=moved))
     assert [rows(ore, 0), rows(ore, 1)] == [[74, 75], [80]]
@@ -94,7 +94,7 @@ def test_a_phrase_without_tokens_is_named(family, phrase):
 @every_family
 def test_words_behind_an_end_of_text_token_are_not_dropped_silently(family):
     edits = sources("wolf <|endoftext|> moon")
-    refuses(clip_of(family), edits, '"wolf <|endoftext|> moon"', "goes on behind", "Remove")
+    refuses(clip_of(family), edits, '"wolf <|endoftext|> moon"', "continues after", "Remove")
 
 
 @every_family
@@ -220,5 +220,5 @@ def test_a_refused_text_costs_no_encoding(family):
         raise AssertionError("encoded")
 
     clip.encode_from_tokens_scheduled = encode
-    refuses(clip, sources("wolf", prompt="two cats"), "does not stand")
+    refuses(clip, sources("wolf", prompt="two cats"), "does not occur")
     refuses(clip, sources("()"), "yields no tokens")

@@ -37,9 +37,9 @@ def named(clip: Any, caplog: Any, edits: Edits) -> str:
     """The words that the notice names; "" without a notice."""
     caplog.clear()
     embed_edits(clip, edits)
-    said = [m for m in caplog.messages if "never taught" in m]
+    said = [m for m in caplog.messages if "does not know" in m]
     assert len(said) <= 1
-    return said[0].split("never taught ")[1].split(";")[0] if said else ""
+    return said[0].split("does not know ")[1].split(" and cannot")[0] if said else ""
 
 
 SYNTAX = [

@@ -13,7 +13,7 @@ from ale_edit.host.attention.rgb_cam import apply_rgb_cam
 from ale_edit.host.attention.self_injection import apply_self_injection
 from ale_edit.host.sampling.blending import apply_background_blending
 from ale_edit.prompts.edits import Variant
-from ale_edit.regions.regions import Regions, make_regions
+from ale_edit.regions.regions import ImageRegions, make_regions
 from ale_edit.tests.host.runs import edit, guide, patched, relative_error, with_option
 from ale_edit.tests.tiny import PAIRS, edits_of, source_latent, two_boxes, two_regions
 
@@ -40,8 +40,8 @@ def test_equal_prompts_under_the_papers_guidance_do_not_return_the_source(model,
     assert relative_error(made, latent) > 0.05
 
 
-def background(regions: Regions, variant: Variant = "paper") -> Tensor:
-    return background_weights(regions, 8, 8, variant, is_soft=False)
+def background(regions: ImageRegions, variant: Variant = "paper") -> Tensor:
+    return background_weights(regions, 8, 8, variant, is_soft=False, cell=8)
 
 
 @pytest.mark.parametrize("guidance", [(1.0, 2.0), (1.5, 3.0)])
@@ -90,7 +90,7 @@ def test_the_variants_and_the_soft_edge_give_different_edits(model, clip):
     rgb_cam = apply_rgb_cam(model, regions)
     hard = edit(guide(apply_background_blending(rgb_cam, regions), clip), latent)
     soft = edit(guide(apply_background_blending(rgb_cam, regions, is_soft=True), clip), latent)
-    weights = background_weights(regions, 8, 8, "paper", is_soft=True)
+    weights = background_weights(regions, 8, 8, "paper", is_soft=True, cell=8)
     torch.testing.assert_close(soft[..., weights == 1], latent[..., weights == 1], **SCALED)
     between = (weights > 0) & (weights < 1)
     assert between.any()

@@ -71,21 +71,21 @@ INFEDIT_CASES = [
         "a target blend word that is not in the prompt",
         lambda w: infedit(w, target_blend="sky"),
         "ALEInfEdit",
-        "does not stand in the target prompt",
+        "does not occur in the target prompt",
         ("InfEdit: ", "target blend", '"sky"', '"goat with hat"'),
     ),
     Case(
         "a source blend word that the target prompt has alone",
         lambda w: infedit(w, source_blend="goat"),
         "ALEInfEdit",
-        "does not stand at the same place in the source prompt",
+        "is not at the same place in the source prompt",
         ("InfEdit: ", "source blend", '"goat"', '"wolf with hat"', '"goat with hat"'),
     ),
     Case(
         "a source blend word that no prompt has",
         lambda w: infedit(w, source_blend="hat, sky"),
         "ALEInfEdit",
-        "does not stand at the same place in the source prompt",
+        "is not at the same place in the source prompt",
         ("InfEdit: ", '"sky"'),
     ),
     Case(
@@ -113,7 +113,7 @@ INFEDIT_CASES = [
         "a script that nobody published",
         lambda w: infedit(w, script="other"),
         "ALEInfEdit",
-        "script is",
+        "the script input is",
         ("InfEdit: ", '"other"', "app, pie bench"),
     ),
 ]
@@ -129,7 +129,7 @@ MASACTRL_CASES = [
         "a source prompt of another kind",
         lambda w: edit_by("ALEMasaCtrl", w, source_prompt="other"),
         "ALEMasaCtrl",
-        "source_prompt is",
+        "the source_prompt input is",
         ("MasaCtrl: ", '"other"', "empty, edits"),
     ),
 ]

@@ -73,7 +73,7 @@ EDIT_CASES = [
         "regions of another number of images",
         lambda w: w.edit(image=picture(3), regions=regions_of_two()),
         "ALEEdit",
-        "the regions are of",
+        "the regions were made from",
         ("ALE Edit", "2 images", "3"),
     ),
     Case(
@@ -82,7 +82,7 @@ EDIT_CASES = [
             one("ALERegionCrossAttention", model=w.model, regions=regions_of_two()), w.ore()[1]
         ),
         "ALERegionCrossAttention",
-        "the regions are of",
+        "the regions were made from",
         ("Region Cross-Attention", "2 images", "1"),
     ),
     Case(
@@ -91,7 +91,7 @@ EDIT_CASES = [
             w.guide(one("ALEBackgroundBlending", model=w.model, regions=regions_of_two()))
         ),
         "ALEBackgroundBlending",
-        "the regions are of",
+        "the regions were made from",
         ("Background Blending", "2 images", "1"),
     ),
     Case(
@@ -103,7 +103,7 @@ EDIT_CASES = [
             regions=regions_of_two(),
         ),
         "ALEPasteBackground",
-        "the regions are of",
+        "the regions were made from",
         ("Paste Background", "2 images", "3"),
     ),
     Case(
@@ -124,21 +124,21 @@ EDIT_CASES = [
         "not in the full prompt",
         lambda w: w.ore(one("ALEFullPrompts", edits=listed(), source_prompt="a dog")),
         "ALEFullPrompts",
-        "does not stand in the",
+        "does not occur in the",
         ("Full Prompts", "source_prompt", '"wolf"', '"a dog"'),
     ),
     Case(
         "only in a longer word",
         lambda w: w.ore(sentences(source_prompt="a werewolf-wolfhound under a yellow moon")),
         "ALEFullPrompts",
-        "stands only as a part of other words",
+        "only occurs as part of other words",
         ("Object-Restricted Embeddings", "source_prompt", '"wolf"', "werewolf-wolfhound"),
     ),
     Case(
         "text behind its end",
         lambda w: w.ore(sentences(source_prompt="a wolf <|endoftext|> under a yellow moon")),
         "ALEObjectRestrictedEmbeddings",
-        "goes on behind an end-of-text token",
+        "continues after an end-of-text token",
         ("Object-Restricted Embeddings", "<|endoftext|> under a yellow moon"),
     ),
     Case(
@@ -151,7 +151,7 @@ EDIT_CASES = [
             )
         ),
         "ALEFullPrompts",
-        "is cut by the border between two chunks of 75 tokens",
+        "is split across two chunks of 75 tokens",
         ("Full Prompts", "source_prompt", '"red wolf"'),
     ),
 ]

@@ -61,10 +61,10 @@ SAID: dict[str, Cause] = {
     "has no region of its own": lambda _: find(
         {"wolf": {WOLF: 0.5}, "dog": {WOLF: 0.9}}, "wolf -> goat\ndog -> cat"
     ),
-    "stands in several edits": lambda _: find(TABLE, "wolf -> goat\nwolf -> cat"),
-    "is none of all, best, or a number": lambda _: find(instances="some"),
+    "occurs in several edits": lambda _: find(TABLE, "wolf -> goat\nwolf -> cat"),
+    "is not all, best, or a number": lambda _: find(instances="some"),
     "asks for number 3": lambda _: find(instances="3, 1"),
-    "holds no word to look for": lambda _: find(text="?! -> goat"),
+    "contains no word to look for": lambda _: find(text="?! -> goat"),
     "It must be from 0 to 1": lambda _: find(box_threshold=2.0),
     "cannot be left out": lambda _: find(
         {"wolf": TABLE["wolf"]},

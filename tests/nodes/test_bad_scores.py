@@ -47,16 +47,19 @@ SAID: dict[str, tuple[Any, str]] = {
         lambda _: keep(structure_input="guess"),
         "ALEPreservationScore",
     ),
-    "make no LPIPS": (
+    "are not the weights of LPIPS": (
         _damaged("lpips", "squeeze.pth", {"a": torch.zeros(1)}),
         "ALEPreservationScore",
     ),
-    "makes no DINO": (
+    "is not the ViT of DINO": (
         _damaged("dino", "dino_vitbase8_pretrain.pth", {"a": torch.zeros(1)}),
         "ALEPreservationScore",
     ),
     "lines, the images input": (lambda _: compare([picture()], "a\nb"), "ALECompare"),
-    "it is no JSON of a score": (lambda _: compare([picture()], scores=["TE 16"]), "ALECompare"),
+    "it is not the JSON of a score": (
+        lambda _: compare([picture()], scores=["TE 16"]),
+        "ALECompare",
+    ),
     "the scores input speaks of": (
         lambda _: compare([picture(2)], scores=[leak()[5]]),
         "ALECompare",

@@ -25,6 +25,12 @@ def test_batches_lists_and_earlier_comparisons_are_one_sheet() -> None:
     assert [e.label for e in both] == ["source", "source", "naive", "ALE", "wide", "last"]
 
 
+def test_only_a_new_line_begins_a_label() -> None:
+    """Text that was pasted may hold other separators, such as U+2028, U+2029 and U+0085."""
+    _, entries = compare([picture(2)], "a\u2028b\u2029c\u0085d\r\nnext\n")
+    assert [e.label for e in entries] == ["a\u2028b\u2029c\u0085d", "next"]
+
+
 def test_scores_of_both_nodes_stand_under_their_pictures() -> None:
     images = picture(2, seed=5)
     leaked, kept = leak(image=images)[5], keep(image=images)[6]

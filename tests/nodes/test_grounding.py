@@ -213,7 +213,7 @@ def test_a_left_out_number_beyond_the_instances_is_logged_as_one(
 
 
 def test_the_same_phrase_twice_with_one_instance_says_so() -> None:
-    with pytest.raises(ValueError, match='"wolf" stands in several edits, and another of them has'):
+    with pytest.raises(ValueError, match='"wolf" occurs in several edits, and another of them has'):
         find({"wolf": TABLE["wolf"]}, "wolf -> goat\nwolf -> cat")
 
 

@@ -57,11 +57,11 @@ def test_a_file_that_is_not_there_is_left_to_the_run_which_says_where_it_belongs
     node_id: str, name: str, value: str, models: Path
 ) -> None:
     assert not errors_of(node_id, **{name: value})
-    what = "no file was found" if value == NOTHING else f'"{value}" is not there any more'
+    what = "no file was found" if value == NOTHING else f'"{value}" was not found'
     with pytest.raises(ValueError) as caught:
         one(node_id, **{name: value})
     said = str(caught.value)
-    assert what in said and str(models) in said and "Put there " in said
+    assert what in said and str(models) in said and "Add " in said
 
 
 def test_a_choice_that_is_no_file_is_still_looked_at(models: Path) -> None:

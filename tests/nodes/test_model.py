@@ -9,7 +9,7 @@ import torch
 from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 from torch import Tensor
 
-from ale_edit.nodes.model import SCHEDULES, schedule_of
+from ale_edit.nodes.inputs import SCHEDULES, choose_schedule
 from ale_edit.tests.host.runs import relative_error
 from ale_edit.tests.nodes.graph import edits_with_masks, nodes, one, run
 from ale_edit.tests.tiny import randn, source_latent
@@ -72,14 +72,14 @@ def differ(first: Tensor, second: Tensor) -> bool:
 
 
 def test_the_presets_are_shares_of_the_steps_and_custom_is_the_number() -> None:
-    assert {name: schedule_of(name, 0.2) for name in SCHEDULES} == {
+    assert {name: choose_schedule(name, 0.2) for name in SCHEDULES} == {
         "color": 1.0,
         "material": 0.6,
         "object": 0.5,
         "color and object": 0.5,
         "object and material": 0.5,
     }
-    assert schedule_of("custom", 0.2) == 0.2
+    assert choose_schedule("custom", 0.2) == 0.2
 
 
 def test_injection_follows_its_preset_and_a_share_of_zero_is_off(graph: Any) -> None:

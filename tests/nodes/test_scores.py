@@ -55,7 +55,10 @@ def test_a_source_for_all_images_is_scored_with_the_regions_of_each() -> None:
 def test_regions_of_another_number_of_images_are_refused(score: str) -> None:
     regions = of_batch(torch.stack(two_boxes()).repeat(2, 1, 1), 2)
     name = {"leakage": "Leakage Score", "preservation": "Preservation Score"}[score]
-    with pytest.raises(ValueError, match=f"^{name}: the regions are of 2 images, but here are 3"):
+    with pytest.raises(
+        ValueError,
+        match=f"^{name}: the regions were made from 2 images, but there are 3 images here",
+    ):
         if score == "leakage":
             leak(image=picture(3), regions=regions, edits=listed())
         else:

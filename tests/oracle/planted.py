@@ -112,24 +112,22 @@ def joining_words_kept(right: Any) -> Any:
 
 
 TEXT = [
-    Mistake("word rows off by one", "host.text.embedding:spans_in_order", shifted_spans),
+    Mistake("word rows off by one", "host.text.embedding:find_spans_in_order", shifted_spans),
     Mistake(
         "objects' values exchanged",
-        "host.text.embedding:object_restricted_embeddings",
+        "host.text.embedding:restrict_embeddings",
         exchanged_values,
     ),
-    Mistake(
-        "keys from e'_base", "host.text.embedding:object_restricted_embeddings", keys_from_base
-    ),
-    Mistake("e'_base left plain", "host.text.embedding:object_restricted_embeddings", plain_base),
+    Mistake("keys from e'_base", "host.text.embedding:restrict_embeddings", keys_from_base),
+    Mistake("e'_base left plain", "host.text.embedding:restrict_embeddings", plain_base),
     Mistake(
         "the other variant's embeddings",
-        "host.text.embedding:object_restricted_embeddings",
+        "host.text.embedding:restrict_embeddings",
         other_variants_embeddings,
     ),
     Mistake(
         "no row bug in the published code",
-        "host.text.embedding:object_restricted_embeddings",
+        "host.text.embedding:restrict_embeddings",
         no_row_bug,
         CODE,
     ),
@@ -339,7 +337,7 @@ def first_items_concat(right: Any) -> Any:
 LOOP = [
     Mistake(
         "source and target conditioning exchanged",
-        "host.sampling.branch_guider:branches_entry",
+        "host.sampling.branch_guider:make_branches_entry",
         exchanged_branches,
     ),
     Mistake(
@@ -376,7 +374,7 @@ LOOP = [
     ),
 ]
 
-BRANCHES = "host.sampling.branch_guider:branches_entry"
+BRANCHES = "host.sampling.branch_guider:make_branches_entry"
 FAMILY = [
     Mistake("pooled vectors exchanged", BRANCHES, exchanged_pooled, family="SDXL"),
     Mistake("the target's pooled vector for both", BRANCHES, targets_pooled, family="SDXL"),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ale_edit.devtools.folders import cache_folder
+from ale_edit.regions import bert_tokens
 from ale_edit.regions import grounding_dino as gd
 from ale_edit.tests.oracle.groundingdino_reference import CAPTION
 
@@ -72,7 +73,7 @@ def made(
     @cache
     def make(kind: str) -> Path:
         out = tmp_path_factory.mktemp(kind)
-        subprocess.run([python, SCRIPT, source, kind, gd.VOCABULARY, out], check=True)
+        subprocess.run([python, SCRIPT, source, kind, bert_tokens.VOCABULARY, out], check=True)
         return out
 
     return make
@@ -82,7 +83,7 @@ def largest_difference(folder: Path) -> tuple[float, float]:
     """Of logits, and of boxes, between ours and the original's."""
     weights = torch.load(folder / "checkpoint.pth", weights_only=True)["model"]
     expected = torch.load(folder / "answers.pt", weights_only=True)
-    assert gd.load_tokenizer().encode(CAPTION).ids == expected["ids"][0].tolist()
+    assert bert_tokens.load_tokenizer().encode(CAPTION).ids == expected["ids"][0].tolist()
     out = answers(gd.load_original(weights, "checkpoint.pth").double(), expected)
     words = expected["ids"].shape[1]
     assert float(expected["logits"][..., :words].std()) > 0.1

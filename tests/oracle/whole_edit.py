@@ -170,7 +170,8 @@ def run_pack(
     model = rgb_cam.apply_rgb_cam(pack.model, regions)
     model = self_injection.apply_self_injection(model, settings.schedule)
     model = blending.apply_background_blending(model, regions)
-    model.model_options["disable_cfg1_optimization"] = has_every_row
+    options: dict[str, Any] = model.model_options
+    options["disable_cfg1_optimization"] = has_every_row
     branches = (
         branch_guider.Branch("source", source, settings.source_guidance),
         branch_guider.Branch("target", target, settings.target_guidance),

@@ -15,7 +15,7 @@ from ale_edit.prompts.ore import (
     ObjectRestrictedEmbeddings,
     Phrase,
     Prompt,
-    object_restricted_embeddings,
+    restrict_embeddings,
 )
 from ale_edit.prompts.spans import Span
 from ale_edit.tests.tiny import randn
@@ -41,7 +41,7 @@ def two_chunks() -> tuple[Prompt, list[Phrase]]:
 
 
 def build(prompt: Prompt, phrases: list[Phrase], **settings) -> ObjectRestrictedEmbeddings:
-    return object_restricted_embeddings(prompt, phrases, EMPTY, MethodSettings(**settings))
+    return restrict_embeddings(prompt, phrases, EMPTY, MethodSettings(**settings))
 
 
 def run_of(strategy: str, base: Tensor, alone: Phrase, row: int, base_end: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
-from ale_edit.regions.grid import cell_groups, coverage, hidden_objects, latent_background
+from ale_edit.regions.grid import cell_groups, coverage, find_hidden_objects, latent_background
 from ale_edit.tests.tiny import box_mask, randn
 
 SIZES = [(16, 16), (8, 8), (4, 4), (2, 2), (6, 9), (5, 7), (1, 1)]
@@ -150,8 +150,8 @@ def test_an_object_is_hidden_when_others_have_all_of_its_cells(
     rows: tuple[str, str], to_background: dict[int, Any], to_last: dict[int, Any]
 ):
     covered = cells(*rows)
-    assert hidden_objects(covered, last_object_wins=False) == to_background
-    assert hidden_objects(covered, last_object_wins=True) == to_last
+    assert find_hidden_objects(covered, last_object_wins=False) == to_background
+    assert find_hidden_objects(covered, last_object_wins=True) == to_last
 
 
 @pytest.mark.parametrize("size", [(12, 18), (16, 16), (8, 4), (24, 36)])

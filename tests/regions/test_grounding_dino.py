@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ale_edit.regions import bert_tokens
 from ale_edit.regions import grounding_dino as gd
 from ale_edit.tests.tiny_grounding import original_names, tiny_original
 
@@ -68,7 +69,7 @@ def test_the_same_model_saved_by_transformers_loads_as_well(model: Any, tmp_path
 
     model.save_pretrained(tmp_path)
     again = gd.load_folder(str(tmp_path), load_file(tmp_path / "model.safetensors"), "folder")
-    tokens = gd.phrase_tokens(gd.load_tokenizer(), PHRASES)
+    tokens = bert_tokens.tokenize_phrases(bert_tokens.load_tokenizer(), PHRASES)
     image = picture()
     ours, theirs = (gd.detect(m, tokens, image, gd.prepare(image)) for m in (model, again))
     assert torch.equal(ours.boxes, theirs.boxes) and torch.equal(ours.scores, theirs.scores)
@@ -103,22 +104,22 @@ def test_an_original_file_is_told_from_one_of_transformers(
 
 def test_the_tokens_are_those_of_transformers_bert(tmp_path: Path) -> None:
     tokenizers: Any = importlib.import_module("transformers")
-    (tmp_path / "vocab.txt").write_bytes(gd.VOCABULARY.read_bytes())
+    (tmp_path / "vocab.txt").write_bytes(bert_tokens.VOCABULARY.read_bytes())
     theirs = tokenizers.BertTokenizerFast.from_pretrained(str(tmp_path))
     for text in ("a cat. red-colored paprika. dog.", "café. 狼. st bernard's hat. 10:30 clock."):
-        assert gd.load_tokenizer().encode(text).ids == theirs(text)["input_ids"]
+        assert bert_tokens.load_tokenizer().encode(text).ids == theirs(text)["input_ids"]
 
 
 def test_the_vocabulary_is_the_published_one() -> None:
     import hashlib
 
     digest = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
-    assert hashlib.sha256(gd.VOCABULARY.read_bytes()).hexdigest() == digest
+    assert hashlib.sha256(bert_tokens.VOCABULARY.read_bytes()).hexdigest() == digest
 
 
 def test_each_phrase_and_its_noun_know_their_tokens() -> None:
-    tokenizer = gd.load_tokenizer()
-    tokens = gd.phrase_tokens(tokenizer, PHRASES)
+    tokenizer = bert_tokens.load_tokenizer()
+    tokens = bert_tokens.tokenize_phrases(tokenizer, PHRASES)
 
     def words(mask: Tensor) -> str:
         return tokenizer.decode(tokens.ids[0][mask].tolist())
@@ -129,18 +130,18 @@ def test_each_phrase_and_its_noun_know_their_tokens() -> None:
 
 
 def test_a_hundred_phrases_go_in_lists_that_fit_and_none_is_lost() -> None:
-    tokenizer = gd.load_tokenizer()
+    tokenizer = bert_tokens.load_tokenizer()
     phrases = tuple(f"red-colored paprika number {i}" for i in range(100))
-    chunks = gd.in_chunks(tokenizer, phrases, 256)
+    chunks = bert_tokens.split_into_chunks(tokenizer, phrases, 256)
     assert tuple(phrase for chunk in chunks for phrase in chunk) == phrases
-    lengths = [gd.phrase_tokens(tokenizer, chunk).ids.shape[1] for chunk in chunks]
+    lengths = [bert_tokens.tokenize_phrases(tokenizer, chunk).ids.shape[1] for chunk in chunks]
     assert max(lengths) <= 256 and len(chunks) == 4
     assert all(length > 256 - 12 for length in lengths[:-1])
 
 
 def test_a_phrase_longer_than_the_text_is_refused() -> None:
     with pytest.raises(ValueError, match="has 301 tokens, a detector reads 254"):
-        gd.in_chunks(gd.load_tokenizer(), ("cat " * 300,), 256)
+        bert_tokens.split_into_chunks(bert_tokens.load_tokenizer(), ("cat " * 300,), 256)
 
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (500, 500), (800, 800)])
@@ -175,7 +176,7 @@ def test_sizes_are_rounded_as_by_the_original_code(
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (3, 200), (2, 2)])
 def test_tiny_and_very_long_pictures_are_looked_at(model: Any, size: tuple[int, int]) -> None:
     image = picture(*size)
-    tokens = gd.phrase_tokens(gd.load_tokenizer(), PHRASES)
+    tokens = bert_tokens.tokenize_phrases(bert_tokens.load_tokenizer(), PHRASES)
     found = gd.detect(model, tokens, image, gd.prepare(image))
     limits = torch.tensor([size[1], size[0]] * 2)
     assert bool((found.boxes >= 0).all()) and bool((found.boxes <= limits).all())
@@ -187,7 +188,7 @@ def test_boxes_and_scores_are_those_of_transformers_post_processing(model: Any) 
     )
 
     image = picture(200, 300)
-    tokens = gd.phrase_tokens(gd.load_tokenizer(), PHRASES)
+    tokens = bert_tokens.tokenize_phrases(bert_tokens.load_tokenizer(), PHRASES)
     pixels = gd.prepare(image)
     ours = gd.detect(model, tokens, image, pixels)
     with torch.inference_mode():
@@ -211,7 +212,7 @@ def test_boxes_and_scores_are_those_of_transformers_post_processing(model: Any) 
 
 
 def test_a_picture_in_a_list_of_phrases_gets_the_same_answer_twice(model: Any) -> None:
-    image, tokens = picture(), gd.phrase_tokens(gd.load_tokenizer(), PHRASES)
+    image, tokens = picture(), bert_tokens.tokenize_phrases(bert_tokens.load_tokenizer(), PHRASES)
     before = copy.deepcopy(image)
     first, second = (gd.detect(model, tokens, image, gd.prepare(image)) for _ in range(2))
     assert torch.equal(first.scores, second.scores) and torch.equal(image, before)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ale_edit.regions.detection import Detections, Thresholds
-from ale_edit.regions.objects import Found, find_objects, parse_choices
+from ale_edit.regions.objects import GroundedObject, find_objects, parse_choices
 
 IMAGE = torch.zeros(20, 60, 3)
 LEFT, MIDDLE, RIGHT = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0), (40.0, 0.0, 50.0, 10.0)
@@ -34,7 +34,7 @@ class KnownDetector:
 
 def find(
     table: Mapping[str, Mapping[Box, float]], *phrases: str, choices: str = "all"
-) -> list[Found]:
+) -> list[GroundedObject]:
     return find_objects(
         KnownDetector(table),
         IMAGE,
@@ -44,7 +44,7 @@ def find(
     )
 
 
-def boxes(found: Found) -> list[Box]:
+def boxes(found: GroundedObject) -> list[Box]:
     return [i.box for i in found.instances]
 
 
@@ -164,7 +164,7 @@ def test_each_object_may_have_its_own_choice() -> None:
 
 @pytest.mark.parametrize("text", ["some", "0", "-1", "1.5", "", "all,,best"])
 def test_a_choice_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is none of all, best, or a number"):
+    with pytest.raises(ValueError, match="is not all, best, or a number"):
         parse_choices(text, 3)
 
 
@@ -175,5 +175,5 @@ def test_a_wrong_number_of_choices_is_refused() -> None:
 
 @pytest.mark.parametrize("phrase", ["", " . ", "?!"])
 def test_a_phrase_without_a_word_is_refused(phrase: str) -> None:
-    with pytest.raises(ValueError, match="holds no word to look for"):
+    with pytest.raises(ValueError, match="contains no word to look for"):
         find({}, phrase)

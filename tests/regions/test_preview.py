@@ -10,9 +10,9 @@ from ale_edit.regions.preview import (
     _shorten,
     _widen,
     object_color,
+    preview_batch,
     preview_image,
     preview_regions,
-    previews,
     text_color,
 )
 from ale_edit.regions.regions import make_regions
@@ -165,7 +165,7 @@ def test_a_small_image_is_magnified_for_the_screen_only():
     image = torch.rand(1, 100, 120, 3, generator=torch.Generator().manual_seed(0))
     mask = box_mask(100, 120, top=60, left=20, bottom=80, right=90)
     regions = make_regions([mask], ["wolf"], 0.0)
-    preview, shown = previews(image, regions)
+    preview, shown = preview_batch(image, regions)
     assert preview.shape == (1, 100, 120, 3) and shown.shape == (1, 500, 600, 3)
     far = slice(90, 100)  # away from the object and its label
     torch.testing.assert_close(
@@ -174,7 +174,7 @@ def test_a_small_image_is_magnified_for_the_screen_only():
 
 
 def test_a_large_image_is_shown_as_it_is():
-    preview, shown = previews(
+    preview, shown = preview_batch(
         torch.zeros(1, 512, 64, 3), make_regions([torch.ones(512, 64)], ["a"], 0.0)
     )
     assert shown is preview

@@ -1,9 +1,11 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
-from ale_edit.regions.regions import Regions, dilate, fit_masks, make_regions, resize_masks
+from ale_edit.regions.regions import ImageRegions, dilate, fit_masks, make_regions, resize_masks
 from ale_edit.tests.tiny import box_mask, randn
 
 
@@ -90,19 +92,22 @@ def test_without_feather_the_soft_background_is_the_hard_one():
     assert torch.equal(regions.soft_background, regions.background)
 
 
+@pytest.mark.parametrize("cell", [8, 16])
 @pytest.mark.parametrize(("height", "width"), [(70, 71), (64, 71), (71, 64), (64, 64)])
-def test_masks_of_an_image_that_the_vae_crops_are_cropped_alike(height: int, width: int):
+def test_masks_of_an_image_that_the_vae_crops_are_cropped_alike(height: int, width: int, cell: int):
+    height, width = height + cell - 8, width + cell - 8
     masks = random_masks(2, height, width)
-    top, left = (height % 8) // 2, (width % 8) // 2  # ComfyUI's VAE.vae_encode_crop_pixels
+    # ComfyUI's VAE.vae_encode_crop_pixels
+    top, left = (height % cell) // 2, (width % cell) // 2
     expected = masks[:, top : top + 64, left : left + 64]
-    assert torch.equal(fit_masks(masks, 64, 64), expected)
+    assert torch.equal(fit_masks(masks, 64, 64, cell), expected)
 
 
 def test_masks_of_another_size_are_resized_to_the_nearest_pixel():
     masks = random_masks(2, 32, 48)
     doubled = masks.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
-    assert torch.equal(fit_masks(masks, 64, 96), doubled)
-    assert torch.equal(fit_masks(doubled, 32, 48), masks)
+    assert torch.equal(fit_masks(masks, 64, 96, 8), doubled)
+    assert torch.equal(fit_masks(doubled, 32, 48, 8), masks)
 
 
 @pytest.mark.parametrize("size", [(98, 102), (102, 98), (97, 100), (100, 103), (98, 98)])
@@ -125,7 +130,7 @@ def test_no_line_of_a_mask_is_lost_whichever_axis_shrinks(axis: int, size: tuple
         assert expected and lines[line].nonzero().flatten().tolist() == expected
 
 
-@pytest.mark.parametrize("fit", [fit_masks, resize_masks])
+@pytest.mark.parametrize("fit", [partial(fit_masks, cell=8), resize_masks])
 def test_masks_of_another_shape_are_refused_with_both_sizes(fit):
     with pytest.raises(ValueError, match="^the masks are 64x128 .* image is 96x96.*Make"):
         fit(torch.ones(1, 64, 128), 96, 96)
@@ -133,5 +138,5 @@ def test_masks_of_another_shape_are_refused_with_both_sizes(fit):
 
 def test_a_mask_over_everything_is_legal():
     regions = make_regions([torch.ones(16, 16)], ["wolf"], 0.5)
-    assert isinstance(regions, Regions)
+    assert isinstance(regions, ImageRegions)
     assert not regions.background.any()

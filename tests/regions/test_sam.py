@@ -51,7 +51,7 @@ def test_masks_are_those_of_sam_predictor(original: Any, ours: Any, size: tuple[
     torch.testing.assert_close(sam.scale_boxes(ours, boxes, *size), scaled)
     with torch.inference_mode():
         masks, scores, logits = predictor.predict_torch(None, None, boxes=scaled)
-    made, rated = sam.best_masks(ours, [features], scaled)
+    made, rated = sam.predict_masks(ours, [features], scaled)
     best = scores.argmax(dim=1)
     torch.testing.assert_close(rated, scores.amax(dim=1), rtol=0, atol=1e-4)
     torch.testing.assert_close(made, logits[torch.arange(3), best], rtol=0, atol=1e-4)
@@ -68,8 +68,8 @@ def test_masks_are_those_of_sam_predictor(original: Any, ours: Any, size: tuple[
 
 def test_a_batch_of_boxes_is_its_boxes_one_by_one(ours: Any) -> None:
     features = sam.embed(ours, sam.prepare(ours, picture()))
-    together, _ = sam.best_masks(ours, features, BOXES)
-    alone = torch.cat([sam.best_masks(ours, features, box[None])[0] for box in BOXES])
+    together, _ = sam.predict_masks(ours, features, BOXES)
+    alone = torch.cat([sam.predict_masks(ours, features, box[None])[0] for box in BOXES])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
@@ -160,7 +160,7 @@ def test_sam2_gives_what_transformers_own_call_gives(tmp_path: Path) -> None:
     pixels = sam.prepare(ours, image)
     assert pixels.shape == (1, 3, 128, 128)
     scaled = sam.scale_boxes(ours, BOXES, 60, 90)
-    logits, scores = sam.best_masks(ours, sam.embed(ours, pixels), scaled)
+    logits, scores = sam.predict_masks(ours, sam.embed(ours, pixels), scaled)
     with torch.inference_mode():
         out = theirs(pixel_values=pixels, input_boxes=scaled[None], multimask_output=True)
     best = out.iou_scores[0].argmax(dim=-1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ale_edit.scoring.comparison import Entry, columns_of, fit, sheet
+from ale_edit.scoring.comparison import SheetCell, columns_of, fit, sheet
 
 COLORS = [(1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0), (1.0, 1.0, 0), (0, 1.0, 1.0), (1.0, 0, 1.0)]
 
@@ -27,7 +27,7 @@ def boxes(page: torch.Tensor) -> list[tuple[int, int, int, int]]:
 
 
 def test_pictures_stand_in_rows_in_their_order() -> None:
-    page = sheet([Entry(plain(k)) for k in range(5)], 3, 80)
+    page = sheet([SheetCell(plain(k)) for k in range(5)], 3, 80)
     found = boxes(page)
     assert [box[2:] for box in found] == [(80, 80)] * 5
     tops, lefts = [b[0] for b in found], [b[1] for b in found]
@@ -37,14 +37,16 @@ def test_pictures_stand_in_rows_in_their_order() -> None:
 
 def test_each_picture_keeps_its_shape_in_a_cell_of_the_widest() -> None:
     page = sheet(
-        [Entry(plain(0, 40, 80)), Entry(plain(1, 80, 40)), Entry(plain(2, 160, 160))], 0, 80
+        [SheetCell(plain(0, 40, 80)), SheetCell(plain(1, 80, 40)), SheetCell(plain(2, 160, 160))],
+        0,
+        80,
     )
     assert [box[2:] for box in boxes(page)] == [(80, 160), (80, 40), (80, 80)]
 
 
 def test_labels_and_scores_stand_below_and_nowhere_on_a_picture() -> None:
-    bare = sheet([Entry(plain(0))], 0, 120)
-    named = sheet([Entry(plain(0), "source", "TE 16.00")], 0, 120)
+    bare = sheet([SheetCell(plain(0))], 0, 120)
+    named = sheet([SheetCell(plain(0), "source", "TE 16.00")], 0, 120)
     ((top, left, height, width),) = boxes(named)
     assert (height, width) == (120, 120) and named.shape[0] > bare.shape[0]
     picture = named[top : top + height, left : left + width]
@@ -53,7 +55,7 @@ def test_labels_and_scores_stand_below_and_nowhere_on_a_picture() -> None:
 
 
 def test_a_long_label_stays_below_its_own_picture() -> None:
-    page = sheet([Entry(plain(0), "word " * 50), Entry(plain(1))], 0, 120)
+    page = sheet([SheetCell(plain(0), "word " * 50), SheetCell(plain(1))], 0, 120)
     (top, left, height, _), _ = boxes(page)
     ((_, second, _, _),) = boxes(page)[1:]
     below = page[top + height :, second:]
@@ -77,6 +79,6 @@ def test_small_pictures_are_magnified_pixel_by_pixel() -> None:
 
 def test_a_sheet_beyond_comfyuis_limit_is_refused_with_the_numbers() -> None:
     with pytest.raises(ValueError, match="5 pictures in 5 columns of 4096x4096 pixels .* 16384"):
-        sheet([Entry(plain(0))] * 5, 5, 4096)
+        sheet([SheetCell(plain(0))] * 5, 5, 4096)
     with pytest.raises(ValueError, match="no picture"):
         sheet([], 0, 64)

@@ -11,8 +11,9 @@ from torch import Tensor
 from torchmetrics.functional.image.lpips import _LPIPS
 from torchvision.models import squeezenet1_1
 
-from ale_edit.bench.lpips_network import LpipsNetwork
+from ale_edit.bench.lpips_network import load_lpips
 from ale_edit.scoring.lpips import background_lpips, lpips_map, pie_bench_lpips
+from ale_edit.scoring.lpips_network import LpipsNetwork
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "shared" / "data" / "lpips_squeeze"
 
@@ -30,7 +31,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def network(backbone: Path) -> LpipsNetwork:
-    return LpipsNetwork.load(backbone)
+    return load_lpips(backbone)
 
 
 def oracle(backbone: Path, spatial: bool) -> _LPIPS:
@@ -71,7 +72,7 @@ def test_a_file_of_the_features_alone_is_the_same_network(backbone, network, pai
     weights = torch.load(backbone, weights_only=True)
     alone = {k.removeprefix("features."): v for k, v in weights.items() if "features." in k}
     torch.save(alone, tmp_path / "squeeze.backbone.pth")
-    other = LpipsNetwork.load(tmp_path / "squeeze.backbone.pth")
+    other = load_lpips(tmp_path / "squeeze.backbone.pth")
     expected = lpips_map(network.features, network.heads, *pair)
     assert torch.equal(lpips_map(other.features, other.heads, *pair), expected)
 
@@ -79,7 +80,7 @@ def test_a_file_of_the_features_alone_is_the_same_network(backbone, network, pai
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="needs shared/data/lpips_squeeze")
 def test_with_the_published_weights_it_gives_the_figures_of_torchmetrics_documentation():
     """Those of learned_perceptual_image_patch_similarity, which has four digits."""
-    published = LpipsNetwork.load(PUBLISHED / "squeeze.backbone.pth")
+    published = load_lpips(PUBLISHED / "squeeze.backbone.pth")
     draw = torch.Generator().manual_seed(42)
     a, b = (torch.rand(2, 3, 100, 100, generator=draw).movedim(1, -1) for _ in range(2))
     parts, everywhere = (published.features, published.heads), torch.ones(100, 100)
@@ -116,4 +117,4 @@ def test_a_foreign_file_is_refused_with_the_cure(tmp_path):
     path = tmp_path / "other.pth"
     torch.save({"weight": torch.zeros(3)}, path)
     with pytest.raises(ValueError, match="does not hold the weights .* Give squeezenet1_1"):
-        LpipsNetwork.load(path)
+        load_lpips(path)

@@ -67,7 +67,7 @@ def test_preservation_keeps_both_ways_apart() -> None:
 
 @pytest.mark.parametrize("text", ["", "TE 16", "{}", "[]", '{"shown": ["TE"], "images": [{}]}'])
 def test_a_text_that_is_no_score_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="it is no JSON of a score"):
+    with pytest.raises(ValueError, match="it is not the JSON of a score"):
         picture_lines(text)
 
 

@@ -134,7 +134,7 @@ def test_an_edit_that_fails_at_a_node_is_told_and_the_others_are_made(server, tm
     edits[1] = replace(edits[1], objects=(long, *others))
     plan = Plan(dataset, edits, (ALE,), tmp_path / "demo")
     with local_workers([server.url]) as workers:
-        outcome = edit_all(plan.jobs, workers, lambda *_: None)
+        outcome = edit_all(plan.tasks, workers, lambda *_: None)
     assert outcome.made == 1 and list(outcome.failed) == [f"ale/{edits[1].id}"]
     assert "ALEObjectRestrictedEmbeddings" in outcome.failed[f"ale/{edits[1].id}"]
 

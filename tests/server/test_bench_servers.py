@@ -7,7 +7,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,8 @@ from ale_edit.bench.dask_workers import dask_workers
 from ale_edit.bench.dataset import Dataset, read_dataset
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import (
-    Job,
+    BenchTask,
     Plan,
-    ProgressLine,
     edit_all,
     find_pending,
     image_path,
@@ -64,7 +62,7 @@ class Killer:
         self.starting: threading.Thread | None = None
         self.before: dict[str, int] = {}
 
-    def __call__(self, _job: Job, outcome: Outcome) -> None:
+    def __call__(self, _task: BenchTask, outcome: Outcome) -> None:
         if outcome.made == self.kill_at:
             self.server.process.kill()
             self.server.process.wait()
@@ -81,14 +79,15 @@ def by_runner(
 ) -> dict[str, Any]:
     """The report of `bench run` while the killer is at work."""
 
-    class Line(ProgressLine):
-        def __call__(self, job: Job, outcome: Outcome) -> None:
-            killer(job, outcome)
-            super().__call__(job, outcome)
+    def edit(tasks: Any, workers: Any, on_done: Any, tell: Any, **waiting: float) -> Outcome:
+        def kill(task: BenchTask, outcome: Outcome) -> None:
+            killer(task, outcome)
+            on_done(task, outcome)
+
+        return edit_all(tasks, workers, kill, tell, recheck_s=RECHECK_S, **waiting)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "ProgressLine", Line)
-        patch.setattr(runner, "edit_all", partial(edit_all, recheck_s=RECHECK_S))
+        patch.setattr(runner, "edit_all", edit)
         assert runner.main(argv(dataset, out, *options)) == 0
     return json.loads((out / f"{dataset.name}.json").read_text(encoding="utf-8"))
 
@@ -174,8 +173,8 @@ def test_images_do_not_depend_on_the_way_they_were_spread(pair, tmp_path):
     for name, urls in (("one", [pair[0].url]), ("two", [s.url for s in pair])):
         plan = Plan(dataset, dataset.edits[:2], (NAIVE, ALE), tmp_path / name)
         with local_workers(urls) as workers:
-            assert edit_all(plan.jobs, workers, lambda *_: None).made == 4
-        found.append([np.asarray(read_result(job.path)[0], int) for job in plan.jobs])
+            assert edit_all(plan.tasks, workers, lambda *_: None).made == 4
+        found.append([np.asarray(read_result(task.path)[0], int) for task in plan.tasks])
     for one, two in zip(*found, strict=True):
         assert np.abs(one - two).max() <= 1  # 1e-4 of a reused source branch, rounded
 
@@ -184,7 +183,7 @@ def test_where_the_only_server_dies_images_stay_and_another_one_goes_on(pair, tm
     dataset = demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1)
     plan = Plan(dataset, dataset.edits[:2], (NAIVE, ALE), tmp_path / "demo")
 
-    def kill(_job: Job, _outcome: Outcome) -> None:
+    def kill(_task: BenchTask, _outcome: Outcome) -> None:
         pair[1].process.kill()
         pair[1].process.wait()
 
@@ -192,13 +191,13 @@ def test_where_the_only_server_dies_images_stay_and_another_one_goes_on(pair, tm
         local_workers([pair[1].url]) as workers,
         pytest.raises(ComfyError, match="are kept: give the same command again"),
     ):
-        edit_all(plan.jobs, workers, kill, patience_s=2.0, recheck_s=RECHECK_S)
-    left = find_pending(plan.jobs, pytest.fail)
+        edit_all(plan.tasks, workers, kill, patience_s=2.0, recheck_s=RECHECK_S)
+    left = find_pending(plan.tasks, pytest.fail)
     assert 0 < len(left) < 4
     with local_workers([pair[0].url]) as workers:
         outcome = edit_all(left, workers, lambda *_: None)
     assert outcome.made == len(left) and not outcome.failed
-    assert not find_pending(plan.jobs, pytest.fail)
+    assert not find_pending(plan.tasks, pytest.fail)
 
 
 def queued(server: Any) -> int:
@@ -214,12 +213,12 @@ def test_a_run_that_is_stopped_takes_its_workflows_from_the_servers(pair, tmp_pa
     quick = Plan(dataset, edits[:1], (ALE,), tmp_path / "demo")
     slow = Plan(dataset, edits[1:], (ALE,), tmp_path / "demo", settings=long)
 
-    def stop(_job: Job, _outcome: Outcome) -> None:
+    def stop(_task: BenchTask, _outcome: Outcome) -> None:
         assert queued(pair[0]) > 0
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), local_workers([pair[0].url]) as workers:
-        edit_all([*quick.jobs, *slow.jobs], workers, stop)
+        edit_all([*quick.tasks, *slow.tasks], workers, stop)
     left = [queued(pair[0])]
     while left[-1] and len(left) < 20:  # the one at work ends at its next step
         time.sleep(0.1)

@@ -69,7 +69,7 @@ def test_without_a_file_the_error_says_where_it_belongs(
     write_models(models)
     workflow = prepared(name)
     workflow.fill(loader, **{input_name: "not there.pth"})
-    with pytest.raises(NodeFailed, match=f'{loader}: "not there.pth" is not there any more in '):
+    with pytest.raises(NodeFailed, match=f'{loader}: "not there.pth" was not found in '):
         run(workflow)
 
 

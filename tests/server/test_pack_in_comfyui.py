@@ -12,6 +12,7 @@ from PIL import Image
 
 from ale_edit.bench.demo_scenes import demo_input
 from ale_edit.bench.main_job import filled_workflow, upload
+from ale_edit.devtools.locales import LANGUAGES, flatten, read
 from ale_edit.headless import Interrupted, NodeFailed, Workflow, WorkflowRejected
 from ale_edit.tests.workflows.graphs import (
     GALLERY,
@@ -58,6 +59,13 @@ def test_the_pack_loads_without_an_error(server, with_client):
     log = server.log.read_text(encoding="utf-8").split("To see the GUI go to")[0]
     assert "Import times for custom nodes" in log
     assert "IMPORT FAILED" not in log and "Traceback" not in log and "ALE-Edit could not" not in log
+
+
+def test_comfyui_serves_our_translations(with_client):
+    served = with_client(lambda client: client._json("GET", "/i18n"))
+    assert {name: flatten(texts) for name, texts in served.items()} == {
+        name: read(name) for name in ("en", *LANGUAGES)
+    }
 
 
 def test_every_node_has_its_help_page(server):

@@ -69,7 +69,7 @@ def test_leakage_by_a_folder_of_clip_is_in_the_history(history, models):
 def test_a_folder_that_is_not_there_is_named_with_where_it_belongs(run):
     workflow = load_workflow(LOADER)
     workflow.fill("CLIP Similarity Loader", clip_name="gone/")
-    with pytest.raises(NodeFailed, match='"gone/" is not there any more in .*clip_vision'):
+    with pytest.raises(NodeFailed, match='"gone/" was not found in .*clip_vision'):
         run(workflow)
 
 
