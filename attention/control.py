@@ -5,12 +5,13 @@ A method is a Control. The host turns ComfyUI's hooks into Layers, Steps and Cal
 others that an editor adds. Shapes: B images, L positions, N keys, C = heads * width channels; each
 branch has B rows.
 
-A Control acts in two ways:
+A Control acts in three ways:
 
 - `routes` says with whose queries, keys and values a branch attends. Most published controls are
   routes (MasaCtrl, Free-Prompt-Editing, the self-attention part of Prompt-to-Prompt). They cost
   nothing: the host exchanges rows before the layer projects them, so token merging and every
   attention kernel still fit.
+- `features` says which branch's features a branch takes out of a ResBlock (Plug-and-Play).
 - `outputs` computes a branch's attention output itself, from the queries, keys and values of the
   branches.
 """
@@ -36,6 +37,8 @@ class Layer:
     ordinal: 0-based position among the `count` layers of its kind, in the order in which they run.
     grid: (h, w) of the image cells. latent: (h, w) of the whole latent.
     text, image: where they stand in the sequence of a joint layer.
+    stage: 0-based position of its block among those of the input, the middle or the output that
+        have such layers. On SD 1.5, output blocks 3 to 11 are stages 0 to 8.
     """
 
     kind: LayerKind
@@ -46,10 +49,17 @@ class Layer:
     latent: tuple[int, int]
     text: slice | None = None
     image: slice | None = None
+    stage: int = 0
 
     @property
     def is_decoder(self) -> bool:
         return self.block[0] == "output"
+
+    @property
+    def is_half_or_coarser(self) -> bool:
+        """Whether the grid has at most half the latent's side: on SD 1.5 at 512 pixels, 32 x 32
+        cells and fewer."""
+        return all(2 * (n - 1) < whole for n, whole in zip(self.grid, self.latent, strict=True))
 
 
 @dataclass(frozen=True)
@@ -141,11 +151,14 @@ class Control:
         whose `outputs` it gives.
     replaces_text: whether its outputs use another text than the layer was given, so that no other
         node may change that text inside the layer.
+    reads_cond: whether both halves of guidance read the conditional rows of other branches, by
+        routes and features. The host then runs these rows first. Otherwise each half reads its own.
     """
 
     reads: Reads = {}
     kinds: frozenset[LayerKind] = frozenset()
     replaces_text: bool = False
+    reads_cond: bool = False
 
     def is_active(self, step: Step) -> bool:
         """Whether the control may read other branches at a step."""
@@ -153,6 +166,12 @@ class Control:
 
     def routes(self, layer: Layer, step: Step, is_cond: bool) -> Mapping[str, Route]:
         """Routes of a self-attention layer by branch; a branch without one attends by itself."""
+        return {}
+
+    def features(self, layer: Layer, step: Step, is_cond: bool) -> Mapping[str, str]:
+        """By branch, the branch whose features it takes from the ResBlock before a self-attention
+        layer, the first of its block: the output of the residual path, before the skip path is
+        added."""
         return {}
 
     def acts(self, layer: Layer, step: Step, is_cond: bool) -> bool:
@@ -171,9 +190,20 @@ class Control:
         blends branches."""
         return denoised
 
-    def acts_on_attention(self) -> bool:
-        """Whether the control has routes or outputs at all."""
-        return bool(self.kinds) or type(self).routes is not Control.routes
+    def blend_latents(self, latents: Mapping[str, Tensor], step: Step) -> Mapping[str, Tensor]:
+        """The latents (B, C, h, w) by branch that a step leads to, changed where the method blends
+        branches; after the last step, the images."""
+        return latents
+
+    def acts_in_network(self) -> bool:
+        """Whether the control has routes, features or outputs at all."""
+        return bool(self.kinds) or self.has_routes() or self.has_features()
+
+    def has_routes(self) -> bool:
+        return type(self).routes is not Control.routes
+
+    def has_features(self) -> bool:
+        return type(self).features is not Control.features
 
 
 def first_step(share: float, steps: int) -> int:

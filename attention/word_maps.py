@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, max_pool2d
 
-from .control import Layer
+from .control import Call, Control, Layer, Reads, Step
 
 LEAST_CELLS = 16
 """Cells on the short side of a grid below which its maps are too coarse to show where a word is."""
+MAP_VALUES = 2**20
+"""Values of an attention map that are computed at once."""
 
 
 def refine(source: Tensor, own: Tensor, mapper: Tensor) -> Tensor:
@@ -26,6 +28,16 @@ def refine(source: Tensor, own: Tensor, mapper: Tensor) -> Tensor:
     over the tokens of a position is not 1 in general; the published codes leave it so.
     """
     return torch.where(mapper >= 0, source.index_select(-1, mapper.clamp(min=0)), own)
+
+
+def replace_words(source: Tensor, own: Tensor, shares: Tensor) -> Tensor:
+    """The source's map seen by the words of the target that take their places: (..., N_target).
+
+    shares: (N_source, N_target), what each target row takes of each source row; a target row of
+    negative shares keeps its own map.
+    """
+    replaced = source @ shares.clamp(min=0).to(source)
+    return torch.where((shares < 0).any(0), own, replaced)
 
 
 class WordMaps:
@@ -55,16 +67,32 @@ class WordMaps:
             self._sums[name] = self._sums[name] + summed if name in self._sums else summed
 
     def mask(
-        self, name: str, words: Sequence[int], size: tuple[int, int], threshold: float
+        self,
+        name: str,
+        words: Sequence[int],
+        size: tuple[int, int],
+        threshold: float,
+        is_widened: bool = False,
     ) -> Tensor:
         """(B, 1, *size) bool: where a word's map, as a share of its greatest value, is above a
-        threshold. Of several words (places among W) the greatest counts; of none, nowhere."""
+        threshold. Of several words (places among W) the greatest counts; of none, nowhere.
+
+        is_widened: each cell counts as the greatest of its 3 x 3 neighbours.
+        """
         sums = self._sums[name]
         if not words:
             return torch.zeros(len(sums), 1, *size, dtype=torch.bool, device=sums.device)
         grid = self._grid or size
         greatest = sums[..., list(words)].amax(-1).unflatten(-1, grid)[:, None]
+        if is_widened:
+            greatest = max_pool2d(greatest, 3, stride=1, padding=1)
         return interpolate(greatest / greatest.amax((-1, -2), keepdim=True), size) > threshold
+
+    def shares(self, name: str) -> Tensor:
+        """(B, W, h, w) in [0, 1] on their own grid: each map as a share of its greatest value."""
+        assert self._grid is not None
+        maps = self._sums[name].movedim(-1, 1).unflatten(-1, self._grid)
+        return maps / maps.amax((-1, -2), keepdim=True)
 
 
 def fitness(grid: tuple[int, int]) -> tuple[bool, int]:
@@ -72,3 +100,41 @@ def fitness(grid: tuple[int, int]) -> tuple[bool, int]:
     cells = grid[0] * grid[1]
     is_fine_enough = min(grid) >= LEAST_CELLS
     return is_fine_enough, -cells if is_fine_enough else cells
+
+
+def query_parts(call: Call, branches: Sequence[str]) -> list[slice]:
+    """The positions of a layer in parts, so that the maps of a part are small."""
+    rows, positions = call.q[branches[0]].shape[:2]
+    keys = max(call.k[branch].shape[1] for branch in branches)
+    size = max(1, MAP_VALUES // (rows * call.heads * keys))
+    return [slice(start, start + size) for start in range(0, positions, size)]
+
+
+class WordRecorder(Control):
+    """Keeps the maps of words in a branch, and changes nothing.
+
+    words: the rows of each word, whose maps are summed. branch: that attends to them.
+    """
+
+    kinds = frozenset(("cross",))
+
+    def __init__(self, words: Sequence[Sequence[int]], branch: str) -> None:
+        self.maps = WordMaps()
+        self.reads: Reads = {branch: frozenset()}
+        self._words, self._branch = words, branch
+
+    def acts(self, layer: Layer, step: Step, is_cond: bool) -> bool:
+        return is_cond and self.maps.takes(layer)
+
+    def outputs(self, call: Call) -> Mapping[str, Tensor]:
+        q, k = call.q[self._branch], call.k[self._branch]
+        parts = []
+        for part in query_parts(call, (self._branch,)):
+            probs = call.probs(q[:, part], k)
+            parts.append(torch.stack([probs[..., list(w)].sum(-1) for w in self._words], -1))
+        self.maps.add(call.layer, {self._branch: torch.cat(parts, 2)})
+        return {}
+
+    def shares(self) -> Tensor:
+        """(B, W, h, w): the map of each word as a share of its greatest value."""
+        return self.maps.shares(self._branch)

@@ -23,7 +23,7 @@ from ..headless.editors import ALE, takes_masks
 from ..headless.edits import (
     PROMPTS,
     Model,
-    apply_setting,
+    apply_own_settings,
     editor_workflow,
     filled_workflow,
     result_title,
@@ -158,7 +158,7 @@ class Plan:
             pictures += method.masks([masks[o.object] for o in edit.objects], edit.seed)
         names = [upload_name(picture) for picture in pictures]
         workflow = self._fill_workflow(edit, method.editor, names)
-        method.apply(workflow)
+        method.apply(workflow, [o.target for o in edit.objects])
         return workflow, dict(zip(names, pictures, strict=True))
 
     def _fill_workflow(self, edit: ImageEdit, editor: str, names: Sequence[str]) -> Workflow:
@@ -173,8 +173,7 @@ class Plan:
         else:
             pairs = [(o.source, o.target) for o in edit.objects]
             workflow = editor_workflow(editor, source, pairs, Model(self._checkpoint))
-            for name, value in {"seed": edit.seed, **self._sampling}.items():
-                apply_setting(workflow, name, value)
+            apply_own_settings(workflow, {"seed": edit.seed, **self._sampling})
         if edit.source_prompt or edit.target_prompt:
             prompts = (edit.source_prompt, edit.target_prompt)
             use_prompts(workflow, dict(zip(PROMPTS, prompts, strict=True)))

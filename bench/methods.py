@@ -1,7 +1,7 @@
 """Methods: named settings of an editor's workflow, and what happens to the masks before it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import cos, pi, sin
 from typing import Any, Literal
 
@@ -11,14 +11,17 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..editors import EDITORS
+from ..editors import EDITORS, p2p
 from ..editors.editor import Editor
 from ..headless import Workflow
 from ..headless.editors import ALE as ALE_EDITOR
+from ..prompts.edits import JOINER
+from ..regions.phrases import clean_phrase, head_noun
 
 MaskError = Literal["eroded", "shifted", "box"]
 SAMPLING = ("steps", "strength", "source_guidance", "target_guidance")
-"""Settings that every editor has as `ale` has them, unless its method says otherwise."""
+"""Settings that an editor has as `ale` has them, where it has them and its method does not say
+otherwise."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Method:
     or workflows/nodes/api/EDITOR.json.
 
     mask_error with its amount, a fraction of the image's height, spoils the masks that the method
-    is given; scores use the true ones.
+    is given; scores use the true ones. nouns_input: the input of these nodes that gets the target
+    phrases without their attributes.
     """
 
     name: str
@@ -37,10 +41,15 @@ class Method:
     amount: float = 0.0
     parts: tuple[str, ...] = ()  # of the demo model, beyond what every method uses
     editor: str = ALE_EDITOR
+    nouns_input: str | None = None
 
-    def apply(self, workflow: Workflow) -> None:
+    def apply(self, workflow: Workflow, targets: Sequence[str] = ()) -> None:
+        """Change a workflow for an edit with these target phrases."""
         for title, inputs in self.inputs.items():
             workflow.fill(title, **inputs)
+            if self.nouns_input is not None:
+                nouns = [head_noun(clean_phrase(target)) for target in targets]
+                workflow.fill(title, **{self.nouns_input: JOINER.join(nouns)})
 
     def masks(self, masks: Sequence[Image.Image], seed: int) -> list[Image.Image]:
         """The masks that this method is given."""
@@ -118,11 +127,17 @@ DEFAULT = (*COMPONENTS, CODE)
 
 
 def _by_editor(editor: Editor) -> tuple[Method, Method]:
-    """An editor as its workflow has it, with the model, steps and guidance of `ale`, which
-    editing.Plan gives it; and with all settings of its paper, by the same model."""
+    """An editor on the ground of `ale`, with its model, and steps and guidance by editing.Plan; and
+    with all settings of its paper, by the same model."""
     paper = editor.paper if editor.paper is not None else editor.settings()
+    ground = _settings_beside_ale(editor)
     return (
-        Method(editor.name, editor.title, editor=editor.name),
+        Method(
+            editor.name,
+            editor.title,
+            {editor.title: ground} if ground else {},
+            editor=editor.name,
+        ),
         Method(
             f"{editor.name}-paper",
             f"{editor.title}, its paper's settings",
@@ -132,7 +147,48 @@ def _by_editor(editor: Editor) -> tuple[Method, Method]:
     )
 
 
-EDITOR_METHODS = tuple(method for editor in EDITORS for method in _by_editor(editor))
+def _settings_beside_ale(editor: Editor) -> dict[str, Any]:
+    """What puts an editor on the ground of `ale`, beyond SAMPLING: its time steps. An editor that
+    starts from noise keeps its own strength; at ale's, nothing of the image would be left."""
+    settings = editor.settings()
+    found = {}
+    if "time_steps" in {setting.name for setting in fields(settings)}:
+        found["time_steps"] = "LCM"
+    if editor.plan(settings).start == "noise":
+        found["strength"] = settings.strength
+    return found
+
+
+MASACTRL_DDIM = Method(
+    "masactrl-ddim",
+    "MasaCtrl, DDIM inversion",
+    {"MasaCtrl": {"inversion_method": "DDIM"}},
+    editor="masactrl",
+)
+P2P = _by_editor(p2p.EDITOR)[0]
+
+
+def _change_p2p(name: str, label: str, nouns_input: str | None = None, **inputs: Any) -> Method:
+    """Prompt-to-Prompt on the ground of `ale` with other inputs."""
+    ((title, ground),) = P2P.inputs.items()
+    return replace(
+        P2P, name=name, label=label, inputs={title: {**ground, **inputs}}, nouns_input=nouns_input
+    )
+
+
+P2P_METHODS = (
+    _change_p2p("p2p-ets", f"{P2P.label} + ETS", "ets_prompt"),
+    _change_p2p("nti-p2p", f"Null-text inversion + {P2P.label}", inversion_method="null-text"),
+    _change_p2p(
+        "npi-p2p", f"Negative-prompt inversion + {P2P.label}", inversion_method="negative-prompt"
+    ),
+    _change_p2p("direct-p2p", f"Direct inversion + {P2P.label}", inversion_method="direct"),
+)
+EDITOR_METHODS = (
+    *(m for editor in EDITORS for m in _by_editor(editor)),
+    MASACTRL_DDIM,
+    *P2P_METHODS,
+)
 
 
 def all_methods() -> dict[str, Method]:

@@ -26,14 +26,16 @@ OF_COMFYUI = ("model", "sampling")
 
 NAMES = frozenset(
     ("ALE Edit", "InfEdit", "MasaCtrl", "clip", "vae", "eta", "kappa", "json", "sigmas")
+    + ("Free-Prompt-Editing", "Plug-and-Play", "Prompt-to-Prompt", "SDEdit")
     + ("TE", "TI", "PSNR", "MSE", "SSIM", "LPIPS")
 )
 """Texts that may stay as they are in every language."""
 
 SAME = {
-    "es": frozenset(("detector", "prompts", "script")),
+    "es": frozenset(("detector", "prompt", "prompts", "script")),
     "fr": frozenset(
-        ("description", "image", "images", "instances", "prompts", "scores", "script", "source")
+        ("convention", "description", "image", "images", "instances", "inversion", "latent")
+        + ("prompt", "prompts", "scores", "script", "source")
     ),
 }
 """English words that a language shares."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields
 from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from ..attention.control import Control
+from ..inversion.ddim import Convention
+from ..inversion.stored import InversionMethod, Schedule
 from ..prompts.alignment import EncodedPrompt, Word
 from ..prompts.edits import Variant, require_choice
 from ..regions.regions import Regions
@@ -19,6 +21,10 @@ BranchText: TypeAlias = Literal["source", "target", "empty"]
 """Which prompt a branch is conditioned on."""
 
 
+Start: TypeAlias = InversionMethod | Literal["virtual", "noise"]
+"""Where an edit starts: virtual inversion, which needs no inversion; the image with noise added; or
+a real inversion."""
+
 T = TypeVar("T")
 
 # -- settings --------------------------------------------------------------------------------------
@@ -26,11 +32,12 @@ T = TypeVar("T")
 
 def setting(default: T, tooltip: str, **shown: object) -> T:
     """A field of an editor's settings, of which its node makes an input. shown: "min", "max" and
-    "step" of a number, "choices" of a word."""
+    "step" of a number, "choices" of a word; "later" for one that a published node did not have,
+    whose widget comes last."""
     return field(default=default, metadata={"tooltip": tooltip, **shown})
 
 
-def steps_setting(tooltip: str = "Number of LCM steps.") -> int:
+def steps_setting(tooltip: str) -> int:
     return setting(15, tooltip, min=1, max=50, step=1)
 
 
@@ -103,6 +110,21 @@ SOURCE = BranchPlan("source", "source", "source_guidance")
 TARGET = BranchPlan("target", "target", "target_guidance")
 
 
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How an editor samples.
+
+    start: where the edit starts. schedule: its steps. prompt: the text that the image is inverted
+        with. convention: of the inversion. eta: of virtual inversion.
+    """
+
+    start: Start
+    schedule: Schedule
+    prompt: BranchText = "source"
+    convention: Convention = "published code"
+    eta: float = 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class ControlInputs:
     """What the control of one run is made from.
@@ -121,6 +143,11 @@ class ControlInputs:
     regions: Regions | None = None
 
 
+def plan_virtual_inversion(settings: RunSettings, eta: float = 1.0) -> SamplingPlan:
+    """Virtual inversion on latent consistency steps."""
+    return SamplingPlan("virtual", Schedule(settings.steps, settings.strength, "LCM"), eta=eta)
+
+
 @dataclass(frozen=True)
 class Editor(Generic[S]):
     """One method.
@@ -128,9 +155,12 @@ class Editor(Generic[S]):
     name: of the benches and of `edit.py --editor`. title: the node's name. settings: a Settings
         class; it has steps and strength, and a guidance scale for each branch.
     make_control: (settings, inputs) -> the control of one run; it refuses what the settings and the
-        inputs do not allow. branches: (settings) -> its branches, the source first.
+        inputs do not allow. branches: (settings) -> its branches, the source first. plan:
+        (settings) -> how it samples.
     needs_regions: whether it takes masks. paper: settings with the numbers of the paper itself,
-        where the defaults follow latent consistency models.
+        where the defaults are others. negative: the prompt that branches are guided away from where
+        the person gives none. end_prompt: (settings) -> the prompt whose end-of-text rows
+        take the place of the target's (prompts/end_tokens.py); empty for none.
     """
 
     name: str
@@ -140,5 +170,8 @@ class Editor(Generic[S]):
     settings: type[S]
     make_control: Callable[[S, ControlInputs], Control]
     branches: Callable[[S], Sequence[BranchPlan]] = lambda settings: (SOURCE, TARGET)
+    plan: Callable[[S], SamplingPlan] = plan_virtual_inversion
     needs_regions: bool = False
     paper: S | None = None
+    negative: str = ""
+    end_prompt: Callable[[S], str] = lambda settings: ""

@@ -4,22 +4,37 @@ changed pose or view keeps the look of the source.
 Cao, Wang, Qi, Shan, Qie, Zheng: MasaCtrl: Tuning-Free Mutual Self-Attention Control for Consistent
 Image Synthesis and Editing, ICCV 2023 (arXiv 2304.08465). It acts from a step and from a layer on,
 in both halves of guidance, and leaves cross-attention alone. The paper inverts the image by DDIM;
-here it runs on virtual inversion (inversion/update_rule.py).
+here it runs on virtual inversion (inversion/update_rule.py) as well, by default.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
-from ..attention.control import Control, Layer, Reads, Route, Step, first_layer, first_step
+import torch
+from torch import Tensor
+
+from ..attention.control import (
+    Call,
+    Control,
+    Layer,
+    LayerKind,
+    Reads,
+    Route,
+    Step,
+    first_layer,
+    first_step,
+)
+from ..inversion.stored import TimeSteps
 from .editor import (
     SOURCE,
     TARGET,
     ControlInputs,
     Editor,
     Settings,
+    Start,
     guidance_setting,
     setting,
     share_setting,
@@ -27,8 +42,16 @@ from .editor import (
     strength_setting,
     target_guidance_setting,
 )
+from .inverted import (
+    SourcePrompt,
+    inversion_setting,
+    plan_inversion,
+    source_prompt_setting,
+    source_text,
+    time_steps_setting,
+)
 
-SourcePrompt = Literal["empty", "edits"]
+Keys: TypeAlias = Literal["source", "union"]
 
 BY_SHARE = -1
 
@@ -39,7 +62,7 @@ class MasaCtrlSettings(Settings):
     guidance are those of latent consistency models, with which ALE-Edit's paper compares; PAPER has
     MasaCtrl's own."""
 
-    steps: int = steps_setting()
+    steps: int = steps_setting("Number of steps.")
     source_guidance: float = guidance_setting(
         1.0,
         "CFG scale of the source branch. 1 turns guidance off, which preserves the image best.",
@@ -66,15 +89,25 @@ class MasaCtrlSettings(Settings):
         step=1,
     )
     strength: float = strength_setting()
-    source_prompt: SourcePrompt = setting(
-        "empty",
-        "The prompt of the source branch. empty: no text, as in the paper for photographs. edits: "
-        "the source phrases of the edits.",
-        choices=get_args(SourcePrompt),
+    source_prompt: SourcePrompt = source_prompt_setting()
+    inversion_method: Start = inversion_setting("virtual", later=True)
+    time_steps: TimeSteps = time_steps_setting("LCM", later=True)
+    keys: Keys = setting(
+        "source",
+        "Where the edit takes its look from: the source alone, as in the paper, or source and "
+        "edit together (union), which changes more.",
+        choices=get_args(Keys),
+        later=True,
     )
 
 
-PAPER = MasaCtrlSettings(steps=50, source_guidance=7.5, target_guidance=7.5)
+PAPER = MasaCtrlSettings(
+    steps=50,
+    source_guidance=7.5,
+    target_guidance=7.5,
+    inversion_method="DDIM",
+    time_steps="DDIM",
+)
 
 
 class MasaCtrlControl(Control):
@@ -84,14 +117,26 @@ class MasaCtrlControl(Control):
 
     def __init__(self, settings: MasaCtrlSettings) -> None:
         self._settings = settings
+        if settings.keys == "union":
+            self.kinds: frozenset[LayerKind] = frozenset(("self",))
 
     def routes(self, layer: Layer, step: Step, is_cond: bool) -> Mapping[str, Route]:
-        settings = self._settings
-        if step.number < first_step(settings.start_step_share, step.count):
-            return {}
-        if layer.ordinal < start_layer(settings, layer.count):
+        if self._settings.keys == "union" or not self._is_mutual(layer, step):
             return {}
         return {"target": Route("target", "source", "source")}
+
+    def acts(self, layer: Layer, step: Step, is_cond: bool) -> bool:
+        return self._is_mutual(layer, step)
+
+    def outputs(self, call: Call) -> Mapping[str, Tensor]:
+        """The union: the target's queries over the keys and values of both."""
+        keys, values = (torch.cat([t["source"], t["target"]], dim=1) for t in (call.k, call.v))
+        return {"target": call.attend(call.q["target"], keys, values)}
+
+    def _is_mutual(self, layer: Layer, step: Step) -> bool:
+        settings = self._settings
+        is_late = step.number >= first_step(settings.start_step_share, step.count)
+        return is_late and layer.ordinal >= start_layer(settings, layer.count)
 
 
 def start_layer(settings: MasaCtrlSettings, layers: int) -> int:
@@ -122,13 +167,11 @@ EDITOR = Editor(
     description=(
         "Changes the pose, view or action in an image and keeps its look, without masks: from a "
         "given step and layer on, the edit attends to the source's keys and values. MasaCtrl (ICCV "
-        "2023, arXiv 2304.08465), on virtual inversion."
+        "2023, arXiv 2304.08465), on virtual inversion or on the paper's DDIM inversion."
     ),
     settings=MasaCtrlSettings,
     make_control=_make_control,
-    branches=lambda settings: (
-        replace(SOURCE, text="empty") if settings.source_prompt == "empty" else SOURCE,
-        TARGET,
-    ),
+    branches=lambda settings: (replace(SOURCE, text=source_text(settings)), TARGET),
+    plan=lambda settings: plan_inversion(settings, source_text(settings)),
     paper=PAPER,
 )

@@ -212,8 +212,7 @@ def use_model(workflow: Workflow, loader: str, model: Model) -> None:
         workflow.connect("LCM-LoRA", "clip", loader, 1)
         workflow.connect("LCM-LoRA", "model", loader)
         workflow.connect("ModelSamplingDiscrete", "model", "LCM-LoRA")
-    for name, scale in (DEMO_GUIDANCE if model.checkpoint is None else LCM_GUIDANCE).items():
-        apply_setting(workflow, name, scale)
+    apply_own_settings(workflow, DEMO_GUIDANCE if model.checkpoint is None else LCM_GUIDANCE)
 
 
 def use_prompts(workflow: Workflow, prompts: Mapping[str, str]) -> None:
@@ -296,6 +295,14 @@ def apply_setting(workflow: Workflow, name: str, value: Any) -> None:
         is_whole = any(place in SETTINGS[setting] for setting in WHOLE)
         is_whole = is_whole or (node_id == find_editor_node(workflow) and input_name in WHOLE)
         inputs[input_name] = _as_kind_of(inputs[input_name], value, name, is_whole=is_whole)
+
+
+def apply_own_settings(workflow: Workflow, values: Mapping[str, Any]) -> None:
+    """Set those of these settings that the workflow has."""
+    known = settings_of(workflow)
+    for name, value in values.items():
+        if name in known:
+            apply_setting(workflow, name, value)
 
 
 def _as_kind_of(now: Any, value: Any, name: str, *, is_whole: bool) -> Any:

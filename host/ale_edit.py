@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..editors.ale import ALESettings
+from ..editors.editor import plan_virtual_inversion
 from ..prompts.edits import Edits
 from ..regions.paste import paste_background, restore_size
 from ..regions.regions import Regions, each_image
 from .attention.rgb_cam import apply_rgb_cam
 from .attention.self_injection import apply_self_injection
 from .comfy_types import Conditioning
-from .editing import require_decoded, require_one_text, require_size, sample_edit
+from .editing import OpenEdit, require_decoded, require_one_text, require_size
 from .messages import name_node
 from .sampling.blending import apply_background_blending
 from .sampling.branch_guider import BranchGuider
 from .sampling.branch_inputs import Branch
 from .sampling.latents import pixels_per_cell
-from .text.embedding import embed_edits
+from .text.embedding import embed_edits, encode_text
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -56,13 +57,14 @@ def edit_image(
     source, target = embed_edits(clip, edits)
     require_one_text(target, model, NODE)
     if negative is None:
-        negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+        negative = encode_text(clip, "")
     branches = (
         Branch("source", source, settings.source_guidance),
         Branch("target", target, settings.target_guidance),
     )
     guider = BranchGuider(patched, branches, negative, reuses_source=reuses_source)
-    edited = sample_edit(guider, vae, image, settings, seed, settings.eta)
+    edit = OpenEdit(guider, patched, plan_virtual_inversion(settings, settings.eta))
+    edited = edit.edit_image(vae, image, seed)
     require_decoded(edited, image, model, NODE)
     cell = pixels_per_cell(model)
     if keeps_source_pixels:

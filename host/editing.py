@@ -1,29 +1,45 @@
-"""A whole edit by any editor in one call: its branches, its control, virtual inversion."""
+"""A whole edit by any editor in one call: its branches, its control, its sampling."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 import comfy.model_management
+import latent_preview
 import torch
 from torch import Tensor
 
 from ..attention.control import Control
-from ..editors.editor import BranchPlan, ControlInputs, Editor, RunSettings, S
+from ..editors.editor import (
+    SOURCE,
+    BranchPlan,
+    BranchText,
+    ControlInputs,
+    Editor,
+    S,
+    SamplingPlan,
+)
+from ..inversion.stored import Inversion, require_same_prompt, require_same_schedule
 from ..prompts.edits import Edits
 from ..regions.paste import restore_size
 from ..regions.regions import Regions
 from .attention.adapter import add_control
 from .attention.unet import require_cross_attention, self_attention_layers
 from .comfy_types import Conditioning
-from .messages import name_node
+from .inverting.methods import invert_by
+from .inverting.sampler import inversion_sampler, noise_sampler
+from .messages import name_node, tell
 from .sampling.branch_guider import BranchGuider
 from .sampling.branch_inputs import Branch
+from .sampling.branch_sampler import BranchSampler
 from .sampling.latents import pixels_per_cell
 from .sampling.run_checks import require_width
-from .sampling.schedule import lcm_sigmas
+from .sampling.schedule import sigmas_of
 from .sampling.virtual_inversion import virtual_inversion_sampler
-from .text.embedding import encode_prompt, read_word, tell_unknown_words
+from .text.embedding import encode_prompt, encode_text, read_word, tell_unknown_words
+from .text.end_tokens import substitute_rows
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -43,23 +59,85 @@ def edit_image(
     regions: Regions | None = None,
     negative: Conditioning | None = None,
     reuses_source: bool = True,
+    inversion: Inversion | None = None,
 ) -> Tensor:
     """Edit a batch of images (B, H, W, 3 or 4) in [0, 1]: (B, H, W, 3), at exactly the same size.
 
-    negative: CONDITIONING that all branches share; the empty prompt if None. reuses_source: take
-    the source branch from the last edit where it is the same.
+    negative: CONDITIONING that all branches share; the editor's own prompt if None. reuses_source:
+        take the source branch from the last edit where it is the same. inversion: of this image,
+        in place of the one that the editor makes.
     """
     require_size(image, model, editor.title)
-    guider = guide(
+    edit = open_edit(
         editor, settings, model, clip, edits,
-        regions=regions, negative=negative, reuses_source=reuses_source,
+        regions=regions, negative=negative, reuses_source=reuses_source, inversion=inversion,
     )  # fmt: skip
-    edited = sample_edit(guider, vae, image, settings, seed)
+    edited = edit.edit_image(vae, image, seed)
     require_decoded(edited, image, model, editor.title)
     return restore_size(edited, image, pixels_per_cell(model))
 
 
-def guide(
+@dataclass(frozen=True, eq=False)
+class OpenEdit:
+    """An edit that is ready to sample.
+
+    prompts: the CONDITIONING of each text. text: that the image is inverted with. negative,
+        guidance: of the source branch, which null-text inversion needs. inversion: that it starts
+        from, where there is one already.
+    """
+
+    guider: BranchGuider
+    model: ModelPatcher
+    plan: SamplingPlan
+    prompts: Mapping[BranchText, Conditioning] = field(default_factory=dict)
+    text: str = ""
+    negative: Conditioning | None = None
+    guidance: float = 1.0
+    inversion: Inversion | None = None
+
+    def edit_image(self, vae: VAE, image: Tensor, seed: int) -> Tensor:
+        """Encode, sample, decode: (B, H, W, 3)."""
+        samples = self.sample(cast(Tensor, vae.encode(image[..., :3].expand(-1, -1, -1, 3))), seed)
+        return vae.decode(samples.to(comfy.model_management.intermediate_device()))
+
+    def sample(
+        self, latent: Tensor, seed: int, callback: Callable[..., None] | None = None
+    ) -> Tensor:
+        """The edited latents (B, C, h, w) of latents as a VAE encodes them."""
+        sigmas = sigmas_of(self.model, self.plan.schedule)
+        callback = callback or latent_preview.prepare_callback(self.model, len(sigmas) - 1)
+        return self.guider.sample(
+            torch.zeros_like(latent),  # the sampler draws its own noise
+            latent,
+            self._sampler(latent, seed),
+            sigmas,
+            callback=callback,
+            seed=seed,
+        )
+
+    def _sampler(self, latent: Tensor, seed: int) -> BranchSampler:
+        plan = self.plan
+        if self.inversion is not None:
+            return inversion_sampler(self.inversion)
+        if plan.start == "virtual":
+            return virtual_inversion_sampler(plan.eta)
+        if plan.start == "noise":
+            return noise_sampler()
+        inversion = invert_by(
+            plan.start,
+            self.model,
+            self.prompts[plan.prompt],
+            latent,
+            plan.schedule,
+            self.text,
+            negative=self.negative,
+            guidance=self.guidance,
+            convention=plan.convention,
+        )
+        return inversion_sampler(inversion)
+
+
+def open_edit(
     editor: Editor[S],
     settings: S,
     model: ModelPatcher,
@@ -69,8 +147,9 @@ def guide(
     regions: Regions | None = None,
     negative: Conditioning | None = None,
     reuses_source: bool = True,
-) -> BranchGuider:
-    """The guider of an editor's branches under its control; see `edit_image`."""
+    inversion: Inversion | None = None,
+) -> OpenEdit:
+    """The guider of an editor's branches under its control, and its sampling; see `edit_image`."""
     require_cross_attention(model, editor.title)
     prompts = {side: encode_prompt(clip, edits, side) for side in ("source", "target")}
     for conditioning, _ in prompts.values():
@@ -85,47 +164,54 @@ def guide(
         regions=regions,
     )
 
+    target, words = prompts["target"]
+    if plain := editor.end_prompt(settings).strip():
+        target = substitute_rows(clip, target, words, plain)
+
     def make_control(*_: object) -> Control:
         with name_node(editor.title):
             return editor.make_control(settings, inputs)
 
     make_control()  # refuses before the image is encoded
     patched = add_control(model, f"ale_edit.{editor.name}", make_control, editor.title)
-    empty = clip.encode_from_tokens_scheduled(clip.tokenize(""))
-    texts = {**{side: conditioning for side, (conditioning, _) in prompts.items()}, "empty": empty}
+    texts: dict[BranchText, Conditioning] = {
+        "source": prompts["source"][0],
+        "target": target,
+        "empty": encode_text(clip, ""),
+    }
+    plan = editor.plan(settings)
+    text = "" if plan.prompt == "empty" else prompts[plan.prompt][1].text
+    if inversion is not None:
+        with name_node(editor.title):
+            require_same_prompt(inversion, text)
+            require_same_schedule(inversion, plan.schedule)
+        plan = replace(plan, start=inversion.method)
+    if negative is None:
+        negative = encode_text(clip, editor.negative)
+    if plan.start == "negative-prompt":
+        negative = texts[plan.prompt]
 
-    def branch(plan: BranchPlan) -> Branch:
-        return Branch(plan.name, texts[plan.text], getattr(settings, plan.guidance))
+    def branch(own: BranchPlan) -> Branch:
+        guidance = getattr(settings, own.guidance)
+        is_known = own.name == SOURCE.name and plan.start == "direct"
+        return Branch(own.name, texts[own.text], 1.0 if is_known else guidance)
 
-    branches = [branch(plan) for plan in editor.branches(settings)]
-    return BranchGuider(
-        patched, branches, empty if negative is None else negative, reuses_source=reuses_source
-    )
+    branches = [branch(own) for own in editor.branches(settings)]
+    guider = BranchGuider(patched, branches, negative, reuses_source=reuses_source)
+    guidance = getattr(settings, "source_guidance", 1.0)
+    if inversion is not None and inversion.null_texts is not None:
+        advise_guidance(inversion, guidance, editor.title)
+    return OpenEdit(guider, model, plan, texts, text, negative, guidance, inversion)
 
 
-def sample_edit(
-    guider: BranchGuider,
-    vae: VAE,
-    image: Tensor,
-    settings: RunSettings,
-    seed: int,
-    eta: float = 1.0,
-) -> Tensor:
-    """Encode, sample by virtual inversion on the steps of the settings, decode: (B, H, W, 3)."""
-    import latent_preview
-
-    model = guider.model_patcher
-    sigmas = lcm_sigmas(model, settings.steps, settings.strength)
-    latent = cast(Tensor, vae.encode(image[..., :3].expand(-1, -1, -1, 3)))
-    samples = guider.sample(
-        torch.zeros_like(latent),  # the sampler draws its own noise
-        latent,
-        virtual_inversion_sampler(eta),
-        sigmas,
-        callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
-        seed=seed,
-    )
-    return vae.decode(samples.to(comfy.model_management.intermediate_device()))
+def advise_guidance(inversion: Inversion, guidance: float, node: str) -> None:
+    """Gives a notice where null texts were found at another guidance than the source runs at."""
+    if inversion.method == "null-text" and abs(inversion.guidance - guidance) > 1e-6:
+        tell(
+            f"{node}: the inversion's null texts were found at guidance {inversion.guidance:g}, "
+            f"but source_guidance is {guidance:g}; the source will not be followed well. Set them "
+            "alike."
+        )
 
 
 def require_size(image: Tensor, model: ModelPatcher, node: str) -> None:

@@ -2,14 +2,34 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import demo, editors, grounding, model, prompts, regions, sampling, scores
+from . import (
+    demo,
+    editors,
+    grounding,
+    inversion,
+    model,
+    prompts,
+    regions,
+    sampling,
+    scores,
+    word_maps,
+)
 from .guard import guard
+
+MODULES = (
+    prompts,
+    regions,
+    grounding,
+    word_maps,
+    model,
+    sampling,
+    inversion,
+    editors,
+    scores,
+    demo,
+)
 
 
 class ALEEditExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [
-            guard(node)
-            for module in (prompts, regions, grounding, model, sampling, editors, scores, demo)
-            for node in module.NODES
-        ]
+        return [guard(node) for module in MODULES for node in module.NODES]

@@ -9,7 +9,6 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..demo.captions import demo_edits
 from ..demo.finder import SceneFinder
@@ -26,6 +25,7 @@ from . import sockets
 
 if TYPE_CHECKING:
     from comfy.sd import CLIP
+    from torch import Tensor
 
 CATEGORY = "ALE-Edit/demo"
 MINI_CLIP = "the demo world's mini CLIP"

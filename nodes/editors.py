@@ -6,16 +6,16 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..editors import EDITORS
 from ..editors.ale import ALESettings
-from ..editors.editor import Editor
+from ..editors.editor import SOURCE, Editor
 from ..host.ale_edit import NODE, edit_image
 from ..host.comfy_types import Conditioning
 from ..host.editing import edit_image as edit_image_by
 from ..host.messages import name_node, speak_as
 from ..host.regions import regions_from_edits
+from ..inversion.stored import Inversion
 from ..prompts.edits import VARIANTS, Edits, Variant, require_choice, set_variant
 from ..regions.preview import preview_image
 from ..regions.regions import Regions
@@ -23,6 +23,7 @@ from . import sockets
 from .inputs import (
     ale_inputs,
     choose_schedule,
+    inversion_input,
     negative_input,
     reuse_input,
     schedule_inputs,
@@ -33,6 +34,7 @@ from .inputs import (
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP, VAE
+    from torch import Tensor
 
 CATEGORY = "ALE-Edit/editors"
 AS_IN_EDITS: Final = "as in the edits"
@@ -53,13 +55,28 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
         @classmethod
         def define_schema(cls) -> io.Schema:
             image = "The image to edit, or a batch. Item j of a batch uses seed + j."
-            settings = [setting_input(field) for field in dataclasses.fields(editor.settings)]
+            fields, plan = dataclasses.fields(editor.settings), editor.plan(editor.settings())
+            branches = editor.branches(editor.settings())
+            has_source = any(branch.name == SOURCE.name for branch in branches)
+            task = task_inputs(image, suits_lcm=plan.schedule.time_steps == "LCM")
+            first, later = (
+                [setting_input(f) for f in fields if f.metadata.get("later", False) == is_later]
+                for is_later in (False, True)
+            )
+            inverts = any(field.name == "inversion_method" for field in fields)
+            last = [*later, inversion_input()] if inverts else later
             return io.Schema(
                 node_id=editor.node_id,
                 display_name=editor.title,
                 category=CATEGORY,
                 description=editor.description,
-                inputs=[*task_inputs(image), *settings, reuse_input(), negative_input()],
+                inputs=[
+                    *task,
+                    *first,
+                    *([reuse_input()] if has_source else []),
+                    negative_input(editor.negative),
+                    *last,
+                ],
                 outputs=[image_output()],
             )
 
@@ -74,6 +91,7 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
             seed: int,
             reuse_source: bool = True,
             negative: Conditioning | None = None,
+            inversion: Inversion | None = None,
             **values: Any,
         ) -> io.NodeOutput:
             with name_node(editor.title):
@@ -81,7 +99,7 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
             with speak_as(editor.title):
                 edited = edit_image_by(
                     editor, settings, model, clip, vae, image, edits, seed,
-                    negative=negative, reuses_source=reuse_source,
+                    negative=negative, reuses_source=reuse_source, inversion=inversion,
                 )  # fmt: skip
             return io.NodeOutput(edited)
 
@@ -154,31 +172,21 @@ class ALEEdit(io.ComfyNode):
         image: Tensor,
         edits: Edits,
         seed: int,
-        steps: int,
-        source_guidance: float,
-        target_guidance: float,
         edit_type: str,
         schedule: float,
-        strength: float,
         dilation: float,
         paste_background: bool,
         variant: Variant | Literal["as in the edits"],
         regions: Regions | None = None,
         reuse_source: bool = True,
         negative: Conditioning | None = None,
+        **numbers: Any,
     ) -> io.NodeOutput:
         with name_node(NODE):
             require_choice("variant", variant, (AS_IN_EDITS, *VARIANTS))
             share = choose_schedule(edit_type, schedule)
         edits = edits if variant == AS_IN_EDITS else set_variant(edits, variant)
-        settings = ALESettings(
-            steps=steps,
-            strength=strength,
-            source_guidance=source_guidance,
-            target_guidance=target_guidance,
-            schedule=share,
-            dilation=dilation,
-        )
+        settings = ALESettings(schedule=share, dilation=dilation, **numbers)
         with speak_as(NODE):
             if regions is None:
                 size = (image.shape[1], image.shape[2])

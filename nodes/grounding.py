@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
-from torch import Tensor
 
 from ..host import model_files
 from ..host.pictures import read_pictures
@@ -250,5 +249,8 @@ class GroundedSAMMasks(io.ComfyNode):
             ui=ui.PreviewImage(shown, cls=cls),
         )
 
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NODES = [GroundingDINOLoader, SAMLoader, GroundedSAMMasks]

@@ -19,13 +19,12 @@ PRESET_TOOLTIP = (
 )
 
 
-def task_inputs(image: str) -> list[io.Input]:
-    """What every editor is given: model, image, edits and seed. image: the input's tooltip."""
+def task_inputs(image: str, suits_lcm: bool = True) -> list[io.Input]:
+    """What every editor is given: model, image, edits and seed. image: the input's tooltip.
+    suits_lcm: whether it samples as latent consistency models do."""
+    lcm = ", ideally an LCM or with an LCM LoRA" if suits_lcm else ""
     return [
-        io.Model.Input(
-            "model",
-            tooltip="An SD 1.5, SD 2 or SDXL model, ideally an LCM or with an LCM LoRA.",
-        ),
+        io.Model.Input("model", tooltip=f"An SD 1.5, SD 2 or SDXL model{lcm}."),
         io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
         io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
         io.Image.Input("image", tooltip=image),
@@ -41,14 +40,14 @@ def task_inputs(image: str) -> list[io.Input]:
     ]
 
 
-def negative_input() -> io.Input:
-    """A negative prompt of the person's own."""
+def negative_input(default: str = "") -> io.Input:
+    """A negative prompt of the person's own. default: the editor's."""
+    without = f'"{default}"' if default else "the empty prompt"
     return io.Conditioning.Input(
         "negative",
         optional=True,
         tooltip=(
-            "A negative prompt for all branches. Without it, the empty prompt is used, as in the "
-            "paper."
+            f"A negative prompt for all branches. Without it, {without} is used, as in the paper."
         ),
     )
 
@@ -68,10 +67,24 @@ def reuse_input() -> io.Input:
     )
 
 
+def inversion_input() -> io.Input:
+    """An inversion that was made before."""
+    return sockets.Inversion.Input(
+        "inversion",
+        optional=True,
+        tooltip=(
+            "An inversion of this image, from Invert Image or Load Inversion. The edit starts "
+            "from it and uses its method, so the image is not inverted again."
+        ),
+    )
+
+
 def setting_input(setting: dataclasses.Field[Any], note: str = "") -> io.Input:
     """The widget of one field of an editor's settings. note: goes behind its tooltip."""
     shown = dict(setting.metadata)
     common = {"default": setting.default, "tooltip": shown.pop("tooltip") + note}
+    if shown.pop("later", False):  # a saved workflow does not have it
+        common["optional"] = True
     if "choices" in shown:
         return io.Combo.Input(setting.name, options=list(shown["choices"]), **common)
     if isinstance(setting.default, str):

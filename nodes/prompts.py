@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..host.messages import name_node
 from ..host.regions import read_edit_mask
 from ..host.text.embedding import embed_edits
+from ..host.text.end_tokens import substitute_ends
 from ..prompts.edits import (
     END_OF_TEXT,
     OVERLAPS,
@@ -25,6 +25,7 @@ from . import sockets
 
 if TYPE_CHECKING:
     from comfy.sd import CLIP
+    from torch import Tensor
 
 CATEGORY = "ALE-Edit/prompts"
 
@@ -311,4 +312,65 @@ class ObjectRestrictedEmbeddingsNode(io.ComfyNode):
         return io.NodeOutput(*embed_edits(clip, edits))
 
 
-NODES = [EditObject, EditList, FullPrompts, MethodSettingsNode, ObjectRestrictedEmbeddingsNode]
+class EndTokenSubstitutionNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ALEEndTokenSubstitution",
+            display_name="End Token Substitution (ETS)",
+            category=CATEGORY,
+            description=(
+                "Encodes a prompt with several objects so that its end tokens do not carry "
+                "attributes from one object to another: they are taken from the prompt "
+                "without attributes. Token Merging (NeurIPS 2024, arXiv 2411.07132)."
+            ),
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the checkpoint."),
+                io.String.Input(
+                    "prompt",
+                    default="a brown goat and a yellow ball",
+                    multiline=True,
+                    dynamic_prompts=False,
+                    tooltip="The prompt, with all of its attributes.",
+                ),
+                io.String.Input(
+                    "ets_prompt",
+                    default="a goat and a ball",
+                    multiline=True,
+                    dynamic_prompts=False,
+                    tooltip=(
+                        "The same prompt without attributes, with the objects in the same order."
+                    ),
+                ),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip=(
+                        "The conditioning of the prompt, if it has more than the text, such "
+                        "as an area or a ControlNet. Everything but the text is kept."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="conditioning",
+                    tooltip="For the positive input of a KSampler or any other sampler.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, clip: CLIP, prompt: str, ets_prompt: str, conditioning: Any = None
+    ) -> io.NodeOutput:
+        return io.NodeOutput(substitute_ends(clip, prompt, ets_prompt, conditioning))
+
+
+NODES = [
+    EditObject,
+    EditList,
+    FullPrompts,
+    MethodSettingsNode,
+    ObjectRestrictedEmbeddingsNode,
+    EndTokenSubstitutionNode,
+]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from comfy_api.latest import io, ui
-from torch import Tensor
 
 from ..host.messages import name_node
 from ..host.regions import regions_from_edits
@@ -13,6 +14,9 @@ from ..regions.preview import preview_batch
 from ..regions.regions import USUAL_CELL, Regions, object_masks, soft_backgrounds
 from . import sockets
 from .inputs import ale_inputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CATEGORY = "ALE-Edit/regions"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io, ui
-from torch import Tensor
 
 from ..host import model_files
 from ..host.scoring.comparing import draw_sheet, make_entries
@@ -23,6 +22,7 @@ from . import sockets
 if TYPE_CHECKING:
     from comfy.clip_vision import ClipVisionModel
     from comfy.sd import CLIP
+    from torch import Tensor
 
 CATEGORY = "ALE-Edit/scores"
 SIMILARITY_TOOLTIP = "For Leakage Score: measures how well an image matches a text."

@@ -6,6 +6,7 @@ Edits = io.Custom("ALE_EDITS")
 Regions = io.Custom("ALE_REGIONS")
 Detector = io.Custom("ALE_DETECTOR")
 Segmenter = io.Custom("ALE_SEGMENTER")
+Inversion = io.Custom("ALE_INVERSION")
 Similarity = io.Custom("ALE_SIMILARITY")
 Comparison = io.Custom("ALE_COMPARISON")
 

@@ -69,6 +69,17 @@ def sheet(entries: Sequence[SheetCell], columns: int, height: int) -> Tensor:
     return torch.from_numpy(np.asarray(paper).astype(np.float32) / 255)
 
 
+def sheet_each(images: Tensor, pictures: Tensor, labels: Sequence[str], height: int) -> Tensor:
+    """For each image (B, H, W, 3) a sheet with the image itself and its own pictures (B, N, H, W,
+    3) of N labels: (B, H', W', 3)."""
+    return torch.stack(
+        [
+            sheet([SheetCell(image), *map(SheetCell, own, labels)], 0, height)
+            for image, own in zip(images, pictures, strict=True)
+        ]
+    )
+
+
 def _lines(entry: SheetCell) -> int:
     return bool(entry.label) + bool(entry.scores)
 

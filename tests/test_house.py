@@ -28,6 +28,7 @@ PACK: dict[str, set[str]] = {
     "nodes/demo.py": {"host", "scoring", "demo", *PURE},
     "host": {"editors", *PURE},
     **{f"host/scoring/{name}.py": {"scoring", *PURE} for name in SCORING},
+    "host/inverting/files.py": {"editors", *PURE},
     "editors": set(PURE),
     **{folder: set() for folder in (*PURE, "scoring")},
     "regions/preview.py": set(),
@@ -48,7 +49,7 @@ PACK: dict[str, set[str]] = {
     "bench/options.py": set(),
     "bench/made_files.py": set(),
     "bench/parsers.py": set(),
-    "bench/methods.py": {"headless", "editors"},
+    "bench/methods.py": {"headless", "editors", "prompts", "regions"},
     "bench/own_input.py": {"headless"},
     "bench/lpips_network.py": {"scoring"},
     "bench/clip_network.py": {"scoring"},
@@ -75,6 +76,7 @@ OTHERS: dict[str, set[str]] = {
     "demo/finder.py": {"torch"},
     "demo/finding.py": {"torch", "numpy"},
     **{f"host/scoring/{name}.py": {"torch", *COMFY} for name in SCORING},
+    "host/inverting/files.py": {"safetensors", *COMFY},
     "regions/preview.py": {"torch", "numpy", "PIL"},  # labels need a font
     "scoring/comparison.py": {"torch", "numpy", "PIL"},  # labels need a font
     "scoring/clip.py": {"torch", "numpy", "PIL"},

@@ -4,7 +4,7 @@ sampling of the same rows. The source branch is not kept for the next edit."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, cast
 
 import torch
@@ -96,7 +96,9 @@ def edit_once(editor: Editor, demo: Any, size: int, steps: int) -> Tensor:
     """An edit of two objects of a blank image, both halves of guidance in every branch."""
     model, clip, _ = demo
     edits = Edits(tuple(make_edit(source, target, None) for source, target, _ in demo_edits(0)))
-    settings = editor.settings(steps=steps, source_guidance=1.5, target_guidance=2.0)
+    given = {"steps": steps, "source_guidance": 1.5, "target_guidance": 2.0}
+    known = {field.name for field in fields(editor.settings)}
+    settings = editor.settings(**{name: given[name] for name in given.keys() & known})
     image = torch.zeros(1, 8 * size, 8 * size, 3)
     return edit_image(
         editor, settings, model, clip, cast("Any", NoVAE()), image, edits, 0, reuses_source=False

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ...editors.ale import SCHEDULES
 from ...host.sampling.branch_guider import BranchGuider
+from ...host.sampling.branch_sampler import BranchSampler
 from ...host.sampling.source_branch import forget
-from ...host.sampling.virtual_inversion import BranchSampler, virtual_inversion_sampler
+from ...host.sampling.virtual_inversion import virtual_inversion_sampler
 from .models import COUNTS, FAMILY_SIZES, GUIDANCE, UNetShape, ale_model, guide, sample, unet_model
 
 RATIOS = {f"k{k}_over_plain": k for k in COUNTS}

@@ -9,20 +9,30 @@ give the same branch of a layer a route or an output, the later one's stands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import comfy.patcher_extension
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from ...attention.control import Control, Layer, LayerKind, Step
 from ..comfy_types import Options
 from ..patching import WRAPPERS, add_outermost_wrapper, wrap_model
 from ..text.conditioning import branch_entries
 from .layer_call import LayerCall, Replacement
-from .row_exchange import RowIndices, exchange_rows, find_routes, put_inputs
+from .row_exchange import (
+    RowIndices,
+    exchange_features,
+    exchange_rows,
+    find_features,
+    find_routes,
+    has_readers,
+    put_rows,
+)
 from .rows import (
     STEP_KEY,
     add_latent,
@@ -35,7 +45,13 @@ from .rows import (
     step_of,
 )
 from .store import STORE_KEY, StepStore
-from .unet import LayerKey, cross_attention_layers, self_attention_layers
+from .unet import (
+    LayerKey,
+    cross_attention_layers,
+    feature_modules,
+    layer_stages,
+    self_attention_layers,
+)
 
 if TYPE_CHECKING:
     from comfy.ldm.modules.attention import CrossAttention
@@ -120,6 +136,7 @@ class AttentionRun:
             "self": self_attention_layers(model),
             "cross": cross_attention_layers(model),
         }
+        self._feature_modules = feature_modules(model)
         self._layers: dict[tuple[object, ...], Layer] = {}
         self._replacements: dict[tuple[LayerKind, LayerKey, int], Replacement] = {}
         self._indices: RowIndices = {}
@@ -156,16 +173,12 @@ class AttentionRun:
         *args: Any,
     ) -> Tensor:
         out = executor(x, timestep, add_latent(model_options, x, self._node), *args)
-        if not self._has_acted and self._acts_on_attention():
-            raise ValueError(
-                f"{self._node}: another node runs the model by an engine of its own, or with "
-                f"transformer_options of its own, without those of {self._node}, which so could "
-                f"change nothing. Remove that node, or sample without {self._node}."
-            )
+        if not self._has_acted and self._acts_in_network():
+            raise ValueError(_describe_engine(self._node))
         return out
 
-    def _acts_on_attention(self) -> bool:
-        return any(control.acts_on_attention() for control, _ in self.controls)
+    def _acts_in_network(self) -> bool:
+        return any(control.acts_in_network() for control, _ in self.controls)
 
     def _blend(
         self,
@@ -194,7 +207,7 @@ class AttentionRun:
     ) -> Tensor:  # fmt: skip
         """One UNet call. Its options are complete here, with the patches of hooks."""
         self._has_acted = True
-        if not self._acts_on_attention():
+        if not self._acts_in_network():
             return executor(x, t, concat, context, control, options, **extra)
         require_options(options, ("uuids", "cond_or_uncond"), self._node)
         if any(uuid in self._entries for uuid in options["uuids"]):
@@ -203,6 +216,8 @@ class AttentionRun:
                     require_whole_batch(x.shape[0], options, node)
                     require_whole_latents(x.shape[2:], options, node)
             options = self._add_hooks(options)
+            with self._exchange_features(x, options):
+                return executor(x, t, concat, context, control, options, **extra)
         return executor(x, t, concat, context, control, options, **extra)
 
     def _add_hooks(self, options: Options) -> Options:
@@ -237,20 +252,14 @@ class AttentionRun:
         layer, step = self._layer("self", options), self._step(options)
         chunks = chunks_of(n.shape[0], options, self._entries)
         store: StepStore | None = options.get(STORE_KEY)
-        routes = [find_routes(self.controls, layer, step, chunk.is_cond) for chunk in chunks]
+        reads = find_routes(self.controls, layer, step)
         if store is not None:
             store.layers[layer.kind, layer.block] = layer
-            for chunk, found in zip(chunks, routes, strict=True):
-                put_inputs(store, layer, chunk, found, n)
-        routed = [
-            (c, found)
-            for c, found in zip(chunks, routes, strict=True)
-            if found.keys() & c.rows.keys()
-        ]
-        if not routed:
+            put_rows(store, layer, chunks, reads, n, "input")
+        if not has_readers(reads, chunks):
             return n, context, value
         require_whole_batch(n.shape[0], options, self._node_of_routes(layer, step))
-        return exchange_rows((n, context, value), layer, routed, store, self._indices)
+        return exchange_rows((n, context, value), layer, chunks, reads, store, self._indices)
 
     def _node_of_routes(self, layer: Layer, step: Step) -> str:
         """The node to name where routes cannot be followed."""
@@ -260,6 +269,37 @@ class AttentionRun:
             for is_cond in (True, False)
             if control.routes(layer, step, is_cond)
         )
+
+    # -- features ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _exchange_features(self, x: Tensor, options: Options) -> Iterator[None]:
+        """Lets branches take the features of others while one call of the model runs."""
+        node = next((node for control, node in self.controls if control.has_features()), None)
+        if node is None:
+            yield
+            return
+        seen: set[LayerKey] = set()
+
+        def exchange(block: LayerKey, module: Any, inputs: Any, features: Tensor) -> Tensor:
+            seen.add(block)
+            layer = self._layer_at("self", block, features.shape[-2:], x.shape[-2:])
+            chunks = chunks_of(features.shape[0], options, self._entries)
+            store: StepStore | None = options.get(STORE_KEY)
+            reads = find_features(self.controls, layer, self._step(options))
+            if store is not None:
+                put_rows(store, layer, chunks, reads, features, "features")
+            if not has_readers(reads, chunks):
+                return features
+            require_whole_batch(features.shape[0], options, node)
+            return exchange_features(features, layer, chunks, reads, store, self._indices)
+
+        with ExitStack() as hooks:
+            for block, module in self._feature_modules.items():
+                hooks.enter_context(_hooked(module, partial(exchange, block)))
+            yield
+        if not seen:
+            raise ValueError(_describe_engine(node))
 
     # -- outputs -----------------------------------------------------------------------------------
 
@@ -308,12 +348,18 @@ class AttentionRun:
     def _layer(self, kind: LayerKind, options: Options) -> Layer:
         require_options(options, LAYER_KEYS, self._node)
         block = (*options["block"], options["block_index"])
-        grid = tuple(options["activations_shape"][-2:])
-        latent = tuple(options["original_shape"][-2:])
-        key = kind, block, grid, latent
+        sizes = (options[name][-2:] for name in ("activations_shape", "original_shape"))
+        return self._layer_at(kind, block, *sizes)
+
+    def _layer_at(
+        self, kind: LayerKind, block: LayerKey, grid: Sequence[int], latent: Sequence[int]
+    ) -> Layer:
+        cells, whole = (grid[0], grid[1]), (latent[0], latent[1])
+        key = kind, block, cells, whole
         if key not in self._layers:
             blocks = list(self._modules[kind])
-            self._layers[key] = Layer(kind, block, blocks.index(block), len(blocks), grid, latent)
+            ordinal, stage = blocks.index(block), layer_stages(blocks)[block]
+            self._layers[key] = Layer(kind, block, ordinal, len(blocks), cells, whole, stage=stage)
         return self._layers[key]
 
     def _step(self, options: Options) -> Step:
@@ -324,6 +370,24 @@ class AttentionRun:
             options[STEP_KEY] if STEP_KEY in options else step_index(options, options["sigmas"])
         )
         return Step(number, len(self._schedule) - 1, self._schedule[number])
+
+
+@contextmanager
+def _hooked(module: Module, hook: Callable[[Any, Any, Tensor], Tensor]) -> Iterator[None]:
+    """A module whose output a hook replaces."""
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _describe_engine(node: str) -> str:
+    return (
+        f"{node}: another node runs the model by an engine of its own, or with transformer_options "
+        f"of its own, without those of {node}, which so could change nothing. Remove that node, or "
+        f"sample without {node}."
+    )
 
 
 def _remember_text(n: Tensor, context: Tensor, value: Tensor, options: Options) -> AttentionInputs:

@@ -18,7 +18,8 @@ from .unet import LayerKey
 
 Half: TypeAlias = int
 """ComfyUI's cond_or_uncond: 0 conditional, 1 unconditional."""
-Form: TypeAlias = Literal["input", "projected"]
+COND, UNCOND = HALVES = (0, 1)
+Form: TypeAlias = Literal["input", "projected", "features"]
 
 STORE_KEY = "ale_edit_store"
 """Entry of transformer_options with the StepStore of the running step."""
@@ -26,7 +27,8 @@ STORE_KEY = "ale_edit_store"
 
 class StoreKey(NamedTuple):
     """Where inputs belong: a layer ("self" or "cross", and its block), a half of guidance, a
-    branch, and whether they are the layer's input or the projected queries, keys and values."""
+    branch, and whether they are the layer's input, the projected queries, keys and values, or the
+    features of the ResBlock before the layer."""
 
     kind: str
     block: LayerKey
@@ -41,7 +43,8 @@ class StepStore:
 
     collects: the branches whose inputs are put here. bytes_left: memory for attention inputs;
         beyond it none is kept.
-    inputs: one tensor (B, L, C) before projection, or the projected q, k and v. denoised: (B, C, h,
+    inputs: one tensor (B, L, C) before projection, the projected q, k and v, or the features (B, C,
+        h, w). denoised: (B, C, h,
         w), the guided prediction by branch. layers: every attention layer that ran.
     """
 
@@ -106,8 +109,14 @@ def kinds_read(control: Control, running: frozenset[str]) -> frozenset[str]:
     others = frozenset[str]().union(*control.reads.values()) - running
     if not others:
         return frozenset()
-    has_routes = type(control).routes is not Control.routes
-    return frozenset[str](control.kinds) | ({"self"} if has_routes else set())
+    reads_self = control.has_routes() or control.has_features()
+    return frozenset[str](control.kinds) | ({"self"} if reads_self else set())
+
+
+def half_read(control: Control, half: Half) -> Half:
+    """The half of guidance of other branches that a control's routes and features of `half`
+    read."""
+    return COND if control.reads_cond else half
 
 
 def keys_read(
@@ -115,10 +124,14 @@ def keys_read(
 ) -> Iterator[StoreKey]:
     """What a control reads in a layer of branches that are not running."""
     if layer.kind == "self":
-        for branch, route in control.routes(layer, step, half == 0).items():
+        read_half = half_read(control, half)
+        for branch, route in control.routes(layer, step, half == COND).items():
             for read in route.branches - running if branch in running else ():
-                yield StoreKey(layer.kind, layer.block, half, read, "input")
-    if layer.kind in control.kinds and control.acts(layer, step, half == 0):
+                yield StoreKey(layer.kind, layer.block, read_half, read, "input")
+        for branch, read in control.features(layer, step, half == COND).items():
+            if branch in running and read not in running and layer.block[-1] == 0:
+                yield StoreKey(layer.kind, layer.block, read_half, read, "features")
+    if layer.kind in control.kinds and control.acts(layer, step, half == COND):
         for branch in running:
             for read in control.reads.get(branch, frozenset()) - running:
                 yield StoreKey(layer.kind, layer.block, half, read, "projected")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch.nn import Module
 
@@ -24,6 +24,29 @@ def cross_attention_layers(diffusion_model: Module) -> dict[LayerKey, CrossAtten
 def self_attention_layers(diffusion_model: Module) -> dict[LayerKey, CrossAttention]:
     """Every attn1 module of a UNet, in the order in which they run."""
     return _modules(diffusion_model, "attn1")
+
+
+def feature_modules(diffusion_model: Module) -> dict[LayerKey, Module]:
+    """By self-attention layer, the first of its block, the module that gives the output of the
+    residual path of the ResBlock before it: the path's last convolution."""
+    found: dict[LayerKey, Module] = {}
+    for name, number, block in _blocks(diffusion_model):
+        path: Any = None
+        for module in block.children():
+            path = getattr(module, "out_layers", path)
+            if hasattr(module, "transformer_blocks") and path is not None:
+                found.setdefault((name, number, 0), path[-1])
+    return found
+
+
+def layer_stages(layers: Sequence[LayerKey]) -> dict[LayerKey, int]:
+    """The position of each layer's block among the blocks of its part."""
+    blocks: dict[str, list[int]] = {}
+    for name, number, _ in layers:
+        numbers = blocks.setdefault(name, [])
+        if number not in numbers:
+            numbers.append(number)
+    return {layer: blocks[layer[0]].index(layer[1]) for layer in layers}
 
 
 def _modules(diffusion_model: Module, name: str) -> dict[LayerKey, CrossAttention]:

@@ -27,6 +27,7 @@ from ..attention.unet import require_cross_attention
 from ..comfy_types import Conditioning, Conds, Options
 from ..messages import NodeName
 from ..patching import WRAPPERS
+from ..text.conditioning import BRANCHES_KEY
 from .branch_inputs import (
     Branch,
     make_branches_entry,
@@ -37,8 +38,8 @@ from .branch_inputs import (
     require_pooled,
     require_same_hidden_part,
 )
-from .branch_order import is_any_read, order_in_turn
-from .guidance import call_model, guide, keeps_rows
+from .branch_order import is_any_read, order_in_turn, runs_cond_first
+from .guidance import call_halves, call_model, guide, keeps_rows
 from .run_checks import (
     advise_size,
     require_area,
@@ -129,7 +130,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
                 self.original_conds.update(self._conds((name,), batch))
         (positive,), negative = self.original_conds["positive"], self.original_conds["negative"]
         is_separable = is_source_separable(self.model_patcher, sampler, positive, negative)
-        if not (self.reuses_source and is_separable and not args):
+        if not (self.reuses_source and is_separable and SOURCE in self._branches and not args):
             forget(self.model_patcher.model)
         else:
             numbers = {
@@ -189,11 +190,21 @@ class BranchGuider(comfy.samplers.CFGGuider):
             require_control(name, cond, latent_image.shape[0], model, NODE)
         advise_size(latent_image, model, NODE)
         require_pooled(self._branches, model, NODE)
-        require_active(SOURCE, [self._branches[SOURCE]], sigmas, model, NODE)
+        first = self.branch_names[0]
+        require_active(first, [self._branches[first]], sigmas, model, NODE)
         if not all(self._is_off(name, self.model_options) for name in self.branch_names):
             last = self._branches[self.branch_names[-1]]
             require_same_hidden_part(last, self._negative, model, NODE)
             require_active("negative", self._negative, sigmas, model, NODE)
+
+    def replace_negative_text(self, text: Tensor) -> None:
+        """Put another text (1 or B, L, D) in the place of the negative input's, from the running
+        step on. All branches share it."""
+        for key, conds in self.conds.items():
+            for cond in conds if key.endswith("negative") else ():
+                texts, count = cond["model_conds"], len(cond[BRANCHES_KEY].branches)
+                own = texts["c_crossattn"]
+                texts["c_crossattn"] = type(own)(text.to(own.cond).repeat(count, 1, 1))
 
     def _open_source_branch(self, inputs: dict[str, object], batch: int) -> None:
         """Take the source branch of an earlier run with the same inputs, or begin one."""
@@ -246,7 +257,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         """Denoised predictions (rows, C, h, w) of the latents of all branches."""
         model_options = add_latent(add_step(model_options, timestep, NODE), x, NODE)
         options = model_options["transformer_options"]
-        store, is_kept = self._open_step(options)
+        store, is_kept = self._open_step(model_options)
         denoised: dict[str, Tensor] = {}
         if is_kept:
             assert store is not None
@@ -260,9 +271,10 @@ class BranchGuider(comfy.samplers.CFGGuider):
             self._source_branch.add(options[STEP_KEY], store, denoised[SOURCE])
         return torch.cat([denoised[name] for name in self.branch_names])
 
-    def _open_step(self, options: Options) -> tuple[StepStore | None, bool]:
+    def _open_step(self, model_options: Options) -> tuple[StepStore | None, bool]:
         """What this step reads of branches that ran before, and whether the source is among
         them."""
+        options = model_options["transformer_options"]
         branch, number = self._source_branch, options[STEP_KEY]
         if branch is not None and number in branch.steps:
             others = frozenset(self._other_names())
@@ -270,7 +282,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             store, controls = branch.steps[number], running_controls(options)
             if store.serves(controls, step_of(options), others, halves):
                 return store.open_for(others), True
-        if self._evaluation == "in turn":
+        if self._evaluation == "in turn" or runs_cond_first(model_options):
             return StepStore(frozenset(self.branch_names)), False
         return (branch.open_step(), False) if branch is not None else (None, False)
 
@@ -346,7 +358,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             )
             rest = iter(uncond.chunk(len(guided)))
         else:
-            cond, uncond = call_model(
+            cond, uncond = call_halves(
                 self.inner_model, [positive, negative], x, timestep, model_options, NODE
             )
             rest = iter(take_branches(uncond, names, guided).chunk(len(guided)))
@@ -357,7 +369,9 @@ class BranchGuider(comfy.samplers.CFGGuider):
         """Whether this step keeps the unconditional rows of branches without guidance, in one call
         with the others: where guided branches read them, where something keeps rows from one call
         to the next, and where one larger call is faster (docs/performance.md)."""
-        if x.device.type != "cpu" or x.shape[0] // count * x[0, 0].numel() < LEAST_SPLIT_POSITIONS:
+        positions = x.shape[0] // count * x[0, 0].numel()
+        is_larger_faster = x.device.type != "cpu" or positions < LEAST_SPLIT_POSITIONS
+        if is_larger_faster and not runs_cond_first(model_options):
             return True
         others = frozenset(self.branch_names) - {*guided}
         return is_any_read(guided, others, model_options) or keeps_rows(

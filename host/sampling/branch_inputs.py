@@ -108,9 +108,7 @@ def _add_defaults(options: Cond, model: ModelPatcher) -> Cond:
     given = {k: v for k, v in given.items() if k not in READ_BESIDE or READ_BESIDE[k] in given}
     given.pop("default", None)
     if "default" in options and any(limit in given for limit in LIMITS):
-        given["default"] = (
-            True  # whatever its value; where nothing limits the entry, it is not read
-        )
+        given["default"] = True  # whatever its value; without a limit ComfyUI's result is the same
     if isinstance(model.model, comfy.model_base.SDXL):
         meant |= UNCROPPED
         meant |= {f"target_{side}": given[side] for side in ("width", "height") if side in given}

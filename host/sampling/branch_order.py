@@ -29,12 +29,19 @@ def order_in_turn(branches: tuple[str, ...], options: Options, node: str) -> tup
 
 
 def is_any_read(readers: Sequence[str], read: frozenset[str], model_options: Options) -> bool:
-    """Whether a control lets any of the readers read any of the others at this step."""
+    """Whether a control lets any of the readers read the unconditional rows of any of the others at
+    this step."""
     options = model_options["transformer_options"]
     step = step_of(options)
     return any(
         control.reads.get(name, frozenset()) & read
         for control in running_controls(options)
-        if control.is_active(step)
+        if control.is_active(step) and not control.reads_cond
         for name in readers
     )
+
+
+def runs_cond_first(model_options: Options) -> bool:
+    """Whether both halves of guidance read conditional rows of other branches in this run."""
+    options = model_options["transformer_options"]
+    return any(control.reads_cond for control in running_controls(options))

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..attention.rows import add_latent
 from ..comfy_types import Cond, Options
 from ..patching import WRAPPERS
+from .branch_order import runs_cond_first
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -42,6 +43,24 @@ def call_model(
     return comfy.samplers.calc_cond_batch(
         model, cast("list[list[dict]]", conds), x, timestep, options
     )
+
+
+def call_halves(
+    model: BaseModel,
+    conds: list[list[Cond] | None],
+    x: Tensor,
+    timestep: Tensor,
+    model_options: Options,
+    node: str,
+) -> list[Tensor]:
+    """Predictions for the positive and the negative entries: by one call, which ComfyUI may split
+    in any order, unless the positive ones must run first."""
+    if not runs_cond_first(model_options):
+        return call_model(model, conds, x, timestep, model_options, node)
+    positive, negative = conds
+    cond, _ = call_model(model, [positive, None], x, timestep, model_options, node)
+    _, uncond = call_model(model, [None, negative], x, timestep, model_options, node)
+    return [cond, uncond]
 
 
 def guide(

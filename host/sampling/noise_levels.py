@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import comfy.model_sampling
+import torch
 from comfy.model_sampling import ModelSamplingDiscrete
 
 from ...inversion.update_rule import Level
@@ -24,3 +25,8 @@ def level_at(sampling: object, sigma: float) -> Level:
 def is_largest(sampling: ModelSamplingDiscrete, sigma: float) -> bool:
     """Whether a schedule starts at the model's largest sigma."""
     return sigma >= float(sampling.sigma_max) * (1 - 1e-4)
+
+
+def least_sigma(sampling: ModelSamplingDiscrete) -> float:
+    """The sigma of time step 0, the least noise that a network knows."""
+    return float(sampling.sigma(torch.zeros(1)))

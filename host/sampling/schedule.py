@@ -1,4 +1,4 @@
-"""LCM time steps as ComfyUI SIGMAS."""
+"""Time steps as ComfyUI SIGMAS."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
+from ...inversion.ddim import ddim_timesteps
 from ...inversion.lcm_schedule import TRAIN_STEPS, lcm_timesteps
+from ...inversion.stored import Schedule
 from ..attention.unet import require_cross_attention
 from ..messages import NodeName, name_node
 from .run_checks import require_noise_space
@@ -20,6 +22,11 @@ NODE = NodeName("LCM Schedule")
 
 
 def lcm_sigmas(model: ModelPatcher, steps: int, strength: float) -> Tensor:
+    """The sigmas (kept steps + 1,) of a latent consistency schedule; see `sigmas_of`."""
+    return sigmas_of(model, Schedule(steps, strength, "LCM"))
+
+
+def sigmas_of(model: ModelPatcher, schedule: Schedule) -> Tensor:
     """(kept steps + 1,) sigmas of a MODEL at exact entries of its table, the last one 0.
 
     Raises ValueError when the model's table of noise levels does not hold these time steps.
@@ -27,8 +34,10 @@ def lcm_sigmas(model: ModelPatcher, steps: int, strength: float) -> Tensor:
     require_cross_attention(model, NODE)
     require_noise_space(model, NODE)
     sampling = cast("ModelSamplingDiscrete", model.get_model_object("model_sampling"))
+    spread = lcm_timesteps if schedule.time_steps == "LCM" else ddim_timesteps
     with name_node(NODE):
-        timesteps = torch.tensor(lcm_timesteps(steps, strength), dtype=torch.float32)
+        steps = spread(schedule.steps, schedule.strength)
+    timesteps = torch.tensor(steps, dtype=torch.float32)
     sigmas = torch.tensor([float(sampling.sigma(timestep)) for timestep in timesteps])
     if not torch.equal(sampling.timestep(sigmas).to(timesteps), timesteps):
         raise ValueError(

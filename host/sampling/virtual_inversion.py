@@ -4,9 +4,8 @@ branches of a guider."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-import comfy.samplers
 import torch
 from torch import Tensor
 
@@ -20,39 +19,20 @@ from ...inversion.update_rule import (
 )
 from ..comfy_types import Options
 from ..messages import NodeName
+from .branch_sampler import (
+    EDITED,
+    BranchSampler,
+    SamplerModel,
+    blend_latents,
+    predict_branches,
+    step_mask,
+)
 from .noise_levels import is_flow, is_largest, level_at
 
 if TYPE_CHECKING:
     from comfy.model_sampling import ModelSamplingDiscrete
-    from comfy.samplers import CFGGuider
 
 NODE = NodeName("Virtual Inversion")
-EDITED = "target"
-"""The branch whose edit is the result."""
-
-
-class SamplerModel(Protocol):
-    """What ComfyUI's samplers are given: a guider that is called as a denoiser, with the latents
-    that the run began with."""
-
-    inner_model: CFGGuider
-    latent_image: Tensor
-
-    def __call__(
-        self, x: Tensor, sigma: Tensor, denoise_mask: Tensor | None, **kwargs: Any
-    ) -> Tensor: ...
-
-
-class BranchSampler(comfy.samplers.KSAMPLER):
-    """A SAMPLER that runs the latents of all branches; guiders of branches accept no other."""
-
-    runs_branches = True
-
-    @property
-    def keeps_source_apart(self) -> bool:
-        """Whether the source branch is the same whatever the others are."""
-        rule = self.extra_options.get("rule")
-        return isinstance(rule, UpdateRule) and rule.is_source_free
 
 
 def virtual_inversion_sampler(eta: float = 1.0, kappa: float = 0.0) -> BranchSampler:
@@ -91,16 +71,13 @@ def sample_virtual_inversion(
     schedule = [float(sigma) for sigma in sigmas]
     levels = [level_at(sampling, sigma) for sigma in schedule]
     latents = dict.fromkeys(names, _first_latent(x0, noise.draw(x0), sampling, schedule[0]))
-    ones = x.new_ones(len(names) * x0.shape[0])
     edits = {EDITED: x0}
     for step, after in enumerate(levels[1:]):
-        batch = torch.cat([latents[name] for name in names])
-        denoised = model(batch, sigmas[step] * ones, denoise_mask=None, **extra_args)
-        predicted = dict(zip(names, denoised.chunk(len(names)), strict=True))
+        predicted = predict_branches(model, latents, sigmas[step], extra_args)
         source = predicted.pop(SOURCE)
         edits = {name: predict_edit(x0, source, own) for name, own in predicted.items()}
         if read_edit_mask is not None:
-            mask = _step_mask(read_edit_mask, guider, sigmas, step, extra_args)
+            mask = step_mask(read_edit_mask, guider, sigmas, step, extra_args)
             edits = {name: torch.lerp(x0, edit, mask) for name, edit in edits.items()}
         if callback is not None:
             callback(
@@ -114,7 +91,10 @@ def sample_virtual_inversion(
             )
         if schedule[step + 1] > 0:
             latents = rule.advance(latents, x0, edits, levels[step], after, noise.draw(x0))
-    return rule.finish(x0, edits[EDITED])
+            latents = {name: latents[name] for name in names}
+            latents = blend_latents(latents, guider, sigmas, step)
+    result = {SOURCE: x0, **edits, EDITED: rule.finish(x0, edits[EDITED])}
+    return blend_latents(result, guider, sigmas, len(levels) - 2)[EDITED]
 
 
 def _first_latent(
@@ -125,14 +105,3 @@ def _first_latent(
     if not is_flow(sampling) and is_largest(sampling, sigma):
         return pure_noise(noise, sigma)
     return noise_image(x0, noise, level_at(sampling, sigma))
-
-
-def _step_mask(
-    mask: Tensor, guider: CFGGuider, sigmas: Tensor, step: int, extra_args: Options
-) -> Tensor:
-    """The latent's noise mask (B, C or 1, h, w) at one step; another node may change it by step."""
-    function = extra_args.get("model_options", {}).get("denoise_mask_function")
-    if function is None:
-        return mask
-    sigma = sigmas[step].expand(mask.shape[0])
-    return function(sigma, mask, extra_options={"model": guider, "sigmas": sigmas})

@@ -105,8 +105,31 @@ def encode_prompt(clip: CLIP, edits: Edits, side: Side) -> tuple[Conditioning, E
     conditioning = _encode(clip, text.base)
     require_rows(conditioning[0][0], text.base)
     words = text.full_prompt or base_prompt(text.phrases)
-    tokens = next(iter(rows_of(text.base).values()))
+    encoder, tokens = next(iter(rows_of(text.base).items()))
+    tokens = replace(tokens, inner=inner_rows(clip, text.base[encoder]))
     return conditioning, EncodedPrompt(words, tokens, conditioning[0][0][0])
+
+
+def encode_text(clip: CLIP, text: str) -> Conditioning:
+    """A text as CLIP Text Encode gives it."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def encode_whole(clip: CLIP, text: str, name: str) -> tuple[Conditioning, EncodedPrompt]:
+    """A text as CLIP Text Encode gives it, and its rows in tokens. name: of the input.
+
+    Raises ValueError when it yields no tokens, and for a CLIP whose rows cannot be told apart by
+    its tokens.
+    """
+    tokenized = tokenize(clip, text)
+    require_same_rows(tokenized, f'{name} ("{text}")')
+    conditioning = _encode(clip, tokenized)
+    require_rows(conditioning[0][0], tokenized)
+    encoder, tokens = next(iter(rows_of(tokenized).items()))
+    if not tokens.words:
+        raise ValueError(f'{NODE}: {name} ("{text}") yields no tokens. Write words into it.')
+    tokens = replace(tokens, inner=inner_rows(clip, tokenized[encoder]))
+    return conditioning, EncodedPrompt(text, tokens, conditioning[0][0][0])
 
 
 def read_word(clip: CLIP, word: str) -> Word:

@@ -92,7 +92,7 @@ def test_a_spoiled_mask_is_what_the_method_is_given(dataset):
     assert sent.getbbox() == true.getbbox() and sent.convert("L") != true
 
 
-EDITORS = ("infedit", "masactrl")
+EDITORS = ("infedit", "masactrl", "fpe", "pnp")
 SAMPLING = ("steps", "strength", "source_guidance", "target_guidance")
 
 
@@ -137,6 +137,14 @@ def test_an_editor_has_the_model_steps_and_guidance_of_ale(dataset, name, option
     assert first == second
     workflow = ale.prepare()[0]
     assert workflow.inputs("Guider")["target_guidance"] == expected[-1]
+
+
+def test_sdedit_keeps_its_own_strength_and_has_no_guidance_of_a_source(dataset):
+    methods = (ALE, all_methods()["sdedit"])
+    _, job = Plan(dataset, dataset.edits[:1], methods, dataset.folder.parent).tasks
+    node = inputs_of(job)
+    assert tuple(node[n] for n in ("steps", "strength", "target_guidance")) == (15, 0.6, 5.0)
+    assert "source_guidance" not in node
 
 
 def test_an_editor_without_ale_has_the_sampling_of_ale_too(dataset):

@@ -28,13 +28,22 @@ from ale_edit.headless.editors import editor_files
 from ale_edit.headless.edits import editor_workflow
 from ale_edit.prompts.edits import END_OF_TEXT as STRATEGIES
 
+GROUND = {
+    "masactrl": {"time_steps": "LCM"},
+    "fpe": {"time_steps": "LCM"},
+    "pnp": {"time_steps": "LCM"},
+    "sdedit": {"time_steps": "LCM", "strength": 0.6},
+    "p2p": {"time_steps": "LCM"},
+}
+"""Beyond steps and guidance, what puts an editor on the ground of ALE-Edit."""
+
 
 def filled(method: Method) -> dict:
     if method.editor == ALE.editor:
         workflow = filled_workflow("a.png", [("a", "b", "m.png")], seed=0, edit_type="color")
     else:
         workflow = editor_workflow(method.editor, "a.png", [("a", "b")])
-    method.apply(workflow)
+    method.apply(workflow, ["a brown-colored goat", "ball made of gold"])
     return {workflow.title(k): node["inputs"] for k, node in workflow.nodes.items()}
 
 
@@ -57,6 +66,9 @@ def test_each_method_changes_its_own_inputs_alone(method):
     plain, changed = filled(Method("plain", "plain", editor=method.editor)), filled(method)
     different = {t: {k: v for k, v in changed[t].items() if v != plain[t][k]} for t in plain}
     meant = {t: {k: v for k, v in i.items() if v != plain[t][k]} for t, i in method.inputs.items()}
+    if method.nouns_input is not None:
+        for inputs in meant.values():
+            inputs[method.nouns_input] = "goat and ball"
     assert {t: i for t, i in different.items() if i} == {t: i for t, i in meant.items() if i}
     assert any(different.values()) or method.mask_error or method.name == method.editor
 
@@ -79,7 +91,9 @@ def test_the_ablations_are_those_of_tables_12_and_13():
 def test_an_editor_is_a_method_and_with_its_papers_settings_another(editor):
     methods = all_methods()
     plain, paper = methods[editor.name], methods[f"{editor.name}-paper"]
-    assert (plain.editor, plain.label, plain.inputs) == (editor.name, editor.title, {})
+    assert (plain.editor, plain.label) == (editor.name, editor.title)
+    (ground,) = plain.inputs.values() or [{}]
+    assert ground == GROUND.get(editor.name, {})
     settings = editor.paper or editor.settings()
     found = filled(paper)[editor.title]
     assert {name: found[name] for name in asdict(settings)} == asdict(settings)
@@ -88,10 +102,23 @@ def test_an_editor_is_a_method_and_with_its_papers_settings_another(editor):
 
 def test_the_papers_settings_are_those_of_the_papers():
     steps = {"infedit": (15, 1.0, 2.0), "masactrl": (50, 7.5, 7.5)}  # methods.md: B, C
+    steps |= {"fpe": (50, 7.5, 7.5), "pnp": (50, 1.0, 7.5)}
+    assert all_methods()["sdedit-paper"].inputs == {
+        "SDEdit": {"steps": 50, "target_guidance": 7.5, "strength": 0.6, "time_steps": "DDIM"}
+    }
+    steps |= {"p2p": (50, 7.5, 7.5)}
     for name, expected in steps.items():
         (inputs,) = all_methods()[f"{name}-paper"].inputs.values()
         found = tuple(inputs[k] for k in ("steps", "source_guidance", "target_guidance"))
         assert found == expected
+
+
+def test_the_inversions_and_end_tokens_of_prompt_to_prompt_are_methods_on_its_ground():
+    inversions = {"nti-p2p": "null-text", "npi-p2p": "negative-prompt", "direct-p2p": "direct"}
+    for name, inversion in {**inversions, "p2p-ets": "DDIM"}.items():
+        found = filled(all_methods()[name])["Prompt-to-Prompt"]
+        assert (found["inversion_method"], found["time_steps"]) == (inversion, "LCM")
+        assert found["ets_prompt"] == ("goat and ball" if name == "p2p-ets" else "")
 
 
 def test_an_unknown_method_is_named_with_those_that_there_are():

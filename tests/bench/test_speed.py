@@ -9,6 +9,9 @@ import torch
 
 pytestmark = pytest.mark.comfy
 STEPS, POSITIONS = 15, 32 * 32
+ROWS = {"infedit": 6 * STEPS, "masactrl": 4 * STEPS}
+ROWS |= {"p2p": 5 * STEPS, "fpe": 5 * STEPS, "pnp": 4 * STEPS, "sdedit": 18}
+"""Of a whole edit, its inversion included."""
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +157,15 @@ def test_the_peak_of_an_edit_is_printed_beside_that_of_plain_sampling(report: di
     for found in memory["shapes"]:
         assert found["plain_bytes"] > 0
         assert all(0.5 < found[f"k{k}_over_plain"] < 10 for k in (1, 3, 10))
-    for name in ("infedit", "masactrl"):
+    for name in ROWS:
         assert 0.5 < memory["editors"][name]["over_plain"] < 10
 
 
 def test_the_other_editors_take_no_more_rows_than_published(report: dict[str, Any]):
-    assert report["rows"]["editors"] == {"infedit": 6 * STEPS, "masactrl": 4 * STEPS}
+    """An inversion's first pair of levels is one level, so that it takes a row less."""
+    found = report["rows"]["editors"]
+    assert found.keys() == ROWS.keys()
+    assert all(0.9 * published <= found[name] <= published for name, published in ROWS.items())
 
 
 def test_a_part_may_be_measured_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -67,6 +67,8 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         (models / name).touch()
     config = models / "clip_vision" / CLIP / "config.json"
     config.write_text('{"model_type": "clip"}', encoding="utf-8")
+    (base / "output" / "inversions").mkdir(parents=True)
+    (base / "output" / "inversions" / "scene_00001_.safetensors").touch()
     (base / "input").mkdir()
     source, edits = demo_input(0)
     for name in ("ale_edit_source", "photo", "example"):

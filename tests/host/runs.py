@@ -81,13 +81,14 @@ def edit(
     eta: float = 1.0,
     noise_mask: Tensor | None = None,
     callback: Callable[..., None] | None = None,
+    sampler: Any = None,
 ) -> Tensor:
-    """As SamplerCustomAdvanced with Virtual Inversion and LCM Schedule."""
+    """As SamplerCustomAdvanced with Virtual Inversion, or another sampler, and LCM Schedule."""
     latent = source_latent() if latent is None else latent
     return guider.sample(
         torch.zeros_like(latent),
         latent,
-        virtual_inversion_sampler(eta),
+        sampler or virtual_inversion_sampler(eta),
         lcm_sigmas(guider.model_patcher, steps, strength),
         denoise_mask=noise_mask,
         callback=callback,

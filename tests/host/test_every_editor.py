@@ -3,19 +3,22 @@ edit before, the edit is the same."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from ale_edit.attention.control import running_order
-from ale_edit.editors import EDITORS, infedit, masactrl
+from ale_edit.editors import EDITORS, fpe, infedit, masactrl, p2p, pnp, sdedit
 from ale_edit.editors.editor import ControlInputs, Editor
 from ale_edit.host.attention.adapter import add_control
 from ale_edit.host.attention.self_injection import apply_self_injection
 from ale_edit.host.attention.unet import self_attention_layers
+from ale_edit.host.editing import open_edit
+from ale_edit.host.inverting.sampler import noise_sampler
+from ale_edit.host.sampling import branch_guider
 from ale_edit.host.sampling.branch_guider import Branch, BranchGuider
 from ale_edit.host.sampling.source_branch import KEPT
 from ale_edit.host.text.embedding import encode_prompt, read_word
@@ -29,9 +32,29 @@ TARGETS = (("wolf", "red fox"), ("yellow moon", "yellow balloon"))
 SETTINGS = {
     "infedit": infedit.InfEditSettings(steps=STEPS, cross_share=0.75, self_share=0.5),
     "masactrl": masactrl.MasaCtrlSettings(steps=STEPS, start_step_share=0.25),
+    "fpe": fpe.FPESettings(steps=STEPS),
+    "pnp": pnp.PnPSettings(steps=STEPS),
+    "sdedit": sdedit.SDEditSettings(steps=STEPS, strength=1.0),
+    "p2p": p2p.P2PSettings(
+        steps=STEPS, cross_share=0.75, self_share=0.5, reweight="and: 2", blend_words="wolf"
+    ),
 }
+ROWS = {"infedit": 90, "masactrl": 60, "p2p": 60, "fpe": 60, "pnp": 45, "sdedit": 30}
+"""In 15 steps of the edit alone."""
+PUBLISHED_ROWS = {"infedit": 90, "masactrl": 300, "p2p": 250, "fpe": 300, "pnp": 200, "sdedit": 60}
+"""Of a whole edit with the paper's settings, its inversion included (methods.md F); without the 949
+further steps of Plug-and-Play's published inversion."""
 
 every_editor = pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
+
+
+def has_source(editor: Editor) -> bool:
+    return editor.branches(SETTINGS[editor.name])[0].name == "source"
+
+
+every_editor_with_source = pytest.mark.parametrize(
+    "editor", [*filter(has_source, EDITORS)], ids=lambda editor: editor.name
+)
 
 
 def guide_by(
@@ -44,11 +67,10 @@ def guide_by(
     **options: Any,
 ) -> BranchGuider:
     """As the editor's node, without its VAE."""
-    settings = replace(
-        settings or SETTINGS[editor.name],
-        source_guidance=guidance[0],
-        target_guidance=guidance[1],
-    )
+    settings = settings or SETTINGS[editor.name]
+    scales = {"source_guidance": guidance[0], "target_guidance": guidance[1]}
+    known = {name: scale for name, scale in scales.items() if hasattr(settings, name)}
+    settings = replace(settings, **known)
     edits = edits_of(pairs)
     prompts = {side: encode_prompt(clip, edits, side) for side in ("source", "target")}
     layers = len(self_attention_layers(model.get_model_object("diffusion_model")))
@@ -80,7 +102,7 @@ def rows_of(monkeypatch: pytest.MonkeyPatch, model: Any) -> list[int]:
     return rows
 
 
-@every_editor
+@every_editor_with_source
 def test_a_control_orders_its_branches_or_says_that_they_read_each_other(model, clip, editor):
     """A branch that is read by no one may come last; the source reads nobody."""
     edits = edits_of(TARGETS)
@@ -94,7 +116,7 @@ def test_a_control_orders_its_branches_or_says_that_they_read_each_other(model, 
     assert order is None or order[0] == "source"
 
 
-@every_editor
+@every_editor_with_source
 @pytest.mark.parametrize("guidance", [(1.0, 2.0), (1.0, 1.0), (1.5, 3.0)])
 def test_branches_that_run_in_turn_give_the_edit_of_those_that_run_together(
     model, clip, editor, guidance
@@ -110,6 +132,20 @@ def test_branches_that_run_in_turn_give_the_edit_of_those_that_run_together(
     assert relative_error(in_turn, together) < 1e-4
 
 
+def test_the_union_of_keys_is_the_same_in_turn(model, clip):
+    settings = replace(SETTINGS["masactrl"], keys="union")
+
+    def run(evaluation: Any, settings: Any = settings) -> Tensor:
+        guider = guide_by(
+            masactrl.EDITOR, model, clip, settings, evaluation=evaluation, reuses_source=False
+        )
+        return edit(guider, source_latent(2))
+
+    together = run("together")
+    assert relative_error(run("in turn"), together) < 1e-4
+    assert relative_error(run("together", SETTINGS["masactrl"]), together) > 0.01
+
+
 def test_branches_that_read_each_other_cannot_run_in_turn(model, clip):
     """run_pie_bench.py: the target takes the layout branch's map in steps in which the layout
     branch takes the target's queries."""
@@ -123,7 +159,7 @@ def test_branches_that_read_each_other_cannot_run_in_turn(model, clip):
         edit(guider)
 
 
-@every_editor
+@every_editor_with_source
 @pytest.mark.parametrize("guidance", [(1.0, 2.0), (1.0, 1.0), (1.5, 3.0)])
 @pytest.mark.parametrize("evaluation", ["together", "in turn"])
 def test_a_second_edit_takes_the_source_of_the_first(
@@ -149,7 +185,7 @@ def test_a_second_edit_takes_the_source_of_the_first(
     assert relative_error(again, first) > 0.01
 
 
-@every_editor
+@every_editor_with_source
 @pytest.mark.parametrize(
     "patch",
     [lambda model: model, lambda model: apply_self_injection(model, 0.5)],
@@ -176,12 +212,12 @@ def test_an_edit_takes_no_source_that_lacks_what_its_editor_reads(model, clip, e
 @every_editor
 def test_item_j_of_a_batch_is_the_single_edit_at_seed_plus_j(model, clip, editor):
     latent = source_latent(2)
-    made = edit(guide_by(editor, model, clip, reuses_source=False), latent, seed=5)
-    alone = edit(guide_by(editor, model, clip, reuses_source=False), latent[1:], seed=6)
+    made = sample(editor, guide_by(editor, model, clip, reuses_source=False), latent, seed=5)
+    alone = sample(editor, guide_by(editor, model, clip, reuses_source=False), latent[1:], seed=6)
     assert relative_error(made[1:], alone) < 1e-4
 
 
-@every_editor
+@every_editor_with_source
 def test_each_editor_changes_the_edit(model, clip, editor):
     """Its control is not the plain edit of the same branches."""
     controlled = guide_by(editor, model, clip, reuses_source=False)
@@ -193,13 +229,30 @@ def test_each_editor_changes_the_edit(model, clip, editor):
     assert relative_error(edit(controlled), edit(bare)) > 0.01
 
 
+def sample(
+    editor: Editor, guider: BranchGuider, latent: Tensor | None = None, **run: Any
+) -> Tensor:
+    """By virtual inversion, or from noise for an editor without a source branch."""
+    return edit(guider, latent, sampler=None if has_source(editor) else noise_sampler(), **run)
+
+
 @every_editor
 def test_rows_at_the_papers_steps(model, clip, monkeypatch, editor):
-    """methods.md F: InfEdit 90 rows in 15 steps, the two branches of MasaCtrl 60."""
-    monkeypatch.setattr(BranchGuider, "_is_one_call", lambda *_: True)
+    """methods.md F: InfEdit 90 rows in 15 steps, the two branches of MasaCtrl 60, and Plug-and-Play
+    45, since it reads one row of the source."""
+    monkeypatch.setattr(branch_guider, "LEAST_SPLIT_POSITIONS", math.inf)
     rows = rows_of(monkeypatch, model)
     settings = replace(SETTINGS[editor.name], steps=15)
-    edit(guide_by(editor, model, clip, settings, reuses_source=False), steps=15)
+    sample(editor, guide_by(editor, model, clip, settings, reuses_source=False), steps=15)
     print(f"{editor.name}: {sum(rows)} rows in 15 steps")
-    assert sum(rows) == {"infedit": 90, "masactrl": 60}[editor.name]
-    assert torch.tensor(rows).unique().numel() == 1
+    assert sum(rows) == ROWS[editor.name]
+
+
+@every_editor
+def test_rows_of_a_whole_edit_with_the_papers_settings(model, clip, monkeypatch, editor):
+    rows = rows_of(monkeypatch, model)
+    settings = editor.paper or editor.settings()
+    whole = open_edit(editor, settings, model, clip, edits_of(TARGETS), reuses_source=False)
+    whole.sample(source_latent(), 5, lambda *_: None)
+    print(f"{editor.name}: {sum(rows)} rows")
+    assert sum(rows) <= PUBLISHED_ROWS[editor.name]

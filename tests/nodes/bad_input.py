@@ -23,8 +23,8 @@ from ale_edit.tests.tiny import (
 )
 
 VERBS = (
-    "Add|Apply|Choose|Connect|Do not|Encode|Lower|Make|Name|Paint|Put|Raise|Remove|Select|Set|"
-    "Shorten|Type|Use|Write"
+    "Add|Apply|Choose|Connect|Describe|Do not|Encode|Invert|Lower|Make|Name|Paint|Put|Raise|Remove|"
+    "Select|Set|Shorten|Type|Use|Write"
 )
 CURE = re.compile(rf"\. ({VERBS}) ")
 

@@ -16,6 +16,7 @@ from ale_edit.demo import models, weights
 from ale_edit.tests.nodes.bad_editors import EDITOR_CASES
 from ale_edit.tests.nodes.bad_edits import EDIT_CASES, REGION_CASES
 from ale_edit.tests.nodes.bad_input import CURE, Case, World
+from ale_edit.tests.nodes.bad_inversions import ELSEWHERE, INVERSION_CASES
 from ale_edit.tests.nodes.bad_models import MODEL_CASES, NO_UNET, OTHER_MODEL_CASES
 from ale_edit.tests.nodes.bad_patches import OF_NODES_NOT_HERE, PATCH_CASES
 from ale_edit.tests.nodes.bad_sampling import SAMPLING_CASES
@@ -28,6 +29,7 @@ from ale_edit.tests.nodes.test_schemas import NODE_IDS
 
 DEMO_QUOTES = ("is missing", "bytes, not", "is not the listed one (SHA-256)")
 CASES = [
+    *INVERSION_CASES,
     *EDIT_CASES,
     *REGION_CASES,
     *MODEL_CASES,
@@ -92,7 +94,9 @@ def test_the_help_page_explains_it(case: Case) -> None:
 
 def test_every_node_that_takes_a_model_refuses_one_without_a_unet() -> None:
     takers = {i for i in NODE_IDS if any(e.io_type == "MODEL" for e in schema(i).inputs)}
-    assert takers == {case.page for case in MODEL_CASES + EDITOR_CASES if case.quote == NO_UNET}
+    assert takers == {
+        case.page for case in MODEL_CASES + EDITOR_CASES + INVERSION_CASES if case.quote == NO_UNET
+    }
 
 
 def test_a_run_that_is_right_does_sample(world: World) -> None:
@@ -135,6 +139,7 @@ def test_a_bad_demo_weight_file_is_named_with_the_cure(
 @pytest.mark.parametrize("node_id", NODE_IDS)
 def test_every_sentence_that_a_help_page_quotes_is_one_that_is_said(node_id: str) -> None:
     said = [*DEMO_QUOTES, *GROUNDING_SAID, *SCORES_SAID, *LOADERS_SAY, *OF_NODES_NOT_HERE]
+    said += ELSEWHERE
     said += [case.quote for case in CASES]
     mistakes = page(node_id).split("## Typical mistakes")[1].split("## See it in")[0]
     quoted = [line.split("`")[1] for line in mistakes.splitlines() if line.startswith("| `")]

@@ -13,6 +13,7 @@ from ale_edit.tests.nodes.test_schemas import NODE_IDS
 from ale_edit.tests.workflows.graphs import GALLERY, NAMES, OF_NODES, own_workflow, read_api
 
 PAGES = Path(__file__).resolve().parents[2] / "web" / "docs"
+REPEATED = ("edits", "model", "image", "regions", "conditioning")  # inputs and outputs
 SECTIONS = ["Inputs", "Outputs", "In the paper", "Typical mistakes", "See it in"]
 
 every_node = pytest.mark.parametrize("node_id", NODE_IDS)
@@ -25,7 +26,7 @@ def page(node_id: str) -> str:
 def row(node_id: str, name: str) -> str:
     """The row of the input's or output's table."""
     rows = [line for line in page(node_id).splitlines() if line.startswith(f"| `{name}` |")]
-    assert len(rows) == 1 or name in ("edits", "model", "image", "regions"), (node_id, name)
+    assert len(rows) == 1 or name in REPEATED, (node_id, name)
     return rows[0]
 
 

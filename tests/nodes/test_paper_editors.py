@@ -59,13 +59,13 @@ def test_the_same_inputs_give_the_same_image_and_leave_the_model_as_it_was(
 
 
 @every_editor
-def test_the_empty_prompt_is_the_negative_unless_another_is_connected(
-    edit: Edit, clip: Any
+def test_the_papers_negative_prompt_is_used_unless_another_is_connected(
+    editor: Editor, edit: Edit, clip: Any
 ) -> None:
     def negative(text: str) -> Any:
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
-    assert torch.equal(edit(negative=negative("")), edit())
+    assert torch.equal(edit(negative=negative(editor.negative)), edit())
     assert not torch.equal(edit(negative=negative("a blurry picture")), edit())
 
 
@@ -100,6 +100,52 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "start_layer": ({}, 0),
         "strength": ({}, 0.5),
         "source_prompt": ({}, "edits"),
+        "inversion_method": ({}, "DDIM"),
+        "time_steps": ({}, "DDIM"),
+        "keys": ({}, "union"),
+    },
+    "fpe": {
+        "steps": ({}, 3),
+        "source_guidance": ({"source_prompt": "edits", "inversion_method": "DDIM"}, 3.0),
+        "target_guidance": ({}, 5.0),
+        "strength": ({}, 0.5),
+        "inversion_method": ({}, "DDIM"),
+        "time_steps": ({}, "LCM"),
+        "self_share": ({}, 0.25),
+        "source_prompt": ({}, "edits"),
+    },
+    "pnp": {
+        "steps": ({}, 3),
+        "source_guidance": ({"inversion_method": "DDIM"}, 3.0),
+        "target_guidance": ({}, 5.0),
+        "strength": ({}, 0.5),
+        "inversion_method": ({}, "DDIM"),
+        "time_steps": ({}, "LCM"),
+        "self_share": ({}, 0.25),
+        "feature_share": ({}, 0.25),
+    },
+    "sdedit": {
+        "steps": ({}, 3),
+        "target_guidance": ({}, 5.0),
+        "strength": ({}, 0.8),
+        "time_steps": ({}, "LCM"),
+    },
+    "p2p": {
+        "steps": ({}, 3),
+        "source_guidance": ({}, 3.0),
+        "target_guidance": ({}, 5.0),
+        "strength": ({}, 0.5),
+        "inversion_method": ({}, "direct"),
+        "time_steps": ({}, "LCM"),
+        "edit_mode": ({"edits": one("ALEEditList", text="hat on wolf -> wolf on hat")}, "replace"),
+        "cross_share": ({}, 0.0),
+        "self_share": ({}, 0.0),
+        "reweight": ({}, "goat: 3"),
+        "blend_words": ({"blend_threshold": 0.95}, "goat"),
+        "subtract_words": ({"blend_words": "goat"}, "hat"),
+        "blend_threshold": ({"blend_words": "goat"}, 0.9),
+        "blend_start": ({"blend_words": "goat", "blend_threshold": 0.9}, 0.6),
+        "ets_prompt": ({}, "goat hat"),
     },
 }
 
@@ -120,8 +166,15 @@ def test_every_setting_changes_the_image(editor: Editor, edit: Edit) -> None:
 def test_the_node_has_the_inputs_of_every_editor_and_its_settings_between_them(
     editor: Editor,
 ) -> None:
+    """Those that a published node did not have come last, and so does an inversion."""
     names = [entry.id for entry in schema(editor.node_id).inputs]
-    settings = [field.name for field in dataclasses.fields(editor.settings)]
+    fields = dataclasses.fields(editor.settings)
+    first, later = (
+        [field.name for field in fields if bool(field.metadata.get("later")) is is_later]
+        for is_later in (False, True)
+    )
     task = ["model", "clip", "vae", "image", "edits", "seed"]
-    assert names == [*task, *settings, "reuse_source", "negative"]
+    reuse = ["reuse_source"] if editor.branches(editor.settings())[0].name == "source" else []
+    inversion = ["inversion"] if "inversion_method" in [*first, *later] else []
+    assert names == [*task, *first, *reuse, "negative", *later, *inversion]
     assert nodes()[editor.node_id].__name__ == editor.node_id

@@ -13,7 +13,7 @@ from ale_edit.tests.nodes.graph import nodes, schema
 
 SNAPSHOT = Path(__file__).with_name("schemas.json")
 RENEW = "ALE_EDIT_RENEW_SCHEMAS"
-CATEGORIES = ("prompts", "regions", "model", "sampling", "editors", "scores", "demo")
+CATEGORIES = ("prompts", "regions", "model", "sampling", "inversion", "editors", "scores", "demo")
 PACK = Path(__file__).resolve().parents[2]
 NODE_IDS = sorted(json.loads(SNAPSHOT.read_text(encoding="utf-8"))) if SNAPSHOT.is_file() else []
 
@@ -53,8 +53,8 @@ def test_no_schema_has_changed() -> None:
     )
 
 
-def test_there_are_twenty_seven_nodes() -> None:
-    assert len(nodes()) == 27
+def test_there_are_thirty_seven_nodes() -> None:
+    assert len(nodes()) == 37
 
 
 @every_node

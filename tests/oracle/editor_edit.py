@@ -27,24 +27,29 @@ BATCH = Scene(PAIRS, (), (10, 6), batch=2)
 @dataclass(frozen=True)
 class Method:
     """An editor and its oracle. translate: the oracle's settings -> the editor's. edit: the
-    oracle's, of one image. prompts: the oracle's source and target prompt under its settings."""
+    oracle's, of one image. prompts: the oracle's source and target prompt under its settings.
+    full_prompts: those that the editor is given, joined from no phrases.
+    adds_result: whether the oracle gives the result after its steps; that of virtual inversion is
+    the last prediction."""
 
     editor: Editor
     translate: Callable[[Any], Any]
     edit: Callable[..., list[Step]]
     prompts: Callable[[Any], tuple[str, str]] = lambda settings: PROMPTS
+    adds_result: bool = False
+    full_prompts: Callable[[Any], tuple[str, str]] = lambda settings: PROMPTS
 
 
 def run_pack(method: Method, scene: Scene, settings: Any, variant: Variant = "paper") -> list[Step]:
     """z and p (B, C, h, w) of the target at every step, and last the result."""
     from ale_edit.host import editing
-    from ale_edit.host.sampling import schedule, virtual_inversion
+    from ale_edit.host.sampling.schedule import sigmas_of
 
     pack, mine = twins(), method.translate(settings)
-    source, target = PROMPTS
+    source, target = method.full_prompts(settings)
     edits = edits_of(PAIRS, source_prompt=source, target_prompt=target, variant=variant)
-    guider = editing.guide(method.editor, mine, pack.model, pack.clip, edits, reuses_source=False)
-    sigmas = schedule.lcm_sigmas(pack.model, mine.steps, mine.strength)
+    edit = editing.open_edit(method.editor, mine, pack.model, pack.clip, edits, reuses_source=False)
+    sigmas = sigmas_of(pack.model, edit.plan.schedule)
     latents = scene.latents / pack.latent_scale
     record: list[Step] = []
 
@@ -52,14 +57,7 @@ def run_pack(method: Method, scene: Scene, settings: Any, variant: Variant = "pa
         record.append(Step(x / (1 + sigmas[step] ** 2) ** 0.5, denoised.clone()))
 
     with torch.inference_mode():
-        result = guider.sample(
-            torch.zeros_like(latents),
-            latents,
-            virtual_inversion.virtual_inversion_sampler(),
-            sigmas,
-            callback=callback,
-            seed=SEED,
-        )
+        result = edit.sample(latents, SEED, callback)
     return [*record, Step(record[-1].z, result * pack.latent_scale)]
 
 
@@ -76,7 +74,7 @@ def run_oracle(method: Method, scene: Scene, settings: Any) -> list[Step]:
         Step(torch.stack([s.z for s in steps]), torch.stack([s.p for s in steps]))
         for steps in zip(*items, strict=True)
     ]
-    return [*record, record[-1]]
+    return record if method.adds_result else [*record, record[-1]]
 
 
 def worst_error(method: Method, scene: Scene, settings: Any, variant: Variant = "paper") -> float:

@@ -31,7 +31,8 @@ from .ore_by_hand import TextEncoder
 
 @dataclass(frozen=True)
 class Settings:
-    """start_step, start_layer: shares. first_layer: a layer's own number instead of the share."""
+    """start_step, start_layer: shares. first_layer: a layer's own number instead of the share.
+    adds_own: whether the target reads its own keys and values beside the source's."""
 
     steps: int = 15
     strength: float = 1.0
@@ -41,6 +42,7 @@ class Settings:
     start_layer: Fraction = Fraction(10, 16)
     first_layer: int | None = None
     has_control: bool = True
+    adds_own: bool = False
 
     @property
     def skipped(self) -> int:
@@ -56,10 +58,11 @@ def self_attention_layers(unet: Any) -> list[Any]:
 @dataclass
 class MasaCtrlAttention:
     """diffusers' attention processor for the rows [source, target] x [uncond, cond]. layers: those
-    in which the target reads the source."""
+    in which the target reads the source. adds_own: beside itself."""
 
     layers: list[Any]
     is_on: bool = False
+    adds_own: bool = False
 
     def __call__(
         self,
@@ -75,10 +78,14 @@ class MasaCtrlAttention:
         outs = []
         for row in range(4):
             is_target = row in (1, 3)
-            read = row - 1 if is_target and self.is_on and attn in self.layers else row
-            scores = torch.einsum("lhd,nhd->hln", heads(q[row], attn), heads(k[read], attn))
+            is_mutual = is_target and self.is_on and attn in self.layers
+            read = [row - 1] if is_mutual else [row]
+            if is_mutual and self.adds_own:
+                read.append(row)
+            keys, values = (torch.cat([t[i] for i in read]) for t in (k, v))
+            scores = torch.einsum("lhd,nhd->hln", heads(q[row], attn), heads(keys, attn))
             probabilities = (scores * attn.scale).softmax(-1)
-            outs.append(torch.einsum("hln,nhd->lhd", probabilities, heads(v[read], attn)))
+            outs.append(torch.einsum("hln,nhd->lhd", probabilities, heads(values, attn)))
         return attn.to_out[0](torch.stack(outs).flatten(2))
 
 
@@ -98,7 +105,9 @@ def edit(
     first = settings.first_layer
     if first is None:
         first = floor(settings.start_layer * len(layers))
-    attention = MasaCtrlAttention(layers[first:] if settings.has_control else [])
+    attention = MasaCtrlAttention(
+        layers[first:] if settings.has_control else [], adds_own=settings.adds_own
+    )
     schedule = timesteps(settings.steps)[settings.skipped :]
     abars = [float(scheduler().alphas_cumprod[t]) for t in schedule]
     draws = torch.Generator().manual_seed(seed)

@@ -32,6 +32,7 @@ def translate(settings: Settings) -> masactrl.MasaCtrlSettings:
         start_layer_share=float(settings.start_layer),
         start_layer=-1 if settings.first_layer is None else settings.first_layer,
         strength=settings.strength,
+        keys="union" if settings.adds_own else "source",
     )
 
 
@@ -56,6 +57,8 @@ OTHERS: list[dict[str, Any]] = [
     {"start_layer": Fraction(1)},
     {"first_layer": 3},
     {"strength": 0.7},
+    {"adds_own": True},
+    {"adds_own": True, "source_guidance": 1.5, "strength": 0.7},
     {"steps": 4, "source_guidance": 1.5, "target_guidance": 4.0, "start_step": Fraction(1, 2)},
 ]
 
@@ -65,12 +68,54 @@ def test_other_settings_equal_the_oracles(changed: dict[str, Any]):
     assert worst_error(MASACTRL, SMALL, replace(Settings(), **changed)) <= BOUND
 
 
-def test_the_oracle_depends_on_its_control():
-    without = run_oracle(MASACTRL, SMALL, Settings(has_control=False))
-    assert max(errors(without, run_oracle(MASACTRL, SMALL, Settings()), SMALL)) > FAR
+@pytest.mark.parametrize("changed", [{"has_control": False}, {"adds_own": True}], ids=str)
+def test_the_oracle_depends_on_its_control(changed: dict[str, Any]):
+    other = run_oracle(MASACTRL, SMALL, Settings(**changed))
+    assert max(errors(other, run_oracle(MASACTRL, SMALL, Settings()), SMALL)) > FAR
 
 
-@pytest.mark.parametrize("mistake", MASACTRL_MISTAKES, ids=lambda mistake: mistake.name)
+def with_output(change: Any) -> Any:
+    """The union computed from other queries, keys and values."""
+    return lambda right: lambda self, call: right(self, change(call))
+
+
+def exchanged(part: str) -> Any:
+    """The source's in the place of the target's."""
+
+    def change(call: Any) -> Any:
+        tensors = {**getattr(call, part)}
+        tensors["target"] = tensors["source"]
+        return replace(call, **{part: tensors})
+
+    return change
+
+
+OUTPUTS = "editors.masactrl:MasaCtrlControl.outputs"
+UNION = Settings(adds_own=True)
+UNION_MISTAKES = [
+    Mistake("the source's queries", OUTPUTS, with_output(exchanged("q")), UNION),
+    Mistake("the source's keys twice", OUTPUTS, with_output(exchanged("k")), UNION),
+    Mistake("the source's values twice", OUTPUTS, with_output(exchanged("v")), UNION),
+    Mistake(
+        "in the conditional half alone",
+        "editors.masactrl:MasaCtrlControl.acts",
+        lambda right: (
+            lambda self, layer, step, is_cond: is_cond and right(self, layer, step, is_cond)
+        ),
+        UNION,
+    ),
+    Mistake(
+        "in every layer",
+        "editors.masactrl:start_layer",
+        lambda _: lambda *_: 0,
+        UNION,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "mistake", [*MASACTRL_MISTAKES, *UNION_MISTAKES], ids=lambda mistake: mistake.name
+)
 def test_a_planted_mistake_is_seen(mistake: Mistake, monkeypatch: pytest.MonkeyPatch):
     mistake.plant(monkeypatch)
     assert worst_error(MASACTRL, SMALL, mistake.settings) > FAR

@@ -71,7 +71,7 @@ WOLF = ("wolf", "brown-colored goat")
 MOON = ("yellow moon", "soccer ball")
 CUP = ("cup", "small bottle made of glass")
 # Wolf and moon overlap once dilated. The cup is so small that it vanishes on the coarsest grid, and
-# with nearest sampling on the finer one too; inside the wolf it takes its cell from it there.
+# with nearest sampling on the finer one too; in front of the wolf it takes its cell from it there.
 # The odd latent cannot be halved evenly; the small scene serves settings and planted mistakes.
 SCENES = {
     "two objects": Scene((WOLF, MOON), ((16, 4, 62, 44), (68, 10, 118, 60)), (16, 8)),
@@ -87,7 +87,9 @@ SCENES = {
         (8, 16),
         batch=1,
     ),
-    "one inside another": Scene((WOLF, CUP), ((4, 4, 62, 92), (36, 67, 45, 76)), (8, 16), batch=1),
+    "one in front of another": Scene(
+        (WOLF, CUP), ((4, 4, 62, 92), (40, 84, 45, 102)), (8, 16), batch=1
+    ),
 }
 
 

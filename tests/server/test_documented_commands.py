@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from ale_edit.bench.demo_scenes import demo_input
+from ale_edit.bench.main_job import write_files
+from ale_edit.headless.pictures import as_png
 from ale_edit.tests.bench.samples import ale_sample, pie_sample
 from ale_edit.tests.documents import ROOT, RUN
 
@@ -22,8 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages assume to be there: a clone's docs, a scene of the demo, a person's files."""
     folder = tmp_path_factory.mktemp("documented")
     shutil.copytree(ROOT / "docs", folder / "docs")
-    (folder / "output" / "demo").mkdir(parents=True)
-    demo_input(0)[0].save(folder / "output" / "demo" / "source.png")
+    write_files(folder / "output" / "demo", {"source.png": as_png(demo_input(0)[0])})
     ale_sample(folder / "photos", range(1))
     pie_sample(folder / "PIE-Bench_v1")
     return folder

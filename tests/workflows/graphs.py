@@ -163,7 +163,9 @@ NEED_CLIP = [
     & {node["class_type"] for node in read_api(name).values()}
 ]
 """Those that need files of CLIP."""
-NEED_FILES = NEED_DETECTOR + NEED_CLIP
+NEED_INVERSION = ["load_inversion"]
+"""That which needs a file of Save Inversion."""
+NEED_FILES = NEED_DETECTOR + NEED_CLIP + NEED_INVERSION
 MINI_CLIP = "clip.safetensors" in (ROOT / "demo/weights/weights.json").read_text(encoding="utf-8")
 NEED_MINI_CLIP = [
     name

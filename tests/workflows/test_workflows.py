@@ -40,7 +40,7 @@ MAIN_JOB_TITLES = {
     *("Save reconstruction", "Save regions"),
 }
 TITLE_HEIGHT = 30
-FILES = ("ckpt_name", "lora_name", "detector_name", "sam_name", "clip_name")
+FILES = ("ckpt_name", "lora_name", "detector_name", "sam_name", "clip_name", "name")
 ANY = "*"  # a socket that takes every type
 every_workflow = pytest.mark.parametrize("name", NAMES)
 

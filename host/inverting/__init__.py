@@ -1,0 +1,1 @@
+"""Stored inversions: computed, kept in files, edited from."""

@@ -1,0 +1,114 @@
+"""Inversions as files: safetensors, with what they belong to as metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ...inversion.stored import Inversion, Schedule
+from ..messages import NodeName
+
+SAVE_NODE = NodeName("Save Inversion")
+LOAD_NODE = NodeName("Load Inversion")
+FOLDER = "inversions"
+"""In ComfyUI's output folder."""
+SUFFIX = ".safetensors"
+FORMAT = "ale_edit.inversion"
+VERSION = 1
+NOTHING = "no inversion was saved yet"
+TENSORS = ("latents", "null_texts")
+
+
+def save_inversion(inversion: Inversion, prefix: str) -> str:
+    """Write an inversion beside those that are there: its name in the list of `list_inversions`.
+
+    prefix: as in Save Image, which may hold folders. The file is whole or not there.
+    """
+    output = folder_paths.get_output_directory()
+    folder, name, number, *_ = folder_paths.get_save_image_path(f"{FOLDER}/{prefix}", output)
+    path = Path(folder) / f"{name}_{_next_number(Path(folder), name, number):05}_{SUFFIX}"
+    tensors = {
+        key: value.contiguous().cpu()
+        for key in TENSORS
+        if (value := getattr(inversion, key)) is not None
+    }
+    facts: dict[str, Any] = {
+        "version": VERSION,
+        "method": inversion.method,
+        "schedule": asdict(inversion.schedule),
+        "sigmas": inversion.sigmas,
+        "prompt": inversion.prompt,
+        "model": inversion.model,
+        "convention": inversion.convention,
+        "guidance": inversion.guidance,
+    }
+    partial = path.with_suffix(".part")
+    try:
+        save_file(tensors, partial, {FORMAT: json.dumps(facts)})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path.relative_to(_root()).as_posix()
+
+
+def list_inversions() -> list[str]:
+    """The names of saved inversions, newest first; one entry that says so when there is none."""
+    files = [path for path in _root().rglob(f"*{SUFFIX}") if path.is_file()]
+    files.sort(key=lambda path: (-path.stat().st_mtime, path.name))
+    return [path.relative_to(_root()).as_posix() for path in files] or [NOTHING]
+
+
+def load_inversion(name: str) -> Inversion:
+    """The inversion of a name in the list.
+
+    Raises ValueError when there is none, or the file holds something else.
+    """
+    path = path_of(name)
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {})[FORMAT])
+            kept = set(file.keys())
+            tensors = {key: file.get_tensor(key) for key in TENSORS if key in kept}
+        if facts.pop("version") != VERSION:
+            raise ValueError("version")
+        facts["schedule"] = Schedule(**facts["schedule"])
+        facts["sigmas"] = tuple(facts["sigmas"])
+        if len(tensors["latents"]) != len(facts["sigmas"]):
+            raise ValueError("another number of latents than of noise levels")
+        return Inversion(**facts, **tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{LOAD_NODE}: {path.name} holds no inversion of this version of the pack "
+            f"({type(error).__name__}: {error}). Choose a file that Save Inversion wrote, or "
+            "invert the image again."
+        ) from error
+
+
+def path_of(name: str) -> Path:
+    """The file of a name in the list; ValueError when it is not there or lies elsewhere."""
+    root = _root().resolve()
+    path = (root / name).resolve()
+    if name == NOTHING or not path.is_relative_to(root) or not path.is_file():
+        raise ValueError(
+            f'{LOAD_NODE}: there is no inversion "{name}" in {FOLDER} of ComfyUI\'s output folder. '
+            "Run a workflow with Save Inversion, press R, and choose it."
+        )
+    return path
+
+
+def _root() -> Path:
+    return Path(folder_paths.get_output_directory()) / FOLDER
+
+
+def _next_number(folder: Path, name: str, number: int) -> int:
+    """The first free number; ComfyUI's own count knows files of images alone in some versions."""
+    while (folder / f"{name}_{number:05}_{SUFFIX}").exists():
+        number += 1
+    return number

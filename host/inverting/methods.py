@@ -1,0 +1,52 @@
+"""Every inversion by its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import latent_preview
+from torch import Tensor
+
+from ...inversion.ddim import Convention
+from ...inversion.null_text import NullTextSettings
+from ...inversion.stored import Inversion, InversionMethod, Schedule
+from ..sampling.schedule import sigmas_of
+from .invert import invert_image
+from .null_text import add_null_texts
+
+
+def invert_by(
+    method: InversionMethod,
+    model: Any,
+    conditioning: Any,
+    latent: Tensor,
+    schedule: Schedule,
+    prompt: str,
+    *,
+    negative: Any,
+    guidance: float = 7.5,
+    convention: Convention = "published code",
+    callback: Any = None,
+) -> Inversion:
+    """The inversion of a latent (B, C, h, w) as a VAE encodes it.
+
+    conditioning: of the prompt. negative, guidance: of the edit, for null-text inversion. callback:
+        called after each step; by default it shows the progress on the running node.
+    """
+    if callback is None:
+        steps = len(sigmas_of(model, schedule)) - 1
+        callback = latent_preview.prepare_callback(model, steps)
+    inversion = invert_image(
+        model,
+        conditioning,
+        latent,
+        schedule,
+        prompt,
+        method=method,
+        convention=convention,
+        callback=callback,
+    )
+    if method == "null-text":
+        settings = NullTextSettings(guidance=guidance)
+        return add_null_texts(inversion, model, conditioning, negative, latent, settings, callback)
+    return inversion

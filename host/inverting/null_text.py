@@ -1,0 +1,109 @@
+"""Null-text inversion by a MODEL (inversion/null_text.py)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...inversion.ddim import predict_noise, step_to
+from ...inversion.null_text import NullTextSettings, fit_null_text, guided
+from ...inversion.stored import Inversion
+from ..gradients import leaf, record_gradients, stop_if_interrupted
+from ..messages import name_node
+from ..sampling.schedule import sigmas_of
+from .invert import NODE
+
+
+class NullTextSampler(comfy.samplers.KSAMPLER):
+    """A SAMPLER that follows an inversion back to the image and keeps a negative text for each
+    step."""
+
+    def __init__(self, inversion: Inversion, settings: NullTextSettings) -> None:
+        super().__init__(self._sample)
+        self._inversion = inversion
+        self._settings = settings
+        self.texts: list[Tensor] = []
+
+    def _sample(
+        self,
+        model: Any,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: dict[str, Any] | None = None,
+        callback: Any = None,
+        disable: bool | None = None,
+    ) -> Tensor:
+        guider, inversion = model.inner_model, self._inversion
+        network = guider.inner_model
+        options = (extra_args or {})["model_options"]
+        levels, steps = inversion.sigmas, inversion.steps
+        with record_gradients(network), name_node(NODE):
+            (positive,), (negative,) = guider.conds["positive"], guider.conds["negative"]
+            own = negative["model_conds"]["c_crossattn"]
+            text = leaf(own.cond).float().repeat(len(x) // len(own.cond), 1, 1)
+            stored = leaf(inversion.latents.to(x))
+            current = stored[0]
+            for step, (level, after) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+                stop_if_interrupted()
+                times = leaf(sigmas[step].to(x)).expand(len(x))
+                latent = current
+
+                def predict(cond: dict[str, Any], latent: Tensor = latent, times: Any = times):
+                    (out,) = comfy.samplers.calc_cond_batch(
+                        network, [[cond]], latent, times, options
+                    )
+                    return out
+
+                def predict_negative(text: Tensor, predict: Any = predict) -> Tensor:
+                    stop_if_interrupted()
+                    conds = {**negative["model_conds"], "c_crossattn": type(own)(text)}
+                    return predict({**negative, "model_conds": conds})
+
+                with torch.no_grad():
+                    conditional = predict(positive)
+                if after < level:  # else the step goes nowhere, whatever the text
+                    text = fit_null_text(
+                        text, predict_negative, conditional, current, stored[step + 1],
+                        level, after, self._settings, step, steps,
+                    )  # fmt: skip
+                self.texts.append(text.cpu())
+                with torch.no_grad():
+                    denoised = guided(predict_negative(text), conditional, self._settings.guidance)
+                    current = step_to(
+                        current, predict_noise(current, denoised, level), level, after
+                    )
+                if callback is not None:
+                    callback({"x": current, "i": step, "sigma": level, "denoised": denoised})
+        return current
+
+
+def add_null_texts(
+    inversion: Inversion,
+    model: Any,
+    conditioning: Any,
+    negative: Any,
+    latent: Tensor,
+    settings: NullTextSettings | None = None,
+    callback: Any = None,
+) -> Inversion:
+    """An inversion with a negative text for each step, optimised from `negative`.
+
+    conditioning: of the prompt that the image was inverted with. latent: (B, C, h, w) of the image.
+    """
+    settings = settings or NullTextSettings()
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(conditioning, negative)
+    guider.set_cfg(settings.guidance)
+    sampler = NullTextSampler(inversion, settings)
+    sigmas = sigmas_of(model, inversion.schedule)
+    guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, callback=callback, seed=0)
+    return replace(
+        inversion,
+        method="null-text",
+        null_texts=torch.stack(sampler.texts),
+        guidance=settings.guidance,
+    )

@@ -1,0 +1,145 @@
+"""SAMPLERs of DDIM over the branches of a guider: from a stored inversion, or from a noised
+image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...inversion.ddim import finish, predict_noise, step_to
+from ...inversion.stored import (
+    Inversion,
+    require_same_latent,
+    require_same_model,
+    require_same_sigmas,
+)
+from ...inversion.update_rule import SOURCE, ItemNoise, noise_image
+from ..messages import NodeName, name_node
+from ..sampling.branch_sampler import (
+    EDITED,
+    BranchSampler,
+    blend_latents,
+    predict_branches,
+    step_mask,
+)
+from ..sampling.noise_levels import least_sigma, level_at
+from .fingerprint import fingerprint_model
+
+NODE = NodeName("Sample from Inversion")
+
+
+def inversion_sampler(inversion: Inversion) -> BranchSampler:
+    """A SAMPLER of the edit that starts from an inversion."""
+    return BranchSampler(sample_from_inversion, {"inversion": inversion})
+
+
+def noise_sampler() -> BranchSampler:
+    """A SAMPLER of the edit that starts from the image with noise added (SDEdit: Meng et al., ICLR
+    2022, arXiv 2108.01073)."""
+    return BranchSampler(sample_from_noise)
+
+
+def sample_from_inversion(
+    model: Any,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Any = None,
+    disable: bool | None = None,
+    *,
+    inversion: Inversion,
+) -> Tensor:
+    """The edited latents (B, C, h, w). Every branch starts from the noise that leads to the image;
+    noise that ComfyUI passes in x is not used. A noise mask of the latent keeps the inverted image
+    where it is 0."""
+    guider = model.inner_model
+    with name_node(NODE):
+        require_same_latent(inversion, x.shape)
+        require_same_sigmas(inversion, sigmas.tolist())
+        require_same_model(inversion, fingerprint_model(guider.model_patcher))
+    stored = inversion.latents.to(x)
+
+    def prepare(step: int) -> None:
+        if inversion.null_texts is not None:
+            guider.replace_negative_text(inversion.null_texts[step % len(inversion.null_texts)])
+
+    def replay(latents: dict[str, Tensor], step: int) -> None:
+        if inversion.replays_source and SOURCE in latents:
+            latents[SOURCE] = stored[step + 1]
+
+    return _sample_ddim(
+        model, sigmas, extra_args or {}, callback,
+        levels=inversion.sigmas, start=stored[0], image_at=lambda step: stored[step],
+        prepare=prepare, replay=replay,
+    )  # fmt: skip
+
+
+def sample_from_noise(
+    model: Any,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Any = None,
+    disable: bool | None = None,
+) -> Tensor:
+    """The edited latents (B, C, h, w). Item j of a batch at a seed is the single run at seed + j. A
+    noise mask of the latent keeps the noised image where it is 0."""
+    sampling = model.inner_model.inner_model.model_sampling
+    levels = (*sigmas[:-1].tolist(), least_sigma(sampling))
+    x0 = model.latent_image.to(x)
+    noise = ItemNoise((extra_args or {}).get("seed") or 0, x0.shape).draw(x0)
+    at = [noise_image(x0, noise, level_at(sampling, level)) for level in levels]
+    return _sample_ddim(
+        model, sigmas, extra_args or {}, callback,
+        levels=levels, start=at[0], image_at=lambda step: at[step],
+    )  # fmt: skip
+
+
+def _sample_ddim(
+    model: Any,
+    sigmas: Tensor,
+    extra_args: dict[str, Any],
+    callback: Any,
+    *,
+    levels: Sequence[float],
+    start: Tensor,
+    image_at: Callable[[int], Tensor],
+    prepare: Callable[[int], None] = lambda step: None,
+    replay: Callable[[dict[str, Tensor], int], None] = lambda latents, step: None,
+) -> Tensor:
+    """DDIM of all branches from one latent.
+
+    levels: one more than steps; the last one is the image's. image_at: the latents of the image
+        itself at a level, which a noise mask keeps. prepare: called before a step. replay: called
+        with the latents that a step leads to.
+    """
+    guider = model.inner_model
+    extra_args = dict(extra_args)
+    edit_mask = extra_args.pop("denoise_mask", None)
+    latents = dict.fromkeys(guider.branch_names, start)
+    for step, (level, after) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+        prepare(step)
+        denoised = predict_branches(model, latents, sigmas[step], extra_args)
+        if callback is not None:
+            callback(
+                {
+                    "x": latents[EDITED],
+                    "i": step,
+                    "sigma": level,
+                    "sigma_hat": level,
+                    "denoised": denoised[EDITED],
+                }
+            )
+        latents = {
+            name: step_to(latents[name], predict_noise(latents[name], own, level), level, after)
+            for name, own in denoised.items()
+        }
+        replay(latents, step)
+        latents = blend_latents(latents, guider, sigmas, step)
+        if edit_mask is not None:
+            mask = step_mask(edit_mask, guider, sigmas, step, extra_args)
+            latents[EDITED] = torch.lerp(image_at(step + 1), latents[EDITED], mask)
+    return finish(latents[EDITED], levels[-1])

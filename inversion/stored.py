@@ -1,0 +1,129 @@
+"""An inversion that was computed before: the latents of an image at every noise level of a
+schedule, and what makes an edit from them.
+
+It belongs to one model, size, schedule and prompt, and says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from torch import Tensor
+
+from .ddim import Convention
+
+InversionMethod: TypeAlias = Literal["DDIM", "direct", "negative-prompt", "null-text"]
+INVERSION_METHODS: tuple[str, ...] = get_args(InversionMethod)
+TimeSteps: TypeAlias = Literal["DDIM", "LCM"]
+TIME_STEPS: tuple[str, ...] = get_args(TimeSteps)
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """The steps of a run: how many at strength 1, the share that runs, and their spacing."""
+
+    steps: int
+    strength: float = 1.0
+    time_steps: TimeSteps = "DDIM"
+
+    def __post_init__(self) -> None:
+        if self.time_steps not in TIME_STEPS:
+            raise ValueError(
+                f'time_steps is "{self.time_steps}". Choose one of {", ".join(TIME_STEPS)}.'
+            )
+
+    def __str__(self) -> str:
+        return f"{self.steps} {self.time_steps} steps at strength {self.strength:g}"
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion:
+    """N steps of B images, from noise to image.
+
+    method: how an edit uses it. "DDIM": every branch starts from the noise that was found.
+        "direct" (Ju, Zeng, Bian, Liu, Xu: PnP Inversion, ICLR 2024, arXiv 2310.01506): the source
+        branch takes the stored latents as well. "negative-prompt" (Miyake, Iohara, Saito, Tanaka,
+        arXiv 2305.16807): the source prompt is the negative one. "null-text" (Mokady, Hertz,
+        Aberman, Pritch, Cohen-Or, CVPR 2023, arXiv 2211.09794): each step has a negative text of
+        its own.
+    sigmas: N + 1 descending noise levels, the last one the image's. latents: (N + 1, B, C, h, w) at
+        these levels, as the network sees the image. prompt: the text that was inverted with. model:
+        the fingerprint of the model (host/model_fingerprint.py). guidance: the scale that null
+        texts were found at, or that the inversion ran at.
+    null_texts: (N, B, L, D), of "null-text".
+    """
+
+    method: InversionMethod
+    schedule: Schedule
+    sigmas: tuple[float, ...]
+    latents: Tensor
+    prompt: str
+    model: str
+    convention: Convention = "published code"
+    guidance: float = 1.0
+    null_texts: Tensor | None = None
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def replays_source(self) -> bool:
+        """Whether the source branch takes the stored latents instead of its own."""
+        return self.method == "direct"
+
+
+def require_same_prompt(inversion: Inversion, prompt: str) -> None:
+    """Raises ValueError when an inversion was made with another prompt."""
+    if inversion.prompt.strip() != prompt.strip():
+        raise ValueError(
+            f'the inversion was made with the prompt "{inversion.prompt}", but this edit starts '
+            f'from "{prompt}". Invert the image again with this prompt.'
+        )
+
+
+def require_same_model(inversion: Inversion, fingerprint: str) -> None:
+    """Raises ValueError when an inversion was made with another model."""
+    if inversion.model != fingerprint:
+        raise ValueError(
+            f"the inversion was made with the model {inversion.model[:12]}, but the model input is "
+            f"{fingerprint[:12]} (fingerprints of weights, LoRAs and their strengths). Connect "
+            "the model that the image was inverted with, or invert it again."
+        )
+
+
+def require_same_latent(inversion: Inversion, shape: Sequence[int]) -> None:
+    """Raises ValueError when an inversion is of images of another size or number. shape: (B, C, h,
+    w)."""
+    inverted = tuple(inversion.latents.shape[1:])
+    if inverted != tuple(shape):
+        raise ValueError(
+            f"the inversion holds latents of the shape {inverted} (batch, channels, height, "
+            f"width), but the image has {tuple(shape)}. Invert this image at this size."
+        )
+
+
+def require_same_sigmas(inversion: Inversion, sigmas: Sequence[float]) -> None:
+    """Raises ValueError when a run's noise levels, without the last, are not the inversion's."""
+    own, given = inversion.sigmas[:-1], tuple(sigmas)[:-1]
+    if len(own) != len(given):
+        raise ValueError(
+            f"the inversion has {len(own)} steps, but this run has {len(given)}. Use the steps and "
+            "the strength of the inversion, or invert again."
+        )
+    if any(abs(a - b) > 1e-4 * a for a, b in zip(own, given, strict=True)):
+        raise ValueError(
+            f"the inversion runs from sigma {own[0]:.4g} to {own[-1]:.4g}, but this run from "
+            f"{given[0]:.4g} to {given[-1]:.4g}. Use the sigmas of the inversion."
+        )
+
+
+def require_same_schedule(inversion: Inversion, schedule: Schedule) -> None:
+    """Raises ValueError when an edit's steps, strength or spacing are not the inversion's."""
+    if str(inversion.schedule) != str(schedule):
+        raise ValueError(
+            f"the inversion has {inversion.schedule}, but this edit has {schedule}. Set them "
+            "alike, or invert again."
+        )
