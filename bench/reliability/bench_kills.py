@@ -14,7 +14,7 @@ from ...devtools.server import Server
 from .kills import compare, damaged_in, failed, left_in, program, run_killed, timed, was_killed
 
 METHODS = ("naive", "ale")
-MOST_MADE = 2  # images that a run makes before its moment comes
+MOST_MADE, LONGEST_S = 2, 2  # images, and then seconds, before the moment of a run comes
 TAG = "ale_edit"  # of a run at the server: what it makes, and where
 
 
@@ -60,11 +60,11 @@ def measure_bench_kills(
         outs.append(out)
         code = -1
         while len(made) < kills and code:
-            wanted = count_images(out) + rng.randint(0, MOST_MADE)
+            wanted = min(count_images(out) + rng.randint(0, MOST_MADE), images - 1)
             code, said = run_killed(
                 command(out, edits, scenes, server),
                 folder,
-                rng.uniform(0.0, 2 * seconds / images),
+                rng.uniform(0.0, LONGEST_S),
                 lambda out=out, wanted=wanted: count_images(out) >= wanted,
             )
             faults += [f"{name} is half-written" for name in damaged_in(out)]
