@@ -86,7 +86,7 @@ def load_inversion(name: str) -> Inversion:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{LOAD_NODE}: {path.name} holds no inversion of this version of the pack "
-            f"({type(error).__name__}: {error}). Choose a file that Save Inversion wrote, or "
+            f"({error}). Choose a file that Save Inversion wrote, or "
             "invert the image again."
         ) from error
 
@@ -94,8 +94,12 @@ def load_inversion(name: str) -> Inversion:
 def path_of(name: str) -> Path:
     """The file of a name in the list; ValueError when it is not there or lies elsewhere."""
     root = _root().resolve()
-    path = (root / name).resolve()
-    if name == NOTHING or not path.is_relative_to(root) or not path.is_file():
+    try:
+        path = (root / name).resolve()
+        is_there = name != NOTHING and path.is_relative_to(root) and path.is_file()
+    except (OSError, ValueError):  # no name of a file, such as one that is too long
+        is_there = False
+    if not is_there:
         raise ValueError(
             f'{LOAD_NODE}: there is no inversion "{name}" in {FOLDER} of ComfyUI\'s output folder. '
             "Run a workflow with Save Inversion, press R, and choose it."
