@@ -169,6 +169,8 @@ CONDITIONINGS = {
         for x, options in good
     ],
 }
+
+
 def inversion_with(name: str, change: Maker) -> Maker:
     """An inversion with another value in a field."""
 
