@@ -87,8 +87,6 @@ def require_input(node: str, name: str, kind: str, value: Any, limits: Mapping[s
             raise ValueError(
                 f"{node}: the {name} input holds {_describe(value)}, but needs {kind}. {cure}"
             )
-    if kind == "COMBO" and not isinstance(value, str):
-        raise ValueError(f'{node}: the {name} input is "{value}". Choose one of its list.')
     if kind == "IMAGE":
         require_picture(value, node, name)
     if kind == "CONDITIONING":
@@ -100,6 +98,8 @@ def require_input(node: str, name: str, kind: str, value: Any, limits: Mapping[s
             f"{node}: the {name} input is {value}, which is not a number. Set it between "
             f"{limits.get('min')} and {limits.get('max')}."
         )
+    if kind == "COMBO" and not isinstance(value, str):
+        raise ValueError(f'{node}: the {name} input is "{value}". Choose one of its list.')
     if isinstance(value, str) and (found := SURROGATE.search(value)):
         raise ValueError(
             f"{node}: the {name} input holds half a character (U+{ord(found[0]):X}) at place "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -107,17 +108,22 @@ def load_inversion(name: str) -> Inversion:
 def path_of(name: str) -> Path:
     """The file of a name in the list; ValueError when it is not there or lies elsewhere."""
     root = _root().resolve()
-    try:
+    path = root
+    with suppress(OSError, ValueError):  # no name of a file, such as one that is too long
         path = (root / name).resolve()
-        is_there = name != NOTHING and path.is_relative_to(root) and path.is_file()
-    except (OSError, ValueError):  # no name of a file, such as one that is too long
-        is_there = False
-    if not is_there:
+    if name == NOTHING or not path.is_relative_to(root) or not _is_file(path):
         raise ValueError(
             f'{LOAD_NODE}: there is no inversion "{name}" in {FOLDER} of ComfyUI\'s output folder. '
             "Run a workflow with Save Inversion, press R, and choose it."
         )
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its name is too long
+        return False
 
 
 def _root() -> Path:
