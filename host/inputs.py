@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..inversion.stored import Inversion
 from ..prompts.edits import Edits
 from ..regions.regions import ImageRegions, RegionsBatch
 from .pictures import PICTURE, require_picture
@@ -40,6 +41,10 @@ def is_text(value: Any) -> bool:
     )
 
 
+def is_latent(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("samples"), torch.Tensor)
+
+
 def is_clip(value: Any) -> bool:
     """Also of a checkpoint without one, of which the nodes say more."""
     return value is None or hasattr(value, "encode_from_tokens_scheduled")
@@ -53,6 +58,7 @@ SOCKETS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "CONDITIONING": (is_text, "Connect CLIP Text Encode, or Object-Restricted Embeddings."),
     "IMAGE": (lambda value: isinstance(value, torch.Tensor), PICTURE),
     "MASK": (lambda value: isinstance(value, torch.Tensor), "Connect the MASK of Load Image."),
+    "LATENT": (is_latent, "Connect VAE Encode."),
     "ALE_EDITS": (lambda value: isinstance(value, Edits), "Connect Edit Object or Edit List."),
     "ALE_REGIONS": (
         lambda value: isinstance(value, ImageRegions | RegionsBatch),
@@ -61,6 +67,10 @@ SOCKETS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ALE_DETECTOR": (has("detect"), "Connect GroundingDINO Loader."),
     "ALE_SEGMENTER": (has("segment"), "Connect SAM Loader."),
     "ALE_SIMILARITY": (has("cosines", "refusal"), "Connect CLIP Similarity Loader."),
+    "ALE_INVERSION": (
+        lambda value: isinstance(value, Inversion),
+        "Connect Invert Image or Load Inversion.",
+    ),
     "ALE_COMPARISON": (lambda value: isinstance(value, tuple), "Connect another Compare."),
 }
 """Of each type of socket what its values are known by, and the cure where one is none."""
@@ -88,6 +98,8 @@ def require_input(node: str, name: str, kind: str, value: Any, limits: Mapping[s
             f"{node}: the {name} input is {value}, which is not a number. Set it between "
             f"{limits.get('min')} and {limits.get('max')}."
         )
+    if kind == "COMBO" and not isinstance(value, str):
+        raise ValueError(f'{node}: the {name} input is "{value}". Choose one of its list.')
     if isinstance(value, str) and (found := SURROGATE.search(value)):
         raise ValueError(
             f"{node}: the {name} input holds half a character (U+{ord(found[0]):X}) at place "

@@ -75,6 +75,16 @@ class Inversion:
         return self.method == "direct"
 
 
+def require_whole(inversion: Inversion) -> None:
+    """Raises ValueError when an inversion has another number of latents than of noise levels."""
+    latents, levels = len(inversion.latents), len(inversion.sigmas)
+    if latents != levels:
+        raise ValueError(
+            f"the inversion holds {latents} latents for {levels} noise levels. Invert the image "
+            "again."
+        )
+
+
 def require_same_prompt(inversion: Inversion, prompt: str) -> None:
     """Raises ValueError when an inversion was made with another prompt."""
     if inversion.prompt.strip() != prompt.strip():

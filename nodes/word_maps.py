@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, cast
 from comfy_api.latest import io
 
 from ..host.attention.word_maps import NODE, map_words
+from ..host.editing import require_size
 from ..host.messages import name_node
+from ..host.pictures import read_pictures
 from ..inversion.stored import Inversion
 from ..regions.heat import enlarge, paint
 from ..scoring.comparison import sheet_each
@@ -142,7 +144,8 @@ class WordAttentionMaps(io.ComfyNode):
         seed: int,
         inversion: Inversion | None = None,
     ) -> io.NodeOutput:
-        pixels = image[..., :3].cpu().float()
+        require_size(image, model, NODE)
+        pixels = read_pictures(image, NODE)
         names, found = map_words(
             model, clip, cast("Tensor", vae.encode(pixels)), prompt, words,
             steps=steps, first_share=first_share, last_share=last_share, seed=seed,

@@ -14,13 +14,14 @@ from ...devtools.server import Server
 from .kills import compare, damaged_in, failed, left_in, program, run_killed, timed, was_killed
 
 METHODS = ("naive", "ale")
-MOST_MADE = 2  # images that a run makes before its moment comes
+MOST_MADE, LONGEST_S = 2, 2  # images, and then seconds, before the moment of a run comes
 TAG = "ale_edit"  # of a run at the server: what it makes, and where
 
 
-def command(out: Path, edits: int, server: Server) -> list[str]:
+def command(out: Path, edits: int, scenes: int, server: Server) -> list[str]:
     start = [program("dev.py"), "_run", "ale_edit.bench.demo_bench", "--methods", *METHODS]
-    return [*start, "--edits", str(edits), "--out", str(out), "--server", server.url]
+    start += ["--edits", str(edits), "--scenes", str(scenes)]
+    return [*start, "--out", str(out), "--server", server.url]
 
 
 def runs_by_tag(server: Server) -> Counter[str]:
@@ -42,7 +43,7 @@ def tables_in(out: Path) -> list[str]:
 
 
 def measure_bench_kills(
-    server: Server, kills: int, seed: int, folder: Path, edits: int
+    server: Server, kills: int, seed: int, folder: Path, edits: int, scenes: int
 ) -> dict[str, Any]:
     """Kill the bench `kills` times, and then let it end.
 
@@ -50,7 +51,7 @@ def measure_bench_kills(
     """
     before = runs_by_tag(server)
     whole, images = folder / "whole", len(METHODS) * edits
-    code, said, seconds = timed(command(whole, edits, server), folder)
+    code, said, seconds = timed(command(whole, edits, scenes, server), folder)
     if code:
         return failed(code, said)
     rng, faults, made, outs, rounded = random.Random(seed), [], [], [], 0
@@ -59,11 +60,11 @@ def measure_bench_kills(
         outs.append(out)
         code = -1
         while len(made) < kills and code:
-            wanted = count_images(out) + rng.randint(0, MOST_MADE)
+            wanted = min(count_images(out) + rng.randint(0, MOST_MADE), images - 1)
             code, said = run_killed(
-                command(out, edits, server),
+                command(out, edits, scenes, server),
                 folder,
-                rng.uniform(0.0, 2 * seconds / images),
+                rng.uniform(0.0, LONGEST_S),
                 lambda out=out, wanted=wanted: count_images(out) >= wanted,
             )
             faults += [f"{name} is half-written" for name in damaged_in(out)]
@@ -71,7 +72,7 @@ def measure_bench_kills(
                 made.append(count_images(out))
             elif code:
                 faults.append(f"a run ended with {code}: {said[-300:]}")
-        code, said = run_killed(command(out, edits, server), folder)
+        code, said = run_killed(command(out, edits, scenes, server), folder)
         if code:
             faults.append(f"the last run ended with {code}: {said[-300:]}")
             continue

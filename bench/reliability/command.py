@@ -43,6 +43,7 @@ class Run:
     kills: int
     interrupts: int | None = None
     bench_edits: int = 8
+    bench_scenes: int = 20
     rows: int = 3
 
 
@@ -92,7 +93,8 @@ def run_edit_kills(run: Run) -> Report:
 
 
 def run_bench_kills(run: Run) -> Report:
-    return measure_bench_kills(run.server, run.kills, run.seed, run.folder, run.bench_edits)
+    amounts = {"edits": run.bench_edits, "scenes": run.bench_scenes}
+    return measure_bench_kills(run.server, run.kills, run.seed, run.folder, **amounts)
 
 
 def kill_lines(program: str, what: str) -> Callable[[Report], list[str]]:
@@ -170,6 +172,7 @@ QUICK: dict[str, Any] = {
     "kills": 1,
     "interrupts": 2,
     "bench_edits": 1,
+    "bench_scenes": 1,
     "rows": 1,
 }
 

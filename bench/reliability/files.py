@@ -56,15 +56,36 @@ def write_damaged(models: Path, seed: int) -> dict[str, list[str]]:
     for loader, folder in LOADERS.items():
         place = models / folder
         place.mkdir(parents=True, exist_ok=True)
-        for name, content in contents(seed).items():
-            if loader == "ALECLIPSimilarityLoader":
-                (place / name).mkdir(exist_ok=True)
-                config = b"{" if name == "text" else json.dumps(CLIP_CONFIG).encode()
-                (place / name / "config.json").write_bytes(config)
-                (place / name / "model.safetensors").write_bytes(content)
-                found.setdefault(loader, []).append(f"{name}/")
-            else:
-                ending = ".safetensors" if name in ("other_weights", "cut_off") else ".pth"
-                (place / f"{name}{ending}").write_bytes(content)
-                found.setdefault(loader, []).append(name + ending)
+        found[loader] = [
+            write_folder(place / name, content)
+            if loader == "ALECLIPSimilarityLoader"
+            else write_file(place, name, content)
+            for name, content in contents(seed).items()
+        ]
     return found
+
+
+def write_folder(folder: Path, content: bytes) -> str:
+    """A published folder whose weights are this; the one of text has a damaged config.json too."""
+    folder.mkdir()
+    config = b"{" if folder.name == "text" else json.dumps(CLIP_CONFIG).encode()
+    (folder / "config.json").write_bytes(config)
+    (folder / "model.safetensors").write_bytes(content)
+    return f"{folder.name}/"
+
+
+def write_file(folder: Path, name: str, content: bytes) -> str:
+    ending = ".safetensors" if name in ("other_weights", "cut_off") else ".pth"
+    (folder / f"{name}{ending}").write_bytes(content)
+    return name + ending
+
+
+def write_damaged_inversions(output: Path, seed: int) -> dict[str, list[str]]:
+    """Write damaged files for Load Inversion into a server's folder of outputs."""
+    place = output / "inversions"
+    place.mkdir(parents=True, exist_ok=True)
+    names = []
+    for name, content in contents(seed).items():
+        names.append(f"{name}.safetensors")
+        (place / names[-1]).write_bytes(content)
+    return {"ALELoadInversion": names}

@@ -11,6 +11,7 @@ from typing import Any
 from ...devtools.server import Server
 from ...headless import ComfyClient, ComfyError, NodeFailed, WorkflowRejected
 from ...headless.schema import PACK, Info
+from .files import write_damaged_inversions
 from .hostile_nodes import MARK
 from .inputs import LOOK, VALUE, WHERE_FROM, Base, HostileInput, bases, choose, generate
 from .serving import is_alive
@@ -27,7 +28,7 @@ RAW = re.compile(
 )
 VERBS = (
     "Add|Apply|Choose|Compare|Connect|Convert|Decode|Do not|Download|Draw|Encode|Export|Give|"
-    "Install|Leave|Load|Lower|Make|Name|Paint|Put|Raise|Remove|Save|Say|Select|Set|Shorten|Start|Take|"
+    "Install|Invert|Leave|Load|Lower|Make|Name|Paint|Put|Raise|Remove|Run|Save|Say|Select|Set|Shorten|Start|Take|"
     "Type|Use|Write"
 )
 CURE = re.compile(rf"[.;:] ({VERBS})\b")
@@ -130,6 +131,7 @@ def measure_hostile(
 
     damaged: files that the server's loaders list, by loader.
     """
+    damaged = {**damaged, **write_damaged_inversions(server.base / "output", seed)}
     info = asyncio.run(ask_nodes(server))
     possible = generate(info, damaged)
     chosen = choose(possible, count, seed)

@@ -13,6 +13,7 @@ from typing import Any
 from ...headless import Workflow
 from ...headless.pack import WORKFLOWS
 from ...headless.schema import PACK, Info, choices_of, input_specs
+from .files import LOADERS
 from .hostile_nodes.models import BY_TYPE as MODELS
 from .hostile_nodes.tensors import BY_TYPE as TENSORS
 from .hostile_nodes.tensors import OTHER_THINGS
@@ -21,13 +22,16 @@ from .values import LITERALS, widget_values
 STEPS = 2
 VALUE, LOOK = "ALEReliabilityValue", "ALEReliabilityLook"
 OUTPUTS = ("PreviewImage", "SaveImage", "MaskPreview", "PreviewAny")
-FILE_LOADERS = ("ALECLIPSimilarityLoader", "ALEGroundingDINOLoader", "ALESAMLoader")
+FILE_LOADERS = (*LOADERS, "ALELoadInversion")
 WHERE_FROM = {"ALECLIPSimilarityFromCLIPVision": "leakage_score"}
 SAMPLED_BY_US = {"ALEObjectRestrictedEmbeddings": "background_blending"}
 """Nodes in workflows of others: ComfyUI's KSampler asks no text where it is from."""
 CARRIERS = {"SamplerCustomAdvanced": ("sigmas", "latent_image")}
 """Stock nodes whose inputs reach our guider and sampler."""
-SIZED = ("ALEEdit", "ALEInfEdit", "ALEMasaCtrl", "ALEPasteBackground")
+SIZED = (
+    *("ALEEdit", "ALEInfEdit", "ALEMasaCtrl", "ALEP2P", "ALEFPE", "ALEPnP", "ALESDEdit"),
+    "ALEPasteBackground",
+)
 """Nodes whose picture has the size of the source's."""
 FAMILIES = {
     "INT": "numbers",
@@ -40,6 +44,7 @@ FAMILIES = {
     "LATENT": "latents, sigmas and conditionings",
     "SIGMAS": "latents, sigmas and conditionings",
     "CONDITIONING": "latents, sigmas and conditionings",
+    "ALE_INVERSION": "inversions",
     "MODEL": "models of another family, or broken",
     "CLIP": "models of another family, or broken",
     "VAE": "models of another family, or broken",
@@ -207,7 +212,8 @@ def _tensors(base: Base, name: str, kind: Any) -> Iterator[tuple[str, Workflow]]
     if good is not None or kind in ("IMAGE", "MASK"):
         kinds += [f"{kind}: {what}" for what in {**TENSORS, **MODELS}.get(kind, {})]
     if "SamplerCustomAdvanced" not in base.workflow.classes() and base.node not in SIZED:
-        kinds = [what for what in kinds if ": answers" not in what]  # ComfyUI's KSampler takes it
+        stock = (": answers", "CLIP: ")  # what ComfyUI's KSampler takes, or fails at, by itself
+        kinds = [what for what in kinds if not any(words in what for words in stock)]
     for what in kinds:
         workflow = base.workflow.copy()
         value = workflow.add("Hostile", VALUE, {"kind": what})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ FOLDER = "inversions"
 SUFFIX = ".safetensors"
 FORMAT = "ale_edit.inversion"
 VERSION = 1
+LONGEST = 200  # bytes of a name, before its number
 NOTHING = "no inversion was saved yet"
 TENSORS = ("latents", "null_texts")
 
@@ -31,9 +33,7 @@ def save_inversion(inversion: Inversion, prefix: str) -> str:
 
     prefix: as in Save Image, which may hold folders. The file is whole or not there.
     """
-    output = folder_paths.get_output_directory()
-    folder, name, number, *_ = folder_paths.get_save_image_path(f"{FOLDER}/{prefix}", output)
-    path = Path(folder) / f"{name}_{_next_number(Path(folder), name, number):05}_{SUFFIX}"
+    path = _new_path(prefix)
     tensors = {
         key: value.contiguous().cpu()
         for key in TENSORS
@@ -56,6 +56,20 @@ def save_inversion(inversion: Inversion, prefix: str) -> str:
     finally:
         partial.unlink(missing_ok=True)
     return path.relative_to(_root()).as_posix()
+
+
+def _new_path(prefix: str) -> Path:
+    """Where the next inversion of a prefix goes. Raises ValueError when it is no name of a file."""
+    parts = Path(os.path.normpath(f"{FOLDER}/{prefix}")).parts
+    is_name = parts[0] == FOLDER and len(parts) > 1 and "\0" not in prefix
+    if not is_name or any(len(os.fsencode(part)) > LONGEST for part in parts):
+        raise ValueError(
+            f'{SAVE_NODE}: the filename_prefix input is "{prefix}", which is no name of a file in '
+            f"{FOLDER} of ComfyUI's output folder. Type a short name of letters, numbers and _."
+        )
+    output = folder_paths.get_output_directory()
+    place, name, number, *_ = folder_paths.get_save_image_path(f"{FOLDER}/{prefix}", output)
+    return Path(place) / f"{name}_{_next_number(Path(place), name, number):05}_{SUFFIX}"
 
 
 def list_inversions() -> list[str]:
@@ -86,7 +100,7 @@ def load_inversion(name: str) -> Inversion:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{LOAD_NODE}: {path.name} holds no inversion of this version of the pack "
-            f"({type(error).__name__}: {error}). Choose a file that Save Inversion wrote, or "
+            f"({error}). Choose a file that Save Inversion wrote, or "
             "invert the image again."
         ) from error
 
@@ -94,13 +108,22 @@ def load_inversion(name: str) -> Inversion:
 def path_of(name: str) -> Path:
     """The file of a name in the list; ValueError when it is not there or lies elsewhere."""
     root = _root().resolve()
-    path = (root / name).resolve()
-    if name == NOTHING or not path.is_relative_to(root) or not path.is_file():
+    path = root
+    with suppress(OSError, ValueError):  # no name of a file, such as one that is too long
+        path = (root / name).resolve()
+    if name == NOTHING or not path.is_relative_to(root) or not _is_file(path):
         raise ValueError(
             f'{LOAD_NODE}: there is no inversion "{name}" in {FOLDER} of ComfyUI\'s output folder. '
             "Run a workflow with Save Inversion, press R, and choose it."
         )
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its name is too long
+        return False
 
 
 def _root() -> Path:

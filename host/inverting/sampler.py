@@ -15,6 +15,7 @@ from ...inversion.stored import (
     require_same_latent,
     require_same_model,
     require_same_sigmas,
+    require_whole,
 )
 from ...inversion.update_rule import SOURCE, ItemNoise, noise_image
 from ..messages import NodeName, name_node
@@ -26,6 +27,7 @@ from ..sampling.branch_sampler import (
     step_mask,
 )
 from ..sampling.noise_levels import least_sigma, level_at
+from ..sampling.run_checks import require_width
 from .fingerprint import fingerprint_model
 
 NODE = NodeName("Sample from Inversion")
@@ -58,8 +60,13 @@ def sample_from_inversion(
     guider = model.inner_model
     with name_node(NODE):
         require_same_latent(inversion, x.shape)
+        require_whole(inversion)
         require_same_sigmas(inversion, sigmas.tolist())
         require_same_model(inversion, fingerprint_model(guider.model_patcher))
+    if inversion.null_texts is not None:
+        width = guider.model_patcher.model.model_config.unet_config.get("context_dim")
+        own = inversion.null_texts.shape[-1]
+        require_width("inversion", own, own if width is None else width, NODE)
     stored = inversion.latents.to(x)
 
     def prepare(step: int) -> None:

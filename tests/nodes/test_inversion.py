@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,13 @@ def test_saving_again_takes_the_next_number_and_leaves_no_other_file(invert, out
     assert sorted(path.name for path in (output / "inversions").iterdir()) == names
 
 
+@pytest.mark.parametrize("prefix", ["", "../wolf", "../../wolf", "a\0b", "wolf" * 60, "deep/.."])
+def test_a_prefix_that_is_no_name_of_a_file_is_refused(invert, output, prefix):
+    with pytest.raises(ValueError, match="^Save Inversion: the filename_prefix input is .* Type a"):
+        one("ALESaveInversion", inversion=invert(), filename_prefix=prefix)
+    assert not list(output.rglob("*.safetensors"))
+
+
 def test_a_failed_save_leaves_nothing(invert, output, monkeypatch):
     from ale_edit.host.inverting import files
 
@@ -138,7 +146,9 @@ def test_a_failed_save_leaves_nothing(invert, output, monkeypatch):
     assert not list((output / "inversions").iterdir())
 
 
-@pytest.mark.parametrize("name", ["missing.safetensors", NOTHING, "../outside.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["missing.safetensors", NOTHING, "../outside.safetensors", "x" * 999, "a\0b"]
+)
 def test_a_name_that_is_not_there_is_refused(output, name):
     (output / "outside.safetensors").write_bytes(b"x")
     with pytest.raises(ValueError, match=f'^{LOAD_NODE}: there is no inversion "'):
@@ -218,3 +228,13 @@ def test_a_stock_sampler_cannot_run_branches(model, clip, vae, invert):
 def test_a_choice_that_is_none_is_refused(invert, name):
     with pytest.raises(ValueError, match=f"^Invert Image: .*{name}"):
         invert(**{name: "neither"})
+
+
+def test_an_inversion_that_is_not_whole_is_refused(invert, edit):
+    inversion = invert()
+    fewer = replace(inversion, latents=inversion.latents[:-1])
+    with pytest.raises(ValueError, match="latents for .* noise levels. Invert the image again"):
+        edit(inversion=fewer)
+    narrow = replace(inversion, null_texts=torch.zeros(1, 1, 77, 5))
+    with pytest.raises(ValueError, match="the text of the inversion input has 5 channels a token"):
+        edit(inversion=narrow)

@@ -95,3 +95,16 @@ def test_a_grey_picture_is_edited_and_pasted_as_one_of_three_equal_channels(worl
         for source in (grey, colours)
     ]
     assert torch.equal(*pasted)
+
+
+def test_word_attention_maps_take_a_grey_picture_and_refuse_a_tiny_one(world: World) -> None:
+    usual = {"model": world.model, "clip": world.clip, "vae": world.vae, "prompt": "wolf"}
+    usual |= {"words": "wolf", "steps": 2}
+    grey = picture()[..., :1]
+    sheets = [
+        one("ALEWordAttentionMaps", **usual, image=image)
+        for image in (grey, grey.expand(-1, -1, -1, 3))
+    ]
+    assert torch.equal(*sheets)
+    with pytest.raises(ValueError, match="^Word Attention Maps: the image input is 7x5"):
+        one("ALEWordAttentionMaps", **usual, image=picture()[:, :7, :5])

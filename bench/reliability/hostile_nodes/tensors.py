@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -168,6 +169,36 @@ CONDITIONINGS = {
         for x, options in good
     ],
 }
+
+
+def inversion_with(name: str, change: Maker) -> Maker:
+    """An inversion with another value in a field."""
+
+    def make(good: Any) -> Any:
+        made = copy.copy(good)
+        object.__setattr__(made, name, change(getattr(good, name)))  # it is frozen
+        return made
+
+    return make
+
+
+INVERSIONS = {
+    "latents of NaN": inversion_with("latents", all_of(float("nan"))),
+    "latents of 1e30": inversion_with("latents", all_of(1e30)),
+    "latents of 16 channels": inversion_with("latents", lambda x: x.repeat(1, 1, 4, 1, 1)),
+    "latents of another size": inversion_with("latents", lambda x: x[..., :3, :5]),
+    "latents of two images": inversion_with("latents", lambda x: x.repeat(1, 2, 1, 1, 1)),
+    "latents of fewer steps": inversion_with("latents", lambda x: x[:-1]),
+    "no latents": inversion_with("latents", lambda x: x[:0]),
+    "sigmas of NaN": inversion_with("sigmas", lambda x: (float("nan"),) * len(x)),
+    "no sigmas": inversion_with("sigmas", lambda _x: ()),
+    "another model": inversion_with("model", lambda _x: "0" * 64),
+    "another prompt": inversion_with("prompt", lambda _x: "a photograph of nothing"),
+    "unknown method": inversion_with("method", lambda _x: "magic"),
+    "null texts of another width": inversion_with(
+        "null_texts", lambda _x: torch.zeros(2, 1, 77, 5)
+    ),
+}
 OTHER_THINGS: dict[str, Maker] = {
     "nothing": lambda _good: None,
     "a text": lambda _good: "photo.png",
@@ -182,6 +213,7 @@ BY_TYPE = {
     "LATENT": LATENTS,
     "SIGMAS": SIGMAS,
     "CONDITIONING": CONDITIONINGS,
+    "ALE_INVERSION": INVERSIONS,
 }
 TENSORS = {
     **{f"{name}: {kind}": m for name, makers in BY_TYPE.items() for kind, m in makers.items()},
