@@ -36,7 +36,7 @@ class ByFeature(Control):
 class ByCondFeature(ByFeature):
     """Those of the conditional half for both."""
 
-    reads_cond = True
+    uncond_reads = "cond"
 
 
 class Failing(ByFeature):
