@@ -30,7 +30,7 @@ def run_pytest(host: Host, markers: str, rest: Sequence[str], processes: int = 1
     need_tools(host, ["pytest", "diffusers", "torchmetrics"])
     command, environ = [str(host.python), "-m", "pytest", "-m", markers, *rest], host.environ()
     if processes > 1:
-        command += ["-n", str(processes), "--dist", "loadfile"]
+        command += ["-n", str(processes), "--dist", "loadfile", "--no-loadscope-reorder"]
         environ = {"OMP_NUM_THREADS": "1", **environ}
     return subprocess.run(command, cwd=ROOT, env=environ).returncode
 
