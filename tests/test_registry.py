@@ -195,7 +195,10 @@ HERE = "https://example.org/someone/pack"
 
 @pytest.fixture
 def decide(tmp_path: Path) -> Callable[..., str]:
-    """Runs the workflow's own command in a repository with two commits: (output, what it said)."""
+    """Runs the workflow's own command in a repository with two commits, and returns what it writes
+    for the steps after it."""
+    if os.name == "nt":
+        pytest.skip("needs the shell of the workflow's machine")
     yaml = pytest.importorskip("yaml")
     workflow = yaml.safe_load((ROOT / ".github/workflows/publish.yml").read_text(encoding="utf-8"))
     steps = workflow["jobs"]["publish"]["steps"]
@@ -212,7 +215,7 @@ def decide(tmp_path: Path) -> Callable[..., str]:
             (folder / "pyproject.toml").write_text(
                 f'[project]\nversion = "{version}"\n'
                 f'[project.urls]\nRepository = "{fields["Repository"]}"\n'
-                f'[tool.comfy]\nPublisherId = "{fields["PublisherId"]}"\n# {len(git(folder))}'
+                f'[tool.comfy]\nPublisherId = "{fields["PublisherId"]}"\n'
             )
             git(folder, "add", "--all")
             who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
