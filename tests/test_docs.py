@@ -80,7 +80,7 @@ def test_the_readme_s_figures_are_those_of_the_results():
                 assert cell.removesuffix(" dB") == f"{value:.{digits}f}", (name, column)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
 def test_prose_is_wrapped_at_one_width(page):
     """But a line may hold one word that is longer, such as an address."""
     lines = prose_lines(page.read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ale_edit.devtools.pins import TOOLS, TORCH, UNLISTED
+from ale_edit.headless.pack import pack_version
 
 ROOT = Path(__file__).resolve().parent.parent
 PURE = ("prompts", "regions", "attention", "inversion")
@@ -323,10 +324,11 @@ def test_no_file_stands_outside_the_plan():
 
 
 def test_all_files_that_name_the_version_name_the_same():
-    version = re.search(r'^version = "(.+)"$', read("pyproject.toml"), re.MULTILINE)
-    assert version and f"{version[1]}" in read("CHANGELOG.md").split("\n## ", 2)[1].splitlines()[0]
-    told = json.loads(read("web/version.json"))  # what a server answers (headless/client.py)
-    assert told == {"name": "ale-edit", "version": version[1]}
+    version = pack_version()  # of pyproject.toml
+    newest = read("CHANGELOG.md").split("\n## ", 2)[1].splitlines()[0]
+    assert re.fullmatch(re.escape(version) + r" - 20\d\d-\d\d-\d\d", newest)
+    answer = json.loads(read("web/version.json"))  # what a server answers (headless/client.py)
+    assert answer == {"name": "ale-edit", "version": version}
 
 
 def test_dev_py_and_the_constraints_pin_the_same_torch():
