@@ -119,6 +119,8 @@ def own_options(command: str) -> argparse.ArgumentParser:
         own.add_argument("--port", type=int, metavar="N", help="of the server (default: free)")
     if command == "serve":
         own.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    if command == "test":
+        own.add_argument("--ci", action="store_true", help="also what CI adds, the marker ci")
     return own
 
 
@@ -148,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         commands,
         "test",
-        "run the tests (all but gpu, weights, fullsize, reference); further options go to pytest",
+        "run the usual tests, or with further options those that pytest selects by them",
     )
     add(commands, "check", "format, lint, types, fast tests; further options go to pytest")
     bench = add(commands, "bench", "run a benchmark, for example `bench speed --out speed.json`")

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,12 @@ LATE: dict[str, set[str]] = {  # only inside a function
     "bench/dask_workers.py": {"distributed"},
     "dev.py": {"torch", "comfy"},
 }
+
+
+@cache
+def imports_of(file: str) -> list[tuple[str, bool]]:
+    """Of a file of the pack."""
+    return list(imports((ROOT / file).read_text(encoding="utf-8"), file))
 
 
 def imports(source: str, file: str) -> Iterator[tuple[str, bool]]:
@@ -268,7 +275,7 @@ def loads(file: str) -> set[str]:
     while todo:
         file = todo.pop()
         found.add(file)
-        for name, late in imports((ROOT / file).read_text(encoding="utf-8"), file):
+        for name, late in imports_of(file):
             path = name.lstrip(".").replace(".", "/")
             if name.startswith(".") and not late:
                 places = (
@@ -298,9 +305,7 @@ data, or measure on its model."""
 def test_the_demo_world_is_known_to_its_own_files_only():
     """Nor is it loaded with what edits, judges or measures by real models."""
     knowing = {
-        file
-        for file in pack_files()
-        if any(m.startswith(".demo") for m, _ in imports((ROOT / file).read_text("utf-8"), file))
+        file for file in pack_files() if any(m.startswith(".demo") for m, _ in imports_of(file))
     }
     assert {file for file in knowing if not file.startswith("demo/")} == set(DEMO_FILES)
     of_real_models = [

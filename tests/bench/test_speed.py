@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-pytestmark = pytest.mark.comfy
+pytestmark = [pytest.mark.comfy, pytest.mark.ci]
 STEPS, POSITIONS = 15, 32 * 32
 ROWS = {"infedit": 6 * STEPS, "masactrl": 4 * STEPS}
 ROWS |= {"p2p": 5 * STEPS, "fpe": 5 * STEPS, "pnp": 4 * STEPS, "sdedit": 18}

@@ -260,6 +260,7 @@ def test_fpe_leaves_out_the_sources_unconditional_row_while_nobody_guides_or_rea
     assert sum(found) == rows
 
 
+@pytest.mark.ci
 @every_editor
 def test_rows_of_a_whole_edit_with_the_papers_settings(model, clip, monkeypatch, editor):
     rows = rows_of(monkeypatch, model)

@@ -103,6 +103,7 @@ def test_a_hook_of_another_node_acts_before_ours_and_stays(model, clip):
     assert relative_error(made, expected) > 0.01
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["FreeU_V2", "PAG", "SAG", "APG", "HyperTile"])
 def test_patches_of_other_nodes_act_whatever_the_order(model, clip, name):
     def controlled(model: Any) -> Any:
