@@ -26,12 +26,15 @@ KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 BENCHMARKS = {
     "scenes": "bench.scenes",
     "speed": "bench.speed",
+    "inversions": "bench.inversions",
     "dataset": "bench.make_dataset",
     "run": "bench.runner",
     "demo": "bench.demo_bench",
     "tables": "bench.tables",
     "reliability": "bench.reliability",
 }
+IN_ONE_PROCESS = ("speed", "inversions")
+"""Benchmarks without a server, which read their own arguments."""
 
 
 def job_arguments(command: str, rest: Sequence[str]) -> argparse.Namespace:
@@ -79,7 +82,7 @@ def command_serve(args: argparse.Namespace, rest: list[str]) -> int:
 
 def command_bench(args: argparse.Namespace, rest: list[str]) -> int:
     module = BENCHMARKS[args.name]
-    if args.name == "speed":
+    if args.name in IN_ONE_PROCESS:
         host = find_host(args.comfyui)
         return run_module(host.python, {**host.environ(), **KEPT_MEMORY}, module, rest)
     asked = job_arguments(f"bench {args.name}", rest)
@@ -161,6 +164,7 @@ def parser() -> argparse.ArgumentParser:
     add(names, "tables", "the paper's ablations on the demo world", job=True)
     add(names, "scenes", "how often both objects of a demo scene come out right", job=True)
     add(names, "speed", "cost beside plain sampling; further options go to bench/speed/")
+    add(names, "inversions", "how well each inversion gives demo scenes back")
     add(names, "reliability", "hostile inputs, interrupts, many edits, killed programs", job=True)
     add(commands, "train-demo", "train the demo model; further options go to demo/train.py")
     add(commands, "locales", "bring locales/ in line with the nodes, and list what to translate")

@@ -46,6 +46,7 @@ PACK: dict[str, set[str]] = {
     "bench/judging.py": {"demo", "regions", "scoring"},
     "bench/demo_scenes.py": {"demo"},
     "bench/speed": {"host", "editors", "demo", *PURE},
+    "bench/inversions.py": {"host", "demo", "inversion"},
     "bench/reliability": {"headless", "devtools"},
     "bench/reliability/hostile_nodes": set(),
     "bench/options.py": set(),
@@ -93,6 +94,7 @@ OTHERS: dict[str, set[str]] = {
     "bench/weight_files.py": {"torch"},
     "bench/dask_workers.py": set(),
     "bench/speed": {"torch", "numpy", *COMFY},
+    "bench/inversions.py": {"torch", "comfy"},
     "bench/reliability": {"PIL", "psutil"},  # psutil comes with ComfyUI
     "bench/reliability/hostile_nodes": {"torch"},  # a server loads them as a pack of their own
     "bench/made_files.py": set(),
@@ -295,7 +297,7 @@ def test_dev_py_reads_arguments_before_there_is_any_environment():
 
 
 DEMO_FILES = (
-    *("nodes/demo.py", "bench/judging.py", "bench/demo_scenes.py"),
+    *("nodes/demo.py", "bench/judging.py", "bench/demo_scenes.py", "bench/inversions.py"),
     *(f"bench/speed/{name}.py" for name in ("command", "memory", "models", "whole")),
 )
 """The files outside demo/ that know its world: they make it known to nodes and benches, draw its
