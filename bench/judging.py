@@ -46,10 +46,10 @@ def judge_objects(
     object was to get, and which they neither had nor were to get themselves; apart for edited and
     untouched ones.
     """
-    asked = {o.object: o.asked for o in edit.objects}
+    asked = {o.number: o.asked for o in edit.objects}
     hits: dict[str, list[bool]] = {name: [] for name in (*ATTRIBUTES, "all", *_SPLIT, *_WRONG)}
     for o in edit.objects:
-        right = {name: found[o.object][name] == word for name, word in o.asked.items()}
+        right = {name: found[o.number][name] == word for name, word in o.asked.items()}
         for name, hit in right.items():
             hits[name].append(hit)
         hits["all"].append(all(right.values()))

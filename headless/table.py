@@ -70,7 +70,9 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except FileNotFoundError:
         raise Problems([f"There is no table {path}. Give its path."]) from None
     except OSError as error:
-        raise Problems([f"{path} cannot be read ({error.strerror})."]) from error
+        raise Problems(
+            [f"{path} cannot be read ({error.strerror}). Give a table file that you may read."]
+        ) from error
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise Problems([f"{path}, line {line}: not UTF-8. Save the table as UTF-8."]) from error
@@ -289,7 +291,9 @@ def name_rows(rows: Sequence[Row]) -> list[Row]:
     taken = [row.name.casefold() for row in rows if row.name]
     if twice := [row for row in rows if row.name and taken.count(row.name.casefold()) > 1]:
         places = ", ".join(row.place for row in twice)
-        raise Problems([f"The name {twice[0].name!r} is there more than once: {places}."])
+        raise Problems(
+            [f"The name {twice[0].name!r} is there more than once: {places}. Give each its own."]
+        )
     seen, result = set(taken), []
     for row in rows:
         if not row.name:
