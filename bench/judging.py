@@ -105,7 +105,7 @@ def _mini_clip_cosines() -> tuple[Cosines | None, str]:
     return cosines, why or weights_key("clip", "text")
 
 
-def _unknown_words(prompt: str) -> list[str]:
+def _find_unknown_words(prompt: str) -> list[str]:
     """Without weights and textual inversions, which are no words."""
     return unknown_words(clean_phrase(prompt))
 
@@ -116,5 +116,5 @@ WORLD = World(
     metrics=_judge_metrics,
     cosines=_mini_clip_cosines,
     weights_key=weights_key,
-    unknown_words=_unknown_words,
+    unknown_words=_find_unknown_words,
 )

@@ -31,7 +31,8 @@ def count_rows(model: ModelPatcher, size: int) -> dict[str, int]:
 
     def rows_of(schedule: float, keeps_all: bool) -> int:
         patched, rows = count_calls(ale_model(model, 2, size, schedule))
-        patched.model_options["disable_cfg1_optimization"] = keeps_all
+        options: dict[str, Any] = patched.model_options
+        options["disable_cfg1_optimization"] = keeps_all
         sample(guide(patched, 2, GUIDANCE), size, virtual_inversion_sampler())
         return sum(rows)
 

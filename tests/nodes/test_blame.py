@@ -207,11 +207,11 @@ def test_ale_edit_blames_itself_and_no_node_that_the_graph_lacks(
     assert sentence.endswith(".") and "\n" not in sentence
 
 
-@pytest.mark.parametrize("case", EVERY_EDITOR_CASES, ids=lambda case: case.what)
+@pytest.mark.parametrize("case", EVERY_EDITOR_CASES, ids=lambda case: case.name)
 def test_every_editor_blames_itself_and_no_node_that_the_graph_lacks(
     world: World, case: Case
 ) -> None:
-    title = nodes()[case.node_id].GET_SCHEMA().display_name
+    title = nodes()[case.page].GET_SCHEMA().display_name
     with pytest.raises(ValueError) as error:
         case.cause(world)
     sentence = str(error.value)
@@ -220,7 +220,7 @@ def test_every_editor_blames_itself_and_no_node_that_the_graph_lacks(
 
 
 def test_every_editor_is_asked() -> None:
-    assert {case.node_id for case in EVERY_EDITOR_CASES} == {e.node_id for e in EDITORS}
+    assert {case.page for case in EVERY_EDITOR_CASES} == {e.node_id for e in EDITORS}
 
 
 def test_a_sentence_that_blames_another_node_is_found() -> None:
