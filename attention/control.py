@@ -153,12 +153,15 @@ class Control:
         node may change that text inside the layer.
     reads_cond: whether both halves of guidance read the conditional rows of other branches, by
         routes and features. The host then runs these rows first. Otherwise each half reads its own.
+    cond_first: whether the unconditional half uses what the control found in the conditional half
+        of the same step. The host then runs these rows first.
     """
 
     reads: Reads = {}
     kinds: frozenset[LayerKind] = frozenset()
     replaces_text: bool = False
     reads_cond: bool = False
+    cond_first: bool = False
 
     def is_active(self, step: Step) -> bool:
         """Whether the control may read other branches at a step."""
