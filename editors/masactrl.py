@@ -306,15 +306,15 @@ def masactrl_control(settings: MasaCtrlSettings, inputs: ControlInputs) -> MasaC
         )
     if inputs.regions is None:
         return WordMaskControl(settings, _find_rows(settings, words, inputs))
-    if any(words):
-        raise ValueError(
-            f"{' and '.join(inputs.regions.names)} are connected, and {WORDS[0]} and {WORDS[1]} "
-            "ask for masks from words. Disconnect the masks, or empty the words."
-        )
     if missing := [name for name in MASKS if name not in inputs.regions.names]:
         raise ValueError(
             f"{inputs.regions.names[0]} is connected, but {missing[0]} is not. Connect a mask of "
             "the foreground to both, or to neither."
+        )
+    if any(words):
+        raise ValueError(
+            f"{MASKS[0]} and {MASKS[1]} are connected, and {WORDS[0]} and {WORDS[1]} ask for masks "
+            "from words. Disconnect the masks, or empty the words."
         )
     return DrawnMaskControl(settings, inputs.regions, inputs.cell, inputs.variant)
 
@@ -323,11 +323,11 @@ def _find_rows(
     settings: MasaCtrlSettings, words: Sequence[Sequence[str]], inputs: ControlInputs
 ) -> dict[str, Rows]:
     """The rows of the words by branch."""
-    for given, other, found in ((*WORDS, words[1]), (*reversed(WORDS), words[0])):
-        if not found:
+    for name, other, of_other in ((*WORDS, words[1]), (WORDS[1], WORDS[0], words[0])):
+        if not of_other:
             raise ValueError(
-                f'{given} is "{getattr(settings, given)}", but {other} is empty. Write words for '
-                "the foreground into both, or into neither."
+                f'{name} is "{getattr(settings, name)}", but {other} is empty. Write words for the '
+                "foreground into both, or into neither."
             )
     if settings.source_prompt == "empty":
         raise ValueError(
