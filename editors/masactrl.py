@@ -314,7 +314,7 @@ def masactrl_control(settings: MasaCtrlSettings, inputs: ControlInputs) -> MasaC
     if any(words):
         raise ValueError(
             f"{MASKS[0]} and {MASKS[1]} are connected, and {WORDS[0]} and {WORDS[1]} ask for masks "
-            "from words. Disconnect the masks, or empty the words."
+            "from words. Use one of both: disconnect the masks, or empty the words."
         )
     return DrawnMaskControl(settings, inputs.regions, inputs.cell, inputs.variant)
 
