@@ -99,22 +99,24 @@ def test_other_sizes_equal_the_oracles(settings: Settings, size: tuple[int, int]
 
 
 @pytest.mark.parametrize(
-    "masked",
-    [replace(DRAWN, boxes=(ALL, ALL)), replace(WORDS, threshold=0.0)],
+    ("masked", "bound"),
+    [(replace(DRAWN, boxes=(ALL, ALL)), 0), (replace(WORDS, threshold=0.0), BOUND)],
     ids=["drawn", "words"],
 )
-def test_a_foreground_that_is_everything_equals_the_editor_without_masks(masked: Settings):
-    """To within the rounding of projecting rows before or behind their exchange."""
+def test_a_foreground_that_is_everything_equals_the_editor_without_masks(
+    masked: Settings, bound: float
+):
+    """Drawn masks bit for bit; masks from words let the halves of guidance run in two calls, which
+    round in another way."""
     plain = replace(masked, boxes=None, words=None)
+    source_prompt = translate_masked(masked).source_prompt
     method = replace(
         METHOD,
-        translate=lambda settings: replace(
-            translate_masked(settings), source_prompt=translate_masked(masked).source_prompt
-        ),
+        translate=lambda settings: replace(translate_masked(settings), source_prompt=source_prompt),
     )
     found = errors(run_pack(METHOD, SMALL, masked), run_pack(method, SMALL, plain), SMALL)
     print(f"{max(found):.1e}")
-    assert max(found) < 1e-5
+    assert max(found) <= bound
 
 
 @pytest.mark.parametrize(
@@ -147,6 +149,16 @@ def shifted(right: Any) -> Any:
 
 def of_branch(branch: str) -> Any:
     return lambda right: lambda self, call, _: right(self, call, branch)
+
+
+def other_side(right: Any) -> Any:
+    """For one branch: what both have exchanged pairs the same places."""
+
+    def wrong(self: Any, name: str, *args: Any) -> Any:
+        found = right(self, name, *args)
+        return ~found if name == "source" and found is not None else found
+
+    return wrong
 
 
 def without_minimum(_: Any) -> Any:
@@ -190,10 +202,10 @@ MISTAKES = [
         FEW,
     ),
     Mistake(
-        "threshold on the wrong side",
+        "threshold on the wrong side, for the source",
         FOREGROUND,
-        lambda right: lambda *args: None if (found := right(*args)) is None else ~found,
-        replace(FEW_WORDS, threshold=0.3),
+        other_side,
+        FEW_WORDS,
     ),
     Mistake("maps not normalised by their least place", FOREGROUND, without_minimum, FEW_WORDS),
     Mistake("maps exchanged", FOREGROUND, named(EXCHANGED), FEW_WORDS),
