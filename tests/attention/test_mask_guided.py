@@ -58,7 +58,8 @@ def test_one_mask_serves_all_images():
 @pytest.mark.parametrize("everywhere", [True, False])
 def test_a_part_that_is_everything_is_plain_attention(everywhere: bool):
     mask = torch.full((L,), everywhere)
-    assert split_positions(mask, mask) == (WHOLE,)
+    (part,) = split_positions(mask, mask)
+    assert (part.readers, part.read) == (WHOLE.readers, WHOLE.read)
     call = call_of(2)
     out = attend_in_parts(call, [split_positions(mask, mask)], "target", "s")
     assert torch.equal(out, attend(call.q["target"], call.k["s"], call.v["s"]))
