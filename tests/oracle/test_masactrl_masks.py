@@ -84,11 +84,13 @@ OTHERS = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("settings", OTHERS, ids=str)
 def test_other_settings_equal_the_oracles(settings: Settings):
     assert worst_error(METHOD, SMALL, settings, settings.variant) <= BOUND
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("settings", [DRAWN, WORDS], ids=["drawn", "words"])
 @pytest.mark.parametrize("size", [(48, 80), (72, 72), (48, 48)], ids=["640x384", "576", "384"])
 def test_other_sizes_equal_the_oracles(settings: Settings, size: tuple[int, int]):
