@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import floor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class Settings:
     boxes: tuple[Box, Box] | None = None
     words: tuple[str, str] | None = None
     threshold: float = 0.1
-    variant: str = "paper"
+    variant: Literal["paper", "published code"] = "paper"
 
     @property
     def skipped(self) -> int:
