@@ -3,6 +3,8 @@ variance beside that of a sampling run."""
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -40,13 +42,13 @@ def invert(seed: int = 1) -> list[Tensor]:
     latents = drawn()
     return [
         solve_map(latents[i], denoise(seed, latents[i], level), latents[i + 1], level, after)
-        for i, (level, after) in enumerate(zip(LEVELS, LEVELS[1:], strict=False))
+        for i, (level, after) in enumerate(pairwise(LEVELS))
     ]
 
 
 def sample(maps: list[Tensor], seed: int) -> Tensor:
     x = drawn()[0]
-    for noise_map, level, after in zip(maps, LEVELS, LEVELS[1:], strict=False):
+    for noise_map, level, after in zip(maps, LEVELS[:-1], LEVELS[1:], strict=True):
         x = step_by_map(x, denoise(seed, x, level), noise_map, level, after)
     return finish(x, LEVELS[-1])
 
@@ -55,6 +57,20 @@ def test_the_same_network_gives_the_image_back_and_another_does_not():
     maps = invert()
     assert torch.allclose(sample(maps, seed=1), X0, rtol=0, atol=1e-12)
     assert float((sample(maps, seed=5) - X0).abs().max()) > 0.1
+
+
+def test_a_thousand_steps_in_single_precision_give_the_image_back():
+    levels = torch.logspace(1.2, -1.5, 1001).tolist()
+    x0, noise = X0.float(), ItemNoise(3, SHAPE)
+    x, *others = draw_latents(x0, levels, lambda: noise.draw(x0))
+    maps, reached = [], x
+    for wanted, level, after in zip(others, levels[:-1], levels[1:], strict=True):
+        denoised = denoise(1, reached.double(), level).float()
+        maps.append(solve_map(reached, denoised, wanted, level, after))
+        reached = step_by_map(reached, denoised, maps[-1], level, after)
+    for noise_map, level, after in zip(maps, levels[:-1], levels[1:], strict=True):
+        x = step_by_map(x, denoise(1, x.double(), level).float(), noise_map, level, after)
+    assert torch.allclose(finish(x, levels[-1]), x0, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("t", "steps"), [(980, 50), (500, 50), (20, 50), (900, 10)])
@@ -105,14 +121,14 @@ def test_levels_that_do_not_fall_are_refused(levels: tuple[float, float]):
         posterior(*levels)
 
 
-# -- the paper's claims about the maps (its section 3.2), for a network that knows the image ---------
+# -- the paper's claims about the maps, of a network that knows the image --------------------------
 
 MANY = (1, 4, 128, 128)
 FALLING = [10.0, 7.0, 5.0, 3.5, 2.5]
 
 
 def maps_of(latents: list[Tensor], x0: Tensor) -> list[Tensor]:
-    pairs = zip(FALLING, FALLING[1:], strict=False)
+    pairs = pairwise(FALLING)
     return [solve_map(latents[i], x0, latents[i + 1], *pair) for i, pair in enumerate(pairs)]
 
 
@@ -137,9 +153,9 @@ def correlation(a: Tensor, b: Tensor) -> float:
 def test_maps_have_more_variance_than_native_ones_and_neighbours_are_opposed():
     x0 = randn(*MANY, seed=2).double()
     ours, native = (maps_of(make(x0), x0) for make in (independent, dependent))
-    for i, (level, after) in enumerate(zip(FALLING, FALLING[1:], strict=False)):
+    for i, (level, after) in enumerate(pairwise(FALLING)):
         expected = (level**2 + after**2) / (level**2 - after**2)
         assert float(ours[i].var()) == pytest.approx(expected, rel=0.03) and expected > 2.5
         assert float(native[i].var()) == pytest.approx(1.0, rel=0.03)
-    assert all(correlation(a, b) < -0.3 for a, b in zip(ours, ours[1:], strict=False))
-    assert all(abs(correlation(a, b)) < 0.03 for a, b in zip(native, native[1:], strict=False))
+    assert all(correlation(a, b) < -0.3 for a, b in pairwise(ours))
+    assert all(abs(correlation(a, b)) < 0.03 for a, b in pairwise(native))
