@@ -27,6 +27,7 @@ from torch import Tensor
 LayerKind: TypeAlias = Literal["self", "cross", "joint"]
 Reads: TypeAlias = Mapping[str, frozenset[str]]
 """For each branch that a control changes, the other branches that it reads."""
+UncondReads: TypeAlias = Literal["uncond", "cond", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -151,14 +152,16 @@ class Control:
         whose `outputs` it gives.
     replaces_text: whether its outputs use another text than the layer was given, so that no other
         node may change that text inside the layer.
-    reads_cond: whether both halves of guidance read the conditional rows of other branches, by
-        routes and features. The host then runs these rows first. Otherwise each half reads its own.
+    uncond_reads: which rows of other branches the unconditional half of guidance reads, by routes
+        and features. The conditional half reads conditional rows. Where the unconditional one does
+        too, the host runs these rows first; where it reads nothing, the host may leave out
+        unconditional rows of other branches.
     """
 
     reads: Reads = {}
     kinds: frozenset[LayerKind] = frozenset()
     replaces_text: bool = False
-    reads_cond: bool = False
+    uncond_reads: UncondReads = "uncond"
 
     def is_active(self, step: Step) -> bool:
         """Whether the control may read other branches at a step."""

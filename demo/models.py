@@ -44,6 +44,7 @@ PREVIEW_FACTORS = [
     [0.0545, -0.1444, -0.0129],
 ]
 PREVIEW_BIAS = [0.1376, 0.1113, 0.1134]
+END_OF_TEXT = 49407  # in the vocabulary of CLIP
 
 
 def load_demo_model(lcm_lora: bool = False) -> "tuple[ModelPatcher, CLIP, VAE]":
@@ -166,7 +167,7 @@ def new_text_model() -> nn.Module:
         **CLIP_CONFIG,
         "hidden_act": "quick_gelu",
         "max_position_embeddings": 77,
-        "eos_token_id": 49407,
+        "eos_token_id": END_OF_TEXT,
     }
     model = CLIPTextModel_(config, torch.float32, "cpu", _TorchLayers)
     nn.init.normal_(model.embeddings.position_embedding.weight, std=0.1)

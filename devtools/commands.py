@@ -26,12 +26,15 @@ KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 BENCHMARKS = {
     "scenes": "bench.scenes",
     "speed": "bench.speed",
+    "inversions": "bench.inversions",
     "dataset": "bench.make_dataset",
     "run": "bench.runner",
     "demo": "bench.demo_bench",
     "tables": "bench.tables",
     "reliability": "bench.reliability",
 }
+IN_ONE_PROCESS = ("speed", "inversions")
+"""Benchmarks without a server, which read their own arguments."""
 
 
 def job_arguments(command: str, rest: Sequence[str]) -> argparse.Namespace:
@@ -79,7 +82,7 @@ def command_serve(args: argparse.Namespace, rest: list[str]) -> int:
 
 def command_bench(args: argparse.Namespace, rest: list[str]) -> int:
     module = BENCHMARKS[args.name]
-    if args.name == "speed":
+    if args.name in IN_ONE_PROCESS:
         host = find_host(args.comfyui)
         return run_module(host.python, {**host.environ(), **KEPT_MEMORY}, module, rest)
     asked = job_arguments(f"bench {args.name}", rest)
@@ -119,6 +122,8 @@ def own_options(command: str) -> argparse.ArgumentParser:
         own.add_argument("--port", type=int, metavar="N", help="of the server (default: free)")
     if command == "serve":
         own.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    if command == "test":
+        own.add_argument("--ci", action="store_true", help="also what CI adds, the marker ci")
     return own
 
 
@@ -148,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         commands,
         "test",
-        "run the tests (all but gpu, weights, fullsize, reference); further options go to pytest",
+        "run the usual tests, or with further options those that pytest selects by them",
     )
     add(commands, "check", "format, lint, types, fast tests; further options go to pytest")
     bench = add(commands, "bench", "run a benchmark, for example `bench speed --out speed.json`")
@@ -159,6 +164,7 @@ def parser() -> argparse.ArgumentParser:
     add(names, "tables", "the paper's ablations on the demo world", job=True)
     add(names, "scenes", "how often both objects of a demo scene come out right", job=True)
     add(names, "speed", "cost beside plain sampling; further options go to bench/speed/")
+    add(names, "inversions", "how well each inversion gives demo scenes back")
     add(names, "reliability", "hostile inputs, interrupts, many edits, killed programs", job=True)
     add(commands, "train-demo", "train the demo model; further options go to demo/train.py")
     add(commands, "locales", "bring locales/ in line with the nodes, and list what to translate")

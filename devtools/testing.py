@@ -30,20 +30,27 @@ def run_pytest(host: Host, markers: str, rest: Sequence[str], processes: int = 1
     need_tools(host, ["pytest", "diffusers", "torchmetrics"])
     command, environ = [str(host.python), "-m", "pytest", "-m", markers, *rest], host.environ()
     if processes > 1:
-        command += ["-n", str(processes), "--dist", "loadfile"]
+        command += ["-n", str(processes), "--dist", "loadfile", "--no-loadscope-reorder"]
         environ = {"OMP_NUM_THREADS": "1", **environ}
     return subprocess.run(command, cwd=ROOT, env=environ).returncode
 
 
+LEFT_OUT = ("gpu", "weights", "fullsize", "reference")
+"""Markers of tests that neither a usual run nor CI has."""
+
+
 def command_test(args: argparse.Namespace, rest: list[str]) -> int:
-    """All tests, in as many processes as there are cores, at most 4; each process has servers of
-    its own. With further options, all in one process, with these options for pytest."""
+    """The usual tests, in as many processes as there are cores, at most 4; each process has servers
+    of its own. With --ci also the wider matrix of settings. With further options, all of them in
+    one process, with these options for pytest."""
     host = find_host(args.comfyui)
-    usual = "not gpu and not weights and not fullsize and not reference"
+    markers = " and ".join(
+        f"not {name}" for name in (*LEFT_OUT, *(() if args.ci or rest else ("ci",)))
+    )
     processes = min(os.cpu_count() or 1, 4)
     if rest or processes == 1 or missing_modules(host.python, ["xdist"]):
-        return run_pytest(host, usual, rest)
-    return run_pytest(host, usual, rest, processes)
+        return run_pytest(host, markers, rest)
+    return run_pytest(host, markers, rest, processes)
 
 
 def command_check(args: argparse.Namespace, rest: list[str]) -> int:

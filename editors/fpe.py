@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..attention.control import Control, Layer, Reads, Route, Step, first_step
+from ..attention.control import Control, Layer, Reads, Route, Step, UncondReads, first_step
 from .editor import SOURCE, TARGET, Editor, Start, share_setting
 from .inverted import (
     InvertedSettings,
@@ -41,6 +41,7 @@ class FPEControl(Control):
     """The source's self-attention maps for the target."""
 
     reads: Reads = {"target": frozenset(("source",))}
+    uncond_reads: UncondReads = "nothing"
 
     def __init__(self, settings: FPESettings) -> None:
         self._settings = settings

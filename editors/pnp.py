@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..attention.control import Control, Layer, Reads, Route, Step, first_step
+from ..attention.control import Control, Layer, Reads, Route, Step, UncondReads, first_step
 from .editor import SOURCE, TARGET, Editor, Start, guidance_setting, share_setting
 from .inverted import SOURCE_GUIDANCE, InvertedSettings, inversion_setting, plan_inversion
 
@@ -52,7 +52,7 @@ class PnPControl(Control):
         self._self_share = settings.self_share
         self._feature_share = settings.feature_share
         self._share = max(self._self_share, self._feature_share)
-        self.reads_cond: bool = self._share > 0
+        self.uncond_reads: UncondReads = "cond" if self._share > 0 else "uncond"
 
     def is_active(self, step: Step) -> bool:
         return is_within(self._share, step)

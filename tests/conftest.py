@@ -18,6 +18,9 @@ NEED_COMFYUI = (
     "server",
     "workflows",
 )  # folders whose tests import ComfyUI
+LONGEST_FIRST = ("server", "browser", "bench", "oracle")
+"""Folders whose files take longest. Processes that share the files take them first, so that none
+of them is alone with a long one in the end."""
 LAST_LINE = pytest.StashKey[str]()
 
 
@@ -80,6 +83,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in reasons.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    items.sort(key=place_in_run)
+
+
+def place_in_run(item: pytest.Item) -> int:
+    folder = item.path.parent.name
+    known = folder in LONGEST_FIRST
+    return LONGEST_FIRST.index(folder) if known else len(LONGEST_FIRST)
 
 
 @pytest.fixture(scope="session")

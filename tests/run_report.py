@@ -19,6 +19,7 @@ CURES = {  # by marker of a skipped test
     "weights": "let ALE_EDIT_WEIGHTS name a folder of checkpoints",
 }
 COSTS = {  # of what the usual run leaves out
+    "ci": "a quarter of an hour; `dev.py test --ci` runs all of it, as CI does",
     "fullsize": "10 GB of memory",
     "gpu": "a CUDA device",
     "reference": "5 GB of disk",

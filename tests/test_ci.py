@@ -56,7 +56,7 @@ def test_ci_gets_a_chromium_and_runs_the_tests_in_any_case(
         text=True,
     )
     assert done.returncode == 5, done.stderr  # that of the tests
-    assert (tmp_path / "calls").read_text().splitlines() == [*calls, "dev.py test -x"]
+    assert (tmp_path / "calls").read_text().splitlines() == [*calls, "dev.py test --ci -x"]
     assert all(part in done.stdout for part in said) and len(done.stdout.splitlines()) == len(said)
 
 

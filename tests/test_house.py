@@ -5,11 +5,13 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from ale_edit.devtools.pins import TOOLS, TORCH, UNLISTED
+from ale_edit.headless.pack import pack_version
 
 ROOT = Path(__file__).resolve().parent.parent
 PURE = ("prompts", "regions", "attention", "inversion")
@@ -44,6 +46,7 @@ PACK: dict[str, set[str]] = {
     "bench/judging.py": {"demo", "regions", "scoring"},
     "bench/demo_scenes.py": {"demo"},
     "bench/speed": {"host", "editors", "demo", *PURE},
+    "bench/inversions.py": {"host", "demo", "inversion"},
     "bench/reliability": {"headless", "devtools"},
     "bench/reliability/hostile_nodes": set(),
     "bench/options.py": set(),
@@ -91,6 +94,7 @@ OTHERS: dict[str, set[str]] = {
     "bench/weight_files.py": {"torch"},
     "bench/dask_workers.py": set(),
     "bench/speed": {"torch", "numpy", *COMFY},
+    "bench/inversions.py": {"torch", "comfy"},
     "bench/reliability": {"PIL", "psutil"},  # psutil comes with ComfyUI
     "bench/reliability/hostile_nodes": {"torch"},  # a server loads them as a pack of their own
     "bench/made_files.py": set(),
@@ -121,6 +125,12 @@ LATE: dict[str, set[str]] = {  # only inside a function
     "bench/dask_workers.py": {"distributed"},
     "dev.py": {"torch", "comfy"},
 }
+
+
+@cache
+def imports_of(file: str) -> list[tuple[str, bool]]:
+    """Of a file of the pack."""
+    return list(imports((ROOT / file).read_text(encoding="utf-8"), file))
 
 
 def imports(source: str, file: str) -> Iterator[tuple[str, bool]]:
@@ -267,7 +277,7 @@ def loads(file: str) -> set[str]:
     while todo:
         file = todo.pop()
         found.add(file)
-        for name, late in imports((ROOT / file).read_text(encoding="utf-8"), file):
+        for name, late in imports_of(file):
             path = name.lstrip(".").replace(".", "/")
             if name.startswith(".") and not late:
                 places = (
@@ -287,7 +297,7 @@ def test_dev_py_reads_arguments_before_there_is_any_environment():
 
 
 DEMO_FILES = (
-    *("nodes/demo.py", "bench/judging.py", "bench/demo_scenes.py"),
+    *("nodes/demo.py", "bench/judging.py", "bench/demo_scenes.py", "bench/inversions.py"),
     *(f"bench/speed/{name}.py" for name in ("command", "memory", "models", "whole")),
 )
 """The files outside demo/ that know its world: they make it known to nodes and benches, draw its
@@ -297,9 +307,7 @@ data, or measure on its model."""
 def test_the_demo_world_is_known_to_its_own_files_only():
     """Nor is it loaded with what edits, judges or measures by real models."""
     knowing = {
-        file
-        for file in pack_files()
-        if any(m.startswith(".demo") for m, _ in imports((ROOT / file).read_text("utf-8"), file))
+        file for file in pack_files() if any(m.startswith(".demo") for m, _ in imports_of(file))
     }
     assert {file for file in knowing if not file.startswith("demo/")} == set(DEMO_FILES)
     of_real_models = [
@@ -323,10 +331,11 @@ def test_no_file_stands_outside_the_plan():
 
 
 def test_all_files_that_name_the_version_name_the_same():
-    version = re.search(r'^version = "(.+)"$', read("pyproject.toml"), re.MULTILINE)
-    assert version and f"{version[1]}" in read("CHANGELOG.md").split("\n## ", 2)[1].splitlines()[0]
-    told = json.loads(read("web/version.json"))  # what a server answers (headless/client.py)
-    assert told == {"name": "ale-edit", "version": version[1]}
+    version = pack_version()  # of pyproject.toml
+    newest = read("CHANGELOG.md").split("\n## ", 2)[1].splitlines()[0]
+    assert re.fullmatch(re.escape(version) + r" - 20\d\d-\d\d-\d\d", newest)
+    answer = json.loads(read("web/version.json"))  # what a server answers (headless/client.py)
+    assert answer == {"name": "ale-edit", "version": version}
 
 
 def test_dev_py_and_the_constraints_pin_the_same_torch():

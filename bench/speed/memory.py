@@ -3,8 +3,8 @@ sampling of the same rows. The source branch is not kept for the next edit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 import torch
@@ -13,14 +13,16 @@ from torch.profiler import ProfilerActivity, profile
 
 from ...attention.control import Control
 from ...demo.world import demo_edits
-from ...editors import EDITORS
+from ...editors import EDITORS, p2p
 from ...editors.editor import Editor
 from ...host.editing import edit_image
 from ...host.sampling.virtual_inversion import virtual_inversion_sampler
 from ...prompts.edits import Edits, make_edit
+from ...regions.phrases import head_noun
 from .models import COUNTS, UNetShape, ale_model, guide, sample
 
 MEMORY_TARGET = 1.1
+EDITOR_SIZE = 64
 STEPS = 2  # the second has all that the first one left
 
 
@@ -77,28 +79,67 @@ def measure_memory(model: Any, shape: UNetShape) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class EditorCase:
+    """An editor with some of its settings. target: of its peak over plain; None with gradients."""
+
+    editor: Editor
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+    target: float | None = MEMORY_TARGET
+
+    @property
+    def name(self) -> str:
+        return f"{self.editor.name}{self.label}"
+
+
+def editor_cases() -> list[EditorCase]:
+    """Every editor by its defaults but that P2P has a local blend; and P2P on null-text
+    inversion."""
+    blended = {"blend_words": object_words()[0], "blend_start": 0.0}
+    cases = [
+        EditorCase(editor, blended, ", local blend", 1.5)
+        if editor is p2p.EDITOR
+        else EditorCase(editor)
+        for editor in EDITORS
+    ]
+    null_text = {"inversion_method": "null-text"}
+    return [*cases, EditorCase(p2p.EDITOR, null_text, ", null-text inversion", None)]
+
+
+def object_words() -> list[str]:
+    """The nouns of what is edited."""
+    return [head_noun(source) for source, _, _ in demo_edits(0)]
+
+
 def measure_editor_memory(demo: Any, size: int) -> dict[str, Any]:
     """The peak of the other editors over plain sampling of their rows, on the demo model.
 
     demo: its model, CLIP and VAE.
     """
     found = {}
-    for editor in EDITORS:
-        plain, ours = (
-            find_peak(lambda by=by: edit_once(by, demo, size, STEPS))
-            for by in (replace(editor, make_control=lambda *_: Control()), editor)
-        )
-        found[editor.name] = {"plain_bytes": plain, "over_plain": round(ours / plain, 4)}
+    for case in editor_cases():
+        plain = replace(case.editor, make_control=lambda *_: Control())
+        plain_bytes = find_peak(lambda by=plain: edit_once(by, demo, size, STEPS))
+        ours = find_peak(lambda by=case: edit_once(by.editor, demo, size, STEPS, **by.settings))
+        found[case.name] = {
+            "plain_bytes": plain_bytes,
+            "over_plain": round(ours / plain_bytes, 4),
+            "target": case.target,
+        }
     return found
 
 
-def edit_once(editor: Editor, demo: Any, size: int, steps: int) -> Tensor:
-    """An edit of two objects of a blank image, both halves of guidance in every branch."""
+def edit_once(editor: Editor, demo: Any, size: int, steps: int, **changes: Any) -> Tensor:
+    """An edit of two objects of a blank image, both halves of guidance in every branch.
+
+    changes: settings beyond these.
+    """
     model, clip, _ = demo
     edits = Edits(tuple(make_edit(source, target, None) for source, target, _ in demo_edits(0)))
     given = {"steps": steps, "source_guidance": 1.5, "target_guidance": 2.0}
     known = {field.name for field in fields(editor.settings)}
-    settings = editor.settings(**{name: given[name] for name in given.keys() & known})
+    settings = editor.settings(**{name: given[name] for name in given.keys() & known}, **changes)
     image = torch.zeros(1, 8 * size, 8 * size, 3)
     return edit_image(
         editor, settings, model, clip, cast("Any", NoVAE()), image, edits, 0, reuses_source=False

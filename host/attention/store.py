@@ -116,7 +116,7 @@ def kinds_read(control: Control, running: frozenset[str]) -> frozenset[str]:
 def half_read(control: Control, half: Half) -> Half:
     """The half of guidance of other branches that a control's routes and features of `half`
     read."""
-    return COND if control.reads_cond else half
+    return COND if control.uncond_reads == "cond" else half
 
 
 def keys_read(

@@ -36,7 +36,7 @@ def is_any_read(readers: Sequence[str], read: frozenset[str], model_options: Opt
     return any(
         control.reads.get(name, frozenset()) & read
         for control in running_controls(options)
-        if control.is_active(step) and not control.reads_cond
+        if control.is_active(step) and control.uncond_reads == "uncond"
         for name in readers
     )
 
@@ -44,4 +44,4 @@ def is_any_read(readers: Sequence[str], read: frozenset[str], model_options: Opt
 def runs_cond_first(model_options: Options) -> bool:
     """Whether both halves of guidance read conditional rows of other branches in this run."""
     options = model_options["transformer_options"]
-    return any(control.reads_cond for control in running_controls(options))
+    return any(control.uncond_reads == "cond" for control in running_controls(options))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-pytestmark = pytest.mark.comfy
+pytestmark = [pytest.mark.comfy, pytest.mark.ci]
 STEPS, POSITIONS = 15, 32 * 32
 ROWS = {"infedit": 6 * STEPS, "masactrl": 4 * STEPS}
 ROWS |= {"p2p": 5 * STEPS, "fpe": 5 * STEPS, "pnp": 4 * STEPS, "sdedit": 18}
@@ -157,8 +157,11 @@ def test_the_peak_of_an_edit_is_printed_beside_that_of_plain_sampling(report: di
     for found in memory["shapes"]:
         assert found["plain_bytes"] > 0
         assert all(0.5 < found[f"k{k}_over_plain"] < 10 for k in (1, 3, 10))
-    for name in ROWS:
-        assert 0.5 < memory["editors"][name]["over_plain"] < 10
+    found = memory["editors"]["found"]
+    assert {name.partition(",")[0] for name in found} == ROWS.keys()
+    gradients = found.pop("p2p, null-text inversion")
+    assert gradients["target"] is None and gradients["over_plain"] > 1
+    assert all(0.5 < editor["over_plain"] < 10 and editor["target"] for editor in found.values())
 
 
 def test_the_other_editors_take_no_more_rows_than_published(report: dict[str, Any]):

@@ -147,6 +147,7 @@ def test_a_few_steps_lower_the_loss(tmp_path):
         assert float(finder_loss(net, *batch)) < 0.85 * before
 
 
+@pytest.mark.ci
 def test_its_masks_are_those_of_scenes_that_it_never_saw():
     scenes = [make_scene(CHECK_SEEDS[i], 1 + i % 4, triples="all") for i in range(500)]
     images, masks = render_batch(scenes)
@@ -159,6 +160,7 @@ def plural(shape: str) -> str:
     return {"box": "boxes", "cross": "crosses"}.get(shape, f"{shape}s")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["shape and color", "shape", "plural and color"])
 def test_its_words_find_every_object_of_scenes_that_it_never_saw(kind):
     """As many as before the detectors' second query lost its step by the noun's singular."""

@@ -62,6 +62,7 @@ def test_core_nodes_act_on_each_branch_as_on_a_stock_run(model, clip, name):
     assert relative_error(made, edit(guide(model, clip, guidance=guidance), latent)) > 1e-2
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", sorted(CORE.keys() - {"APG"}))
 def test_core_nodes_leave_a_branch_at_guidance_1_as_a_stock_run_does(model, clip, name):
     """A stock run at guidance 1 gives guidance patches zeros for the unconditional prediction,
@@ -72,6 +73,7 @@ def test_core_nodes_leave_a_branch_at_guidance_1_as_a_stock_run_does(model, clip
     assert relative_error(made, expected) < 2e-4
 
 
+@pytest.mark.ci
 @every_core_node
 def test_core_nodes_run_beside_all_of_ours_in_either_order(model, clip, name):
     node, latent = CORE[name], source_latent(2)

@@ -149,6 +149,7 @@ def test_an_attention_that_the_user_selected_is_used_and_changes_nothing_else(mo
         assert len(calls) > 4 * 20
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_a_compiled_model_gives_the_same_edit_in_either_order(model, clip):
     """TorchCompileModel's own function; the eager backend traces all of our patches."""

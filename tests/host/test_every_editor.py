@@ -248,6 +248,19 @@ def test_rows_at_the_papers_steps(model, clip, monkeypatch, editor):
     assert sum(rows) == ROWS[editor.name]
 
 
+@pytest.mark.parametrize(("least_split", "rows"), [(math.inf, 60), (0, 45)])
+def test_fpe_leaves_out_the_sources_unconditional_row_while_nobody_guides_or_reads_it(
+    model, clip, monkeypatch, least_split, rows
+):
+    """Its control acts in the conditional half. The split calls of a step are 2 rows and 1."""
+    monkeypatch.setattr(branch_guider, "LEAST_SPLIT_POSITIONS", least_split)
+    found = rows_of(monkeypatch, model)
+    settings = replace(SETTINGS["fpe"], steps=15)
+    edit(guide_by(fpe.EDITOR, model, clip, settings, reuses_source=False), steps=15)
+    assert sum(found) == rows
+
+
+@pytest.mark.ci
 @every_editor
 def test_rows_of_a_whole_edit_with_the_papers_settings(model, clip, monkeypatch, editor):
     rows = rows_of(monkeypatch, model)

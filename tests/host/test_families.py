@@ -110,6 +110,7 @@ def test_strength_0_is_the_unpatched_model_bit_for_bit(family):
     assert torch.equal(edit(guide(off)), edit(guide(family)))
 
 
+@pytest.mark.ci
 def test_equal_prompts_and_guidance_return_the_source_latent(family):
     latent, text = source_latent(), conditioning(TARGET, **OFF)
     made = edit(guide(patched(family), (2.0, 2.0), text, text), latent, steps=15)
@@ -178,6 +179,7 @@ def test_one_object_under_a_mask_of_ones_is_plain_attention_with_its_embedding(f
 # -- symmetries ------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_the_order_of_the_objects_changes_nothing(family):
     """On grids of 2x2 cells and more: on one cell, two objects cannot both have their own."""
     ore, masks, latent = random_ore(2, TARGET), two_boxes(128, 128), source_latent(1, 16, 16)
@@ -197,6 +199,7 @@ def test_the_order_of_the_objects_changes_nothing(family):
     assert relative_error(run(ore, masks[::-1]), expected) > 1e-3
 
 
+@pytest.mark.ci
 def test_item_j_of_a_batch_is_the_single_edit_at_seed_plus_j(family):
     batch, chain = source_latent(2), patched(family)
     made = edit(guide(chain), batch, seed=7, steps=3)
@@ -206,6 +209,7 @@ def test_item_j_of_a_batch_is_the_single_edit_at_seed_plus_j(family):
     assert relative_error(made[1:], edit(guide(chain), batch[1:], seed=7, steps=3)) > 1e-2
 
 
+@pytest.mark.ci
 def test_short_of_memory_gives_the_same_edit(family, monkeypatch):
     """ComfyUI then runs one conditioning a call."""
     chain, latent, made = patched(family), source_latent(2), []
@@ -217,6 +221,7 @@ def test_short_of_memory_gives_the_same_edit(family, monkeypatch):
     assert relative_error(made[0], expected) < 1e-4
 
 
+@pytest.mark.ci
 def test_an_edit_that_reuses_the_source_branch_is_the_same_edit(family, monkeypatch):
     chain, latent, counted = patched(family), source_latent(2), Counted(monkeypatch, family)
 

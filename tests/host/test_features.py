@@ -36,7 +36,7 @@ class ByFeature(Control):
 class ByCondFeature(ByFeature):
     """Those of the conditional half for both."""
 
-    reads_cond = True
+    uncond_reads = "cond"
 
 
 class Failing(ByFeature):
@@ -103,6 +103,7 @@ def test_a_hook_of_another_node_acts_before_ours_and_stays(model, clip):
     assert relative_error(made, expected) > 0.01
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["FreeU_V2", "PAG", "SAG", "APG", "HyperTile"])
 def test_patches_of_other_nodes_act_whatever_the_order(model, clip, name):
     def controlled(model: Any) -> Any:

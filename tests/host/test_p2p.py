@@ -56,6 +56,7 @@ def test_a_factor_of_one_and_a_blend_of_everything_change_nothing(model, clip):
     assert relative_error(edit(model, clip, everywhere), expected) < 1e-5
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("height", "width"), [(48, 80), (72, 72), (48, 48), (9, 14)])
 def test_latents_of_any_size_are_edited(model, clip, height, width):
     """640x384, 576x576 and 384x384 pixels, and one that cannot be halved evenly."""

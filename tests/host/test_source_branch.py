@@ -73,6 +73,7 @@ def alone(guider: BranchGuider, *args: Any, **kwargs: Any) -> Tensor:
 # -- the same edit ---------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("variant", ["paper", "published code"])
 @pytest.mark.parametrize("schedule", [0.0, 0.5, 1.0])

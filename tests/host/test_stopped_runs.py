@@ -150,6 +150,7 @@ def stop(guider: Any, fuse: Fuse, error: type[Exception] = Failure) -> None:
         edit(guider, source_latent(2), noise_mask=MASK, callback=fuse.callback)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("step", range(STEPS))
 @pytest.mark.parametrize("place", PLACES)
 def test_a_patch_that_fails_at_any_step_leaves_nothing(model, clip, place, step):

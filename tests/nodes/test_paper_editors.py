@@ -150,6 +150,7 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
 }
 
 
+@pytest.mark.ci
 @every_editor
 def test_every_setting_changes_the_image(editor: Editor, edit: Edit) -> None:
     settings = [field.name for field in dataclasses.fields(editor.settings)]

@@ -49,6 +49,7 @@ def test_every_step_equals_the_oracles(script: str, blend: Settings):
     assert worst_error(INFEDIT, BATCH, replace(blend, script=script)) <= BOUND
 
 
+@pytest.mark.ci
 def test_every_step_equals_the_oracles_with_maps_of_a_coarser_grid():
     assert worst_error(INFEDIT, LARGE, replace(BLEND, steps=4)) <= BOUND
 
@@ -66,6 +67,7 @@ OTHERS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("changed", OTHERS, ids=str)
 def test_other_settings_equal_the_oracles(changed: dict[str, Any]):
     assert worst_error(INFEDIT, SMALL, replace(BLEND, **changed)) <= BOUND

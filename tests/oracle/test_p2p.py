@@ -66,6 +66,7 @@ def sampled(settings: Settings, **changed: Any) -> Settings:
     return replace(settings, sampling=replace(settings.sampling, **changed))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("scene", [LARGE, WIDE], ids=["large", "wide"])
 def test_every_step_equals_the_oracles_with_maps_of_a_coarser_grid(scene: Scene):
     assert worst_error(P2P, scene, sampled(BLEND, steps=4)) <= BOUND
@@ -92,6 +93,7 @@ OTHERS = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("settings", OTHERS, ids=str)
 def test_other_settings_equal_the_oracles(settings: Settings):
     assert worst_error(P2P, SMALL, settings) <= BOUND

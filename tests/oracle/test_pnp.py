@@ -79,7 +79,7 @@ def test_shares_0_are_the_plain_edit_bit_for_bit():
 def reading_own_half(right: Any) -> Any:
     def wrong(self: Any, settings: Any) -> None:
         right(self, settings)
-        self.reads_cond = False
+        self.uncond_reads = "uncond"
 
     return wrong
 

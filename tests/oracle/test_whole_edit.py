@@ -34,6 +34,7 @@ def test_every_step_equals_the_oracles(name, variant):
     assert max(found) <= BOUND, figures
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("family", "variant"), [*((family, "paper") for family in FAMILIES), ("SDXL", "published code")]
 )
@@ -57,6 +58,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("changed", SETTINGS, ids=str)
 def test_other_settings_equal_the_oracles(changed, variant):

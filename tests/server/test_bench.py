@@ -56,6 +56,7 @@ def made_at(server) -> Counter[str]:
     return Counter(entry["prompt"][3]["ale_edit"] for entry in history.values())
 
 
+@pytest.mark.ci
 def test_the_smoke_part_makes_every_edit_and_a_report(server, tmp_path, capsys):
     start = time.monotonic()
     assert main(argv(server, tmp_path, SMOKE)) == 0
@@ -75,6 +76,7 @@ def test_the_smoke_part_makes_every_edit_and_a_report(server, tmp_path, capsys):
         assert "ALE-Edit (all)" in (tmp_path / f"demo.{kind}").read_text(encoding="utf-8")
 
 
+@pytest.mark.ci
 def test_every_editor_runs_beside_ale_and_the_report_compares_them(server, tmp_path, capsys):
     names = ["ale", *(name for editor in EDITORS for name in (editor.name, f"{editor.name}-paper"))]
     options = ["--edits", "1", "--out", str(tmp_path), "--server", server.url]

@@ -33,7 +33,7 @@ from ale_edit.headless.workers import local_workers
 from ale_edit.tests.bench.samples import ale_sample, pie_sample
 from ale_edit.tests.server.conftest import new_server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ci]
 METHODS = ("naive", "ale")
 RECHECK_S = 1.0
 

@@ -15,7 +15,7 @@ from ale_edit.headless.pictures import as_png
 from ale_edit.tests.bench.samples import ale_sample, pie_sample
 from ale_edit.tests.documents import ROOT, RUN
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ci]
 ADDRESSES = ("http://127.0.0.1:8188", "ADDRESS")
 
 

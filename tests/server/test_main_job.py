@@ -73,6 +73,7 @@ def test_a_persons_own_image_and_masks_are_edited(server, tmp_path, count):
     check_scores(json.loads((out / "scores.json").read_text()), count, judged=False)
 
 
+@pytest.mark.ci
 def test_an_unknown_checkpoint_is_one_sentence_and_leaves_nothing_behind(tmp_path):
     command = [sys.executable, str(ROOT / "dev.py"), "demo", "--checkpoint", "nope.safetensors"]
     done = subprocess.run(
@@ -101,6 +102,7 @@ def test_an_error_of_a_node_is_the_persons_and_that_of_its_server_is_not(server,
     assert main([*argv, "--server", "http://127.0.0.1:1"]) == SERVER_FAILED
 
 
+@pytest.mark.ci
 def test_a_server_that_dies_during_the_job_is_an_error(tmp_path):
     from ale_edit.tests.server.conftest import new_server
 

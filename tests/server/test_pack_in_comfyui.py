@@ -177,7 +177,12 @@ def load_workflow(name: str) -> Workflow:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [name for name in NAMES if name not in NEED_CHECKPOINT + NEED_FILES]
+    "name",
+    [
+        pytest.param(name, marks=() if name in GALLERY else pytest.mark.ci)
+        for name in NAMES
+        if name not in NEED_CHECKPOINT + NEED_FILES
+    ],
 )
 def test_every_workflow_of_the_demo_model_runs(name, with_client, run):
     if name in NEED_MINI_CLIP and not MINI_CLIP:

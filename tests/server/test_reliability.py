@@ -32,6 +32,7 @@ def quick(out: Path, *parts: str) -> tuple[int, dict[str, Any]]:
     return code, json.loads(out.read_text(encoding="utf-8"))
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_a_little_of_every_part_finds_no_fault(tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "reliability.json"
@@ -49,6 +50,7 @@ def test_a_little_of_every_part_finds_no_fault(tmp_path: Path, capsys: Any) -> N
     assert (tmp_path / "reliability.md").read_text(encoding="utf-8").strip() in shown
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_a_bench_killed_once_finds_no_fault(tmp_path: Path, capsys: Any) -> None:
     code, report = quick(tmp_path / "reliability.json", "bench-kills")

@@ -54,6 +54,13 @@ def test_each_workflow_has_both_forms() -> None:
     assert len({*NAMES}) == len(NAMES)
 
 
+@every_workflow
+def test_the_picture_of_a_workflow_is_a_small_square(name: str) -> None:
+    with Image.open(picture_path(name)) as picture:
+        assert picture.format == "JPEG" and picture.size == (600, 600)
+    assert picture_path(name).stat().st_size < 100_000
+
+
 def test_the_gallery_is_for_tasks_and_single_nodes_have_a_folder_of_their_own() -> None:
     own = {own_workflow(node_id) for node_id in our_nodes()}
     assert own - {*OF_NODES} == {"ale_edit_one_node", "text_to_regions"}
