@@ -21,7 +21,12 @@ from ..editors.editor import (
     S,
     SamplingPlan,
 )
-from ..inversion.stored import Inversion, require_same_prompt, require_same_schedule
+from ..inversion.stored import (
+    REPLAYED,
+    Inversion,
+    require_same_prompt,
+    require_same_schedule,
+)
 from ..prompts.edits import Edits
 from ..regions.paste import restore_size
 from ..regions.regions import Regions
@@ -87,8 +92,8 @@ class OpenEdit:
     """An edit that is ready to sample.
 
     prompts: the CONDITIONING of each text. text: that the image is inverted with. negative,
-        guidance: of the source branch, which null-text inversion needs. inversion: that it starts
-        from, where there is one already.
+        guidance: of the source branch, which null-text and edit-friendly inversion need. inversion:
+        that it starts from, where there is one already.
     """
 
     guider: BranchGuider
@@ -138,6 +143,7 @@ class OpenEdit:
             negative=self.negative,
             guidance=self.guidance,
             convention=plan.convention,
+            seed=seed,
         )
         return inversion_sampler(inversion)
 
@@ -199,7 +205,7 @@ def open_edit(
 
     def branch(own: BranchPlan) -> Branch:
         guidance = getattr(settings, own.guidance)
-        is_known = own.name == SOURCE.name and plan.start == "direct"
+        is_known = own.name == SOURCE.name and plan.start in REPLAYED
         return Branch(own.name, texts[own.text], 1.0 if is_known else guidance)
 
     branches = [branch(own) for own in editor.branches(settings)]

@@ -24,6 +24,7 @@ SHOWN = {
     "demo_detector_loader": ("Regions", "Object masks"),
     "demo_model_loader": ("Generated image",),
     "demo_scene": ("Image", "Masks"),
+    "edit_friendly_inversion": ("Source", "Edited image"),
     "edit_list": ("Regions", "Edited image"),
     "edit_object": ("Source", "Edited image"),
     "fpe": ("Source", "Edited image"),

@@ -180,6 +180,13 @@ NEED_MINI_CLIP = [
 """Those that need the demo world's mini CLIP."""
 
 
+FURTHER = {
+    "ALEInvertImage": ("edit_friendly_inversion",),
+    "ALESampleFromInversion": ("edit_friendly_inversion",),
+}
+"""Workflows of a node's choices, beside its own."""
+
+
 def own_workflow(node_id: str) -> str:
     """The small workflow that is about this node."""
     if node_id == "ALEEdit":
