@@ -36,6 +36,7 @@ from .comfy_types import Conditioning
 from .inverting.methods import invert_by
 from .inverting.sampler import inversion_sampler, noise_sampler
 from .messages import name_node, tell
+from .regions import regions_from_inputs
 from .sampling.branch_guider import BranchGuider
 from .sampling.branch_inputs import Branch
 from .sampling.branch_sampler import BranchSampler
@@ -61,18 +62,22 @@ def edit_image(
     edits: Edits,
     seed: int,
     *,
-    regions: Regions | None = None,
+    masks: Mapping[str, Tensor] | None = None,
     negative: Conditioning | None = None,
     reuses_source: bool = True,
     inversion: Inversion | None = None,
 ) -> Tensor:
     """Edit a batch of images (B, H, W, 3 or 4) in [0, 1]: (B, H, W, 3), at exactly the same size.
 
-    negative: CONDITIONING that all branches share; the editor's own prompt if None. reuses_source:
+    masks: those of the editor's mask inputs (Editor.masks) that are connected, one or one for each
+        image. negative: CONDITIONING that all branches share; the editor's own prompt if None.
+        reuses_source:
         take the source branch from the last edit where it is the same. inversion: of this image,
         in place of the one that the editor makes.
     """
     require_size(image, model, editor.title)
+    height, width = image.shape[1:3]
+    regions = regions_from_inputs(masks or {}, (height, width), len(image), editor.title)
     edit = open_edit(
         editor, settings, model, clip, edits,
         regions=regions, negative=negative, reuses_source=reuses_source, inversion=inversion,
@@ -168,6 +173,7 @@ def open_edit(
         self_layers=len(self_attention_layers(model.get_model_object("diffusion_model"))),
         variant=edits.settings.variant,
         regions=regions,
+        cell=pixels_per_cell(model),
     )
 
     target, words = prompts["target"]

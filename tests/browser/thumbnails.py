@@ -20,6 +20,7 @@ SHOWN = {
     "ale_edit_one_node": ("Source", "Edited image"),
     "background_blending": ("Source", "Edited image"),
     "compare": ("All three",),
+    "compare_editors": ("All editors",),
     "demo_detector_loader": ("Regions", "Object masks"),
     "demo_model_loader": ("Generated image",),
     "demo_scene": ("Image", "Masks"),
