@@ -24,7 +24,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from torch import Tensor
 
-LayerKind: TypeAlias = Literal["self", "cross", "joint"]
+LayerKind: TypeAlias = Literal["self", "cross"]
 Reads: TypeAlias = Mapping[str, frozenset[str]]
 """For each branch that a control changes, the other branches that it reads."""
 UncondReads: TypeAlias = Literal["uncond", "cond", "nothing"]
@@ -37,7 +37,6 @@ class Layer:
     block: ComfyUI's name, ("input" | "middle" | "output", block, transformer) on a UNet.
     ordinal: 0-based position among the `count` layers of its kind, in the order in which they run.
     grid: (h, w) of the image cells. latent: (h, w) of the whole latent.
-    text, image: where they stand in the sequence of a joint layer.
     stage: 0-based position of its block among those of the input, the middle or the output that
         have such layers. On SD 1.5, output blocks 3 to 11 are stages 0 to 8.
     """
@@ -48,8 +47,6 @@ class Layer:
     count: int
     grid: tuple[int, int]
     latent: tuple[int, int]
-    text: slice | None = None
-    image: slice | None = None
     stage: int = 0
 
     @property

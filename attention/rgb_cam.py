@@ -101,8 +101,8 @@ class JoinedText:
     bias: Tensor
 
 
-def joined_text(text: LayerText) -> JoinedText:
-    """The regions of one layer, prepared for joined_cross_attention; in the order of their first
+def join_text(text: LayerText) -> JoinedText:
+    """The regions of one layer, prepared for attend_joined; in the order of their first
     positions, so that the order of the objects changes no rounding."""
     regions = sorted(text.regions, key=lambda region: region.positions[:1].tolist())
     keys = torch.cat([region.keys for region in regions], dim=1)
@@ -115,7 +115,7 @@ def joined_text(text: LayerText) -> JoinedText:
     return JoinedText(keys, torch.cat([region.values for region in regions], dim=1), bias)
 
 
-def joined_cross_attention(q: Tensor, text: JoinedText, attention: MaskedAttention) -> Tensor:
+def attend_joined(q: Tensor, text: JoinedText, attention: MaskedAttention) -> Tensor:
     """The same as region_cross_attention in one call of up to K+1 times the operations: faster
     where so few positions are grouped that the calls take longer than the computing."""
     keys, values = (t.expand(q.shape[0], -1, -1) for t in (text.keys, text.values))

@@ -6,12 +6,12 @@ some objects of one image. Their order matters: every beginning of the list is t
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from PIL import Image, ImageDraw
-from pydantic import StrictInt
+from pydantic import Field, StrictInt, TypeAdapter
 
 from ..headless.masks import WHOLE, is_whole, read_mask
 from ..headless.pictures import as_png, write_whole
@@ -54,11 +54,12 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class ObjectEdit:
-    """What object number `object` becomes; asked: attributes a judge must then find."""
+    """What an object of the image, by its number, becomes; asked: attributes a judge must then
+    find."""
 
     __pydantic_config__ = EXACT
 
-    object: StrictInt
+    number: Annotated[StrictInt, Field(alias="object")]
     source: str
     target: str
     asked: Attributes = field(default_factory=dict)
@@ -67,7 +68,7 @@ class ObjectEdit:
 
 @dataclass(frozen=True)
 class ImageEdit:
-    """One edit of some objects of an image at once; type is one of Self-Attention Injection's.
+    """One edit of some objects of an image at once; edit_type: one of Self-Attention Injection's.
 
     source_prompt, target_prompt: sentences that hold the phrases; else phrases are joined by "and".
     category: the kind under which a report counts it, where that is not the type.
@@ -75,9 +76,9 @@ class ImageEdit:
 
     __pydantic_config__ = EXACT
 
-    id: str
+    name: Annotated[str, Field(alias="id")]
     image: str
-    type: str
+    edit_type: Annotated[str, Field(alias="type")]
     seed: StrictInt
     objects: tuple[ObjectEdit, ...]
     source_prompt: str = ""
@@ -86,7 +87,7 @@ class ImageEdit:
 
     @property
     def kind(self) -> str:
-        return self.category or self.type
+        return self.category or self.edit_type
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Dataset:
         objects = self.images[image].objects
         return [read_mask(self.folder / o.mask, lambda _text: None) for o in objects]
 
-    def scored_masks(self, image: str) -> list[Image.Image]:
+    def frame_masks(self, image: str) -> list[Image.Image]:
         """The masks as scores take them: with the image's frame."""
         masks, frame = self.masks(image), self.images[image].frame
         for mask in masks if frame else ():
@@ -122,7 +123,7 @@ class DatasetFile:
 
     __pydantic_config__ = EXACT
 
-    format: str
+    file_format: Annotated[str, Field(alias="format")]
     name: str
     about: dict[str, Any]
     images: dict[str, SourceImage]
@@ -136,9 +137,8 @@ def write_dataset(
 
     is_new: ValueError, before anything is written, where the folder holds anything else.
     """
-    content = asdict(
-        DatasetFile(FORMAT, dataset.name, dataset.about, dataset.images, dataset.edits)
-    )
+    whole = DatasetFile(FORMAT, dataset.name, dataset.about, dataset.images, dataset.edits)
+    content = TypeAdapter(DatasetFile).dump_python(whole, by_alias=True)
     written = {
         name: file if isinstance(file, bytes) else as_png(file) for name, file in files.items()
     }
@@ -192,26 +192,26 @@ def _names_a_file(text: str) -> bool:
 def _check_edits(dataset: Dataset) -> None:
     path, seen = dataset.folder / FILE, set[str]()
     for edit in dataset.edits:
-        place = f"{path}, edit {edit.id!r}"
-        if edit.id in seen:
+        place = f"{path}, edit {edit.name!r}"
+        if edit.name in seen:
             raise ValueError(f"{place}: another edit has this id. Change one of them.")
-        if not _names_a_file(edit.id):
+        if not _names_a_file(edit.name):
             raise ValueError(
                 f"{place}: an image of this name is written, and no file can have it. Change the "
                 "id; leave out slashes."
             )
-        seen.add(edit.id)
+        seen.add(edit.name)
         if edit.image not in dataset.images:
             raise ValueError(
                 f"{place}: there is no image {edit.image!r}. Add it, or correct it; there are "
                 f"{list_some(dataset.images)}."
             )
-        if edit.type not in EDIT_TYPES:
+        if edit.edit_type not in EDIT_TYPES:
             raise ValueError(
-                f"{place}: there is no type {edit.type!r}. Use one of {', '.join(EDIT_TYPES)}."
+                f"{place}: there is no type {edit.edit_type!r}. Use one of {', '.join(EDIT_TYPES)}."
             )
         count = len(dataset.images[edit.image].objects)
-        numbers = [o.object for o in edit.objects]
+        numbers = [o.number for o in edit.objects]
         if not numbers or len(set(numbers)) < len(numbers) or not set(numbers) <= set(range(count)):
             raise ValueError(
                 f"{place}: it edits objects {numbers}, and its image has {count}. Name each object "
@@ -220,7 +220,7 @@ def _check_edits(dataset: Dataset) -> None:
 
 
 def _check_files(dataset: Dataset, tell: Callable[[str], None]) -> None:
-    several = {(e.image, o.object) for e in dataset.edits if len(e.objects) > 1 for o in e.objects}
+    several = {(e.image, o.number) for e in dataset.edits if len(e.objects) > 1 for o in e.objects}
     for name, image in dataset.images.items():
         size = _size(dataset.folder / image.file)
         for number, o in enumerate(image.objects):

@@ -174,5 +174,5 @@ def _tag_held_out(edit: ImageEdit, image: SourceImage) -> ImageEdit:
         new = is_held_out(becomes["object"], becomes["color"], becomes["material"])
         return (HELD_OUT,) if new else ()
 
-    objects = tuple(replace(o, tags=tags(o.object, o.asked)) for o in edit.objects)
+    objects = tuple(replace(o, tags=tags(o.number, o.asked)) for o in edit.objects)
     return replace(edit, objects=objects)

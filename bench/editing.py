@@ -25,7 +25,7 @@ from ..headless.edits import (
     Model,
     apply_own_settings,
     editor_workflow,
-    filled_workflow,
+    fill_workflow,
     result_title,
     settings_of,
     use_prompts,
@@ -60,12 +60,12 @@ class BenchTask:
 
     @property
     def name(self) -> str:
-        return f"{self.method.name}/{self.edit.id}"
+        return f"{self.method.name}/{self.edit.name}"
 
     @property
     def group(self) -> str:
         """Jobs of one edit share their pictures, and most of them a source branch."""
-        return self.edit.id
+        return self.edit.name
 
     @property
     def tag(self) -> str:
@@ -116,7 +116,7 @@ class Plan:
         self._check_settings(methods)
         self.tasks = [
             self._task(edit, method)
-            for edit in sorted(edits, key=lambda e: (e.image, e.type, e.id))
+            for edit in sorted(edits, key=lambda e: (e.image, e.edit_type, e.name))
             for method in sorted(methods, key=_reuse_order)
         ]
 
@@ -128,7 +128,7 @@ class Plan:
         weights = [own_model().weights_key(*method.parts)] if method.parts else []
         made_from = json.dumps([workflow.nodes, self._context, *weights], sort_keys=True)
         fingerprint = hashlib.sha256(made_from.encode()).hexdigest()
-        path = image_path(self.out, method.name, edit.id)
+        path = image_path(self.out, method.name, edit.name)
         return BenchTask(edit, method, path, fingerprint, partial(self._prepare, edit, method))
 
     def _load_pictures(self, image: str) -> tuple[Image.Image, list[Image.Image]]:
@@ -155,7 +155,7 @@ class Plan:
         picture, masks = self._pictures(edit.image)
         pictures = [picture]
         if takes_masks(method.editor):
-            pictures += method.masks([masks[o.object] for o in edit.objects], edit.seed)
+            pictures += method.masks([masks[o.number] for o in edit.objects], edit.seed)
         names = [upload_name(picture) for picture in pictures]
         workflow = self._fill_workflow(edit, method.editor, names)
         method.apply(workflow, [o.target for o in edit.objects])
@@ -167,8 +167,12 @@ class Plan:
         source, *masks = names
         if takes_masks(editor):
             triples = [(o.source, o.target, n) for o, n in zip(edit.objects, masks, strict=True)]
-            workflow = filled_workflow(
-                source, triples, seed=edit.seed, edit_type=edit.type, checkpoint=self._checkpoint
+            workflow = fill_workflow(
+                source,
+                triples,
+                seed=edit.seed,
+                edit_type=edit.edit_type,
+                checkpoint=self._checkpoint,
             )
         else:
             pairs = [(o.source, o.target) for o in edit.objects]
@@ -270,7 +274,7 @@ def check_servers(servers: Sequence[str], tasks: Sequence[BenchTask]) -> None:
     kinds: dict[Any, BenchTask] = {}
     for task in tasks:
         has_prompts = bool(task.edit.source_prompt or task.edit.target_prompt)
-        kinds.setdefault((task.method.name, task.edit.type, has_prompts), task)
+        kinds.setdefault((task.method.name, task.edit.edit_type, has_prompts), task)
     workflows = [task.prepare()[0] for task in kinds.values()]
 
     async def check(url: str) -> None:

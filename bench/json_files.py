@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 SHOWN = 20  # names in an error
@@ -139,13 +140,24 @@ def _name_kind(value: Any) -> str:
 
 
 def _names_of(kind: Any, keys: Sequence[int | str]) -> list[str]:
-    """The fields of the dataclass that stands under these keys of another one."""
+    """The keys of the dataclass that stands under these keys of another one."""
     for key in keys:
         if get_origin(kind) is Annotated:
             kind = get_args(kind)[0]
         inner = get_args(kind)
         if is_dataclass(kind):
-            kind = get_type_hints(kind, include_extras=True)[str(key)]
+            kind = _hints_by_key(kind)[str(key)]
         else:
             kind = inner[1] if get_origin(kind) is dict else inner[0]
-    return [field.name for field in fields(kind)]
+    return list(_hints_by_key(kind))
+
+
+def _hints_by_key(kind: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields by their keys in a file: their aliases, or their names."""
+    hints = get_type_hints(kind, include_extras=True)
+    found = {}
+    for field in fields(kind):
+        notes = getattr(hints[field.name], "__metadata__", ())
+        alias = next((note.alias for note in notes if isinstance(note, FieldInfo)), None)
+        found[alias or field.name] = hints[field.name]
+    return found

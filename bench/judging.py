@@ -46,10 +46,10 @@ def judge_objects(
     object was to get, and which they neither had nor were to get themselves; apart for edited and
     untouched ones.
     """
-    asked = {o.object: o.asked for o in edit.objects}
+    asked = {o.number: o.asked for o in edit.objects}
     hits: dict[str, list[bool]] = {name: [] for name in (*ATTRIBUTES, "all", *_SPLIT, *_WRONG)}
     for o in edit.objects:
-        right = {name: found[o.object][name] == word for name, word in o.asked.items()}
+        right = {name: found[o.number][name] == word for name, word in o.asked.items()}
         for name, hit in right.items():
             hits[name].append(hit)
         hits["all"].append(all(right.values()))
@@ -105,7 +105,7 @@ def _mini_clip_cosines() -> tuple[Cosines | None, str]:
     return cosines, why or weights_key("clip", "text")
 
 
-def _unknown_words(prompt: str) -> list[str]:
+def _find_unknown_words(prompt: str) -> list[str]:
     """Without weights and textual inversions, which are no words."""
     return unknown_words(clean_phrase(prompt))
 
@@ -116,5 +116,5 @@ WORLD = World(
     metrics=_judge_metrics,
     cosines=_mini_clip_cosines,
     weights_key=weights_key,
-    unknown_words=_unknown_words,
+    unknown_words=_find_unknown_words,
 )

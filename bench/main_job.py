@@ -34,7 +34,7 @@ from ..headless import (
     Workflow,
     WorkflowRejected,
 )
-from ..headless.edits import filled_workflow
+from ..headless.edits import fill_workflow
 from ..headless.output import print_anything
 from ..headless.pack import pack_version
 from ..headless.pictures import as_png, crop_centre, name_of_upload, upload, write_whole
@@ -42,7 +42,7 @@ from ..headless.signals import end_as_by_ctrl_c
 from ..headless.spreading import RepeatedFailure
 from ..progress import ProgressBar
 from ..scoring.preservation import background_mse, psnr_of
-from .made_files import LEDGER, check_places, make_ledger
+from .ledger import LEDGER, check_places, make_ledger
 from .options import (
     FAILED,
     OUTPUT_CLOSED,
@@ -219,7 +219,7 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
     args.out.mkdir(parents=True, exist_ok=True)
     async with ComfyClient(args.server) as client:
         triples = [(e.source, e.target, name_of_upload(e.mask)) for e in edits]
-        workflow = filled_workflow(
+        workflow = fill_workflow(
             name_of_upload(source),
             triples,
             seed=args.seed,

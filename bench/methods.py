@@ -105,7 +105,7 @@ MASK_ERRORS = (
 )
 
 
-def _with_lcm(name: str, label: str, steps: int, **switches: Any) -> Method:
+def _make_lcm(name: str, label: str, steps: int, **switches: Any) -> Method:
     """With the demo model's LCM LoRA, at the published code's guidance."""
     inputs: dict[str, dict[str, Any]] = {
         "Model": {"lcm_lora": True},
@@ -118,10 +118,10 @@ def _with_lcm(name: str, label: str, steps: int, **switches: Any) -> Method:
 
 
 LCM = (
-    _with_lcm("lcm-naive", "naive edit, LCM LoRA", 15, ore=False, rgb_cam=False, blending=False),
-    _with_lcm("lcm-15", "ALE-Edit, LCM LoRA, 15 steps", 15),
-    _with_lcm("lcm-8", "ALE-Edit, LCM LoRA, 8 steps", 8),
-    _with_lcm("lcm-4", "ALE-Edit, LCM LoRA, 4 steps", 4),
+    _make_lcm("lcm-naive", "naive edit, LCM LoRA", 15, ore=False, rgb_cam=False, blending=False),
+    _make_lcm("lcm-15", "ALE-Edit, LCM LoRA, 15 steps", 15),
+    _make_lcm("lcm-8", "ALE-Edit, LCM LoRA, 8 steps", 8),
+    _make_lcm("lcm-4", "ALE-Edit, LCM LoRA, 4 steps", 4),
 )
 DEFAULT = (*COMPONENTS, CODE)
 

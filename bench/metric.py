@@ -26,7 +26,7 @@ class Views:
 
     def own(self, edit: ImageEdit) -> Tensor:
         """Masks of the edited objects, in the edit's order."""
-        return (self.masks[[o.object for o in edit.objects]] > 0.5).float()
+        return (self.masks[[o.number for o in edit.objects]] > 0.5).float()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .made_files import check_places
+from .ledger import check_places
 from .parsers import (
     PIE_IMAGES,
     SUBSET,

@@ -144,8 +144,8 @@ def _mean(values: Sequence[float]) -> float:
 def rank_edits(results: Results) -> list[ImageEdit]:
     """Scored edits of the reference method, the most leaking first."""
     scored = results.scored[results.reference.name]
-    edits = [e for e in results.edits if e.id in scored]
-    return sorted(edits, key=lambda e: leak_of(scored[e.id]), reverse=True)
+    edits = [e for e in results.edits if e.name in scored]
+    return sorted(edits, key=lambda e: leak_of(scored[e.name]), reverse=True)
 
 
 def spread_evenly(count: int, of: int) -> list[int]:
@@ -159,19 +159,19 @@ def _card(results: Results, edit: ImageEdit, rank: str) -> Card:
     dataset = results.dataset
     source = dataset.picture(edit.image)
     all_masks = dataset.masks(edit.image)
-    regions = regions_view(source, [all_masks[o.object] for o in edit.objects], COLORS)
+    regions = regions_view(source, [all_masks[o.number] for o in edit.objects], COLORS)
     panels = [_panel("source", source), _panel("regions", regions)]
-    return Card(edit, rank, [*panels, *_edited_panels(results, edit)])
+    return Card(edit, rank, [*panels, *_show_edits(results, edit)])
 
 
-def _edited_panels(results: Results, edit: ImageEdit) -> Iterator[Panel]:
+def _show_edits(results: Results, edit: ImageEdit) -> Iterator[Panel]:
     """The edit by each method whose image is there."""
     for method in results.methods:
         try:
-            picture, _ = read_result(image_path(results.out, method.name, edit.id))
+            picture, _ = read_result(image_path(results.out, method.name, edit.name))
         except (FileNotFoundError, ValueError):
             continue
-        values = results.scored[method.name].get(edit.id, {})
+        values = results.scored[method.name].get(edit.name, {})
         yield _panel(method.label, picture, caption(values))
 
 

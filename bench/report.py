@@ -70,7 +70,7 @@ class Results:
 
     def bootstrap(self) -> Bootstrap:
         images = self.dataset.images
-        return Bootstrap({e.id: images[e.image].group or e.image for e in self.edits})
+        return Bootstrap({e.name: images[e.image].group or e.image for e in self.edits})
 
     def figure(
         self, bootstrap: Bootstrap, method: str, name: str, keep: Callable[[ImageEdit], bool]
@@ -81,7 +81,7 @@ class Results:
         self, method: str, name: str, keep: Callable[[ImageEdit], bool]
     ) -> dict[str, list[float]]:
         scored = self.scored[method]
-        kept = [e.id for e in self.edits if e.id in scored and keep(e)]
+        kept = [e.name for e in self.edits if e.name in scored and keep(e)]
         return {i: scored[i].get(name, []) for i in kept}
 
     def summary(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Results:
         return {
             method.name: {
                 "label": method.label,
-                "edits": sum(e.id in self.scored[method.name] for e in self.edits),
+                "edits": sum(e.name in self.scored[method.name] for e in self.edits),
                 "figures": figures(method.name, _everything),
                 "by type": {
                     k: figures(method.name, lambda e, k=k: e.kind == k) for k in self.types()
@@ -174,7 +174,7 @@ class Results:
     def _number(self, figure: str, keep: Callable[[ImageEdit], bool]) -> int:
         """Of edits for which some method has the figure."""
         with_it = {i for found in self.scored.values() for i, v in found.items() if v.get(figure)}
-        return sum(e.id in with_it and keep(e) for e in self.edits)
+        return sum(e.name in with_it and keep(e) for e in self.edits)
 
     def of_the_source(
         self,
@@ -183,7 +183,7 @@ class Results:
         keep: Callable[[ImageEdit], bool] = lambda _edit: True,
     ) -> Figure:
         """What the unedited images score; without a value where that is not scored."""
-        kept = {e.id for e in self.edits if keep(e)}
+        kept = {e.name for e in self.edits if keep(e)}
         by_edit = {i: v for found in self.scored.values() for i, v in found.items() if i in kept}
         name = OF_THE_SOURCE.get(figure, "")
         return bootstrap.mean({i: v.get(name, []) for i, v in by_edit.items()})
@@ -218,7 +218,7 @@ class Results:
         cells = tuple(
             (
                 label,
-                str(sum(e.id in self.scored[method] and keep(e) for e in self.edits)),
+                str(sum(e.name in self.scored[method] and keep(e) for e in self.edits)),
                 *(self._cell(bootstrap, method, column, keep) for column in columns),
             )
             for label, method, keep in rows
@@ -237,7 +237,7 @@ class Results:
                 show_figure(figure, c) if c.figure in OF_THE_SOURCE else "-"
                 for figure, c in zip(own, columns, strict=True)
             )
-            yield (SOURCE, str(sum(e.id in scored for e in self.edits)), *cells)
+            yield (SOURCE, str(sum(e.name in scored for e in self.edits)), *cells)
 
     def _cell(
         self, bootstrap: Bootstrap, method: str, column: Column, keep: Callable[[ImageEdit], bool]

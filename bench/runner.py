@@ -61,7 +61,7 @@ def run_bench(
     scored = {
         m.name: score(
             dataset,
-            [e for e in edits if f"{m.name}/{e.id}" not in left_out],
+            [e for e in edits if f"{m.name}/{e.name}" not in left_out],
             m.name,
             metrics,
             out,

@@ -159,7 +159,7 @@ def score(
     kept = _read_scores(path, tell)
     scored, changed, absent = {}, 0, 0
     for edit in edits:
-        file = image_path(out, method, edit.id)
+        file = image_path(out, method, edit.name)
         try:
             picture, _ = read_result(file)
         except FileNotFoundError:
@@ -169,7 +169,7 @@ def score(
             tell(str(error))
             continue
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        entry: dict[str, Any] = kept.get(edit.id, {})
+        entry: dict[str, Any] = kept.get(edit.name, {})
         if entry.get("image") != digest:
             entry = {"image": digest}
         todo = [m for m in metrics.ready if entry.get(m.name, {}).get("version") != m.version]
@@ -178,11 +178,11 @@ def score(
             for metric in todo:
                 values = metric.values(dataset, edit, views)
                 entry[metric.name] = {"version": metric.version, "values": values}
-            kept[edit.id] = entry
+            kept[edit.name] = entry
             changed += 1
             if changed % SAVE_EVERY == 0:
                 _save(path, kept)
-        scored[edit.id] = {
+        scored[edit.name] = {
             name: v for m in metrics.ready for name, v in entry[m.name]["values"].items()
         }
     if changed:
@@ -194,7 +194,7 @@ def score(
 
 def _views(dataset: Dataset, edit: ImageEdit, picture: Any) -> Views:
     size = picture.size
-    masks = [to_tensor(crop_centre(mask, size)) for mask in dataset.scored_masks(edit.image)]
+    masks = [to_tensor(crop_centre(mask, size)) for mask in dataset.frame_masks(edit.image)]
     source = crop_centre(dataset.picture(edit.image), size)
     return Views(to_tensor(source), to_tensor(picture), torch.stack(masks))
 

@@ -52,7 +52,7 @@ def demo_edits(
     return edits
 
 
-def known_words() -> frozenset[str]:
+def list_known_words() -> frozenset[str]:
     """Every word that occurs in training captions."""
     return frozenset((*SHAPES, *COLORS, *MATERIALS, *BACKGROUNDS, *TEMPLATE_WORDS))
 
@@ -60,4 +60,4 @@ def known_words() -> frozenset[str]:
 def unknown_words(prompt: str) -> list[str]:
     """The words of a prompt that the demo model was never taught, in order, each once."""
     plain = "".join(c if c.isalnum() else " " for c in prompt.lower())
-    return [w for w in dict.fromkeys(plain.split()) if w not in known_words()]
+    return [w for w in dict.fromkeys(plain.split()) if w not in list_known_words()]

@@ -75,7 +75,7 @@ def _ground_truth(demo: DemoSetup, count: int) -> str:
     return "\n".join(lines)
 
 
-def _found_objects(demo: DemoSetup, count: int) -> str:
+def _measure_finder(demo: DemoSetup, count: int) -> str:
     """Intersection over union of true masks with those that the finder makes of each object's
     phrase alone, 0 for an object that it does not find."""
     finder = SceneFinder.load(demo.folder)
@@ -89,12 +89,12 @@ def _found_objects(demo: DemoSetup, count: int) -> str:
         "|---|---|---|",
     ]
     for name, shown in (("rendered images", images), ("decoded images", decoded)):
-        overlaps = found_overlaps(finder, shown, masks, scenes)
+        overlaps = measure_overlaps(finder, shown, masks, scenes)
         lines.append(f"| {name} | {_rate([o > 0 for o in overlaps])} | {_rate(overlaps)} |")
     return "\n".join(lines)
 
 
-def found_overlaps(
+def measure_overlaps(
     finder: SceneFinder, images: Tensor, masks: Tensor, scenes: Sequence[Scene]
 ) -> list[float]:
     """For each object of images (B, H, W, 3) with true masks (B, K, H, W): the intersection over
@@ -319,7 +319,7 @@ def _largest(demo: DemoSetup, image: Tensor) -> Reading | None:
 PARTS_OF_CARD: dict[str, Callable[[DemoSetup, int], str]] = {
     "files": _files,
     "ground-truth": _ground_truth,
-    "finder": _found_objects,
+    "finder": _measure_finder,
     "text-to-image": _text_to_image,
     "region-control": _region_control,
     "end-of-text": _end_of_text,

@@ -80,7 +80,8 @@ def make_scene(
     """
     if not 0 <= objects <= MAX_OBJECTS:
         raise ValueError(
-            f"A demo scene holds 0 to {MAX_OBJECTS} objects, {objects} were asked for."
+            f"A demo scene holds 0 to {MAX_OBJECTS} objects, {objects} were asked for. "
+            "Ask for one of these numbers."
         )
     rng = np.random.default_rng((seed, objects))
     looks = _draw_looks(rng, objects, triples, distinct_colors) if objects else []

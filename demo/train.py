@@ -152,12 +152,6 @@ def text_weights(text: TrainableText) -> dict[str, Tensor]:
     return {**weights, "token_ids": text.token_ids, "table": text.table.weight}
 
 
-def export_unet(out: Path, folder: Path) -> Path:
-    """Write the averaged weights of the UNet's last checkpoint, while its stage still runs."""
-    state = torch.load(out / "unet.pt", map_location="cpu", weights_only=True)
-    return write_weights("unet", state["ema"], folder)
-
-
 def _plan(options: argparse.Namespace, name: str) -> StagePlan:
     _, batch, rate, ema = _STAGES[name]
     samples = _SMOKE_STEPS * batch if options.smoke else getattr(options, f"samples_{name}")

@@ -3,7 +3,7 @@
 from .captions import (
     demo_edits,
     join_phrases,
-    known_words,
+    list_known_words,
     object_phrase,
     scene_caption,
     unknown_words,
@@ -35,7 +35,7 @@ __all__ = [
     "demo_edits",
     "is_held_out",
     "join_phrases",
-    "known_words",
+    "list_known_words",
     "make_scene",
     "object_phrase",
     "render",

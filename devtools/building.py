@@ -57,13 +57,13 @@ def fill(environment: Environment, key: str) -> None:
 @contextlib.contextmanager
 def mark_unfinished(environment: Environment) -> Iterator[None]:
     """Processes of the set-up inherit the marker's lock: it is theirs, too, if this one dies."""
-    with environment.unfinished.open("w", encoding="utf-8") as marker:
+    with environment.lock_file.open("w", encoding="utf-8") as marker:
         marker.write(CUT_OFF)
         marker.flush()
         try_lock(marker.fileno())
         os.set_inheritable(marker.fileno(), True)
         yield
-    environment.unfinished.unlink()
+    environment.lock_file.unlink()
 
 
 def write_stamp(environment: Environment, key: str, files: dict[str, str]) -> None:
@@ -101,7 +101,7 @@ def remove_unfinished(environment: Environment) -> None:
     """
     folder = environment.folder
     try:
-        with environment.unfinished.open("a+b") as marker:
+        with environment.lock_file.open("a+b") as marker:
             if not try_lock(marker.fileno()):
                 say(f"A process of a set-up that was cut off is at work in {folder}: it stays.")
                 return
@@ -114,8 +114,8 @@ def remove_unfinished(environment: Environment) -> None:
             for part in (environment.venv, environment.wheel):
                 shutil.rmtree(part, ignore_errors=True)
             environment.log.unlink(missing_ok=True)
-        if {path.name for path in folder.iterdir()} <= {environment.unfinished.name}:
-            environment.unfinished.unlink(missing_ok=True)
+        if {path.name for path in folder.iterdir()} <= {environment.lock_file.name}:
+            environment.lock_file.unlink(missing_ok=True)
             folder.rmdir()
     except OSError as error:
         say(f"Something in {folder} cannot be removed ({error}); it may be deleted by hand.")

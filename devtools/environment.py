@@ -46,12 +46,12 @@ class Environment:
         return self.folder / "stamp.json"
 
     @property
-    def unfinished(self) -> Path:
+    def lock_file(self) -> Path:
         """There, and locked, as long as the set-up or a process that it started is at work."""
         return self.folder / "unfinished"
 
     @property
-    def changed(self) -> Path:
+    def changes_folder(self) -> Path:
         """Where a repair keeps what it replaced."""
         return self.folder / "changed"
 

@@ -62,8 +62,8 @@ def find_sound(cache: Path, key: str) -> Environment | None:
     finished, damaged = [], []
     for environment in map(Environment, sorted(cache.glob(f"{key}-*"))):
         if environment.stamp.exists():  # the set-up may have died before it took its mark away
-            environment.unfinished.unlink(missing_ok=True)
-        if environment.unfinished.exists():
+            environment.lock_file.unlink(missing_ok=True)
+        if environment.lock_file.exists():
             remove_unfinished(environment)
         else:
             finished.append(environment)
@@ -95,7 +95,7 @@ def repair(environment: Environment, damage: Damage, key: str) -> bool:
                 left = Damage(beyond_repair=str(error))
         if not left:
             if damage.changed:
-                say(f"The changed files are kept in {environment.changed}.")
+                say(f"The changed files are kept in {environment.changes_folder}.")
             return True
     say(
         f"It cannot be repaired while a program may be using it ({left}): a new one is made beside "
@@ -108,7 +108,7 @@ def restore_files(environment: Environment, damage: Damage) -> None:
     """Write ComfyUI's files as they were, each in one move; what was there is kept."""
     files = comfyui_files(download_carrier(environment))
     for name in damage.changed:
-        copy = environment.changed / f"{name}.{secrets.token_hex(3)}"
+        copy = environment.changes_folder / f"{name}.{secrets.token_hex(3)}"
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(environment.comfyui / name, copy)
     for name in (*damage.lost, *damage.changed):

@@ -37,6 +37,8 @@ def run_pytest(host: Host, markers: str, rest: Sequence[str], processes: int = 1
 
 LEFT_OUT = ("gpu", "weights", "fullsize", "reference")
 """Markers of tests that neither a usual run nor CI has."""
+FAST = " and ".join(f"not {name}" for name in (*LEFT_OUT, "ci", "slow", "server"))
+"""What `check` runs: no test of CI alone, none that starts a server or takes over 10 s."""
 
 
 def command_test(args: argparse.Namespace, rest: list[str]) -> int:
@@ -75,7 +77,7 @@ def command_check(args: argparse.Namespace, rest: list[str]) -> int:
             code = subprocess.run(command, cwd=ROOT, env={**host.environ(), **extra}).returncode
             say(f"{name}: {'ok' if code == 0 else 'FAILED'}, {time.monotonic() - start:.0f} s")
             failed += [name] if code else []
-    if run_pytest(host, "not slow and not server and not gpu and not weights", rest):
+    if run_pytest(host, FAST, rest):
         failed.append("fast tests")
     say("check: " + (f"FAILED ({', '.join(failed)})" if failed else "all ok"))
     return 1 if failed else 0

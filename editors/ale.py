@@ -19,8 +19,8 @@ from ..attention.rgb_cam import (
     JoinedText,
     LayerText,
     RegionText,
-    joined_cross_attention,
-    joined_text,
+    attend_joined,
+    join_text,
     layer_text,
     region_cross_attention,
     region_text,
@@ -159,7 +159,7 @@ class RegionControl(Control):
     def _attend(self, q: Tensor, ore: ObjectRestrictedEmbeddings, call: Call, image: int) -> Tensor:
         text = self._layer_text(q, ore, call, image)
         if isinstance(text, JoinedText):
-            return joined_cross_attention(q, text, call.attend_parts)
+            return attend_joined(q, text, call.attend_parts)
         # a single region saves nothing, and so stays rounded as plain attention is
         is_parted = len(text.regions) > 1
         return region_cross_attention(q, text, call.attend_parts if is_parted else call.attend)
@@ -185,7 +185,7 @@ class RegionControl(Control):
             )
             is_parted = len(text.regions) > 1
             if height * width <= JOINED_POSITIONS and call.is_slow_to_start and is_parted:
-                text = joined_text(text)
+                text = join_text(text)
             if call.keeps_projections:
                 self._texts[cache_key] = text
         return text

@@ -54,7 +54,7 @@ TEMPERATURE = 0.15
 
 @dataclass(frozen=True)
 class InfEditSettings(Settings):
-    """The defaults are those of the authors' app_infedit.py; PIE_BENCH has run_pie_bench.py's."""
+    """The defaults are those of the authors' app_infedit.py."""
 
     steps: int = steps_setting("Number of LCM steps. More steps make the edit stronger.")
     source_guidance: float = guidance_setting(
@@ -106,16 +106,6 @@ class InfEditSettings(Settings):
         return int(self.steps * self.strength)
 
 
-PIE_BENCH = InfEditSettings(
-    steps=12,
-    target_guidance=2.3,
-    cross_share=0.7,
-    self_share=0.7,
-    target_threshold=0.55,
-    script="pie bench",
-)
-
-
 def make_infedit_control(
     settings: InfEditSettings,
     source: EncodedPrompt,
@@ -148,7 +138,7 @@ def require_blend(settings: InfEditSettings, rows: BlendRows) -> None:
         )
     for side, words, threshold in (
         ("target", rows.edited, settings.target_threshold),
-        ("source", rows.kept_alone, settings.source_threshold),
+        ("source", rows.fixed_rows, settings.source_threshold),
     ):
         if words and threshold >= 1:
             raise ValueError(
@@ -212,7 +202,7 @@ class InfEditControl(Control):
         }
         if keeps:
             maps = {
-                "source": refined["source"][..., list(self.rows.kept_alone)],
+                "source": refined["source"][..., list(self.rows.fixed_rows)],
                 "layout": refined["layout"][..., list(self.rows.edited)],
             }
             self._maps.add(call.layer, maps)
@@ -244,11 +234,11 @@ class InfEditControl(Control):
             threshold = edit_threshold(settings, step.sigma)
             is_edited = self._maps.mask("layout", range(len(edited)), size, threshold)
             target = where(is_edited, target, layout)
-        columns = range(len(self.rows.kept_alone))
+        columns = range(len(self.rows.fixed_rows))
         is_kept = self._maps.mask("source", columns, size, settings.source_threshold)
         target = where(is_kept, source, target)
         if step.number == step.count - 2:
-            columns = [edited.index(row) for row in self.rows.reshaped]
+            columns = [edited.index(row) for row in self.rows.common_rows]
             is_reshaped = self._maps.mask("layout", columns, size, settings.target_threshold)
             target = where(is_reshaped, layout, target)
         out["target"] = target

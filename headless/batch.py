@@ -13,7 +13,7 @@ from .errors import ComfyError, NodeError, NodeFailed, OtherVersion, WorkflowRej
 from .jobs import Job, digest_of
 from .manifest import Manifest
 from .pack import pack_version
-from .pictures import as_png, check_sent, encode_again, with_alpha
+from .pictures import as_png, check_sent, encode_again, keep_alpha
 from .spreading import PATIENCE_S, RECHECK_S, Spreader
 from .table import Problems
 from .tasks import Outcome, TaskFailed, tag_of
@@ -65,7 +65,7 @@ class EditTask:
         about = {**_about(server, versions), "seconds": made.seconds}
         notices = [*self.job.notices, *made.notices]
         for alpha in self.alpha:
-            whole = with_alpha(data, alpha)
+            whole = keep_alpha(data, alpha)
             if whole is None:
                 notices.append(NO_ALPHA)
                 self.manifest.tell(f"{self.job.row.place} ({self.name}): {NO_ALPHA}")

@@ -16,7 +16,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -331,10 +330,6 @@ class ComfyClient(Connection):
         async with self._request("GET", "/view", params=query) as reply:
             self._expect_ok(reply)
             return await reply.read()
-
-    async def fetch_to(self, image: SavedImage, path: Path) -> Path:
-        path.write_bytes(await self.fetch(image))
-        return path
 
     # below the surface
 

@@ -157,7 +157,7 @@ def read_defaults(args: argparse.Namespace) -> JobDefaults:
             ["--workflow brings its own model. Set another with --set 'TITLE.INPUT=NAME'."]
         )
     if args.result is not None and args.workflow is None:
-        raise Problems(["--result goes with --workflow."])
+        raise Problems(["--result goes with --workflow. Give --workflow, or leave out --result."])
     settings = {}
     for text in args.set:
         name, equals, value = text.partition("=")
@@ -189,7 +189,7 @@ class BatchBar:
         self._lock = threading.RLock()
         self._width = min(shutil.get_terminal_size((100, 24)).columns - 1, 120)
 
-    def done(self, job: Job, outcome: Outcome) -> None:
+    def finish_job(self, job: Job, outcome: Outcome) -> None:
         with self._lock:
             self._over, self._made = outcome.over, outcome.made
             self._at_work = "" if self._at_work == job.name else self._at_work
@@ -198,7 +198,7 @@ class BatchBar:
             elif job.name in outcome.cancelled:
                 self.tell(outcome.cancelled[job.name])
             elif not self._is_terminal:
-                say(f"{self._over}/{self._total} {job.name}{self._left()}")
+                say(f"{self._over}/{self._total} {job.name}{self._estimate_left()}")
             if self._is_terminal:
                 self._draw("")
 
@@ -226,7 +226,7 @@ class BatchBar:
             print(flush=True)
             self._shown = False
 
-    def _left(self) -> str:
+    def _estimate_left(self) -> str:
         if not self._made:
             return ""
         each = (time.monotonic() - self._start) / self._over
@@ -235,7 +235,9 @@ class BatchBar:
 
     def _draw(self, at_work: str) -> None:
         full = 20 * self._over // max(self._total, 1)
-        text = f"[{'#' * full}{'-' * (20 - full)}] {self._over}/{self._total}{self._left()}"
+        text = (
+            f"[{'#' * full}{'-' * (20 - full)}] {self._over}/{self._total}{self._estimate_left()}"
+        )
         line = f"{text}  {at_work}"[: self._width]
         print(f"\r{line:<{self._width}}", end="", flush=True)
         self._shown = True
@@ -275,7 +277,7 @@ def edit(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
             servers,
             manifest,
             tell=bar.tell,
-            on_done=bar.done,
+            on_done=bar.finish_job,
             on_progress=bar.progress,
             patience_s=args.patience,
             redo=args.redo,

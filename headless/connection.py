@@ -19,7 +19,7 @@ class Connection:
     """The ComfyUI at `url`, which may hold a user and a password; they are shown nowhere."""
 
     def __init__(self, url: str):
-        self.url, login = without_password(url)
+        self.url, login = hide_password(url)
         self._headers = {"Authorization": f"Basic {login}"} if login else {}
 
     def _open(self) -> None:
@@ -84,7 +84,7 @@ class _Reply:
         )
 
 
-def without_password(url: str) -> tuple[str, str | None]:
+def hide_password(url: str) -> tuple[str, str | None]:
     """An address as it may be shown, and the user and password in it, coded as HTTP wants them."""
     scheme, mark, rest = url.rstrip("/").partition("://")
     if not mark:  # forgotten, which is told with the address

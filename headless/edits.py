@@ -70,7 +70,7 @@ class Model:
             raise ValueError("An LCM LoRA, or sampling as an LCM, needs a checkpoint. Give one.")
 
 
-def filled_workflow(
+def fill_workflow(
     image: str,
     edits: Sequence[tuple[str, str, str]],
     *,
@@ -81,7 +81,7 @@ def filled_workflow(
     guidance: tuple[float | None, float | None] = (None, None),
 ) -> Workflow:
     """The main workflow for one uploaded image and (source, target, uploaded mask) edits."""
-    workflow = masked_workflow(image, edits, Model(checkpoint))
+    workflow = mask_workflow(image, edits, Model(checkpoint))
     given = {"variant": variant, "type": edit_type, "seed": seed}
     given |= dict(zip(LCM_GUIDANCE, guidance, strict=True))
     for name, value in given.items():
@@ -90,7 +90,7 @@ def filled_workflow(
     return workflow
 
 
-def masked_workflow(
+def mask_workflow(
     image: str, edits: Sequence[tuple[str, str, str]], model: Model = Model()
 ) -> Workflow:
     """The main workflow for an uploaded image and (source, target, uploaded mask) edits."""

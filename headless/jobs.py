@@ -23,7 +23,7 @@ from .edits import (
     editor_workflow,
     fill_edits,
     mask_node,
-    masked_workflow,
+    mask_workflow,
     places,
     result_title,
     settings_of,
@@ -113,7 +113,7 @@ def build_jobs(
             jobs.append(job)
     for editor, ignored in maskless.items():
         more = f" and {len(ignored) - 1} more" if len(ignored) > 1 else ""
-        tell(f"{ignored[0].place}{more}: {_without_masks(editor)}")
+        tell(f"{ignored[0].place}{more}: {_describe_unused_masks(editor)}")
     if unused and not problems:
         problems.append(f"--set {sorted(unused)[0]}: {_why_unused(jobs[0], sorted(unused)[0])}")
     if problems:
@@ -125,7 +125,7 @@ def _ignores_masks(row: Row, defaults: JobDefaults) -> bool:
     return defaults.workflow is None and not takes_masks(defaults.editor_of(row))
 
 
-def _without_masks(editor: str) -> str:
+def _describe_unused_masks(editor: str) -> str:
     return f"{editor_files()[editor].title} takes no masks: those given are not used."
 
 
@@ -134,7 +134,7 @@ def _job(row: Row, defaults: JobDefaults, unused: set[str], tell: Callable[[str]
     editor = defaults.editor_of(row)
     notices: list[str] = []
     if row.masks and _ignores_masks(row, defaults):
-        notices.append(_without_masks(editor))
+        notices.append(_describe_unused_masks(editor))
         row = replace(row, masks=())
     told = len(notices)  # by build_jobs, once for all rows
     names = tuple(name for name, _ in _load_pictures(row, defaults.workflow, notices.append))
@@ -217,7 +217,7 @@ def _fill_workflow(row: Row, defaults: JobDefaults, image: str, masks: Sequence[
     if editor != ALE:
         workflow = editor_workflow(editor, image, row.edits, defaults.model)
     elif edits:
-        workflow = masked_workflow(image, edits, defaults.model)
+        workflow = mask_workflow(image, edits, defaults.model)
     else:
         workflow = words_workflow(image, row.edits, defaults.model)
     for title in set(UNUSED) & set(workflow.titles()):

@@ -27,7 +27,7 @@ def open_picture(path: Path, tell: Callable[[str], None]) -> Image.Image:
             is_deep = _is_deep(picture)
             turned = ImageOps.exif_transpose(picture)
     except FileNotFoundError:
-        raise ValueError(f"There is no file {path}.") from None
+        raise ValueError(f"There is no file {path}. Correct the path.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is no image that can be read. Give a PNG or JPEG.") from error
     if is_deep:
@@ -59,7 +59,7 @@ def alpha_of(picture: Image.Image) -> Image.Image | None:
     return alpha if any(alpha.histogram()[:255]) else None
 
 
-def with_alpha(image: bytes, alpha: Image.Image) -> bytes | None:
+def keep_alpha(image: bytes, alpha: Image.Image) -> bytes | None:
     """The PNG of an edited image with the alpha channel of its source; None where their shapes
     differ. An image that has its own keeps that."""
     picture = open_whole(image)

@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from .connection import without_password
+from .connection import hide_password
 from .errors import (
     ComfyError,
     Interrupted,
@@ -93,9 +93,7 @@ class Spreader(Generic[T]):
         self._needed, self._version, self._workers = needed, version, workers
         self._on_done, self._tell = on_done, tell
         self._patience_s, self._recheck_s = patience_s, recheck_s
-        self._servers = [
-            _ServerState[T](url, without_password(url)[0]) for url in workers.executors
-        ]
+        self._servers = [_ServerState[T](url, hide_password(url)[0]) for url in workers.executors]
         self._lost: dict[str, int] = {}
         self._damaged: set[str] = set()  # tags
         self._said: set[tuple[str, str]] = set()  # notices by group

@@ -70,7 +70,9 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except FileNotFoundError:
         raise Problems([f"There is no table {path}. Give its path."]) from None
     except OSError as error:
-        raise Problems([f"{path} cannot be read ({error.strerror})."]) from error
+        raise Problems(
+            [f"{path} cannot be read ({error.strerror}). Give a table file that you may read."]
+        ) from error
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise Problems([f"{path}, line {line}: not UTF-8. Save the table as UTF-8."]) from error
@@ -119,7 +121,7 @@ def _check_columns(place: str, columns: Sequence[str]) -> None:
     for column in dict.fromkeys(columns):
         if columns.count(column) > 1:
             problems.append(f"{place}: there are {columns.count(column)} columns {column!r}.")
-    problems += [f"{place}: {_unknown(c)}" for c in columns if not _is_known(c)]
+    problems += [f"{place}: {_explain_unknown(c)}" for c in columns if not _is_known(c)]
     problems += [
         f"{place}: there is no column {c!r}. Add it."
         for c in ("image", "edits")
@@ -133,7 +135,7 @@ def _is_known(column: str) -> bool:
     return column in (*COLUMNS, *SETTINGS, *setting_names()) or "." in column.strip(".")
 
 
-def _unknown(column: str) -> str:
+def _explain_unknown(column: str) -> str:
     names = dict.fromkeys((*COLUMNS, *SETTINGS, *setting_names()))
     return (
         f"there is no column {column!r}. There are: {', '.join(names)}; and TITLE.INPUT for any "
@@ -156,7 +158,9 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
             raise Problems([f"{place}: {error}"]) from error
         if not isinstance(record, dict):
             raise Problems([f"{place} holds a {type(record).__name__}. Write one object a line."])
-        if problems := [f"{place}: {_unknown(key)}" for key in record if not _is_known(key)]:
+        if problems := [
+            f"{place}: {_explain_unknown(key)}" for key in record if not _is_known(key)
+        ]:
             raise Problems(problems)
         yield place, {key: value for key, value in record.items() if value is not None}
 
@@ -289,7 +293,9 @@ def name_rows(rows: Sequence[Row]) -> list[Row]:
     taken = [row.name.casefold() for row in rows if row.name]
     if twice := [row for row in rows if row.name and taken.count(row.name.casefold()) > 1]:
         places = ", ".join(row.place for row in twice)
-        raise Problems([f"The name {twice[0].name!r} is there more than once: {places}."])
+        raise Problems(
+            [f"The name {twice[0].name!r} is there more than once: {places}. Give each its own."]
+        )
     seen, result = set(taken), []
     for row in rows:
         if not row.name:

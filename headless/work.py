@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .client import ComfyClient, Progress, Run, SavedImage
-from .connection import without_password
+from .connection import hide_password
 from .errors import (
     ComfyError,
     Interrupted,
@@ -248,7 +248,7 @@ async def _alone_at(url: str) -> AsyncIterator[None]:
 
 
 def _forget(server: str) -> None:
-    _SENT.pop(without_password(server)[0], None)
+    _SENT.pop(hide_password(server)[0], None)
 
 
 def _run(run: str, work: Coroutine[Any, Any, _T]) -> _T:

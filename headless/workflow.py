@@ -24,17 +24,24 @@ class Workflow:
         try:
             nodes = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise ValueError(f"There is no workflow file {path}.") from error
+            raise ValueError(f"There is no workflow file {path}. Correct the path.") from error
         except OSError as error:
-            raise ValueError(f"{path} cannot be read ({error.strerror}).") from error
+            raise ValueError(
+                f"{path} cannot be read ({error.strerror}). Give a workflow file that you may read."
+            ) from error
         except ValueError as error:
-            raise ValueError(f"{path} is not JSON ({error}).") from error
+            raise ValueError(
+                f"{path} is not JSON ({error}). Export it from ComfyUI with 'Export (API)'."
+            ) from error
         if isinstance(nodes, dict) and "nodes" in nodes and "links" in nodes:
             raise ValueError(
                 f"{path} is in the format of ComfyUI's editor. Export it with 'Export (API)'."
             )
         if not isinstance(nodes, dict) or not all(map(_is_node, nodes.values())):
-            raise ValueError(f"{path} is not a workflow in ComfyUI's API format.")
+            raise ValueError(
+                f"{path} is not a workflow in ComfyUI's API format. Export it from ComfyUI with "
+                "'Export (API)'."
+            )
         return cls(nodes, path.name)
 
     def copy(self) -> "Workflow":

@@ -63,7 +63,7 @@ def fit_null_text(
     is_done = torch.zeros(len(text), dtype=torch.bool, device=text.device)
     size = x[0].numel()
     for _ in range(settings.updates):
-        denoised = guided(predict(text), conditional, settings.guidance)
+        denoised = guide(predict(text), conditional, settings.guidance)
         reached = step_to(x, predict_noise(x, denoised, level), level, after)
         # of variance-preserving latents, as published
         errors = (reached - wanted).float().square().flatten(1).sum(1) / (1 + after**2)
@@ -86,6 +86,6 @@ def fit_null_text(
     return text.detach()
 
 
-def guided(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
+def guide(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance."""
     return unconditional + scale * (conditional - unconditional)

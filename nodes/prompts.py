@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from comfy.sd import CLIP
     from torch import Tensor
 
+    from ..host.comfy_types import Conditioning
+
 CATEGORY = "ALE-Edit/prompts"
 
 
@@ -361,7 +363,7 @@ class EndTokenSubstitutionNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, clip: CLIP, prompt: str, ets_prompt: str, conditioning: Any = None
+        cls, clip: CLIP, prompt: str, ets_prompt: str, conditioning: Conditioning | None = None
     ) -> io.NodeOutput:
         return io.NodeOutput(substitute_ends(clip, prompt, ets_prompt, conditioning))
 

@@ -84,7 +84,7 @@ def align_by_likeness(source: EncodedPrompt, target: EncodedPrompt, variant: Var
         likeness = likeness.T
     for c, end in enumerate(target.tokens.ends[:chunks]):
         start = c * length
-        for first, last in _unaligned_runs(mapper[start : start + end + 1]):
+        for first, last in _find_unaligned_runs(mapper[start : start + end + 1]):
             rows = range(start + first, start + last)
             opposite = range(int(mapper[rows.start - 1]) + 1, int(mapper[rows.stop]))
             if len(opposite):
@@ -155,7 +155,7 @@ def _align_tokens(source: Sequence[Token], target: Sequence[Token]) -> list[int]
     return rows
 
 
-def _unaligned_runs(mapper: Tensor) -> Iterator[tuple[int, int]]:
+def _find_unaligned_runs(mapper: Tensor) -> Iterator[tuple[int, int]]:
     """[first, last) of every run of unaligned rows between aligned ones."""
     first = None
     for row, source in enumerate(mapper.tolist()):

@@ -24,12 +24,12 @@ class BlendRows:
     kept: Rows = ()
 
     @property
-    def reshaped(self) -> Rows:
+    def common_rows(self) -> Rows:
         """Of words in both: their layout may change, their look may not."""
         return tuple(row for row in self.edited if row in self.kept)
 
     @property
-    def kept_alone(self) -> Rows:
+    def fixed_rows(self) -> Rows:
         return tuple(row for row in self.kept if row not in self.edited)
 
 

@@ -251,7 +251,7 @@ def _points(weights: Mapping[str, Tensor], layer: str, levels: int) -> int:
 def prepare(image: Tensor) -> Tensor:
     """An image (H, W, 3) in [0, 1] as the model sees it: (1, 3, h, w), the shorter side 800 pixels,
     the longer one at most 1333, normalised; a very long one gets a grey margin, right or below."""
-    height, width = shown_size(*image.shape[:2])
+    height, width = choose_size(*image.shape[:2])
     pixels = image.permute(2, 0, 1)[None].float()
     resized = F.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
@@ -259,7 +259,7 @@ def prepare(image: Tensor) -> Tensor:
     return F.pad((resized - mean) / std, margins)
 
 
-def shown_size(height: int, width: int) -> tuple[int, int]:
+def choose_size(height: int, width: int) -> tuple[int, int]:
     """The size to which an image is brought, as the original code rounds it; at least one pixel,
     and never more than twice LONG_SIDE."""
     short, long = sorted((height, width))
@@ -285,7 +285,7 @@ def detect(model: Network, tokens: PhraseTokens, image: Tensor, pixels: Tensor) 
         attention_mask=torch.ones_like(ids),
     )
     probabilities = out.logits[0, :, : ids.shape[1]].float().sigmoid().cpu()
-    shown = shown_size(*image.shape[:2])
+    shown = choose_size(*image.shape[:2])
     margins = torch.tensor([pixels.shape[3] / shown[1], pixels.shape[2] / shown[0]] * 2)
     boxes = pixel_boxes(out.pred_boxes[0].float().cpu() * margins, *image.shape[:2])
     is_box = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(dim=1)

@@ -181,10 +181,10 @@ def _label_box(mask: Tensor, others: Tensor, size: tuple[int, int], taken: list[
         x = min(max(x, 0), max(width - size[0], 0))
         y = min(max(y, 0), max(height - size[1], 0))
         boxes.append((x, y, x + size[0], y + size[1]))
-    return min(boxes, key=lambda box: (_covered_labels(box, taken), _measure_cover(box, others)))
+    return min(boxes, key=lambda box: (_count_covered(box, taken), _measure_cover(box, others)))
 
 
-def _covered_labels(box: Box, taken: list[Box]) -> int:
+def _count_covered(box: Box, taken: list[Box]) -> int:
     """Pixels of a box that lie on earlier labels."""
     return sum(
         max(0, min(box[2], b[2]) - max(box[0], b[0]))

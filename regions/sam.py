@@ -202,7 +202,7 @@ def side(model: Network) -> int:
     return int(size if isinstance(size, int) else size[0])
 
 
-def shown_size(model: Network, height: int, width: int) -> tuple[int, int]:
+def choose_size(model: Network, height: int, width: int) -> tuple[int, int]:
     """(height, width) to which an image is brought: SAM fits its longer side into the square, SAM 2
     fills the square."""
     if is_sam2(model):
@@ -214,7 +214,7 @@ def shown_size(model: Network, height: int, width: int) -> tuple[int, int]:
 def prepare(model: Network, image: Tensor) -> Tensor:
     """An image (H, W, 3) in [0, 1] as the model sees it: (1, 3, side, side), normalised, zeros
     where the image is shorter."""
-    size = shown_size(model, *image.shape[:2])
+    size = choose_size(model, *image.shape[:2])
     pixels = image.permute(2, 0, 1)[None].float()
     resized = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
@@ -258,7 +258,7 @@ def predict_masks(model: Network, features: list[Tensor], boxes: Tensor) -> tupl
 
 def scale_boxes(model: Network, boxes: Tensor, height: int, width: int) -> Tensor:
     """Boxes (n, 4) in pixels of an image, in pixels of the prepared one."""
-    shown_height, shown_width = shown_size(model, height, width)
+    shown_height, shown_width = choose_size(model, height, width)
     return boxes * torch.tensor([shown_width / width, shown_height / height] * 2)
 
 
@@ -266,7 +266,7 @@ def full_mask(model: Network, logits: Tensor, height: int, width: int) -> Tensor
     """One mask's logits (h, w) as a mask (height, width), bool, of the image."""
     logits = logits[None, None]
     if not is_sam2(model):
-        size = shown_size(model, height, width)
+        size = choose_size(model, height, width)
         square = F.interpolate(logits, size=(side(model),) * 2, mode="bilinear")
         logits = square[..., : size[0], : size[1]]
     return F.interpolate(logits, size=(height, width), mode="bilinear")[0, 0] > 0

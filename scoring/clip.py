@@ -31,7 +31,7 @@ def load_clip(folder: str, weights: Mapping[str, Tensor]) -> nn.Module:
     words = config.text_config.vocab_size  # type: ignore[union-attr]
     if words != VOCABULARY:
         raise ValueError(f"it has {words} tokens, not CLIP's {VOCABULARY}")
-    model: Any = CLIPModel(config)
+    model = CLIPModel(config)
     known = {name: w.float() for name, w in weights.items() if not name.endswith(UNUSED)}
     missing, unknown = model.load_state_dict(known, strict=False)
     missing = [name for name in missing if not name.endswith(UNUSED)]

@@ -50,7 +50,7 @@ PACK: dict[str, set[str]] = {
     "bench/reliability": {"headless", "devtools"},
     "bench/reliability/hostile_nodes": set(),
     "bench/options.py": set(),
-    "bench/made_files.py": set(),
+    "bench/ledger.py": set(),
     "bench/parsers.py": set(),
     "bench/methods.py": {"headless", "editors", "prompts", "regions"},
     "bench/own_input.py": {"headless"},
@@ -97,7 +97,7 @@ OTHERS: dict[str, set[str]] = {
     "bench/inversions.py": {"torch", "comfy"},
     "bench/reliability": {"PIL", "psutil"},  # psutil comes with ComfyUI
     "bench/reliability/hostile_nodes": {"torch"},  # a server loads them as a pack of their own
-    "bench/made_files.py": set(),
+    "bench/ledger.py": set(),
     "bench/options.py": set(),  # dev.py reads arguments with it, before any environment
     "bench/parsers.py": set(),
     "bench/methods.py": {"torch", "numpy", "PIL"},
@@ -292,7 +292,7 @@ def loads(file: str) -> set[str]:
 def test_dev_py_reads_arguments_before_there_is_any_environment():
     """What `bench/options.py` loads needs the standard library alone."""
     assert loads("bench/options.py") == {
-        *("bench/__init__.py", "bench/made_files.py", "bench/options.py", "bench/parsers.py"),
+        *("bench/__init__.py", "bench/ledger.py", "bench/options.py", "bench/parsers.py"),
     }
 
 

@@ -52,6 +52,21 @@ TRANSLATED = "zh" if IS_0_33 else "de"
 a translation of its own, which it loads later and puts in their place; it has no German."""
 
 
+REFUSES_CHOICES = IS_0_33
+"""Whether ComfyUI refuses a value of a V3 node that is not in its input's list; 0.3.75 leaves that
+to the node."""
+
+
+def load_mask(node: Any, name: str, channel: str) -> torch.Tensor:
+    """What the stock Load Image (as Mask) gives: 0.33 renamed its method."""
+    return getattr(node, node.FUNCTION)(name, channel)[0]
+
+
+def add_mahiro(node: Any, model: Any) -> Any:
+    """A MODEL behind the stock node Mahiro, which 0.33 made one of V3."""
+    return node.execute(model).result[0] if IS_0_33 else node().patch(model)[0]
+
+
 @dataclass(frozen=True)
 class PageParts:
     """Where a front end has what the browser tests press and read, as CSS selectors.

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ...devtools.server import Server
-from .kills import compare, damaged_in, failed, left_in, program, run_killed, timed, was_killed
+from .kills import (
+    compare,
+    find_damaged,
+    find_leftovers,
+    program,
+    report_failure,
+    run_killed,
+    time_run,
+    was_killed,
+)
 
 METHODS = ("naive", "ale")
 MOST_MADE, LONGEST_S = 2, 2  # images, and then seconds, before the moment of a run comes
@@ -51,9 +60,9 @@ def measure_bench_kills(
     """
     before = runs_by_tag(server)
     whole, images = folder / "whole", len(METHODS) * edits
-    code, said, seconds = timed(command(whole, edits, scenes, server), folder)
+    code, said, seconds = time_run(command(whole, edits, scenes, server), folder)
     if code:
-        return failed(code, said)
+        return report_failure(code, said)
     rng, faults, made, outs, rounded = random.Random(seed), [], [], [], 0
     while len(made) < kills:
         out = folder / f"killed{len(outs)}"
@@ -67,7 +76,7 @@ def measure_bench_kills(
                 rng.uniform(0.0, LONGEST_S),
                 lambda out=out, wanted=wanted: count_images(out) >= wanted,
             )
-            faults += [f"{name} is half-written" for name in damaged_in(out)]
+            faults += [f"{name} is half-written" for name in find_damaged(out)]
             if was_killed(code):
                 made.append(count_images(out))
             elif code:
@@ -81,7 +90,7 @@ def measure_bench_kills(
         faults += others
         if tables_in(out) != tables_in(whole):
             faults.append("the tables are other ones than without a kill")
-        faults += [f"{name} was left behind" for name in left_in(out)]
+        faults += [f"{name} was left behind" for name in find_leftovers(out)]
     time.sleep(1)  # a run of ours that is still queued would be one too many
     ran = runs_by_tag(server) - before
     wanted, twice = images * (1 + len(outs)), sum(count > 1 for count in ran.values())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from ...headless import ComfyClient, SavedImage, Workflow
-from ...headless.edits import apply_setting, filled_workflow
+from ...headless.edits import apply_setting, fill_workflow
 from ...headless.pictures import upload
 from ..demo_scenes import demo_input
 
@@ -21,10 +21,10 @@ async def upload_demo(client: ComfyClient, scene: int = 0) -> Workflow:
     source, edits = demo_input(scene)
     masks = [await upload(client, edit.mask) for edit in edits]
     triples = [(e.source, e.target, mask) for e, mask in zip(edits, masks, strict=True)]
-    return filled_workflow(await upload(client, source), triples)
+    return fill_workflow(await upload(client, source), triples)
 
 
-def with_seed(workflow: Workflow, seed: int) -> Workflow:
+def copy_with_seed(workflow: Workflow, seed: int) -> Workflow:
     """The same edit with other noise, which a server does not have in its cache."""
     made = workflow.copy()
     apply_setting(made, "seed", seed)

@@ -11,7 +11,16 @@ from typing import Any
 
 from ...devtools.server import Server
 from ..demo_scenes import demo_input
-from .kills import compare, damaged_in, failed, left_in, program, run_killed, timed, was_killed
+from .kills import (
+    compare,
+    find_damaged,
+    find_leftovers,
+    program,
+    report_failure,
+    run_killed,
+    time_run,
+    was_killed,
+)
 
 MANIFEST = "manifest.jsonl"
 
@@ -32,7 +41,7 @@ def write_table(folder: Path, rows: int) -> None:
             table.writerow((f"scene{seed}.png", words, "; ".join(masks), "color", 6))
 
 
-def names_made(out: Path) -> list[str]:
+def read_made_names(out: Path) -> list[str]:
     """The rows that the manifest says are made, one entry for each line; ValueError where a line
     is torn."""
     lines = (out / MANIFEST).read_text(encoding="utf-8").splitlines()
@@ -50,10 +59,10 @@ def measure_edit_kills(
 
     faults, made, rounded, rng = [], [], 0, random.Random(seed)
     whole = folder / "whole"
-    code, said, seconds = timed(command(whole), folder)
+    code, said, seconds = time_run(command(whole), folder)
     if code:
-        return failed(code, said)
-    names = names_made(whole)
+        return report_failure(code, said)
+    names = read_made_names(whole)
     while len(made) < kills:
         number = len(made)
         out = folder / f"killed{number}"
@@ -62,7 +71,7 @@ def measure_edit_kills(
             shutil.rmtree(out)
             continue
         made.append(len(list(out.glob("*.png"))))
-        faults += [f"kill {number}: {name} is half-written" for name in damaged_in(out)]
+        faults += [f"kill {number}: {name} is half-written" for name in find_damaged(out)]
         code, said = run_killed(command(out), folder)
         if code:
             faults.append(f"kill {number}: the next run ended with {code}: {said[-300:]}")
@@ -70,9 +79,9 @@ def measure_edit_kills(
         by_rounding, others = compare(out, whole)
         rounded += by_rounding
         faults += [f"kill {number}: {text}" for text in others]
-        if names_made(out) != names:
-            faults.append(f"kill {number}: the manifest names {names_made(out)}")
-        faults += [f"kill {number}: {name} was left behind" for name in left_in(out)]
+        if read_made_names(out) != names:
+            faults.append(f"kill {number}: the manifest names {read_made_names(out)}")
+        faults += [f"kill {number}: {name} was left behind" for name in find_leftovers(out)]
     return {
         "kills": len(made),
         "each": rows,

@@ -72,7 +72,7 @@ def judge(hostile: HostileInput, error: BaseException | None, names: Sequence[st
 
 
 def place(hostile: HostileInput) -> tuple[str, str]:
-    return hostile.node, hostile.input
+    return hostile.node, hostile.input_name
 
 
 def display_names(info: Info) -> list[str]:
@@ -98,7 +98,7 @@ async def run_inputs(
             error = problem
         verdict = judge(hostile, error, names)
         said = str(error or "")[:LONGEST]
-        row = {"node": hostile.node, "input": hostile.input, "kind": hostile.kind}
+        row = {"node": hostile.node, "input": hostile.input_name, "kind": hostile.kind}
         row |= {"family": hostile.family, "verdict": verdict, "said": said}
         rows.append({**row, "seconds": round(time.monotonic() - start, 2)})
         if not is_alive(server) or isinstance(error, asyncio.TimeoutError):

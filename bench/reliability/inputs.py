@@ -60,14 +60,14 @@ class HostileInput:
     """
 
     node: str
-    input: str
+    input_name: str
     kind: str
     family: str
     title: str
     workflow: Workflow
 
     def __str__(self) -> str:
-        return f"{self.node}.{self.input}: {self.kind}"
+        return f"{self.node}.{self.input_name}: {self.kind}"
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def generate(info: Info, files: Mapping[str, Sequence[str]]) -> list[HostileInpu
     """All hostile inputs of all nodes. files: damaged files by loader."""
     found = [h for base in bases(info) for h in hostile_inputs(base, info)]
     for node, names in files.items():
-        found += damaged_files(node, names, info)
+        found += feed_damaged_files(node, names, info)
     return found
 
 
@@ -200,7 +200,7 @@ def _widgets(base: Base, name: str, spec: tuple[Any, Any]) -> Iterator[tuple[str
     for what, value in widget_values(kind, options).items():
         if what == "a number" and value in (choices_of(spec) or ()):
             continue
-        yield what, changed(base, name, value)
+        yield what, change_input(base, name, value)
 
 
 def _tensors(base: Base, name: str, kind: Any) -> Iterator[tuple[str, Workflow]]:
@@ -221,7 +221,7 @@ def _tensors(base: Base, name: str, kind: Any) -> Iterator[tuple[str, Workflow]]
         if source is not None:
             workflow.nodes[value]["inputs"]["good"] = source
         workflow.nodes[base.title]["inputs"][name] = [value, 0]
-        yield what.partition(": ")[2], sized(workflow, base)
+        yield what.partition(": ")[2], fit_look(workflow, base)
 
 
 def _good(workflow: Workflow, kind: str) -> list[Any] | None:
@@ -238,11 +238,11 @@ def _good(workflow: Workflow, kind: str) -> list[Any] | None:
 
 def _links(base: Base, name: str, kind: Any) -> Iterator[tuple[str, Workflow]]:
     if widget_values(kind, {}):
-        yield "left out", changed(base, name)
+        yield "left out", change_input(base, name)
         return
-    yield "left out", changed(base, name)
+    yield "left out", change_input(base, name)
     for what, value in LITERALS.items() if base.node not in CARRIERS else ():
-        yield what, changed(base, name, value)
+        yield what, change_input(base, name, value)
     others: dict[str, tuple[str, dict[str, Any], int]] = {}
     if kind == "ALE_EDITS":
         for what, text in {
@@ -258,7 +258,7 @@ def _links(base: Base, name: str, kind: Any) -> Iterator[tuple[str, Workflow]]:
         workflow = base.workflow.copy()
         new = workflow.add("Other", class_type, inputs)
         workflow.nodes[base.title]["inputs"][name] = [new, output]
-        yield what, sized(workflow, base)
+        yield what, fit_look(workflow, base)
 
 
 def _other_regions(base: Base, name: str) -> Iterator[tuple[str, Workflow]]:
@@ -278,10 +278,10 @@ def _other_regions(base: Base, name: str) -> Iterator[tuple[str, Workflow]]:
         inputs = {"edits": [edits, 0], "masks": [masks, 0], "dilation": 0.01, "feather": 0.0}
         regions = workflow.add("Other regions", "ALERegions", inputs)
         workflow.nodes[base.title]["inputs"][name] = [regions, 0]
-        yield what, sized(workflow, base)
+        yield what, fit_look(workflow, base)
 
 
-def changed(base: Base, name: str, *value: Any) -> Workflow:
+def change_input(base: Base, name: str, *value: Any) -> Workflow:
     """The base with another value in an input, or without the input."""
     workflow = base.workflow.copy()
     inputs = workflow.nodes[base.title]["inputs"]
@@ -289,10 +289,10 @@ def changed(base: Base, name: str, *value: Any) -> Workflow:
         (inputs[name],) = value
     else:
         inputs.pop(name, None)
-    return sized(workflow, base)
+    return fit_look(workflow, base)
 
 
-def sized(workflow: Workflow, base: Base) -> Workflow:
+def fit_look(workflow: Workflow, base: Base) -> Workflow:
     """Look expects, behind nodes of SIZED, the size of the demo scene or of the hostile image."""
     if base.node not in SIZED:
         return workflow
@@ -322,7 +322,7 @@ SIZES = {
 """Sizes of what is made of an image of a kind."""
 
 
-def damaged_files(node: str, names: Sequence[str], info: Info) -> Iterator[HostileInput]:
+def feed_damaged_files(node: str, names: Sequence[str], info: Info) -> Iterator[HostileInput]:
     """A loader of damaged files."""
     specs = input_specs(info[node])
     name = next(iter(specs))
@@ -345,7 +345,7 @@ def choose(found: Sequence[HostileInput], count: int, seed: int) -> list[Hostile
     rng = random.Random(seed)
     left: dict[str, dict[str, list[HostileInput]]] = {}
     for hostile in found:
-        left.setdefault(hostile.node, {}).setdefault(hostile.input, []).append(hostile)
+        left.setdefault(hostile.node, {}).setdefault(hostile.input_name, []).append(hostile)
     for inputs in left.values():
         for some in inputs.values():
             rng.shuffle(some)
@@ -355,11 +355,13 @@ def choose(found: Sequence[HostileInput], count: int, seed: int) -> list[Hostile
     while len(order) < min(count, len(found)):
         for node in nodes:
             inputs = left[node]
-            name = max(sorted(inputs), key=lambda n: (len(inputs[n]) > 0, -_taken(order, node, n)))
+            name = max(
+                sorted(inputs), key=lambda n: (len(inputs[n]) > 0, -_count_taken(order, node, n))
+            )
             if inputs[name]:
                 order.append(inputs[name].pop())
     return sorted(order[:count], key=lambda h: h.node)
 
 
-def _taken(order: Sequence[HostileInput], node: str, name: str) -> int:
-    return sum(h.node == node and h.input == name for h in order)
+def _count_taken(order: Sequence[HostileInput], node: str, name: str) -> int:
+    return sum(h.node == node and h.input_name == name for h in order)

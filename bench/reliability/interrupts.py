@@ -7,7 +7,7 @@ from typing import Any
 
 from ...devtools.server import Server
 from ...headless import ComfyClient, Interrupted, Workflow
-from .demo_edit import SAMPLER, pixels_of, upload_demo, with_seed
+from .demo_edit import SAMPLER, copy_with_seed, pixels_of, upload_demo
 
 PROMPT_S = 5
 """Longer than this, and a person presses the button again."""
@@ -42,11 +42,11 @@ async def measure_interrupts(server: Server, count: int | None = None) -> dict[s
         chosen = range(steps if count is None else min(count, steps))
         right, start = {}, time.monotonic()
         for step in chosen:
-            right[step] = await pixels_of(client, await client.run(with_seed(workflow, step)))
+            right[step] = await pixels_of(client, await client.run(copy_with_seed(workflow, step)))
         edit_s = (time.monotonic() - start) / len(chosen)
         seconds, wrong, missed = {}, [], []
         for step in chosen:
-            edit = with_seed(workflow, step)
+            edit = copy_with_seed(workflow, step)
             taken = await interrupt_at(client, edit, step)
             if taken is None:
                 missed.append(step)

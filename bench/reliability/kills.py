@@ -81,25 +81,25 @@ def difference(one: Path, other: Path) -> int:
     return max(level % 256 for level, count in enumerate(counts) if count)
 
 
-def damaged_in(folder: Path) -> list[str]:
+def find_damaged(folder: Path) -> list[str]:
     """Pictures that are not whole."""
     files = sorted(folder.rglob("*.png"))
     return [path.name for path in files if not is_intact(path.read_bytes())]
 
 
-def left_in(folder: Path) -> list[str]:
+def find_leftovers(folder: Path) -> list[str]:
     """What a run that ended well must not leave behind."""
     return sorted(path.name for pattern in LEFT_BEHIND for path in folder.rglob(pattern))
 
 
-def failed(code: int, said: str) -> dict[str, Any]:
+def report_failure(code: int, said: str) -> dict[str, Any]:
     """The report where the run without a kill failed."""
     return {"kills": 0, "each": 0, "made before each kill": [], "differ by rounding": 0} | {
         "faults": [f"the run without a kill ended with {code}: {said[-300:]}"]
     }
 
 
-def timed(command: Sequence[str], cwd: Path) -> tuple[int, str, float]:
+def time_run(command: Sequence[str], cwd: Path) -> tuple[int, str, float]:
     start = time.monotonic()
     code, said = run_killed(command, cwd)
     return code, said, time.monotonic() - start

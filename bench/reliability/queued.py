@@ -9,7 +9,7 @@ from typing import Any
 from ...devtools.server import Server
 from ...headless import ComfyClient, Run, SavedImage
 from ...headless.edits import apply_setting
-from .demo_edit import pixels_of, upload_demo, with_seed
+from .demo_edit import copy_with_seed, pixels_of, upload_demo
 from .serving import percent_growth, resident_bytes
 
 STEPS = 4  # a run has its memory from the first
@@ -34,7 +34,7 @@ async def measure_queue(server: Server, count: int) -> dict[str, Any]:
         workflow = await upload_demo(client)
         apply_setting(workflow, "steps", STEPS)
         start = time.monotonic()
-        runs = [await client.queue(with_seed(workflow, k % INPUTS)) for k in range(count)]
+        runs = [await client.queue(copy_with_seed(workflow, k % INPUTS)) for k in range(count)]
         for number, run in enumerate(runs):
             saved = await wait_for_images(client, run)
             memory.append(resident_bytes(server))

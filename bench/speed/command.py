@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from ...demo.models import load_demo_model
 from .counts import ROWS_SIZE, count_editor_rows, count_operations, count_rows
@@ -79,11 +80,11 @@ class MeasurementPlan:
 
 
 @lru_cache(maxsize=4)
-def make_model(unet: str, dtype: torch.dtype) -> Any:
+def make_model(unet: str, dtype: torch.dtype) -> ModelPatcher:
     return UNETS[unet](dtype)
 
 
-def model_for(shape: UNetShape) -> Any:
+def model_for(shape: UNetShape) -> ModelPatcher:
     return make_model(shape.unet, shape.dtype)
 
 
@@ -138,11 +139,11 @@ def re_edit_lines(report: Report) -> list[str]:
             + " |"
             for found in report["re_edits"]["shapes"]
         ),
-        *left_out_lines("re-edit", report["re_edits"]),
+        *omission_lines("re-edit", report["re_edits"]),
     ]
 
 
-def left_out_lines(part: str, found: Report) -> list[str]:
+def omission_lines(part: str, found: Report) -> list[str]:
     shapes = "; ".join(found["left_out"])
     return ["", f"Left out, as time was up: {shapes} (--only {part})."] if shapes else []
 
@@ -171,7 +172,7 @@ def memory_lines(report: Report) -> list[str]:
             + " |"
             for found in memory["shapes"]
         ),
-        *left_out_lines("memory", memory),
+        *omission_lines("memory", memory),
         "",
         f"| the same by editor, demo, {size}x{size} | plain | the editor's | aim |",
         "|---|---|---|---|",

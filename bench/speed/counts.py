@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,13 +25,14 @@ from .models import COUNTS, GUIDANCE, STEPS, TOKENS, ale_model, boxes, embedding
 ROWS_SIZE = 32
 
 
-def count_rows(model: Any, size: int) -> dict[str, int]:
+def count_rows(model: ModelPatcher, size: int) -> dict[str, int]:
     """UNet rows of a whole edit of one image: as published, and here by type of edit, at a latent
     size where rows are left out."""
 
     def rows_of(schedule: float, keeps_all: bool) -> int:
         patched, rows = count_calls(ale_model(model, 2, size, schedule))
-        patched.model_options["disable_cfg1_optimization"] = keeps_all
+        options: dict[str, Any] = patched.model_options
+        options["disable_cfg1_optimization"] = keeps_all
         sample(guide(patched, 2, GUIDANCE), size, virtual_inversion_sampler())
         return sum(rows)
 
@@ -50,7 +52,7 @@ def count_editor_rows(demo: Any, size: int) -> dict[str, int]:
     return found
 
 
-def count_calls(model: Any) -> tuple[Any, list[int]]:
+def count_calls(model: ModelPatcher) -> tuple[ModelPatcher, list[int]]:
     """A clone of a MODEL, and the rows of each call of it from now on."""
     rows: list[int] = []
 
@@ -104,7 +106,7 @@ def count_operations(side: int = 32, channels: int = 64, heads: int = 8) -> dict
         found[f"k{k}"] = {
             "grouped": count_work(lambda a, t=text: region_cross_attention(q, t, a), heads),
             "published": count_work(
-                lambda _, o=ore, i=inside: published_form(q, o, i, heads), heads
+                lambda _, o=ore, i=inside: attend_as_published(q, o, i, heads), heads
             ),
         }
     return found
@@ -125,7 +127,7 @@ def count_work(run: Callable[[Attention], Tensor], heads: int) -> dict[str, int]
     return {"operations": total, "kernels": kernels.count, "attention_rows": sum(rows)}
 
 
-def published_form(
+def attend_as_published(
     q: Tensor, ore: ObjectRestrictedEmbeddings, inside: Tensor, heads: int
 ) -> Tensor:
     """Algorithm 2 as published: one masked map, and each of the K+1 values on every position."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -62,10 +63,10 @@ def find_peak(run: Callable[[], Any]) -> int:
     return peak
 
 
-def measure_memory(model: Any, shape: UNetShape) -> dict[str, Any]:
+def measure_memory(model: ModelPatcher, shape: UNetShape) -> dict[str, Any]:
     """The peak of ALE-Edit over the plain one, by number of objects."""
 
-    def peak(patched: Any, count: int) -> int:
+    def peak(patched: ModelPatcher, count: int) -> int:
         guider = guide(patched, count, reuses_source=False)
         sampler = virtual_inversion_sampler()
         return find_peak(lambda: sample(guider, shape.size, sampler, STEPS))

@@ -77,7 +77,7 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {  # class of comfy.supported_m
         },
     ),
 }
-UNETS: dict[str, Callable[[torch.dtype], Any]] = {
+UNETS: dict[str, Callable[[torch.dtype], ModelPatcher]] = {
     "demo": lambda _dtype: build_model(new_unet().state_dict()),
     "SD 1.5, 64 channels": lambda dtype: unet_model("SD 1.5", 64, dtype),
     "SD 1.5": lambda dtype: unet_model("SD 1.5", 320, dtype),
@@ -95,7 +95,7 @@ def shapes(is_quick: bool) -> list[UNetShape]:
     return [UNetShape(unet, size, torch.float32) for unet in list(UNETS)[:2] for size in (32, 64)]
 
 
-def unet_model(family: str, channels: int, dtype: torch.dtype) -> Any:
+def unet_model(family: str, channels: int, dtype: torch.dtype) -> ModelPatcher:
     """A MODEL of a family's layout with `channels` where it has 320."""
     name, layout = LAYOUTS[family]
     settings = {**UNET_CONFIG, **layout, "model_channels": channels}
@@ -135,7 +135,7 @@ def boxes(count: int, size: int) -> ImageRegions:
     return make_regions(list(masks), [f"object {i}" for i in range(count)], ALESettings.dilation)
 
 
-def ale_model(model: Any, count: int, size: int, schedule: float = 1.0) -> Any:
+def ale_model(model: ModelPatcher, count: int, size: int, schedule: float = 1.0) -> ModelPatcher:
     """A MODEL after the three model nodes of the main job."""
     regions = boxes(count, size)
     model = apply_self_injection(apply_rgb_cam(model, regions), schedule)
@@ -143,7 +143,7 @@ def ale_model(model: Any, count: int, size: int, schedule: float = 1.0) -> Any:
 
 
 def guide(
-    model: Any,
+    model: ModelPatcher,
     count: int = 1,
     guidance: tuple[float, float] = BOTH_GUIDED,
     guider_class: type[BranchGuider] = BranchGuider,

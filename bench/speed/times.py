@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...editors.ale import SCHEDULES
@@ -90,7 +91,7 @@ def ratio_of(times: Sequence[float], base: Sequence[float]) -> float:
     return round(statistics.median(t / b for t, b in zip(times, base, strict=True)), 4)
 
 
-def measure_ratios(model: Any, shape: UNetShape, rounds: int) -> dict[str, Any]:
+def measure_ratios(model: ModelPatcher, shape: UNetShape, rounds: int) -> dict[str, Any]:
     """One ALE evaluation over a plain one of the same four rows, by number of objects."""
     guiders = [guide(model), *(guide(ale_model(model, k, shape.size), k) for k in COUNTS)]
     found: dict[str, Any] = {"shape": str(shape)}
@@ -125,7 +126,7 @@ class SavingGuider(BranchGuider):
         return False
 
 
-def measure_row_policies(model: Any, shape: UNetShape, rounds: int) -> dict[str, Any]:
+def measure_row_policies(model: ModelPatcher, shape: UNetShape, rounds: int) -> dict[str, Any]:
     """A step without injection: the source's unconditional row left out (three rows in two calls)
     over kept (four rows in one)."""
     patched = ale_model(model, 3, shape.size, schedule=0.0)
@@ -141,7 +142,7 @@ def measure_row_policies(model: Any, shape: UNetShape, rounds: int) -> dict[str,
     return found
 
 
-def measure_re_edit(model: Any, shape: UNetShape, rounds: int) -> dict[str, Any]:
+def measure_re_edit(model: ModelPatcher, shape: UNetShape, rounds: int) -> dict[str, Any]:
     """A whole sampling run of the same image again, its source branch kept, over the first run, by
     type of edit."""
     found: dict[str, Any] = {"shape": str(shape)}

@@ -296,7 +296,7 @@ class AttentionRun:
 
         with ExitStack() as hooks:
             for block, module in self._feature_modules.items():
-                hooks.enter_context(_hooked(module, partial(exchange, block)))
+                hooks.enter_context(_hook_output(module, partial(exchange, block)))
             yield
         if not seen:
             raise ValueError(_describe_engine(node))
@@ -373,7 +373,7 @@ class AttentionRun:
 
 
 @contextmanager
-def _hooked(module: Module, hook: Callable[[Any, Any, Tensor], Tensor]) -> Iterator[None]:
+def _hook_output(module: Module, hook: Callable[[Any, Any, Tensor], Tensor]) -> Iterator[None]:
     """A module whose output a hook replaces."""
     handle = module.register_forward_hook(hook)
     try:

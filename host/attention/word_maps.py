@@ -105,7 +105,7 @@ def _visit_steps(
     extra_args.pop("denoise_mask", None)
     image = model.latent_image.to(x)
     if inversion is None:
-        at = _noised(model, image, sigmas, extra_args.get("seed") or 0)
+        at = _noise_by_step(model, image, sigmas, extra_args.get("seed") or 0)
     else:
         with name_node(NODE):
             require_same_latent(inversion, x.shape)
@@ -119,7 +119,7 @@ def _visit_steps(
     return image
 
 
-def _noised(model: Any, image: Tensor, sigmas: Tensor, seed: int) -> Callable[[int], Tensor]:
+def _noise_by_step(model: Any, image: Tensor, sigmas: Tensor, seed: int) -> Callable[[int], Tensor]:
     """(step) -> the image with one noise at the step's level."""
     noise = ItemNoise(seed, image.shape).draw(image)
     sampling = model.inner_model.inner_model.model_sampling

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...inversion.ddim import predict_noise, step_to
-from ...inversion.null_text import NullTextSettings, fit_null_text, guided
+from ...inversion.null_text import NullTextSettings, fit_null_text, guide
 from ...inversion.stored import Inversion
 from ..gradients import leaf, record_gradients, stop_if_interrupted
 from ..messages import name_node
@@ -72,7 +72,7 @@ class NullTextSampler(comfy.samplers.KSAMPLER):
                     )  # fmt: skip
                 self.texts.append(text.cpu())
                 with torch.no_grad():
-                    denoised = guided(predict_negative(text), conditional, self._settings.guidance)
+                    denoised = guide(predict_negative(text), conditional, self._settings.guidance)
                     current = step_to(
                         current, predict_noise(current, denoised, level), level, after
                     )

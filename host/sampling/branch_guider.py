@@ -161,7 +161,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             positive: [make_branches_entry({name: self._branches[name] for name in names}, batch)],
             negative: [make_negative_entry(cond, names, batch) for cond in self._negative],
         }
-        guided = self._guided_names(names)
+        guided = self._find_guided(names)
         if guided and guided != names:
             key = self._keys(guided)[1]
             conds[key] = [make_negative_entry(cond, guided, batch) for cond in self._negative]
@@ -173,7 +173,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             return "positive", "negative"
         return "+".join(names), f"{'+'.join(names)} negative"
 
-    def _guided_names(self, names: Names) -> Names:
+    def _find_guided(self, names: Names) -> Names:
         """The branches whose guidance is on, by their scales."""
         return tuple(name for name in names if not math.isclose(self._guidance[name], 1.0))
 
@@ -278,7 +278,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         branch, number = self._source_branch, options[STEP_KEY]
         if branch is not None and number in branch.steps:
             others = frozenset(self._other_names())
-            halves = {0} if not self._guided_names(self._other_names()) else {0, 1}
+            halves = {0} if not self._find_guided(self._other_names()) else {0, 1}
             store, controls = branch.steps[number], running_controls(options)
             if store.serves(controls, step_of(options), others, halves):
                 return store.open_for(others), True

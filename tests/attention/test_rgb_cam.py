@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ale_edit.attention.rgb_cam import (
     LayerText,
-    joined_cross_attention,
-    joined_text,
+    attend_joined,
+    join_text,
     layer_text,
     region_cross_attention,
     region_text,
@@ -75,8 +75,8 @@ def grouped(
 def joined(
     q: Tensor, keys: Tensor, values: Tensor, owner: Tensor, covered: Tensor, overlap: str
 ) -> Tensor:
-    text = joined_text(texts(keys, values, owner, covered, overlap))
-    return joined_cross_attention(q, text, attention)
+    text = join_text(texts(keys, values, owner, covered, overlap))
+    return attend_joined(q, text, attention)
 
 
 def disjoint(count: int, height: int, width: int, seed: int = 0) -> Tensor:

@@ -27,7 +27,7 @@ def words(folder: Path, **changes: Any) -> None:
 def test_every_image_gets_five_types_times_three_counts_times_ten_instances(folder, tmp_path):
     dataset = ale_bench(folder, tmp_path / "out", "mine")
     assert len(dataset.edits) == 2 * 5 * 3 * 10
-    assert {(e.image, e.type, len(e.objects)) for e in dataset.edits} == {
+    assert {(e.image, e.edit_type, len(e.objects)) for e in dataset.edits} == {
         (image, kind, count)
         for image in ("photo0", "photo1")
         for kind in ("color", "object", "material", "color and object", "object and material")
@@ -49,15 +49,15 @@ def test_the_seed_makes_the_same_files_again_and_another_others(folder, tmp_path
     other = ale_bench(folder, tmp_path / "c", "mine", seed=1, **options)
     texts = [(d.folder / FILE).read_bytes() for d in (first, again, other)]
     assert texts[0] == texts[1] != texts[2]
-    assert [e.id for e in first.edits] == [e.id for e in other.edits]
+    assert [e.name for e in first.edits] == [e.name for e in other.edits]
 
 
 def test_an_object_never_becomes_what_it_is_known_to_be(folder, tmp_path):
     dataset = ale_bench(folder, tmp_path / "out", "mine")
     for edit in dataset.edits:
         for o in edit.objects:
-            was = dataset.images[edit.image].objects[o.object].attributes
-            for attribute in edit.type.split(" and "):
+            was = dataset.images[edit.image].objects[o.number].attributes
+            for attribute in edit.edit_type.split(" and "):
                 assert o.asked[attribute] != was[attribute]
 
 

@@ -25,19 +25,19 @@ def images(count: int, objects: int = 3) -> dict[str, SourceImage]:
 
 def test_twenty_images_give_three_thousand_edits_with_different_names():
     edits = construct(images(20), VOCABULARY, seed=0)
-    assert len({e.id for e in edits}) == len(edits) == 3000
-    cells = Counter((e.image, e.type, len(e.objects)) for e in edits)
+    assert len({e.name for e in edits}) == len(edits) == 3000
+    cells = Counter((e.image, e.edit_type, len(e.objects)) for e in edits)
     assert len(cells) == 300 and set(cells.values()) == {10}
 
 
 def test_every_beginning_is_as_balanced_as_it_can_be():
     edits = construct(images(20), VOCABULARY, seed=0)
-    cells = {(e.type, len(e.objects)) for e in edits[:15]}
+    cells = {(e.edit_type, len(e.objects)) for e in edits[:15]}
     assert len(cells) == 15 and len({e.image for e in edits[:15]}) == 15
-    subset = Counter((e.image, e.type, len(e.objects)) for e in edits[:300])
+    subset = Counter((e.image, e.edit_type, len(e.objects)) for e in edits[:300])
     assert len(subset) == 300
     for length in (40, 77, 150, 299):
-        by_cell = Counter((e.type, len(e.objects)) for e in edits[:length])
+        by_cell = Counter((e.edit_type, len(e.objects)) for e in edits[:length])
         by_image = Counter(e.image for e in edits[:length])
         assert len(by_image) == 20
         assert max(by_cell.values()) - min(by_cell.values()) <= 1
@@ -48,22 +48,22 @@ def test_a_seed_defines_the_edits_and_another_gives_others():
     first = construct(images(3), VOCABULARY, seed=0)
     assert construct(images(3), VOCABULARY, seed=0) == first
     other = construct(images(3), VOCABULARY, seed=1)
-    assert [e.id for e in other] == [e.id for e in first] and other != first
+    assert [e.name for e in other] == [e.name for e in first] and other != first
 
 
 def test_an_edit_does_not_depend_on_how_many_others_there_are():
-    many = {e.id: e for e in construct(images(4), VOCABULARY, seed=0)}
+    many = {e.name: e for e in construct(images(4), VOCABULARY, seed=0)}
     few = construct(images(2), VOCABULARY, seed=0, instances=2, counts=(2,))
-    assert all(many[e.id] == e for e in few)
+    assert all(many[e.name] == e for e in few)
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
 def test_targets_follow_the_templates_of_the_paper(kind):
     for edit in construct(images(4), VOCABULARY, seed=0):
-        if edit.type != kind:
+        if edit.edit_type != kind:
             continue
         for o in edit.objects:
-            was = NAMES[o.object]
+            was = NAMES[o.number]
             new = o.asked["object"]
             assert (new != was) == ("object" in kind)
             assert set(o.asked) == {"object", *kind.split(" and ")}
@@ -80,7 +80,7 @@ def test_targets_follow_the_templates_of_the_paper(kind):
 
 def test_new_attributes_are_new_to_the_image_and_differ_where_words_suffice():
     for edit in construct(images(5), VOCABULARY, seed=2):
-        for attribute in edit.type.split(" and "):
+        for attribute in edit.edit_type.split(" and "):
             words = [o.asked[attribute] for o in edit.objects]
             assert len(set(words)) == len(words)
             assert not {"green", "glass"} & set(words)
@@ -90,7 +90,7 @@ def test_where_words_are_few_an_object_still_never_becomes_what_it_is():
     few = AttributeWords(("green", "gold"), ("glass", "gold"), dict.fromkeys(NAMES, NAMES))
     for edit in construct(images(3), few, seed=0):
         for o in edit.objects:
-            if "color" in edit.type:
+            if "color" in edit.edit_type:
                 assert o.asked["color"] == "gold"
 
 

@@ -166,7 +166,7 @@ def test_the_texts_example_has_all_keys_and_no_others(tmp_path, dev):
     (tmp_path / FILE).write_text(example)
     Image.new("RGB", (8, 6)).save(_made(tmp_path / "images" / "scene0.png"))
     Image.new("L", (8, 6), 255).save(_made(tmp_path / "masks" / "scene0_0.png"))
-    assert [edit.id for edit in read_dataset(tmp_path).edits] == ["scene0-color-1-0"]
+    assert [edit.name for edit in read_dataset(tmp_path).edits] == ["scene0-color-1-0"]
 
 
 def _made(path: Path) -> Path:

@@ -38,7 +38,7 @@ def test_pictures_and_masks_are_the_scenes(dataset):
 def test_at_least_fifteen_percent_become_triples_that_were_never_trained_on(dataset):
     edited = [(e, o) for e in dataset.edits for o in e.objects]
     for edit, o in edited:
-        becomes = {**dataset.images[edit.image].objects[o.object].attributes, **o.asked}
+        becomes = {**dataset.images[edit.image].objects[o.number].attributes, **o.asked}
         triple = (becomes["object"], becomes["color"], becomes["material"])
         assert (HELD_OUT in o.tags) == is_held_out(*triple)
     assert sum(HELD_OUT in o.tags for _, o in edited) / len(edited) >= 0.15

@@ -52,11 +52,11 @@ def picture() -> bytes:
 
 def test_every_edit_is_made_by_every_method_once(dataset):
     tasks = plan(dataset).tasks
-    expected = {(m, e.id) for m in ("naive", "ale") for e in dataset.edits[:6]}
-    assert {(j.method.name, j.edit.id) for j in tasks} == expected and len(tasks) == 12
+    expected = {(m, e.name) for m in ("naive", "ale") for e in dataset.edits[:6]}
+    assert {(j.method.name, j.edit.name) for j in tasks} == expected and len(tasks) == 12
     assert len({task.path for task in tasks}) == len({task.fingerprint for task in tasks}) == 12
     out = dataset.folder.parent
-    assert all(j.path == out / "images" / j.method.name / f"{j.edit.id}.png" for j in tasks)
+    assert all(j.path == out / "images" / j.method.name / f"{j.edit.name}.png" for j in tasks)
 
 
 def test_methods_of_one_edit_stand_together_with_those_of_one_source_branch_side_by_side(dataset):
@@ -70,14 +70,14 @@ def test_a_workflow_holds_the_edits_phrases_masks_type_and_seed(dataset):
         workflow, pictures = task.prepare()
         inputs = {workflow.title(k): node["inputs"] for k, node in workflow.nodes.items()}
         assert inputs["Noise"]["noise_seed"] == task.edit.seed
-        assert inputs["Self-attention"]["edit_type"] == task.edit.type
+        assert inputs["Self-attention"]["edit_type"] == task.edit.edit_type
         assert pictures[inputs["Source image"]["image"]] == dataset.picture(task.edit.image)
         masks = dataset.masks(task.edit.image)
         for number, o in enumerate(task.edit.objects, 1):
             node = inputs[f"Edit {number}"]
             assert (node["source"], node["target"]) == (o.source, o.target)
             sent = pictures[inputs[f"Mask {number}"]["image"]]
-            assert sent.convert("L") == masks[o.object]
+            assert sent.convert("L") == masks[o.number]
         assert f"Edit {len(task.edit.objects) + 1}" not in inputs
         saving = [n["class_type"] for n in workflow.nodes.values() if "Save" in n["class_type"]]
         assert not saving
@@ -88,7 +88,7 @@ def test_a_spoiled_mask_is_what_the_method_is_given(dataset):
     (task,) = Plan(dataset, dataset.edits[:1], (method,), dataset.folder.parent).tasks
     workflow, pictures = task.prepare()
     sent = pictures[workflow.inputs("Mask 1")["image"]]
-    true = dataset.masks(task.edit.image)[task.edit.objects[0].object]
+    true = dataset.masks(task.edit.image)[task.edit.objects[0].number]
     assert sent.getbbox() == true.getbbox() and sent.convert("L") != true
 
 

@@ -17,7 +17,7 @@ from ale_edit.bench.demo_scenes import demo_input
 from ale_edit.bench.main_job import (
     MaskedEdit,
     exit_code,
-    filled_workflow,
+    fill_workflow,
     guard,
     main,
     scores_of,
@@ -47,7 +47,7 @@ def chain(count: int) -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 16])
 def test_the_edit_chain_has_one_link_per_object_in_order(count):
-    workflow = filled_workflow("image.png", chain(count))
+    workflow = fill_workflow("image.png", chain(count))
     node_id = workflow.inputs("Method")["edits"][0]
     for k in range(count, 0, -1):
         node = workflow.nodes[node_id]
@@ -63,7 +63,7 @@ def test_the_edit_chain_has_one_link_per_object_in_order(count):
 
 
 def test_a_checkpoint_takes_the_demo_models_place():
-    workflow = filled_workflow("image.png", chain(2), checkpoint="sd15.safetensors")
+    workflow = fill_workflow("image.png", chain(2), checkpoint="sd15.safetensors")
     node_id = workflow.find("Model")
     assert workflow.nodes[node_id]["class_type"] == "CheckpointLoaderSimple"
     assert workflow.nodes[node_id]["inputs"] == {"ckpt_name": "sd15.safetensors"}
@@ -73,7 +73,7 @@ def test_a_checkpoint_takes_the_demo_models_place():
 
 
 def test_the_seed_of_the_noise_can_be_chosen():
-    assert filled_workflow("i.png", chain(2), seed=9).inputs("Noise") == {"noise_seed": 9}
+    assert fill_workflow("i.png", chain(2), seed=9).inputs("Noise") == {"noise_seed": 9}
 
 
 def test_the_background_error_is_measured_outside_the_masks_alone():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ale_edit.bench.main_job import filled_workflow, to_picture
+from ale_edit.bench.main_job import fill_workflow, to_picture
 from ale_edit.bench.methods import (
     ALE,
     COMPONENTS,
@@ -40,7 +40,7 @@ GROUND = {
 
 def filled(method: Method) -> dict:
     if method.editor == ALE.editor:
-        workflow = filled_workflow("a.png", [("a", "b", "m.png")], seed=0, edit_type="color")
+        workflow = fill_workflow("a.png", [("a", "b", "m.png")], seed=0, edit_type="color")
     else:
         workflow = editor_workflow(method.editor, "a.png", [("a", "b")])
     method.apply(workflow, ["a brown-colored goat", "ball made of gold"])

@@ -37,7 +37,7 @@ def changed(mapping: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 
 def test_the_papers_types_become_edits_of_one_object_with_sentences(mapping):
     dataset = made(mapping)
-    kinds = {e.category: e.type for e in dataset.edits}
+    kinds = {e.category: e.edit_type for e in dataset.edits}
     assert kinds == {
         "1 change object": "object",
         "4 change content": "object",
@@ -77,7 +77,7 @@ def test_scores_count_the_border_as_edited_and_edits_do_not(mapping):
     """PIE-Bench's rule: the outermost rows and columns belong to the mask."""
     dataset = made(mapping)
     for name in dataset.images:
-        (mask,), (scored,) = dataset.masks(name), dataset.scored_masks(name)
+        (mask,), (scored,) = dataset.masks(name), dataset.frame_masks(name)
         own, with_border = np.asarray(mask) > 127, np.asarray(scored) > 127
         expected = own.copy()
         expected[[0, -1], :] = expected[:, [0, -1]] = True
@@ -151,7 +151,7 @@ def test_where_the_blended_word_is_not_in_the_prompt_the_prompts_are_taken_and_t
 
 def test_every_beginning_is_spread_over_the_types(mapping):
     dataset = made(mapping)
-    edits = [e for e in dataset.edits if e.type == "object"] * 4 + [dataset.edits[-1]] * 2
+    edits = [e for e in dataset.edits if e.edit_type == "object"] * 4 + [dataset.edits[-1]] * 2
     kinds = [e.kind for e in in_turn(edits)]
     assert set(kinds[:5]) == set(kinds) and sorted(kinds) == sorted(e.kind for e in edits)
 

@@ -28,8 +28,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         return {"all": [share, 1.0], "psnr": [20 + share], "wrong, edited": [], "TE": [15 + share]}
 
     scored = {
-        "naive": {e.id: values(0.0) for e in dataset.edits},
-        "ale": {e.id: values(1.0) for e in dataset.edits[:-1]},
+        "naive": {e.name: values(0.0) for e in dataset.edits},
+        "ale": {e.name: values(1.0) for e in dataset.edits[:-1]},
     }
     missing = {"lpips": "n/a: no LPIPS weights", "structure": "n/a: no DINO weights"}
     return Results(dataset, dataset.edits, (NAIVE, ALE), scored, missing, folder.parent)
@@ -122,7 +122,7 @@ def test_split_tables_say_how_many_edits_and_what_the_source_has(results):
 
 
 def test_n_is_of_the_edits_that_have_the_figure(results):
-    scored = {"naive": {}, "ale": {e.id: {"TI": [9.0]} for e in results.edits[:2]}}
+    scored = {"naive": {}, "ale": {e.name: {"TI": [9.0]} for e in results.edits[:2]}}
     table = replace(results, scored=scored).split_tables()[0]
     assert sum(int(c.split("n = ")[1].rstrip(")")) for c in table.columns[1:]) == 2
 
@@ -254,14 +254,14 @@ def test_failed_images_are_said(results):
 
 
 def test_edits_are_ranked_by_what_leaked_with_the_reference(results):
-    leaks = {e.id: (k * 7) % 45 for k, e in enumerate(results.edits)}
+    leaks = {e.name: (k * 7) % 45 for k, e in enumerate(results.edits)}
     scored = {
         "naive": results.scored["naive"],
         "ale": {
             i: {"wrong, edited": [leak > 20], "TE": [leak], "TI": [0]} for i, leak in leaks.items()
         },
     }
-    order = [leaks[e.id] for e in rank_edits(replace(results, scored=scored))]
+    order = [leaks[e.name] for e in rank_edits(replace(results, scored=scored))]
     assert order == sorted(leaks.values(), reverse=True)
     assert leak_of({"wrong, edited": [0, 1], "TE": [30.0]}) > leak_of({"TE": [99.0], "TI": [99.0]})
     assert leak_of({}) == (0, 0)

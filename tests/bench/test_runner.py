@@ -66,8 +66,8 @@ def test_where_all_images_are_there_no_server_is_asked(dataset, tmp_path, capsys
 
 def test_images_that_are_not_there_are_an_exit_code_beside_the_report(dataset, tmp_path, capsys):
     unedited(dataset, tmp_path / "out")
-    image_path(tmp_path / "out" / "mine", "ale", dataset.edits[1].id).unlink()
-    image_path(tmp_path / "out" / "mine", "naive", dataset.edits[2].id).write_bytes(b"damaged")
+    image_path(tmp_path / "out" / "mine", "ale", dataset.edits[1].name).unlink()
+    image_path(tmp_path / "out" / "mine", "naive", dataset.edits[2].name).write_bytes(b"damaged")
     assert main(argv(dataset, tmp_path, "--score-only")) == 1
     assert "2 of 8 images failed or are not there; the report is of the" in capsys.readouterr().err
     report = json.loads((tmp_path / "out" / "mine.json").read_text())

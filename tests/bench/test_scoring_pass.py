@@ -48,14 +48,14 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def wanted(edit: ImageEdit) -> dict[int, dict[str, str]]:
-    return {o.object: o.asked for o in edit.objects}
+    return {o.number: o.asked for o in edit.objects}
 
 
 def exchanged(edit: ImageEdit) -> dict[int, dict[str, str]]:
     """Every object gets what the next one was to get."""
     asked = [o.asked for o in edit.objects]
     turned = [*asked[1:], asked[0]]
-    return {o.object: words for o, words in zip(edit.objects, turned, strict=True)}
+    return {o.number: words for o, words in zip(edit.objects, turned, strict=True)}
 
 
 def save(dataset: Dataset, edit: ImageEdit, method: str, looks: dict[int, dict[str, str]]) -> None:
@@ -66,7 +66,7 @@ def save(dataset: Dataset, edit: ImageEdit, method: str, looks: dict[int, dict[s
         named = {("shape" if name == "object" else name): word for name, word in words.items()}
         objects[k] = replace(objects[k], **named)
     image, _ = render(replace(scene, objects=tuple(objects)))
-    path = image_path(dataset.folder.parent, method, edit.id)
+    path = image_path(dataset.folder.parent, method, edit.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     to_picture(image).save(path)
 
@@ -111,13 +111,13 @@ def test_exchanged_attributes_are_wrong_on_the_other_object(scored):
 
 
 def test_wrong_attributes_are_counted_by_hand(dataset):
-    edit = next(e for e in dataset.edits if e.type == "color" and len(e.objects) == 2)
+    edit = next(e for e in dataset.edits if e.edit_type == "color" and len(e.objects) == 2)
     image = dataset.images[edit.image]
     first, second = edit.objects
-    (third,) = {0, 1, 2} - {first.object, second.object}
+    (third,) = {0, 1, 2} - {first.number, second.number}
     found = [dict(o.attributes) for o in image.objects]
-    found[first.object]["color"] = first.asked["color"]
-    found[second.object]["color"] = first.asked["color"]  # leaked within
+    found[first.number]["color"] = first.asked["color"]
+    found[second.number]["color"] = first.asked["color"]  # leaked within
     found[third]["color"] = second.asked["color"]  # leaked without
     hits = judge_objects(edit, image, found, "held out")
     assert hits["all"] == [True, False] and hits["color"] == [True, False]
@@ -128,10 +128,10 @@ def test_wrong_attributes_are_counted_by_hand(dataset):
 
 
 def test_what_an_object_had_before_is_not_wrong_where_another_was_to_get_it(dataset):
-    edit = next(e for e in dataset.edits if e.type == "color" and len(e.objects) == 2)
+    edit = next(e for e in dataset.edits if e.edit_type == "color" and len(e.objects) == 2)
     image = dataset.images[edit.image]
     first, second = edit.objects
-    own = image.objects[first.object].attributes["color"]
+    own = image.objects[first.number].attributes["color"]
     second = replace(second, asked={**second.asked, "color": own})
     edit = replace(edit, objects=(first, second))
     found = [dict(o.attributes) for o in image.objects]
@@ -140,7 +140,7 @@ def test_what_an_object_had_before_is_not_wrong_where_another_was_to_get_it(data
 
 def test_with_one_object_there_is_no_other_edited_one(scored, dataset):
     for edit in dataset.edits:
-        values = scored["perfect"][edit.id]
+        values = scored["perfect"][edit.name]
         count = len(edit.objects)
         assert len(values["wrong, edited"]) == (count if count > 1 else 0)
         assert len(values["wrong, untouched"]) == 3 - count
@@ -189,9 +189,9 @@ def test_damaged_and_missing_images_are_told_and_left_out(dataset):
     told, edits = [], dataset.edits[:4]
     for edit in edits[:3]:
         save(dataset, edit, "partly", {})
-    image_path(dataset.folder.parent, "partly", edits[1].id).write_bytes(b"\x89PNG cut")
+    image_path(dataset.folder.parent, "partly", edits[1].name).write_bytes(b"\x89PNG cut")
     found = score(dataset, edits, "partly", metrics(Metric("m", "1", Counted())), told.append)
-    assert set(found) == {edits[0].id, edits[2].id}
+    assert set(found) == {edits[0].name, edits[2].name}
     assert len(told) == 2 and "is damaged" in told[0]
     assert "1 of 4 images are not there" in told[1]
 
@@ -204,7 +204,7 @@ def test_a_broken_file_of_scores_is_told_and_made_again(dataset):
     score(dataset, dataset.edits[:2], "exchanged", metric, told.append)
     assert counted.calls == 4 and "is not JSON" in told[0]
     assert set(json.loads(scores_file(dataset, "exchanged").read_text())) == {
-        e.id for e in dataset.edits[:2]
+        e.name for e in dataset.edits[:2]
     }
 
 
@@ -230,18 +230,18 @@ def test_with_weights_te_and_ti_are_the_mini_clips(dataset, tmp_path, monkeypatc
     cosines, _ = load_mini_clip(tmp_path)
     assert cosines is not None
     for edit in edits:
-        image = to_tensor(read_result(image_path(dataset.folder.parent, "perfect", edit.id))[0])
-        masks = [to_tensor(dataset.masks(edit.image)[o.object]) for o in edit.objects]
+        image = to_tensor(read_result(image_path(dataset.folder.parent, "perfect", edit.name))[0])
+        masks = [to_tensor(dataset.masks(edit.image)[o.number]) for o in edit.objects]
         outside = image * (1 - torch.stack(masks).amax(0))[..., None]
         each = [float(cosines(outside[None], [o.target])) for o in edit.objects]
         te = 100 * sum(max(c, 0) for c in each) / len(each)
-        assert found[edit.id]["TE"] == [pytest.approx(te, abs=1e-3)]
-        assert len(found[edit.id]["TI"]) == (len(edit.objects) > 1)
-        assert len(found[edit.id]["TE of the source"]) == 1
+        assert found[edit.name]["TE"] == [pytest.approx(te, abs=1e-3)]
+        assert len(found[edit.name]["TI"]) == (len(edit.objects) > 1)
+        assert len(found[edit.name]["TE of the source"]) == 1
         prompt = " and ".join(o.target for o in edit.objects)
         whole = 100 * max(float(cosines(image[None], [prompt])), 0)
-        assert found[edit.id]["CLIP, whole"] == [pytest.approx(whole, abs=1e-3)]
-        assert len(found[edit.id]["CLIP, objects"]) == len(found[edit.id]["CLIP, union"]) == 1
+        assert found[edit.name]["CLIP, whole"] == [pytest.approx(whole, abs=1e-3)]
+        assert len(found[edit.name]["CLIP, objects"]) == len(found[edit.name]["CLIP, union"]) == 1
 
 
 def test_with_a_backbone_lpips_is_scored(dataset, tmp_path):
@@ -289,9 +289,9 @@ def test_with_dino_the_structure_distance_is_scored(dataset, tmp_path, monkeypat
     for name, factor in (("structure", 1), ("structure, PIE-Bench", 255)):
         assert [v[name] for v in same.values()] == [[0.0]] * 2
         for edit in edits:
-            edited, _ = read_result(image_path(dataset.folder.parent, "perfect", edit.id))
+            edited, _ = read_result(image_path(dataset.folder.parent, "perfect", edit.name))
             expected = by_hand(vit, dataset.picture(edit.image), edited, factor)
-            assert other[edit.id][name] == [pytest.approx(expected, rel=1e-4, abs=1e-9)]
+            assert other[edit.name][name] == [pytest.approx(expected, rel=1e-4, abs=1e-9)]
             assert expected > 1e-6
 
 

@@ -99,7 +99,7 @@ def test_the_published_form_that_is_counted_is_rgb_cam():
     from comfy.ldm.modules.attention import optimized_attention
 
     from ale_edit.attention.rgb_cam import layer_text, region_cross_attention, region_text
-    from ale_edit.bench.speed.counts import published_form
+    from ale_edit.bench.speed.counts import attend_as_published
     from ale_edit.bench.speed.models import boxes, embeddings
     from ale_edit.regions.grid import cell_groups, coverage
 
@@ -112,7 +112,7 @@ def test_the_published_form_that_is_counted_is_rgb_cam():
     ]
     text = layer_text(texts)
     ours = region_cross_attention(q, text, lambda q, k, v: optimized_attention(q, k, v, 2))
-    published = published_form(q, ore, covered.flatten(1), 2)
+    published = attend_as_published(q, ore, covered.flatten(1), 2)
     torch.testing.assert_close(ours, published, rtol=0, atol=1e-5)
 
 
@@ -184,7 +184,7 @@ def test_a_part_may_be_measured_alone(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_where_time_is_up_the_larger_shapes_are_left_out_and_named(monkeypatch: pytest.MonkeyPatch):
-    from ale_edit.bench.speed.command import MeasurementPlan, left_out_lines
+    from ale_edit.bench.speed.command import MeasurementPlan, omission_lines
     from ale_edit.bench.speed.models import UNetShape
 
     three = [UNetShape("demo", size, torch.float32) for size in (8, 16)]
@@ -193,9 +193,9 @@ def test_where_time_is_up_the_larger_shapes_are_left_out_and_named(monkeypatch: 
     measured = MeasurementPlan(True, 1).measure_all(lambda shape: {"shape": str(shape)})
     names = ["demo, 8x8, float32", "SD 1.5, 8x8, float32", "demo, 16x16, float32"]
     assert [found["shape"] for found in measured["shapes"]] == names
-    assert measured["left_out"] == [] == left_out_lines("memory", measured)
+    assert measured["left_out"] == [] == omission_lines("memory", measured)
     late = MeasurementPlan(True, 1, ends_at=0.0).measure_all(lambda shape: {"shape": str(shape)})
     assert [found["shape"] for found in late["shapes"]] == names[:1]
-    assert left_out_lines("memory", late)[1] == (
+    assert omission_lines("memory", late)[1] == (
         "Left out, as time was up: SD 1.5, 8x8, float32; demo, 16x16, float32 (--only memory)."
     )

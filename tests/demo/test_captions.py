@@ -5,7 +5,7 @@ import torch
 from ale_edit.demo.caption_sampler import BOS, EOS, CaptionSampler
 from ale_edit.demo.captions import (
     demo_edits,
-    known_words,
+    list_known_words,
     object_phrase,
     scene_caption,
     unknown_words,
@@ -56,7 +56,7 @@ def test_unknown_words_are_named_once_in_order():
         "jade",
     ]
     assert unknown_words("red-colored ball made of wood and star in the fog") == []
-    assert {*SHAPES, *COLORS, *MATERIALS} <= known_words()
+    assert {*SHAPES, *COLORS, *MATERIALS} <= list_known_words()
 
 
 @pytest.mark.comfy
@@ -118,7 +118,7 @@ def test_tokens_of_a_caption_belong_to_the_object_they_describe():
 
 
 def _text(tokens: list[int]) -> str:
-    words = {tuple(tokenize(w)): w for w in known_words()}
+    words = {tuple(tokenize(w)): w for w in list_known_words()}
     longest = max(map(len, words))
     out, i = [], 0
     while i < len(tokens):

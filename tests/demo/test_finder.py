@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ale_edit.demo.captions import object_phrase
-from ale_edit.demo.evaluate import found_overlaps
+from ale_edit.demo.evaluate import measure_overlaps
 from ale_edit.demo.finder import ATTRIBUTES, FinderNet, SceneFinder
 from ale_edit.demo.render import render_batch
 from ale_edit.demo.scenes import CHECK_SEEDS, COLORS, MATERIALS, SHAPES, Scene, make_scene
@@ -151,7 +151,7 @@ def test_a_few_steps_lower_the_loss(tmp_path):
 def test_its_masks_are_those_of_scenes_that_it_never_saw():
     scenes = [make_scene(CHECK_SEEDS[i], 1 + i % 4, triples="all") for i in range(500)]
     images, masks = render_batch(scenes)
-    overlaps = found_overlaps(SceneFinder.load(), images, masks, scenes)
+    overlaps = measure_overlaps(SceneFinder.load(), images, masks, scenes)
     assert len(overlaps) == 1250
     assert sum(overlaps) / len(overlaps) >= 0.85
 

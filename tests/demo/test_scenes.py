@@ -40,7 +40,7 @@ def test_a_scene_without_objects_is_its_background():
 
 
 def test_five_objects_are_refused():
-    with pytest.raises(ValueError, match="0 to 4 objects, 5 were asked for"):
+    with pytest.raises(ValueError, match="0 to 4 objects, 5 were asked for. Ask for one"):
         make_scene(0, 5)
 
 

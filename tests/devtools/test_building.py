@@ -66,7 +66,7 @@ def test_a_file_that_a_person_put_into_an_unfinished_set_up_stays(installer, tmp
     for _ in range(2):
         choose_own_host(cache, tmp_path / "data")
         files = [path for path in left.rglob("*") if path.is_file()]
-        assert model in files and set(files) <= {model, Environment(left).unfinished}
+        assert model in files and set(files) <= {model, Environment(left).lock_file}
 
 
 ORPHAN = """

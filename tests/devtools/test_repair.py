@@ -78,9 +78,9 @@ def test_a_repair_keeps_what_a_person_had_changed(installer, tmp_path, capsys):
     for text in ("# mine", "# mine, later"):
         (environment.comfyui / "main.py").write_text(text)
         choose_own_host(tmp_path / "cache", tmp_path / "data")
-    kept = [path.read_text() for path in environment.changed.iterdir()]
+    kept = [path.read_text() for path in environment.changes_folder.iterdir()]
     assert sorted(kept) == ["# mine", "# mine, later"]
-    assert str(environment.changed) in capsys.readouterr().out
+    assert str(environment.changes_folder) in capsys.readouterr().out
 
 
 def test_an_open_file_is_replaced_and_not_overwritten(installer, tmp_path):

@@ -1,5 +1,6 @@
 """Files of a person, and programs that run in an environment, survive every command of dev.py."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ale_edit.devtools import commands, jobs, pins, testing
+from ale_edit.devtools import commands, jobs, locales, pins, testing
 from ale_edit.devtools.environment import Environment
 from ale_edit.devtools.host_choice import find_host
 from ale_edit.devtools.pins import pins_key
@@ -15,9 +16,11 @@ from ale_edit.devtools.server import Server, answers
 from ale_edit.tests.devtools.fakes import make_set
 
 COMMANDS = [
-    *(["demo"], ["serve", "--no-browser"], ["test"], ["check"], ["train-demo"]),
-    *(["bench", name] for name in ("speed", "scenes", "demo", "tables")),
+    *(["demo"], ["serve", "--no-browser"], ["test"], ["check"], ["train-demo"], ["locales"]),
+    *(["bench", name] for name in ("speed", "scenes", "demo", "tables", "inversions")),
+    ["bench", "reliability"],
     ["bench", "run", "set"],
+    ["bench", "dataset", "ale", "set", "--out", "new"],
 ]
 
 
@@ -26,6 +29,7 @@ def cache(installer, tmp_path, monkeypatch) -> Path:
     """Commands that find their environment as they always do, and then run nothing long."""
     monkeypatch.chdir(tmp_path)
     make_set(Path("set"))
+    monkeypatch.setattr(locales, "LOCALES", shutil.copytree(locales.LOCALES, tmp_path / "locales"))
     monkeypatch.setenv("ALE_EDIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     for module in (commands, jobs):
@@ -35,6 +39,11 @@ def cache(installer, tmp_path, monkeypatch) -> Path:
     done = SimpleNamespace(returncode=0)
     monkeypatch.setattr(testing, "subprocess", SimpleNamespace(run=lambda *_, **__: done))
     return tmp_path / "cache"
+
+
+def test_every_command_is_among_them():
+    assert {argv[0] for argv in COMMANDS} == set(commands.COMMANDS)
+    assert {argv[1] for argv in COMMANDS if argv[0] == "bench"} == set(commands.BENCHMARKS)
 
 
 def run_all_commands(monkeypatch: pytest.MonkeyPatch) -> None:

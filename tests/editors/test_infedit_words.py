@@ -57,7 +57,7 @@ def test_blend_words_are_rows_of_the_target_prompt():
     assert rows_of("goat red", "house a") == BlendRows(edited=(1, 2), kept=(4, 5))
     both = rows_of("goat house", "house on")
     assert both == BlendRows(edited=(2, 5), kept=(3, 5))
-    assert (both.reshaped, both.kept_alone) == ((5,), (3,))
+    assert (both.common_rows, both.fixed_rows) == ((5,), (3,))
 
 
 def test_a_word_of_the_source_prompt_is_the_word_in_its_place():

@@ -15,7 +15,7 @@ from ale_edit.headless import (
     Workflow,
     WorkflowRejected,
 )
-from ale_edit.headless.connection import without_password
+from ale_edit.headless.connection import hide_password
 from ale_edit.headless.edits import MASKED
 from ale_edit.tests.headless.fake_server import FakeServer
 from ale_edit.tests.headless.fake_server import serving as serving_many
@@ -160,7 +160,7 @@ def test_no_session_is_left_open_when_the_server_is_not_there(recwarn):
     ],
 )
 def test_a_password_in_the_address_is_used_and_never_shown(url, shown, login):
-    address, coded = without_password(url)
+    address, coded = hide_password(url)
     assert address == shown
     assert (coded and base64.b64decode(coded)) == login
 

@@ -186,9 +186,12 @@ def test_all_that_is_wrong_is_told_before_anything_is_queued(table, tmp_path, ca
         (["none.csv"], "There is no table none.csv"),
         (["IN/edits.csv", "--set", "seed"], "'seed' is not of the form NAME=VALUE"),
         (["IN/edits.csv", "--lora", "l"], "needs a checkpoint"),
-        (["IN/edits.csv", "--result", "x"], "--result goes with --workflow"),
+        (["IN/edits.csv", "--result", "x"], "with --workflow. Give --workflow, or leave out --res"),
         (["IN/edits.csv", "--workflow", "w.json", "--lcm"], "--workflow brings its own model"),
-        (["IN/edits.csv", "--workflow", "w.json"], "There is no workflow file w.json"),
+        (
+            ["IN/edits.csv", "--workflow", "w.json"],
+            "no workflow file w.json. Correct the path.",
+        ),
         (["IN/edits.csv", "--out", "IN"], "is an input of"),
     ],
 )
@@ -238,15 +241,15 @@ def test_the_bar_shows_place_time_left_and_what_is_at_work(table, capsys, monkey
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     bar = BatchBar(3, is_terminal=True)
     now[0] += 10
-    bar.done(first, Outcome(made=1))
+    bar.finish_job(first, Outcome(made=1))
     bar.progress(first.name, Progress("Sample", 3, 15))
     shown = capsys.readouterr().out.split("\r")[-1].rstrip()
     assert shown == "[######--------------] 1/3, 10.0 s each, 0:00:20 left  p0: Sample 3/15"
     bar.progress(other.name, Progress("", ahead=1))  # it waits for ours: nothing new
     assert capsys.readouterr().out == ""
-    bar.done(first, Outcome(made=2))
+    bar.finish_job(first, Outcome(made=2))
     bar.progress(other.name, Progress("", ahead=2))
-    bar.done(first, Outcome(made=1, failed={"p0": "no masks"}))
+    bar.finish_job(first, Outcome(made=1, failed={"p0": "no masks"}))
     bar.close()
     told = capsys.readouterr().out
     assert "p1: waiting, 2 before it" in told and "failed: no masks\n" in told

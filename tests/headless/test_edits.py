@@ -12,7 +12,7 @@ from ale_edit.headless.edits import (
     Model,
     apply_setting,
     fill_edits,
-    masked_workflow,
+    mask_workflow,
     settings_of,
     use_prompts,
     words_workflow,
@@ -43,7 +43,7 @@ def is_whole(workflow: Workflow) -> bool:
 
 @pytest.mark.parametrize("model", [Model(), Model("c.safetensors"), LCM, LORA])
 def test_both_workflows_stay_whole_with_every_model(model):
-    assert is_whole(masked_workflow("i.png", TWO, model))
+    assert is_whole(mask_workflow("i.png", TWO, model))
     assert is_whole(words_workflow("i.png", WORDS, model))
 
 
@@ -66,10 +66,10 @@ def test_without_a_checkpoint_the_demo_detector_finds_the_objects():
     assert "ALEDemoDetectorLoader" not in workflow.classes()
 
 
-@pytest.mark.parametrize("make", [masked_workflow, words_workflow])
+@pytest.mark.parametrize("make", [mask_workflow, words_workflow])
 def test_a_lora_lies_between_checkpoint_and_everything_and_samples_as_an_lcm(make: Any):
-    workflow = make("i.png", TWO if make is masked_workflow else WORDS, LORA)
-    loader = "Model" if make is masked_workflow else "Load Checkpoint"
+    workflow = make("i.png", TWO if make is mask_workflow else WORDS, LORA)
+    loader = "Model" if make is mask_workflow else "Load Checkpoint"
     assert source_of(workflow, "LCM-LoRA", "model") == (loader, 0)
     assert source_of(workflow, "LCM-LoRA", "clip") == (loader, 1)
     assert source_of(workflow, "ModelSamplingDiscrete", "model") == ("LCM-LoRA", 0)
@@ -81,7 +81,7 @@ def test_a_lora_lies_between_checkpoint_and_everything_and_samples_as_an_lcm(mak
 
 
 def test_an_lcm_checkpoint_samples_as_one_without_a_lora():
-    workflow = masked_workflow("i.png", TWO, LCM)
+    workflow = mask_workflow("i.png", TWO, LCM)
     assert source_of(workflow, "RGB-CAM", "model") == ("ModelSamplingDiscrete", 0)
     assert source_of(workflow, "Schedule", "model") == ("ModelSamplingDiscrete", 0)
     assert source_of(workflow, "Negative", "clip") == ("Model", 1)
@@ -92,10 +92,10 @@ def test_a_lora_without_a_checkpoint_is_refused():
         Model(lora="l.safetensors")
 
 
-@pytest.mark.parametrize("make", [masked_workflow, words_workflow])
+@pytest.mark.parametrize("make", [mask_workflow, words_workflow])
 def test_prompts_come_between_the_edits_and_whatever_took_them(make: Any):
-    workflow = make("i.png", TWO if make is masked_workflow else WORDS)
-    last, taker = ("Edit 2", "Method") if make is masked_workflow else ("Edit List", None)
+    workflow = make("i.png", TWO if make is mask_workflow else WORDS)
+    last, taker = ("Edit 2", "Method") if make is mask_workflow else ("Edit List", None)
     use_prompts(workflow, {"source_prompt": "a wolf"})
     use_prompts(workflow, {"target_prompt": "a goat"})
     assert workflow.inputs("Full Prompts")["source_prompt"] == "a wolf"
@@ -129,9 +129,9 @@ def test_a_workflow_without_the_titles_is_told_what_it_has(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
-@pytest.mark.parametrize("make", [masked_workflow, words_workflow])
+@pytest.mark.parametrize("make", [mask_workflow, words_workflow])
 def test_every_setting_reaches_an_input(make: Any, name: str):
-    workflow = make("i.png", TWO if make is masked_workflow else WORDS)
+    workflow = make("i.png", TWO if make is mask_workflow else WORDS)
     value = {"type": "material", "variant": "published code", "seed": 9, "steps": 3}.get(name, 0.25)
     apply_setting(workflow, name, str(value))
     if name == "schedule":
@@ -142,7 +142,7 @@ def test_every_setting_reaches_an_input(make: Any, name: str):
 
 
 def test_an_input_is_set_by_title_and_keeps_its_kind():
-    workflow = masked_workflow("i.png", TWO)
+    workflow = mask_workflow("i.png", TWO)
     for name, text in (("Method.ore", "false"), ("Regions.feather", "1"), ("Negative.text", "7")):
         apply_setting(workflow, name, text)
     assert workflow.inputs("Method")["ore"] is False
@@ -162,7 +162,7 @@ def test_an_input_is_set_by_title_and_keeps_its_kind():
 )
 def test_a_number_that_the_front_end_exported_as_whole_may_become_any(name: str, place: str):
     """JavaScript writes 2.0 as 2."""
-    workflow = masked_workflow("i.png", TWO)
+    workflow = mask_workflow("i.png", TWO)
     for node in workflow.nodes.values():
         node["inputs"] |= {k: 2 for k, v in node["inputs"].items() if isinstance(v, float)}
     apply_setting(workflow, place, "2.5")
@@ -176,14 +176,14 @@ def test_a_number_that_the_front_end_exported_as_whole_may_become_any(name: str,
 
 @pytest.mark.parametrize("place", ["steps", "seed", "Schedule.steps", "Noise.noise_seed"])
 def test_a_setting_that_is_whole_stays_so_whatever_the_workflow_holds(place: str):
-    workflow = masked_workflow("i.png", TWO)
+    workflow = mask_workflow("i.png", TWO)
     workflow.fill("Schedule", steps=15.0)
     with pytest.raises(ValueError, match=f"{place} is '2.5'. Write a whole number"):
         apply_setting(workflow, place, "2.5")
 
 
 def test_a_fraction_for_a_whole_input_of_another_node_is_told_by_its_server():
-    workflow = masked_workflow("i.png", TWO)
+    workflow = mask_workflow("i.png", TWO)
     workflow.add("Count", "ALEDemoScene", {"seed": 1, "objects": 2})
     apply_setting(workflow, "Count.objects", "2.5")
     (error,) = complaints(workflow, object_info())
@@ -207,10 +207,10 @@ def test_a_fraction_for_a_whole_input_of_another_node_is_told_by_its_server():
 )
 def test_a_setting_that_cannot_be_is_told(name, value, expected):
     with pytest.raises(ValueError, match=expected):
-        apply_setting(masked_workflow("i.png", TWO), name, value)
+        apply_setting(mask_workflow("i.png", TWO), name, value)
 
 
 def test_a_large_seed_is_kept_to_the_last_digit():
-    workflow = masked_workflow("i.png", TWO)
+    workflow = mask_workflow("i.png", TWO)
     apply_setting(workflow, "seed", str(2**64 - 1))
     assert settings_of(workflow)["seed"] == 2**64 - 1

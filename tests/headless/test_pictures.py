@@ -11,10 +11,10 @@ from ale_edit.headless.pictures import (
     alpha_of,
     as_png,
     is_intact,
+    keep_alpha,
     open_picture,
     open_whole,
     upload_name,
-    with_alpha,
     write_whole,
 )
 
@@ -130,7 +130,7 @@ def test_the_alpha_channel_of_a_picture_is_found(mode):
 
 
 def restored(alpha: Image.Image, size: tuple[int, int]) -> Image.Image | None:
-    data = with_alpha(as_png(Image.new("RGB", size, "red")), alpha)
+    data = keep_alpha(as_png(Image.new("RGB", size, "red")), alpha)
     return None if data is None else Image.open(io.BytesIO(data))
 
 
@@ -156,7 +156,7 @@ def test_an_edited_image_keeps_its_texts_and_an_alpha_channel_of_its_own():
     texts = PngImagePlugin.PngInfo()
     texts.add_text("prompt", "{}")
     Image.new("RGB", (4, 4)).save(data := io.BytesIO(), "PNG", pnginfo=texts)
-    found = with_alpha(data.getvalue(), ramp((4, 4)))
+    found = keep_alpha(data.getvalue(), ramp((4, 4)))
     assert found is not None and Image.open(io.BytesIO(found)).info["prompt"] == "{}"
     own = as_png(Image.new("RGBA", (4, 4), (1, 2, 3, 4)))
-    assert with_alpha(own, ramp((4, 4))) == own
+    assert keep_alpha(own, ramp((4, 4))) == own

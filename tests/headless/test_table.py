@@ -170,7 +170,7 @@ def test_rows_without_a_name_get_their_images_numbered_where_needed(tmp_path):
 
 def test_a_name_given_twice_is_told_also_in_another_case(tmp_path):
     rows = read_table(table(tmp_path, "image,edits,name\na,a -> b,One\nb,a -> b,one\n"))
-    with pytest.raises(Problems, match="'One' is there more than once: .*line 2, .*line 3"):
+    with pytest.raises(Problems, match="'One' is there more.*line 2, .*line 3. Give each its own."):
         name_rows(rows)
 
 

@@ -19,6 +19,7 @@ from ale_edit.host.regions import (
 from ale_edit.prompts.edits import Edits
 from ale_edit.regions.regions import ImageRegions, make_regions
 from ale_edit.tests.tiny import box_mask, edits_of, two_boxes
+from ale_edit.tests.versions import load_mask
 
 
 def of_one(*args: Any, **options: Any) -> ImageRegions:
@@ -116,8 +117,7 @@ def test_a_mask_read_by_the_wrong_channel_is_said_to_cover_everything(
 ):
     monkeypatch.setattr(folder_paths, "get_annotated_filepath", lambda name: str(tmp_path / name))
     node = importlib.import_module("nodes").LoadImageMask()
-    load = getattr(node, node.FUNCTION)  # 0.33 renamed it
-    mask = load(saved_by_an_editor(tmp_path), channel)[0][0]
+    mask = load_mask(node, saved_by_an_editor(tmp_path), channel)[0]
     edits = edits_of(pairs, masks=[mask, two_boxes()[1]][: len(pairs)])
     with caplog.at_level(logging.WARNING):
         regions = of_one(edits, None, 0.0)

@@ -14,12 +14,15 @@ import pytest
 import torch
 from comfy_extras.nodes_hooks import SetClipHooks
 
+from ale_edit.editors import EDITORS
 from ale_edit.prompts.edits import Edits
 from ale_edit.tests.families import family_model
 from ale_edit.tests.host.other_nodes import in_tiles, row_by_row
+from ale_edit.tests.nodes.bad_editors import EVERY_EDITOR_CASES
 from ale_edit.tests.nodes.bad_edits import sentences
 from ale_edit.tests.nodes.bad_input import (
     CURE,
+    Case,
     World,
     boxes,
     listed,
@@ -202,6 +205,22 @@ def test_ale_edit_blames_itself_and_no_node_that_the_graph_lacks(
     assert sentence.startswith(f"{EDITOR}: ")
     assert blamed(sentence, present) == []
     assert sentence.endswith(".") and "\n" not in sentence
+
+
+@pytest.mark.parametrize("case", EVERY_EDITOR_CASES, ids=lambda case: case.name)
+def test_every_editor_blames_itself_and_no_node_that_the_graph_lacks(
+    world: World, case: Case
+) -> None:
+    title = nodes()[case.page].GET_SCHEMA().display_name
+    with pytest.raises(ValueError) as error:
+        case.cause(world)
+    sentence = str(error.value)
+    assert sentence.startswith(f"{title}: ")
+    assert blamed(sentence, {title}) == []
+
+
+def test_every_editor_is_asked() -> None:
+    assert {case.page for case in EVERY_EDITOR_CASES} == {e.node_id for e in EDITORS}
 
 
 def test_a_sentence_that_blames_another_node_is_found() -> None:

@@ -14,7 +14,7 @@ import pytest
 from ale_edit.host.model_files import NOTHING
 from ale_edit.tests.nodes.graph import one
 from ale_edit.tests.tiny import empty_models
-from ale_edit.tests.versions import IS_0_33
+from ale_edit.tests.versions import REFUSES_CHOICES
 from ale_edit.tests.workflows.graphs import inputs_of, node_class, our_nodes
 
 LISTS = [
@@ -65,11 +65,11 @@ def test_a_file_that_is_not_there_is_left_to_the_run_which_says_where_it_belongs
 
 
 def test_a_choice_that_is_no_file_is_still_looked_at(models: Path) -> None:
-    """By ComfyUI, or (0.3.75) by the node."""
+    """By ComfyUI, or by the node."""
     (models / "sams" / "sam_vit_b_01ec64.pth").touch()
     values = {"sam_name": "sam_vit_b_01ec64.pth", "precision": "fp8"}
     errors = [error["type"] for error in errors_of("ALESAMLoader", **values)]
-    assert errors == (["value_not_in_list"] if IS_0_33 else [])
+    assert errors == (["value_not_in_list"] if REFUSES_CHOICES else [])
 
 
 @pytest.mark.parametrize(("node_id", "name"), LISTS)

@@ -169,13 +169,13 @@ INFEDIT_MISTAKES = [
     ),
     Mistake(
         "words of both blends kept as the source",
-        "prompts.blend_words:BlendRows.kept_alone",
+        "prompts.blend_words:BlendRows.fixed_rows",
         lambda _: property(lambda self: self.kept),
         RESHAPE,
     ),
     Mistake(
         "words of both blends not kept in the end",
-        "prompts.blend_words:BlendRows.reshaped",
+        "prompts.blend_words:BlendRows.common_rows",
         lambda _: property(lambda self: ()),
         RESHAPE,
     ),

@@ -170,7 +170,7 @@ def test_pictures_are_prepared_as_transformers_does(size: tuple[int, int]) -> No
 def test_sizes_are_rounded_as_by_the_original_code(
     given: tuple[int, int], shown: tuple[int, int]
 ) -> None:
-    assert gd.shown_size(*given) == shown
+    assert gd.choose_size(*given) == shown
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (3, 200), (2, 2)])
@@ -223,7 +223,7 @@ def test_a_photograph_is_prepared_as_by_the_original_code() -> None:
     """Size 800 on the shorter side, PIL's bilinear resizing."""
     with Image.open(PHOTOS / "groundingdino_cat_dog.jpeg") as photo:
         rgb = photo.convert("RGB")
-    height, width = gd.shown_size(rgb.height, rgb.width)
+    height, width = gd.choose_size(rgb.height, rgb.width)
     resized = np.asarray(rgb.resize((width, height), Image.Resampling.BILINEAR)) / np.float32(255)
     ours = gd.prepare(torch.from_numpy(np.asarray(rgb) / np.float32(255)))[0].permute(1, 2, 0)
     back = ours * torch.tensor(gd.STD) + torch.tensor(gd.MEAN)

@@ -137,8 +137,8 @@ def test_an_edit_that_fails_at_a_node_is_told_and_the_others_are_made(server, tm
     plan = Plan(dataset, edits, (ALE,), tmp_path / "demo")
     with local_workers([server.url]) as workers:
         outcome = edit_all(plan.tasks, workers, lambda *_: None)
-    assert outcome.made == 1 and list(outcome.failed) == [f"ale/{edits[1].id}"]
-    assert "ALEObjectRestrictedEmbeddings" in outcome.failed[f"ale/{edits[1].id}"]
+    assert outcome.made == 1 and list(outcome.failed) == [f"ale/{edits[1].name}"]
+    assert "ALEObjectRestrictedEmbeddings" in outcome.failed[f"ale/{edits[1].name}"]
 
 
 def own_set(folder: Path, edits: int, **changes: Any) -> Path:

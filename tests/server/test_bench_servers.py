@@ -102,7 +102,7 @@ def at(servers: list[Any]) -> list[str]:
 
 def images(dataset: Dataset, out: Path) -> dict[Path, int]:
     """The images of all edits and methods, and when they were made; each can be read."""
-    paths = [image_path(out / dataset.name, m, e.id) for m in METHODS for e in dataset.edits]
+    paths = [image_path(out / dataset.name, m, e.name) for m in METHODS for e in dataset.edits]
     for path in paths:
         read_result(path)
         assert "comfyui" in read_versions(path)

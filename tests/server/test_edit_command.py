@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from ale_edit.bench.demo_scenes import demo_input
-from ale_edit.bench.main_job import filled_workflow, scores_of, upload
+from ale_edit.bench.main_job import fill_workflow, scores_of, upload
 from ale_edit.demo.judge import Judge
 from ale_edit.editors import EDITORS
 from ale_edit.headless import ComfyClient, NodeFailed, Progress, Workflow
@@ -166,7 +166,7 @@ def test_without_a_websocket_the_same_image_comes_by_polling(server, monkeypatch
         async with ComfyClient(server.url) as client:
             masks = [await upload(client, edit.mask) for edit in edits]
             triples = [(e.source, e.target, mask) for e, mask in zip(edits, masks, strict=True)]
-            workflow = filled_workflow(await upload(client, source), triples)
+            workflow = fill_workflow(await upload(client, source), triples)
             workflow.fill("Schedule", steps=3)
             images = await client.run(workflow, seen.append)
             (edited,) = [image for image in images if image.title == "Save edited"]

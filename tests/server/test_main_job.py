@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from ale_edit.bench.demo_scenes import demo_input
-from ale_edit.bench.made_files import LEDGER
-from ale_edit.bench.main_job import filled_workflow, main, to_picture, upload
+from ale_edit.bench.ledger import LEDGER
+from ale_edit.bench.main_job import fill_workflow, main, to_picture, upload
 from ale_edit.bench.options import SERVER_FAILED
 from ale_edit.demo.world import demo_edits, make_scene, render
 from ale_edit.devtools.messages import DevError
@@ -112,7 +112,7 @@ def test_a_server_that_dies_during_the_job_is_an_error(tmp_path):
         async with ComfyClient(server.url) as client:
             masks = [await upload(client, edit.mask) for edit in edits]
             triples = [(e.source, e.target, mask) for e, mask in zip(edits, masks, strict=True)]
-            workflow = filled_workflow(await upload(client, source), triples)
+            workflow = fill_workflow(await upload(client, source), triples)
             await client.run(workflow, lambda _progress: server.process.kill())
 
     with new_server(tmp_path / "base") as server:

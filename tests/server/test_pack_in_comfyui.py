@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ale_edit.bench.demo_scenes import demo_input
-from ale_edit.bench.main_job import filled_workflow, upload
+from ale_edit.bench.main_job import fill_workflow, upload
 from ale_edit.devtools.locales import LANGUAGES, flatten, read
 from ale_edit.headless import Interrupted, NodeFailed, Workflow, WorkflowRejected
 from ale_edit.tests.workflows.graphs import (
@@ -42,7 +42,7 @@ def workflow(with_client) -> Workflow:
     async def job(client) -> Workflow:
         masks = [await upload(client, edit.mask) for edit in edits]
         triples = [(e.source, e.target, mask) for e, mask in zip(edits, masks, strict=True)]
-        return filled_workflow(await upload(client, source), triples)
+        return fill_workflow(await upload(client, source), triples)
 
     filled = with_client(job)
     filled.fill("Schedule", steps=FEW_STEPS)
@@ -198,7 +198,7 @@ BAD_INPUT = [
     ({"Edit 1": {"target": "  "}}, "Edit 1"),
     ({"Source image": {"image": "no such file.png"}}, "Source image"),
     ({"Schedule": {"steps": 0}}, "Schedule"),
-    # ComfyUI 0.3.75 does not check the choices of V3 nodes itself.
+    # Not every ComfyUI checks the choices of V3 nodes itself (tests/versions.py).
     ({"Method": {"variant": "neither"}}, "Method"),
     ({"Method": {"end_of_text": "neither"}}, "Method"),
     ({"Method": {"overlap": "neither"}}, "Method"),

@@ -17,7 +17,7 @@ from ale_edit.bench.reliability.hostile import (
     judge,
 )
 from ale_edit.bench.reliability.inputs import HostileInput, choose
-from ale_edit.bench.reliability.kills import compare, damaged_in, left_in
+from ale_edit.bench.reliability.kills import compare, find_damaged, find_leftovers
 from ale_edit.bench.reliability.serving import percent_growth
 from ale_edit.headless import NodeError, NodeFailed, Workflow, WorkflowRejected
 
@@ -114,7 +114,7 @@ def test_every_node_and_input_comes_in_turn_and_a_seed_draws_the_same() -> None:
         for k in range(50)
     ]
     chosen = choose(found, 8, seed=1)
-    counts = [sum(h.node + h.input == place for h in chosen) for place in ("Ax", "Ay", "Bz")]
+    counts = [sum(h.node + h.input_name == place for h in chosen) for place in ("Ax", "Ay", "Bz")]
     assert counts == [2, 2, 4]
     assert [str(h) for h in choose(found, 8, seed=1)] == [str(h) for h in chosen]
     assert [str(h) for h in choose(found, 8, seed=2)] != [str(h) for h in chosen]
@@ -147,10 +147,10 @@ def test_pictures_that_are_lost_or_others_are_found_and_rounding_is_counted(tmp_
 
 def test_half_written_pictures_and_files_left_behind_are_found(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "out", a=1, b=2)
-    assert damaged_in(tmp_path) == left_in(tmp_path) == []
+    assert find_damaged(tmp_path) == find_leftovers(tmp_path) == []
     data = (folder / "b.png").read_bytes()
     (folder / "b.png").write_bytes(data[: len(data) // 2])
     (folder / "c.png.part").write_bytes(data)
     (folder / ".lock").touch()
-    assert damaged_in(tmp_path) == ["b.png"]
-    assert left_in(tmp_path) == [".lock", "c.png.part"]
+    assert find_damaged(tmp_path) == ["b.png"]
+    assert find_leftovers(tmp_path) == [".lock", "c.png.part"]

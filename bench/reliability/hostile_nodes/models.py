@@ -104,7 +104,7 @@ def answers(value: float) -> Callable[[Any], Any]:
     return make
 
 
-def sampled_as(name: str) -> Callable[[Any], Any]:
+def sample_as(name: str) -> Callable[[Any], Any]:
     """The good model with another family's sampling."""
 
     def make(good: Any) -> Any:
@@ -190,7 +190,7 @@ BY_TYPE = {
         "inpainting channels": unet(in_channels=9, context_dim=128),
         "answers NaN": answers(float("nan")),
         "answers inf": answers(float("inf")),
-        "samples by flow matching": sampled_as("ModelSamplingDiscreteFlow"),
+        "samples by flow matching": sample_as("ModelSamplingDiscreteFlow"),
     },
     "CLIP": {"of another width": clip_of({"l": 96}), "SDXL's two": clip_of({"l": 32, "g": 48})},
     "VAE": {"of 16 channels": vae_of(16), "decodes to NaN": OfNaN},

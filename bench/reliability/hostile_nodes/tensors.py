@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 Maker = Callable[[Any], Any]
 
 
-def with_value(value: float) -> Maker:
+def insert_value(value: float) -> Maker:
     """One element in the middle of the tensor is this."""
 
     def make(good: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def times(scale: float, offset: float = 0.0) -> Maker:
     return lambda good: good.float() * scale + offset
 
 
-def sized(height: int, width: int) -> Maker:
+def resize(height: int, width: int) -> Maker:
     """An image or mask batch at another size."""
 
     def make(good: Tensor) -> Tensor:
@@ -56,10 +56,10 @@ def channels(count: int) -> Maker:
 
 
 COMMON: dict[str, Maker] = {
-    "one NaN": with_value(float("nan")),
+    "one NaN": insert_value(float("nan")),
     "all NaN": all_of(float("nan")),
-    "one inf": with_value(float("inf")),
-    "one -inf": with_value(float("-inf")),
+    "one inf": insert_value(float("inf")),
+    "one -inf": insert_value(float("-inf")),
     "all 0": all_of(0.0),
     "all 1": all_of(1.0),
     "all -1": all_of(-1.0),
@@ -69,12 +69,12 @@ COMMON: dict[str, Maker] = {
     "no batch axis": lambda good: good[0],
     "no height": lambda good: good[:, :0],
     "batch of 3": batch(3),
-    "1 x 1": sized(1, 1),
-    "7 x 5": sized(7, 5),
-    "61 x 67": sized(61, 67),
-    "8 x 200": sized(8, 200),
-    "256 x 128": sized(256, 128),
-    "64 x 64": sized(64, 64),
+    "1 x 1": resize(1, 1),
+    "7 x 5": resize(7, 5),
+    "61 x 67": resize(61, 67),
+    "8 x 200": resize(8, 200),
+    "256 x 128": resize(256, 128),
+    "64 x 64": resize(64, 64),
     "half precision": cast(torch.float16),
     "double precision": cast(torch.float64),
     "bytes": cast(torch.uint8, 255),
@@ -128,8 +128,8 @@ LATENTS = {
 SIGMAS = {
     "none": lambda good: good[:0],
     "one": lambda good: good[:1],
-    "one NaN": with_value(float("nan")),
-    "one inf": with_value(float("inf")),
+    "one NaN": insert_value(float("nan")),
+    "one inf": insert_value(float("inf")),
     "all 0": all_of(0.0),
     "rising": lambda good: good.flip(0),
     "negative": times(-1.0),
@@ -146,9 +146,9 @@ def texts(maker: Maker) -> Maker:
 
 CONDITIONINGS = {
     "none": lambda _good: [],
-    "one NaN": texts(with_value(float("nan"))),
+    "one NaN": texts(insert_value(float("nan"))),
     "all NaN": texts(all_of(float("nan"))),
-    "one inf": texts(with_value(float("inf"))),
+    "one inf": texts(insert_value(float("inf"))),
     "all 1e30": texts(all_of(1e30)),
     "no tokens": texts(lambda x: x[:, :0]),
     "no batch axis": texts(lambda x: x[0]),
@@ -171,7 +171,7 @@ CONDITIONINGS = {
 }
 
 
-def inversion_with(name: str, change: Maker) -> Maker:
+def change_inversion(name: str, change: Maker) -> Maker:
     """An inversion with another value in a field."""
 
     def make(good: Any) -> Any:
@@ -183,19 +183,19 @@ def inversion_with(name: str, change: Maker) -> Maker:
 
 
 INVERSIONS = {
-    "latents of NaN": inversion_with("latents", all_of(float("nan"))),
-    "latents of 1e30": inversion_with("latents", all_of(1e30)),
-    "latents of 16 channels": inversion_with("latents", lambda x: x.repeat(1, 1, 4, 1, 1)),
-    "latents of another size": inversion_with("latents", lambda x: x[..., :3, :5]),
-    "latents of two images": inversion_with("latents", lambda x: x.repeat(1, 2, 1, 1, 1)),
-    "latents of fewer steps": inversion_with("latents", lambda x: x[:-1]),
-    "no latents": inversion_with("latents", lambda x: x[:0]),
-    "sigmas of NaN": inversion_with("sigmas", lambda x: (float("nan"),) * len(x)),
-    "no sigmas": inversion_with("sigmas", lambda _x: ()),
-    "another model": inversion_with("model", lambda _x: "0" * 64),
-    "another prompt": inversion_with("prompt", lambda _x: "a photograph of nothing"),
-    "unknown method": inversion_with("method", lambda _x: "magic"),
-    "null texts of another width": inversion_with(
+    "latents of NaN": change_inversion("latents", all_of(float("nan"))),
+    "latents of 1e30": change_inversion("latents", all_of(1e30)),
+    "latents of 16 channels": change_inversion("latents", lambda x: x.repeat(1, 1, 4, 1, 1)),
+    "latents of another size": change_inversion("latents", lambda x: x[..., :3, :5]),
+    "latents of two images": change_inversion("latents", lambda x: x.repeat(1, 2, 1, 1, 1)),
+    "latents of fewer steps": change_inversion("latents", lambda x: x[:-1]),
+    "no latents": change_inversion("latents", lambda x: x[:0]),
+    "sigmas of NaN": change_inversion("sigmas", lambda x: (float("nan"),) * len(x)),
+    "no sigmas": change_inversion("sigmas", lambda _x: ()),
+    "another model": change_inversion("model", lambda _x: "0" * 64),
+    "another prompt": change_inversion("prompt", lambda _x: "a photograph of nothing"),
+    "unknown method": change_inversion("method", lambda _x: "magic"),
+    "null texts of another width": change_inversion(
         "null_texts", lambda _x: torch.zeros(2, 1, 77, 5)
     ),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ale_edit.bench.made_files import LEDGER, check_places
+from ale_edit.bench.ledger import LEDGER, check_places
 from ale_edit.bench.main_job import write_files
 from ale_edit.bench.options import demo_arguments, demo_files, scenes_arguments
 
