@@ -156,12 +156,15 @@ class Control:
         and features. The conditional half reads conditional rows. Where the unconditional one does
         too, the host runs these rows first; where it reads nothing, the host may leave out
         unconditional rows of other branches.
+    cond_first: whether the unconditional half uses what the control found in the conditional half
+        of the same step. The host then runs these rows first.
     """
 
     reads: Reads = {}
     kinds: frozenset[LayerKind] = frozenset()
     replaces_text: bool = False
     uncond_reads: UncondReads = "uncond"
+    cond_first: bool = False
 
     def is_active(self, step: Step) -> bool:
         """Whether the control may read other branches at a step."""

@@ -15,7 +15,7 @@ from ..inversion.ddim import Convention
 from ..inversion.stored import InversionMethod, Schedule
 from ..prompts.alignment import EncodedPrompt, Word
 from ..prompts.edits import Variant, require_choice
-from ..regions.regions import Regions
+from ..regions.regions import USUAL_CELL, Regions
 
 BranchText: TypeAlias = Literal["source", "target", "empty"]
 """Which prompt a branch is conditioned on."""
@@ -54,9 +54,9 @@ def target_guidance_setting() -> float:
     )
 
 
-def share_setting(default: float, tooltip: str, step: float = 0.05) -> float:
+def share_setting(default: float, tooltip: str, step: float = 0.05, **shown: object) -> float:
     """A share of the steps, of the layers, or of something else, in [0, 1]."""
-    return setting(default, tooltip, min=0.0, max=1.0, step=step)
+    return setting(default, tooltip, min=0.0, max=1.0, step=step, **shown)
 
 
 def strength_setting(
@@ -131,8 +131,8 @@ class ControlInputs:
 
     source, target: the base prompts. read_word: a word in the tokens of the text encoder.
     self_layers: number of the model's self-attention layers. variant: the paper, or the published
-        code where the two differ. regions: those of each image, or None for an editor that needs
-        none.
+        code where the two differ. regions: the editor's masks (Editor.masks) of each image, under
+        their names, where any are connected. cell: pixels along each side of a latent cell.
     """
 
     source: EncodedPrompt
@@ -141,6 +141,7 @@ class ControlInputs:
     self_layers: int
     variant: Variant = "paper"
     regions: Regions | None = None
+    cell: int = USUAL_CELL
 
 
 def plan_virtual_inversion(settings: RunSettings, eta: float = 1.0) -> SamplingPlan:
@@ -157,10 +158,10 @@ class Editor(Generic[S]):
     make_control: (settings, inputs) -> the control of one run; it refuses what the settings and the
         inputs do not allow. branches: (settings) -> its branches, the source first. plan:
         (settings) -> how it samples.
-    needs_regions: whether it takes masks. paper: settings with the numbers of the paper itself,
-        where the defaults are others. negative: the prompt that branches are guided away from where
-        the person gives none. end_prompt: (settings) -> the prompt whose end-of-text rows
-        take the place of the target's (prompts/end_tokens.py); empty for none.
+    masks: its optional inputs for masks, each with its tooltip. paper: settings with the numbers of
+        the paper itself, where the defaults are others. negative: the prompt that branches are
+        guided away from where the person gives none. end_prompt: (settings) -> the prompt whose
+        end-of-text rows take the place of the target's (prompts/end_tokens.py); empty for none.
     """
 
     name: str
@@ -171,7 +172,7 @@ class Editor(Generic[S]):
     make_control: Callable[[S, ControlInputs], Control]
     branches: Callable[[S], Sequence[BranchPlan]] = lambda settings: (SOURCE, TARGET)
     plan: Callable[[S], SamplingPlan] = plan_virtual_inversion
-    needs_regions: bool = False
+    masks: tuple[tuple[str, str], ...] = ()
     paper: S | None = None
     negative: str = ""
     end_prompt: Callable[[S], str] = lambda settings: ""

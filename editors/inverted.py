@@ -18,6 +18,10 @@ from .editor import (
 )
 
 STARTS: tuple[str, ...] = ("virtual", *INVERSION_METHODS)
+SOURCE_GUIDANCE = (
+    "CFG scale of the source branch; with edit-friendly, of the inversion. Not used with direct, "
+    "which follows the stored latents."
+)
 SourcePrompt: TypeAlias = Literal["empty", "edits"]
 
 
@@ -27,7 +31,9 @@ def inversion_setting(default: Start, **shown: object) -> Start:
         "How the edit gets from the image to noise. virtual: without inversion, as in ALE "
         "Edit. DDIM: as in the paper. direct: DDIM, and the source branch follows the image "
         "exactly. negative-prompt: DDIM, with the source prompt as the negative prompt. "
-        "null-text: DDIM, then optimises a negative text for each step, which takes minutes.",
+        "null-text: DDIM, then optimises a negative text for each step, which takes minutes. "
+        "edit-friendly: DDPM with stored noise maps, and the source branch follows the image "
+        "exactly.",
         choices=STARTS,
         **shown,
     )
@@ -62,7 +68,7 @@ class InvertedSettings(Settings):
     )
     source_guidance: float = guidance_setting(
         7.5,
-        "CFG scale of the source branch. Not used with direct, which follows the stored latents.",
+        SOURCE_GUIDANCE,
     )
     target_guidance: float = guidance_setting(7.5, "CFG scale of the edited branch.")
     strength: float = strength_setting(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ..attention.control import Control, Layer, Reads, Route, Step, UncondReads, first_step
 from .editor import SOURCE, TARGET, Editor, Start, guidance_setting, share_setting
-from .inverted import InvertedSettings, inversion_setting, plan_inversion
+from .inverted import SOURCE_GUIDANCE, InvertedSettings, inversion_setting, plan_inversion
 
 NEGATIVE = "ugly, blurry, black, low res, unrealistic"
 FIRST_STAGE = 1
@@ -27,7 +27,7 @@ class PnPSettings(InvertedSettings):
 
     source_guidance: float = guidance_setting(
         1.0,
-        "CFG scale of the source branch. Not used with direct, which follows the stored latents.",
+        SOURCE_GUIDANCE,
     )
     inversion_method: Start = inversion_setting("direct")
     self_share: float = share_setting(

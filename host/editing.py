@@ -21,7 +21,12 @@ from ..editors.editor import (
     S,
     SamplingPlan,
 )
-from ..inversion.stored import Inversion, require_same_prompt, require_same_schedule
+from ..inversion.stored import (
+    REPLAYED,
+    Inversion,
+    require_same_prompt,
+    require_same_schedule,
+)
 from ..prompts.edits import Edits
 from ..regions.paste import restore_size
 from ..regions.regions import Regions
@@ -31,6 +36,7 @@ from .comfy_types import Conditioning
 from .inverting.methods import invert_by
 from .inverting.sampler import inversion_sampler, noise_sampler
 from .messages import name_node, tell
+from .regions import regions_from_inputs
 from .sampling.branch_guider import BranchGuider
 from .sampling.branch_inputs import Branch
 from .sampling.branch_sampler import BranchSampler
@@ -56,18 +62,22 @@ def edit_image(
     edits: Edits,
     seed: int,
     *,
-    regions: Regions | None = None,
+    masks: Mapping[str, Tensor] | None = None,
     negative: Conditioning | None = None,
     reuses_source: bool = True,
     inversion: Inversion | None = None,
 ) -> Tensor:
     """Edit a batch of images (B, H, W, 3 or 4) in [0, 1]: (B, H, W, 3), at exactly the same size.
 
-    negative: CONDITIONING that all branches share; the editor's own prompt if None. reuses_source:
+    masks: those of the editor's mask inputs (Editor.masks) that are connected, one or one for each
+        image. negative: CONDITIONING that all branches share; the editor's own prompt if None.
+        reuses_source:
         take the source branch from the last edit where it is the same. inversion: of this image,
         in place of the one that the editor makes.
     """
     require_size(image, model, editor.title)
+    height, width = image.shape[1:3]
+    regions = regions_from_inputs(masks or {}, (height, width), len(image), editor.title)
     edit = open_edit(
         editor, settings, model, clip, edits,
         regions=regions, negative=negative, reuses_source=reuses_source, inversion=inversion,
@@ -82,8 +92,8 @@ class OpenEdit:
     """An edit that is ready to sample.
 
     prompts: the CONDITIONING of each text. text: that the image is inverted with. negative,
-        guidance: of the source branch, which null-text inversion needs. inversion: that it starts
-        from, where there is one already.
+        guidance: of the source branch, which null-text and edit-friendly inversion need. inversion:
+        that it starts from, where there is one already.
     """
 
     guider: BranchGuider
@@ -133,6 +143,7 @@ class OpenEdit:
             negative=self.negative,
             guidance=self.guidance,
             convention=plan.convention,
+            seed=seed,
         )
         return inversion_sampler(inversion)
 
@@ -162,6 +173,7 @@ def open_edit(
         self_layers=len(self_attention_layers(model.get_model_object("diffusion_model"))),
         variant=edits.settings.variant,
         regions=regions,
+        cell=pixels_per_cell(model),
     )
 
     target, words = prompts["target"]
@@ -193,7 +205,7 @@ def open_edit(
 
     def branch(own: BranchPlan) -> Branch:
         guidance = getattr(settings, own.guidance)
-        is_known = own.name == SOURCE.name and plan.start == "direct"
+        is_known = own.name == SOURCE.name and plan.start in REPLAYED
         return Branch(own.name, texts[own.text], 1.0 if is_known else guidance)
 
     branches = [branch(own) for own in editor.branches(settings)]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ..prompts.edits import ARROW, Edit, Edits, MethodSettings
+from ..prompts.edits import ARROW, Edits, MethodSettings
 from ..regions.grid import coverage, find_hidden_objects
 from ..regions.regions import (
     ImageRegions,
@@ -29,6 +29,11 @@ COARSER = (1, 2, 4, 8)
 CURE_OF_EMPTY = (
     "Paint or select the object in the mask of its Edit Object or in the masks input of Regions, "
     "choose another channel if Load Image (as Mask) loaded it, or remove its edit."
+)
+
+CURE_OF_EMPTY_INPUT = (
+    "Paint the foreground, choose another channel if Load Image (as Mask) loaded the mask, or "
+    "disconnect the masks."
 )
 
 
@@ -70,9 +75,11 @@ def regions_from_edits(
     """
     chosen = assign_masks(edits, masks, images)
     height, width = size or (chosen[0].shape[-2], chosen[0].shape[-1])
-    fitted = [
-        _fit(edit, mask, height, width) for edit, mask in zip(edits.items, chosen, strict=True)
-    ]
+    with name_node(NODE):
+        fitted = [
+            _fit(f'{NODE}: the mask of "{edit.source}"', mask, height, width)
+            for edit, mask in zip(edits.items, chosen, strict=True)
+        ]
     count = max(map(len, fitted))
     made = []
     for j in range(count):
@@ -86,6 +93,37 @@ def regions_from_edits(
         logger.warning(
             "%s: the masks cover the whole image; Background Blending keeps nothing.", str(NODE)
         )
+    return made[0] if count == 1 else RegionsBatch(tuple(made))
+
+
+def regions_from_inputs(
+    masks: Mapping[str, Tensor], size: tuple[int, int], images: int, node: str
+) -> Regions | None:
+    """Regions of the mask inputs of an editor, under their names; None of none. With `images` masks
+    in an input each image has its own.
+
+    size: (height, width) of the images. Raises ValueError when the masks of an input are of another
+    number or shape, or empty.
+    """
+    if not masks:
+        return None
+    fitted = []
+    for name, given in masks.items():
+        mask = mask_batch(given)
+        if len(mask) not in (1, images):
+            of_batch = f", or {images}, one for each image" if images > 1 else ""
+            raise ValueError(
+                f"{node}: the {name} input holds {len(mask)} masks, where one is needed{of_batch}. "
+                "Connect the mask of this image."
+            )
+        with name_node(f"{node}: {name}"):
+            fitted.append(_fit(f"{node}: {name}", mask, *size))
+    count = max(map(len, fitted))
+    made = []
+    for j in range(count):
+        own = [mask[j if len(mask) > 1 else 0] for mask in fitted]
+        with name_node(_speaker(j, count, node), CURE_OF_EMPTY_INPUT):
+            made.append(make_regions(own, tuple(masks), 0.0))
     return made[0] if count == 1 else RegionsBatch(tuple(made))
 
 
@@ -186,15 +224,14 @@ def _describe_lost(
     )
 
 
-def _fit(edit: Edit, masks: Tensor, height: int, width: int) -> Tensor:
-    """Masks (n, h, w) of an edit at the size of the image."""
+def _fit(name: str, masks: Tensor, height: int, width: int) -> Tensor:
+    """Masks (n, h, w) at the size of the image. name: the node, and which masks."""
     if tuple(masks.shape[1:]) == (height, width):
         return masks
-    with name_node(NODE):
-        fitted = resize_masks(masks, height, width)
+    fitted = resize_masks(masks, height, width)
     logger.warning(
-        '%s: the mask of "%s" is %dx%d and was resized to %dx%d (height x width).',
-        *(str(NODE), edit.source, *masks.shape[1:], height, width),
+        "%s is %dx%d and was resized to %dx%d (height x width).",
+        *(name, *masks.shape[1:], height, width),
     )
     return fitted
 

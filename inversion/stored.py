@@ -14,8 +14,12 @@ from torch import Tensor
 
 from .ddim import Convention
 
-InversionMethod: TypeAlias = Literal["DDIM", "direct", "negative-prompt", "null-text"]
+InversionMethod: TypeAlias = Literal[
+    "DDIM", "direct", "negative-prompt", "null-text", "edit-friendly"
+]
 INVERSION_METHODS: tuple[str, ...] = get_args(InversionMethod)
+REPLAYED: tuple[str, ...] = ("direct", "edit-friendly")
+"""Methods whose source branch takes the stored latents instead of its own."""
 TimeSteps: TypeAlias = Literal["DDIM", "LCM"]
 TIME_STEPS: tuple[str, ...] = get_args(TimeSteps)
 
@@ -47,12 +51,12 @@ class Inversion:
         branch takes the stored latents as well. "negative-prompt" (Miyake, Iohara, Saito, Tanaka,
         arXiv 2305.16807): the source prompt is the negative one. "null-text" (Mokady, Hertz,
         Aberman, Pritch, Cohen-Or, CVPR 2023, arXiv 2211.09794): each step has a negative text of
-        its own.
+        its own. "edit-friendly" (edit_friendly.py): DDPM steps with stored noise maps.
     sigmas: N + 1 descending noise levels, the last one the image's. latents: (N + 1, B, C, h, w) at
         these levels, as the network sees the image. prompt: the text that was inverted with. model:
         the fingerprint of the model (host/inverting/fingerprint.py). guidance: the scale that null
         texts were found at, or that the inversion ran at.
-    null_texts: (N, B, L, D), of "null-text".
+    null_texts: (N, B, L, D), of "null-text". noise_maps: (N, B, C, h, w), of "edit-friendly".
     """
 
     method: InversionMethod
@@ -64,6 +68,7 @@ class Inversion:
     convention: Convention = "published code"
     guidance: float = 1.0
     null_texts: Tensor | None = None
+    noise_maps: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -72,17 +77,30 @@ class Inversion:
     @property
     def replays_source(self) -> bool:
         """Whether the source branch takes the stored latents instead of its own."""
-        return self.method == "direct"
+        return self.method in REPLAYED
+
+
+def find_fault(inversion: Inversion) -> str:
+    """What of an inversion is missing or too much, as a sentence without its end; "" where nothing
+    is."""
+    latents, levels = inversion.latents, inversion.sigmas
+    if len(latents) != len(levels):
+        return f"the inversion holds {len(latents)} latents for {len(levels)} noise levels"
+    wanted, maps = (inversion.steps, *latents.shape[1:]), inversion.noise_maps
+    if inversion.method == "edit-friendly" and maps is None:
+        return f"the inversion is edit-friendly, but holds no noise maps for its {wanted[0]} steps"
+    if maps is not None and maps.shape != wanted:
+        return (
+            f"the inversion holds noise maps of the shape {tuple(maps.shape)} (steps, batch, "
+            f"channels, height, width), but needs {wanted}"
+        )
+    return ""
 
 
 def require_whole(inversion: Inversion) -> None:
-    """Raises ValueError when an inversion has another number of latents than of noise levels."""
-    latents, levels = len(inversion.latents), len(inversion.sigmas)
-    if latents != levels:
-        raise ValueError(
-            f"the inversion holds {latents} latents for {levels} noise levels. Invert the image "
-            "again."
-        )
+    """Raises ValueError when the tensors of an inversion do not fit each other."""
+    if fault := find_fault(inversion):
+        raise ValueError(f"{fault}. Invert the image again.")
 
 
 def require_same_prompt(inversion: Inversion, prompt: str) -> None:

@@ -24,6 +24,7 @@ from .inputs import (
     ale_inputs,
     choose_schedule,
     inversion_input,
+    mask_input,
     negative_input,
     reuse_input,
     schedule_inputs,
@@ -65,6 +66,7 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
             )
             inverts = any(field.name == "inversion_method" for field in fields)
             last = [*later, inversion_input()] if inverts else later
+            masks = [mask_input(*named) for named in editor.masks]
             return io.Schema(
                 node_id=editor.node_id,
                 display_name=editor.title,
@@ -76,6 +78,7 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
                     *([reuse_input()] if has_source else []),
                     negative_input(editor.negative),
                     *last,
+                    *masks,
                 ],
                 outputs=[image_output()],
             )
@@ -94,11 +97,13 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
             inversion: Inversion | None = None,
             **values: Any,
         ) -> io.NodeOutput:
+            masks = {name: values.pop(name, None) for name, _ in editor.masks}
             with name_node(editor.title):
                 settings = editor.settings(**values)
             with speak_as(editor.title):
                 edited = edit_image_by(
                     editor, settings, model, clip, vae, image, edits, seed,
+                    masks={name: mask for name, mask in masks.items() if mask is not None},
                     negative=negative, reuses_source=reuse_source, inversion=inversion,
                 )  # fmt: skip
             return io.NodeOutput(edited)

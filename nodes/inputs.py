@@ -79,6 +79,11 @@ def inversion_input() -> io.Input:
     )
 
 
+def mask_input(name: str, tooltip: str) -> io.Input:
+    """An optional mask of an editor."""
+    return io.Mask.Input(name, optional=True, tooltip=tooltip)
+
+
 def setting_input(setting: dataclasses.Field[Any], note: str = "") -> io.Input:
     """The widget of one field of an editor's settings. note: is appended to its tooltip."""
     shown = dict(setting.metadata)

@@ -41,7 +41,7 @@ class InvertImage(io.ComfyNode):
             display_name="Invert Image",
             category=CATEGORY,
             description=(
-                "Finds the noise from which the model generates this image, by DDIM "
+                "Finds the noise from which the model generates this image, by DDIM or DDPM "
                 "inversion. Many edits can start from the same inversion."
             ),
             inputs=[
@@ -89,7 +89,8 @@ class InvertImage(io.ComfyNode):
                         "noise. direct: the source branch also follows the stored latents. "
                         "negative-prompt: the source prompt replaces the negative prompt. "
                         "null-text: optimises a negative text for each step, which takes "
-                        "minutes."
+                        "minutes. edit-friendly: DDPM steps with stored noise maps. The source "
+                        "prompt, at the guidance of the inversion, gives the image back."
                     ),
                 ),
                 io.Combo.Input(
@@ -98,7 +99,8 @@ class InvertImage(io.ComfyNode):
                     default="published code",
                     tooltip=(
                         "Timestep that the model gets in each step: the next, noisier one, as "
-                        "in the published code of these methods, or the latent's own."
+                        "in the published code of these methods, or the latent's own. "
+                        "edit-friendly always uses the latter."
                     ),
                 ),
                 io.Float.Input(
@@ -108,7 +110,19 @@ class InvertImage(io.ComfyNode):
                     max=30.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="CFG scale that the edit will use. Only null-text needs it.",
+                    tooltip=(
+                        "null-text: CFG scale that the edit will use. edit-friendly: CFG scale of "
+                        "the inversion, 3.5 in the paper. The other methods ignore it."
+                    ),
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,  # else each run would invert again
+                    optional=True,
+                    tooltip="The seed of the noise. Only edit-friendly uses it.",
                 ),
             ],
             outputs=[
@@ -132,6 +146,7 @@ class InvertImage(io.ComfyNode):
         method: InversionMethod,
         convention: Convention,
         guidance: float,
+        seed: int = 0,
     ) -> io.NodeOutput:
         with name_node(INVERT):
             require_choice("method", method, INVERSION_METHODS)
@@ -141,7 +156,7 @@ class InvertImage(io.ComfyNode):
         with speak_as(INVERT):
             inversion = invert_by(
                 method, model, text, samples, schedule, prompt,
-                negative=encode_text(clip, ""), guidance=guidance, convention=convention,
+                negative=encode_text(clip, ""), guidance=guidance, convention=convention, seed=seed,
             )  # fmt: skip
         return io.NodeOutput(inversion)
 
@@ -155,7 +170,8 @@ class SampleFromInversion(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Edits from an inversion by DDIM, as Prompt-to-Prompt, MasaCtrl, FPE and PnP "
-                "do. Requires Two-Branch Guider. Replaces Virtual Inversion and LCM Schedule."
+                "do, or by DDPM with the noise maps of edit-friendly. Requires Two-Branch Guider. "
+                "Replaces Virtual Inversion and LCM Schedule."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model that the image was inverted with."),

@@ -13,7 +13,7 @@ import folder_paths
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ...inversion.stored import Inversion, Schedule
+from ...inversion.stored import Inversion, Schedule, find_fault
 from ..messages import NodeName
 
 SAVE_NODE = NodeName("Save Inversion")
@@ -25,7 +25,7 @@ FORMAT = "ale_edit.inversion"
 VERSION = 1
 LONGEST = 200  # bytes of a name, before its number
 NOTHING = "no inversion was saved yet"
-TENSORS = ("latents", "null_texts")
+TENSORS = ("latents", "null_texts", "noise_maps")
 
 
 def save_inversion(inversion: Inversion, prefix: str) -> str:
@@ -94,9 +94,10 @@ def load_inversion(name: str) -> Inversion:
             raise ValueError("version")
         facts["schedule"] = Schedule(**facts["schedule"])
         facts["sigmas"] = tuple(facts["sigmas"])
-        if len(tensors["latents"]) != len(facts["sigmas"]):
-            raise ValueError("another number of latents than of noise levels")
-        return Inversion(**facts, **tensors)
+        inversion = Inversion(**facts, **tensors)
+        if fault := find_fault(inversion):
+            raise ValueError(fault)
+        return inversion
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{LOAD_NODE}: {path.name} holds no inversion of this version of the pack "

@@ -64,6 +64,30 @@ class InvertingSampler(comfy.samplers.KSAMPLER):
         return x
 
 
+def follow_image(
+    sampler: comfy.samplers.KSAMPLER,
+    model: Any,
+    conditioning: Any,
+    latent: Tensor,
+    schedule: Schedule,
+    *,
+    guidance: float = 1.0,
+    negative: Any = None,
+    seed: int = 0,
+    callback: Any = None,
+) -> None:
+    """Run a sampler that inverts a latent (B, C, h, w) as a VAE encodes it; see `invert_image`."""
+    require_noise_space(model, NODE)
+    require_latent(latent, model, NODE)
+    sigmas = sigmas_of(model, schedule)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(conditioning, conditioning if negative is None else negative)
+    guider.set_cfg(guidance)
+    for cond in guider.original_conds["positive"]:
+        require_text_width("conditioning", cond, model, NODE)
+    guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, callback=callback, seed=seed)
+
+
 def invert_image(
     model: Any,
     conditioning: Any,
@@ -85,16 +109,11 @@ def invert_image(
     Raises ValueError for a model whose latents are not an image plus noise, and for a latent or a
     conditioning that does not fit it.
     """
-    require_noise_space(model, NODE)
-    require_latent(latent, model, NODE)
-    sigmas = sigmas_of(model, schedule)
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(conditioning, conditioning if negative is None else negative)
-    guider.set_cfg(guidance)
-    for cond in guider.original_conds["positive"]:
-        require_text_width("conditioning", cond, model, NODE)
     sampler = InvertingSampler(convention)
-    guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, callback=callback, seed=0)
+    follow_image(
+        sampler, model, conditioning, latent, schedule,
+        guidance=guidance, negative=negative, callback=callback,
+    )  # fmt: skip
     return Inversion(
         method=method,
         schedule=schedule,

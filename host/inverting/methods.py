@@ -11,6 +11,7 @@ from ...inversion.ddim import Convention
 from ...inversion.null_text import NullTextSettings
 from ...inversion.stored import Inversion, InversionMethod, Schedule
 from ..sampling.schedule import sigmas_of
+from .edit_friendly import invert_edit_friendly
 from .invert import invert_image
 from .null_text import add_null_texts
 
@@ -26,16 +27,23 @@ def invert_by(
     negative: Any,
     guidance: float = 7.5,
     convention: Convention = "published code",
+    seed: int = 0,
     callback: Any = None,
 ) -> Inversion:
     """The inversion of a latent (B, C, h, w) as a VAE encodes it.
 
-    conditioning: of the prompt. negative, guidance: of the edit, for null-text inversion. callback:
-        called after each step; by default it shows the progress on the running node.
+    conditioning: of the prompt. negative, guidance: of the edit, for null-text inversion; of the
+        inversion itself, for edit-friendly. seed: of the noises of edit-friendly. callback: called
+        after each step; by default it shows the progress on the running node.
     """
     if callback is None:
         steps = len(sigmas_of(model, schedule)) - 1
         callback = latent_preview.prepare_callback(model, steps)
+    if method == "edit-friendly":
+        return invert_edit_friendly(
+            model, conditioning, latent, schedule, prompt,
+            negative=negative, guidance=guidance, seed=seed, callback=callback,
+        )  # fmt: skip
     inversion = invert_image(
         model,
         conditioning,

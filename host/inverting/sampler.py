@@ -1,5 +1,5 @@
-"""SAMPLERs of DDIM over the branches of a guider: from a stored inversion, or from a noised
-image."""
+"""SAMPLERs over the branches of a guider: from a stored inversion, by DDIM or by its noise maps, or
+from a noised image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...inversion.ddim import finish, predict_noise, step_to
+from ...inversion.edit_friendly import step_by_map
 from ...inversion.stored import (
     Inversion,
     require_same_latent,
@@ -68,6 +69,13 @@ def sample_from_inversion(
         own = inversion.null_texts.shape[-1]
         require_width("inversion", own, own if width is None else width, NODE)
     stored = inversion.latents.to(x)
+    maps = None if inversion.noise_maps is None else inversion.noise_maps.to(x)
+
+    def advance(x: Tensor, denoised: Tensor, step: int) -> Tensor:
+        level, after = inversion.sigmas[step : step + 2]
+        if maps is None:
+            return step_by_ddim(x, denoised, level, after)
+        return step_by_map(x, denoised, maps[step], level, after)
 
     def prepare(step: int) -> None:
         if inversion.null_texts is not None:
@@ -77,10 +85,10 @@ def sample_from_inversion(
         if inversion.replays_source and SOURCE in latents:
             latents[SOURCE] = stored[step + 1]
 
-    return _sample_ddim(
+    return _sample_branches(
         model, sigmas, extra_args or {}, callback,
         levels=inversion.sigmas, start=stored[0], image_at=lambda step: stored[step],
-        prepare=prepare, replay=replay,
+        advance=advance, prepare=prepare, replay=replay,
     )  # fmt: skip
 
 
@@ -99,13 +107,22 @@ def sample_from_noise(
     x0 = model.latent_image.to(x)
     noise = ItemNoise((extra_args or {}).get("seed") or 0, x0.shape).draw(x0)
     at = [noise_image(x0, noise, level_at(sampling, level)) for level in levels]
-    return _sample_ddim(
+
+    def advance(x: Tensor, denoised: Tensor, step: int) -> Tensor:
+        return step_by_ddim(x, denoised, *levels[step : step + 2])
+
+    return _sample_branches(
         model, sigmas, extra_args or {}, callback,
-        levels=levels, start=at[0], image_at=lambda step: at[step],
+        levels=levels, start=at[0], image_at=lambda step: at[step], advance=advance,
     )  # fmt: skip
 
 
-def _sample_ddim(
+def step_by_ddim(x: Tensor, denoised: Tensor, level: float, after: float) -> Tensor:
+    """A deterministic step of latents (B, C, h, w) from one noise level to the next."""
+    return step_to(x, predict_noise(x, denoised, level), level, after)
+
+
+def _sample_branches(
     model: Any,
     sigmas: Tensor,
     extra_args: dict[str, Any],
@@ -114,20 +131,22 @@ def _sample_ddim(
     levels: Sequence[float],
     start: Tensor,
     image_at: Callable[[int], Tensor],
+    advance: Callable[[Tensor, Tensor, int], Tensor],
     prepare: Callable[[int], None] = lambda step: None,
     replay: Callable[[dict[str, Tensor], int], None] = lambda latents, step: None,
 ) -> Tensor:
-    """DDIM of all branches from one latent.
+    """The steps of all branches from one latent.
 
     levels: one more than steps; the last one is the image's. image_at: the latents of the image
-        itself at a level, which a noise mask keeps. prepare: called before a step. replay: called
-        with the latents that a step leads to.
+        itself at a level, which a noise mask keeps. advance: latents, their denoised prediction and
+        the number of a step -> the next latents. prepare: called before a step. replay: called with
+        the latents that a step leads to.
     """
     guider = model.inner_model
     extra_args = dict(extra_args)
     edit_mask = extra_args.pop("denoise_mask", None)
     latents = dict.fromkeys(guider.branch_names, start)
-    for step, (level, after) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for step, level in enumerate(levels[:-1]):
         prepare(step)
         denoised = predict_branches(model, latents, sigmas[step], extra_args)
         if callback is not None:
@@ -140,10 +159,7 @@ def _sample_ddim(
                     "denoised": denoised[EDITED],
                 }
             )
-        latents = {
-            name: step_to(latents[name], predict_noise(latents[name], own, level), level, after)
-            for name, own in denoised.items()
-        }
+        latents = {name: advance(latents[name], own, step) for name, own in denoised.items()}
         replay(latents, step)
         latents = blend_latents(latents, guider, sigmas, step)
         if edit_mask is not None:

@@ -38,7 +38,7 @@ from .branch_inputs import (
     require_pooled,
     require_same_hidden_part,
 )
-from .branch_order import is_any_read, order_in_turn, runs_cond_first
+from .branch_order import is_any_read, order_in_turn, reads_cond, runs_cond_first
 from .guidance import call_halves, call_model, guide, keeps_rows
 from .run_checks import (
     advise_size,
@@ -282,7 +282,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             store, controls = branch.steps[number], running_controls(options)
             if store.serves(controls, step_of(options), others, halves):
                 return store.open_for(others), True
-        if self._evaluation == "in turn" or runs_cond_first(model_options):
+        if self._evaluation == "in turn" or reads_cond(model_options):
             return StepStore(frozenset(self.branch_names)), False
         return (branch.open_step(), False) if branch is not None else (None, False)
 

@@ -41,7 +41,14 @@ def is_any_read(readers: Sequence[str], read: frozenset[str], model_options: Opt
     )
 
 
-def runs_cond_first(model_options: Options) -> bool:
+def reads_cond(model_options: Options) -> bool:
     """Whether both halves of guidance read conditional rows of other branches in this run."""
     options = model_options["transformer_options"]
     return any(control.uncond_reads == "cond" for control in running_controls(options))
+
+
+def runs_cond_first(model_options: Options) -> bool:
+    """Whether the conditional rows of each step of this run must come before the others."""
+    options = model_options["transformer_options"]
+    is_needed = any(control.cond_first for control in running_controls(options))
+    return is_needed or reads_cond(model_options)

@@ -37,3 +37,7 @@ def test_null_texts_and_the_negative_prompt_lower_the_error_of_guidance(errors):
     assert plain > errors["DDIM", 4, 1.0]
     assert errors["null-text", 8, 7.5] < 0.7 * plain
     assert errors["negative-prompt", 8, 7.5] < 0.5 * plain
+
+
+def test_noise_maps_give_the_scene_back_at_any_guidance(errors):
+    assert errors["edit-friendly", 8, 7.5] < 1e-5

@@ -22,6 +22,7 @@ from ale_edit.host.sampling import branch_guider
 from ale_edit.host.sampling.branch_guider import Branch, BranchGuider
 from ale_edit.host.sampling.source_branch import KEPT
 from ale_edit.host.text.embedding import encode_prompt, read_word
+from ale_edit.regions.regions import Regions
 from ale_edit.tests.host.runs import STEPS, edit, plain, relative_error
 from ale_edit.tests.tiny import edits_of, source_latent
 
@@ -64,6 +65,7 @@ def guide_by(
     settings: Any = None,
     pairs: Any = TARGETS,
     guidance: tuple[float, float] = (1.0, 2.0),
+    regions: Regions | None = None,
     **options: Any,
 ) -> BranchGuider:
     """As the editor's node, without its VAE."""
@@ -75,7 +77,11 @@ def guide_by(
     prompts = {side: encode_prompt(clip, edits, side) for side in ("source", "target")}
     layers = len(self_attention_layers(model.get_model_object("diffusion_model")))
     inputs = ControlInputs(
-        prompts["source"][1], prompts["target"][1], lambda word: read_word(clip, word), layers
+        prompts["source"][1],
+        prompts["target"][1],
+        lambda word: read_word(clip, word),
+        layers,
+        regions=regions,
     )
     patched = add_control(
         model, f"ale_edit.{editor.name}", lambda *_: editor.make_control(settings, inputs), "it"

@@ -9,7 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ale_edit.host.regions import mask_batch, masks_of_latent, read_edit_mask, regions_from_edits
+from ale_edit.host.regions import (
+    mask_batch,
+    masks_of_latent,
+    read_edit_mask,
+    regions_from_edits,
+    regions_from_inputs,
+)
 from ale_edit.prompts.edits import Edits
 from ale_edit.regions.regions import ImageRegions, make_regions
 from ale_edit.tests.tiny import box_mask, edits_of, two_boxes
@@ -248,3 +254,26 @@ def test_a_mask_without_pixels_to_look_at_is_refused():
     """Some packs give a MASK of no masks when nothing was found."""
     with pytest.raises(ValueError, match="0 masks"):
         read_edit_mask(torch.ones(0, 64, 64), "Edit Object")
+
+
+def test_masks_of_inputs_keep_their_names_and_pixels_and_are_resized_to_the_image(caplog):
+    first, second = two_boxes()
+    given = {"source_mask": first, "target_mask": second.repeat_interleave(2, 0)[None]}
+    given["target_mask"] = given["target_mask"].repeat_interleave(2, 2)
+    regions = regions_from_inputs(given, (64, 64), 3, "MasaCtrl")
+    assert isinstance(regions, ImageRegions)
+    assert regions.names == ("source_mask", "target_mask")
+    assert torch.equal(regions.raw, torch.stack([first, second]))
+    assert torch.equal(regions.raw, regions.dilated)
+    said = "MasaCtrl: target_mask is 128x128 and was resized to 64x64 (height x width)."
+    assert said in caplog.text
+    assert regions_from_inputs({}, (64, 64), 3, "MasaCtrl") is None
+
+
+def test_each_image_has_its_own_masks_of_an_input_beside_one_that_serves_all():
+    first, second = two_boxes()
+    given = {"source_mask": torch.stack([first, second]), "target_mask": first}
+    regions = regions_from_inputs(given, (64, 64), 2, "MasaCtrl")
+    assert regions is not None
+    for one, own in zip(regions.images, (first, second), strict=True):
+        assert torch.equal(one.raw, torch.stack([own, first]))

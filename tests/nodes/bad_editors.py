@@ -120,29 +120,6 @@ INFEDIT_CASES = [
         ("InfEdit: ", '"other"', "app, pie bench"),
     ),
 ]
-MASACTRL_CASES = [
-    Case(
-        "a start layer beyond the last",
-        lambda w: edit_by("ALEMasaCtrl", w, start_layer=10),
-        "ALEMasaCtrl",
-        "start_layer is",
-        ("MasaCtrl: ", "start_layer is 10", "10 self-attention layers, 0 to 9", "-1"),
-    ),
-    Case(
-        "a source prompt of another kind",
-        lambda w: edit_by("ALEMasaCtrl", w, source_prompt="other"),
-        "ALEMasaCtrl",
-        "the source_prompt input is",
-        ("MasaCtrl: ", '"other"', "empty, edits"),
-    ),
-    Case(
-        "keys of another kind",
-        lambda w: edit_by("ALEMasaCtrl", w, keys="other"),
-        "ALEMasaCtrl",
-        "the keys input is",
-        ("MasaCtrl: ", '"other"', "source, union"),
-    ),
-]
 INVERTED = {
     editor.node_id: editor.title
     for editor in EDITORS
@@ -368,7 +345,6 @@ MAPS_CASES = [
 EDITOR_CASES = [
     *EVERY_EDITOR_CASES,
     *INFEDIT_CASES,
-    *MASACTRL_CASES,
     *INVERTED_CASES,
     *P2P_CASES,
     *ETS_CASES,

@@ -10,7 +10,14 @@ import pytest
 
 from ale_edit.tests.nodes.graph import nodes, schema
 from ale_edit.tests.nodes.test_schemas import NODE_IDS
-from ale_edit.tests.workflows.graphs import GALLERY, NAMES, OF_NODES, own_workflow, read_api
+from ale_edit.tests.workflows.graphs import (
+    FURTHER,
+    GALLERY,
+    NAMES,
+    OF_NODES,
+    own_workflow,
+    read_api,
+)
 
 PAGES = Path(__file__).resolve().parents[2] / "web" / "docs"
 REPEATED = ("edits", "model", "image", "regions", "conditioning")  # inputs and outputs
@@ -81,12 +88,13 @@ def test_a_page_names_its_own_workflow_and_the_larger_ones_that_hold_the_node(no
     }
     text = page(node_id).split("## See it in")[1]
     named = {name for name in re.findall(r"\*(\w+)\*", text) if name in NAMES}
-    assert named == holding | {own_workflow(node_id)}
+    assert named == holding | {own_workflow(node_id), *FURTHER.get(node_id, ())}
 
 
 @every_node
 def test_a_page_links_to_its_own_workflow_as_the_server_gives_it(node_id: str) -> None:
     """The template browser lists no folder in workflows/; a link can be dragged onto the canvas."""
-    name, text = own_workflow(node_id), page(node_id).split("## See it in")[1]
-    links = re.findall(r"\]\((.+?)\)", text)
-    assert links == ([f"/api/workflow_templates/ale-edit/nodes/{name}.json"] * (name in OF_NODES))
+    names = [own_workflow(node_id), *FURTHER.get(node_id, ())]
+    links = re.findall(r"\]\((.+?)\)", page(node_id).split("## See it in")[1])
+    root = "/api/workflow_templates/ale-edit/nodes"
+    assert links == [f"{root}/{name}.json" for name in names if name in OF_NODES]

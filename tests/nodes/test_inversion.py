@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import comfy.samplers
 import folder_paths
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ale_edit.host.inverting.files import LOAD_NODE, NOTHING, list_inversions
 from ale_edit.host.inverting.fingerprint import fingerprint_model
@@ -39,10 +41,10 @@ def invert(model: Any, clip: Any, vae: Any) -> Callable[..., Any]:
 
 @pytest.fixture
 def edit(model: Any, clip: Any, vae: Any) -> Callable[..., Any]:
-    def run_node(**inputs: Any) -> Any:
+    def run_node(node_id: str = "ALEMasaCtrl", **inputs: Any) -> Any:
         usual = {"model": model, "clip": clip, "vae": vae, "steps": STEPS, "image": picture()}
         usual |= {"edits": one("ALEEditList", text="wolf -> goat"), "time_steps": "DDIM"}
-        return one("ALEMasaCtrl", **{**usual, **inputs})
+        return one(node_id, **{**usual, **inputs})
 
     return run_node
 
@@ -59,10 +61,10 @@ def add_lora(model: Any, strength: float) -> Any:
 # -- what an edit from one is ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["DDIM", "direct", "negative-prompt"])
+@pytest.mark.parametrize("method", ["DDIM", "direct", "negative-prompt", "edit-friendly"])
 def test_an_editor_that_inverts_gives_the_edit_from_a_stored_inversion(invert, edit, method):
-    at_once = edit(inversion_method=method)
-    stored = edit(inversion=invert(method=method))
+    at_once = edit(inversion_method=method, seed=5)
+    stored = edit(inversion=invert(method=method, guidance=1.0, seed=5), seed=5)
     torch.testing.assert_close(stored, at_once, rtol=0, atol=1e-5)
     assert not torch.allclose(at_once, edit(inversion_method="virtual"), atol=1e-2)
 
@@ -81,6 +83,23 @@ def test_the_single_nodes_give_the_editors_edit(model, clip, vae, invert, edit):
     made = vae.decode(guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, seed=0))
     whole = edit(inversion=inversion, source_prompt="edits", start_step_share=1.0)
     torch.testing.assert_close(made, whole, rtol=0, atol=1e-4)
+
+
+SAME_TEXTS = {"ALEMasaCtrl": {"source_prompt": "edits"}, "ALEFPE": {"source_prompt": "edits"}}
+
+
+@pytest.mark.parametrize("node_id", ["ALEMasaCtrl", "ALEFPE", "ALEP2P"])
+def test_an_edit_friendly_edit_that_changes_no_text_gives_the_image_back(vae, edit, node_id):
+    """At the guidance of the inversion, whatever that is."""
+    edits = one(
+        "ALEFullPrompts", edits=one("ALEEditList", text="wolf -> goat"),
+        source_prompt="grey wolf", target_prompt="grey wolf",
+    )  # fmt: skip
+    usual = {"node_id": node_id, "edits": edits, **SAME_TEXTS.get(node_id, {})}
+    usual |= {"inversion_method": "edit-friendly", "source_guidance": 3.5}
+    decoded = vae.decode(vae.encode(picture()))
+    torch.testing.assert_close(edit(**usual, target_guidance=3.5), decoded, rtol=0, atol=1e-4)
+    assert not torch.allclose(edit(**usual, target_guidance=15.0), decoded, atol=1e-2)
 
 
 def test_at_guidance_1_the_image_comes_back_and_better_with_more_steps():
@@ -105,8 +124,9 @@ def test_at_guidance_1_the_image_comes_back_and_better_with_more_steps():
 # -- files -------------------------------------------------------------------------------------
 
 
-def test_an_inversion_is_the_same_after_a_file(invert, edit, output):
-    inversion = invert(method="negative-prompt")
+@pytest.mark.parametrize("method", ["negative-prompt", "edit-friendly"])
+def test_an_inversion_is_the_same_after_a_file(invert, edit, output, method):
+    inversion = invert(method=method)
     name = one("ALESaveInversion", inversion=inversion, filename_prefix="deep/wolf")
     assert name == "deep/wolf_00001_.safetensors" and list_inversions() == [name]
     loaded = one("ALELoadInversion", name=name)
@@ -117,6 +137,33 @@ def test_an_inversion_is_the_same_after_a_file(invert, edit, output):
             assert getattr(loaded, field) == value, field
     assert str(loaded.schedule) == str(inversion.schedule)
     assert torch.equal(edit(inversion=loaded), edit(inversion=inversion))
+
+
+def test_a_file_from_before_noise_maps_is_read(invert, edit, output):
+    """Written by hand, as Save Inversion wrote it then."""
+    inversion = invert()
+    facts = {
+        "version": 1, "method": "DDIM",
+        "schedule": {"steps": STEPS, "strength": 1.0, "time_steps": "DDIM"},
+        "sigmas": inversion.sigmas, "prompt": "", "model": inversion.model,
+        "convention": "published code", "guidance": 1.0,
+    }  # fmt: skip
+    (output / "inversions").mkdir()
+    save_file(
+        {"latents": inversion.latents.contiguous()},
+        output / "inversions" / "old.safetensors",
+        {"ale_edit.inversion": json.dumps(facts)},
+    )
+    loaded = one("ALELoadInversion", name="old.safetensors")
+    assert loaded.noise_maps is None
+    assert torch.equal(edit(inversion=loaded), edit(inversion=inversion))
+
+
+def test_a_file_without_its_noise_maps_is_refused(invert, output):
+    stripped = replace(invert(method="edit-friendly"), noise_maps=None)
+    name = one("ALESaveInversion", inversion=stripped)
+    with pytest.raises(ValueError, match=r"holds no inversion .*no noise maps for its 4 steps"):
+        one("ALELoadInversion", name=name)
 
 
 def test_saving_again_takes_the_next_number_and_leaves_no_other_file(invert, output):
@@ -214,10 +261,11 @@ def test_other_sigmas_are_refused(model, clip, vae, invert):
         guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, seed=0)
 
 
-def test_a_stock_sampler_cannot_run_branches(model, clip, vae, invert):
+@pytest.mark.parametrize("method", ["DDIM", "edit-friendly"])
+def test_a_stock_sampler_cannot_run_branches(model, clip, vae, invert, method):
     text = clip.encode_from_tokens_scheduled(clip.tokenize("wolf"))
     guider = one("ALETwoBranchGuider", model=model, source=text, target=text, negative=text)
-    _, sigmas = run("ALESampleFromInversion", model=model, inversion=invert())
+    _, sigmas = run("ALESampleFromInversion", model=model, inversion=invert(method=method))
     latent = vae.encode(picture())
     sampler = comfy.samplers.sampler_object("euler_ancestral")
     with pytest.raises(ValueError, match="is sample_euler_ancestral"):
@@ -235,6 +283,14 @@ def test_an_inversion_that_is_not_whole_is_refused(invert, edit):
     fewer = replace(inversion, latents=inversion.latents[:-1])
     with pytest.raises(ValueError, match="latents for .* noise levels. Invert the image again"):
         edit(inversion=fewer)
+    by_maps = invert(method="edit-friendly")
+    for maps, message in (
+        (None, "is edit-friendly, but holds no noise maps for its 4 steps"),
+        (by_maps.noise_maps[1:], r"noise maps of the shape \(3, 1, 4, 8, 8\) .* \(4, 1, 4, 8, 8\)"),
+        (by_maps.noise_maps[..., :4], r"noise maps of the shape \(4, 1, 4, 8, 4\)"),
+    ):
+        with pytest.raises(ValueError, match=f"MasaCtrl: the inversion .*{message}.*Invert the"):
+            edit(inversion=replace(by_maps, noise_maps=maps))
     narrow = replace(inversion, null_texts=torch.zeros(1, 1, 77, 5))
     with pytest.raises(ValueError, match="the text of the inversion input has 5 channels a token"):
         edit(inversion=narrow)

@@ -76,6 +76,7 @@ def test_masks_of_the_edits_change_nothing(edit: Edit) -> None:
     assert torch.equal(edit(edits=masked), edit())
 
 
+BY_WORDS = {"source_prompt": "edits", "source_words": "wolf", "target_words": "goat"}
 # for each setting, the inputs beside which it counts, and another value
 CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
     "infedit": {
@@ -103,6 +104,9 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "inversion_method": ({}, "DDIM"),
         "time_steps": ({}, "DDIM"),
         "keys": ({}, "union"),
+        "source_words": (BY_WORDS, "hat"),
+        "target_words": (BY_WORDS, "hat"),
+        "mask_threshold": (BY_WORDS, 0.9),
     },
     "fpe": {
         "steps": ({}, 3),
@@ -158,7 +162,7 @@ def test_every_setting_changes_the_image(editor: Editor, edit: Edit) -> None:
     unchanged = [
         name
         for name, (beside, value) in CHANGES[editor.name].items()
-        if float((edit(**beside) - edit(**beside, **{name: value})).abs().max()) < 1e-4
+        if float((edit(**beside) - edit(**{**beside, name: value})).abs().max()) < 1e-4
     ]
     assert unchanged == []
 
@@ -167,7 +171,7 @@ def test_every_setting_changes_the_image(editor: Editor, edit: Edit) -> None:
 def test_the_node_has_the_inputs_of_every_editor_and_its_settings_between_them(
     editor: Editor,
 ) -> None:
-    """Those that a published node did not have come last, and so does an inversion."""
+    """Those that a published node did not have come last, and so do an inversion and masks."""
     names = [entry.id for entry in schema(editor.node_id).inputs]
     fields = dataclasses.fields(editor.settings)
     first, later = (
@@ -177,5 +181,6 @@ def test_the_node_has_the_inputs_of_every_editor_and_its_settings_between_them(
     task = ["model", "clip", "vae", "image", "edits", "seed"]
     reuse = ["reuse_source"] if editor.branches(editor.settings())[0].name == "source" else []
     inversion = ["inversion"] if "inversion_method" in [*first, *later] else []
-    assert names == [*task, *first, *reuse, "negative", *later, *inversion]
+    masks = [name for name, _ in editor.masks]
+    assert names == [*task, *first, *reuse, "negative", *later, *inversion, *masks]
     assert nodes()[editor.node_id].__name__ == editor.node_id

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ale_edit.editors.editor import Editor
 from ale_edit.prompts.edits import Variant
+from ale_edit.regions.regions import Regions
 from ale_edit.tests.tiny import edits_of
 
 from .ale_diffusers import Step
@@ -28,7 +29,7 @@ BATCH = Scene(PAIRS, (), (10, 6), batch=2)
 class Method:
     """An editor and its oracle. translate: the oracle's settings -> the editor's. edit: the
     oracle's, of one image. prompts: the oracle's source and target prompt under its settings.
-    full_prompts: those that the editor is given, joined from no phrases.
+    full_prompts: those that the editor is given, joined from no phrases. regions: of its masks.
     adds_result: whether the oracle gives the result after its steps; that of virtual inversion is
     the last prediction."""
 
@@ -38,6 +39,7 @@ class Method:
     prompts: Callable[[Any], tuple[str, str]] = lambda settings: PROMPTS
     adds_result: bool = False
     full_prompts: Callable[[Any], tuple[str, str]] = lambda settings: PROMPTS
+    regions: Callable[[Any, Scene], Regions | None] = lambda settings, scene: None
 
 
 def run_pack(method: Method, scene: Scene, settings: Any, variant: Variant = "paper") -> list[Step]:
@@ -48,7 +50,10 @@ def run_pack(method: Method, scene: Scene, settings: Any, variant: Variant = "pa
     pack, mine = twins(), method.translate(settings)
     source, target = method.full_prompts(settings)
     edits = edits_of(PAIRS, source_prompt=source, target_prompt=target, variant=variant)
-    edit = editing.open_edit(method.editor, mine, pack.model, pack.clip, edits, reuses_source=False)
+    edit = editing.open_edit(
+        method.editor, mine, pack.model, pack.clip, edits,
+        regions=method.regions(settings, scene), reuses_source=False,
+    )  # fmt: skip
     sigmas = sigmas_of(pack.model, edit.plan.schedule)
     latents = scene.latents / pack.latent_scale
     record: list[Step] = []

@@ -84,5 +84,6 @@ def edit(
         x0,
         settings.sampling,
         attention,
+        seed=seed,
         begin=begin,
     )

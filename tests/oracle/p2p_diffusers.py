@@ -229,6 +229,7 @@ def edit(
         x0,
         settings.sampling,
         attention,
+        seed=seed,
         begin=begin,
         blend=attention.blended,
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .ale_diffusers import Network, Step, attended_by, heads
-from .inverted_diffusers import Sampling, alpha_bar, ddim, invert
+from .inverted_diffusers import Sampling, alpha_bar, ddim, ddpm, find_maps, invert
 from .ore_by_hand import TextEncoder
 
 SOURCE, UNCOND, COND = range(3)
@@ -99,7 +99,10 @@ def edit(
     sampling = settings.sampling
     empty = encoder.encode("")
     text = torch.stack([empty, encoder.encode(settings.negative), encoder.encode(prompts[1])])
-    inverted = invert(network, empty, x0, sampling)
+    inverted, maps = invert(network, empty, x0, sampling), []
+    if sampling.method == "edit-friendly":
+        both = torch.stack([encoder.encode(settings.negative), empty])
+        inverted, maps = find_maps(network, both, x0, sampling, seed)
     first, *others = decoder(network.unet)
     attention = PnPAttention([layer for _, layers in others for layer in layers])
     resnet = others[0][0]
@@ -114,7 +117,11 @@ def edit(
         e_t = e[UNCOND] + sampling.target_guidance * (e[COND] - e[UNCOND])
         abar, after = alpha_bar(t), alpha_bar(schedule[i + 1] if i + 1 < len(schedule) else -1)
         record.append(Step(z_t, (z_t - (1 - abar) ** 0.5 * e_t) / abar**0.5))
-        is_direct = sampling.method == "direct"
-        z_s = inverted[i + 1] if is_direct else ddim(z_s, e[SOURCE], abar, after)
-        z_t = ddim(z_t, e_t, abar, after)
+        is_known = sampling.method in ("direct", "edit-friendly")
+        z_s = inverted[i + 1] if is_known else ddim(z_s, e[SOURCE], abar, after)
+        if maps:
+            mean, std = ddpm(record[-1].p, e_t, abar, after)
+            z_t = mean + std * maps[i]
+        else:
+            z_t = ddim(z_t, e_t, abar, after)
     return [*record, Step(record[-1].z, z_t)]

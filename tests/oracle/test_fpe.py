@@ -52,6 +52,7 @@ CASES = [
     replace(PLAIN, per_fifty=25),
     replace(PLAIN, has_control=False),
     replace(sampled(method="negative-prompt"), source=PROMPTS[0]),
+    replace(sampled(method="edit-friendly", source_guidance=3.5), source=PROMPTS[0]),
 ]
 
 

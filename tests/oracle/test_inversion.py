@@ -1,5 +1,5 @@
-"""DDIM inversion by the pack, and edits from it, equal an independent loop on diffusers' UNet at
-every step."""
+"""Inversions by the pack, and edits from them, equal an independent loop on diffusers' UNet at
+every step. Noise maps alone are in test_edit_friendly.py."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def edit(
         attention.is_on = settings.has_control and step >= 4 * count // 50
 
     texts = (settings.source, settings.source, prompts[1])
-    return edit_inverted(network, encoder, texts, x0, settings.sampling, attention, begin=begin)
+    return edit_inverted(
+        network, encoder, texts, x0, settings.sampling, attention, seed=seed, begin=begin
+    )
 
 
 def translate(settings: MasaCtrl) -> masactrl.MasaCtrlSettings:
@@ -72,7 +74,8 @@ PLAIN = MasaCtrl()
 
 
 def sampled(**changed: Any) -> MasaCtrl:
-    source = PROMPTS[0] if changed.get("method") == "negative-prompt" else ""
+    is_described = changed.get("method") in ("negative-prompt", "edit-friendly")
+    source = PROMPTS[0] if is_described else ""
     return MasaCtrl(replace(PLAIN.sampling, **changed), source)
 
 
@@ -83,6 +86,9 @@ CASES = [
     sampled(spacing="LCM", source_guidance=1.0, target_guidance=2.0),
     sampled(strength=0.7, source_guidance=1.0),
     replace(PLAIN, source=PROMPTS[0]),
+    sampled(method="edit-friendly"),
+    sampled(method="edit-friendly", strength=0.7, source_guidance=3.5, target_guidance=15.0),
+    replace(sampled(method="edit-friendly", spacing="LCM"), source=""),
 ]
 
 
@@ -150,7 +156,93 @@ def _begun_at_zero(right: Any) -> Any:
     return lambda x0, level: x0 * 1.01
 
 
+def _levels_of_a_diffusion(right: Any) -> Any:
+    """Each level's noise is the one before with more."""
+
+    def wrong(x0: Tensor, levels: Any, draw: Any) -> list[Tensor]:
+        image = right(x0, levels, draw)[-1]
+        found, before = [image], 0.0
+        for level in reversed(levels[:-1]):
+            if level > levels[-1]:
+                start = x0 if before == 0 else found[0]
+                found.insert(0, start + (level**2 - before**2) ** 0.5 * draw())
+                before = level
+            else:
+                found.insert(0, image)
+        return found
+
+    return wrong
+
+
+def _half_eta(right: Any) -> Any:
+    """DDIM's Eq. 16 with eta 0.5."""
+
+    def wrong(sigma: float, after: float) -> tuple[float, float]:
+        std = 0.5 * right(sigma, after)[1]
+        return (after**2 - std**2) ** 0.5 / sigma, std
+
+    return wrong
+
+
+def _later_maps(right: Any) -> Any:
+    def wrong(*args: Any, **named: Any) -> Any:
+        inversion = right(*args, **named)
+        return replace(inversion, noise_maps=inversion.noise_maps.roll(1, 0))
+
+    return wrong
+
+
+def _without_last_map(right: Any) -> Any:
+    """As in the published code, where a step leads from the first time step to the image."""
+
+    def wrong(*args: Any, **named: Any) -> Any:
+        inversion = right(*args, **named)
+        inversion.noise_maps[-1] = 0
+        return inversion
+
+    return wrong
+
+
+BY_MAPS = sampled(method="edit-friendly", source_guidance=3.5)
+ON_LCM = sampled(method="edit-friendly", spacing="LCM")  # whose last step has a map
 MISTAKES = [
+    Mistake(
+        "noises that depend on each other",
+        "host.inverting.edit_friendly:draw_latents",
+        _levels_of_a_diffusion,
+        BY_MAPS,
+    ),
+    Mistake("eta 0.5", "inversion.edit_friendly:posterior", _half_eta, BY_MAPS),
+    Mistake(
+        "inverted with the target prompt",
+        "editors.masactrl:plan_inversion",
+        lambda right: lambda settings, prompt: right(settings, "target"),
+        BY_MAPS,
+    ),
+    Mistake(
+        "inverted without guidance",
+        "host.inverting.methods:invert_edit_friendly",
+        lambda right: lambda *args, guidance, **named: right(*args, guidance=1.0, **named),
+        BY_MAPS,
+    ),
+    Mistake(
+        "each map a step too late",
+        "host.inverting.methods:invert_edit_friendly",
+        _later_maps,
+        BY_MAPS,
+    ),
+    Mistake(
+        "no map in the last step",
+        "host.inverting.methods:invert_edit_friendly",
+        _without_last_map,
+        ON_LCM,
+    ),
+    Mistake(
+        "the source's own latents",
+        "inversion.stored:Inversion.replays_source",
+        lambda right: property(lambda self: False),
+        BY_MAPS,
+    ),
     Mistake("the image begins elsewhere", "host.inverting.invert:begin", _begun_at_zero, PLAIN),
     Mistake(
         "the network sees the latent of another level",

@@ -88,6 +88,8 @@ OTHERS = [
     sampled(BLEND, spacing="LCM", source_guidance=1.0, target_guidance=2.0),
     sampled(PLAIN, strength=0.7),
     sampled(PLAIN, method="negative-prompt"),
+    sampled(PLAIN, method="edit-friendly", source_guidance=3.5, target_guidance=9.0),
+    sampled(BLEND, method="edit-friendly", strength=0.7),
 ]
 
 

@@ -53,6 +53,8 @@ CASES = [
     replace(PLAIN, features_per_fifty=0),
     replace(PLAIN, self_per_fifty=0),
     NOTHING,
+    sampled(method="edit-friendly"),
+    sampled(method="edit-friendly", strength=0.7, source_guidance=3.5),
 ]
 
 

@@ -10,16 +10,17 @@ from ale_edit.bench.main_job import upload
 from ale_edit.headless import Workflow, WorkflowRejected
 from ale_edit.tests.checkpoint import write_checkpoint, write_lora
 from ale_edit.tests.server.test_pack_in_comfyui import load_workflow, pixels
-from ale_edit.tests.workflows.graphs import NEED_CHECKPOINT, NEED_DETECTOR
+from ale_edit.tests.workflows.graphs import NEED_CHECKPOINT, NEED_DETECTOR, NEED_PAINT
 
 SIDE = 128
 BOXES = ((16, 16, 56, 56), (72, 64, 112, 112))
 PAINTED = ("Image, object 1 painted", "Same image, object 2 painted")
 MARGIN = 12  # over dilation and feather
 
-every_one = pytest.mark.parametrize(
-    "name", [name for name in NEED_CHECKPOINT if name not in NEED_DETECTOR]
-)
+COMPARISON = "compare_editors_own"
+ALONE = [name for name in NEED_CHECKPOINT if name not in NEED_DETECTOR]
+every_one = pytest.mark.parametrize("name", ALONE)
+every_edit = pytest.mark.parametrize("name", [name for name in ALONE if name != COMPARISON])
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def prepared(with_client):
         workflow = load_workflow(name)
 
         async def job(client) -> None:
-            if name == "ale_edit_drawn_masks":
+            if name in NEED_PAINT:
                 for title, box in zip(PAINTED, BOXES, strict=True):
                     file = await client.upload_image(painted(box), f"{title}.png")
                     workflow.fill(title, image=file)
@@ -67,8 +68,9 @@ def prepared(with_client):
                 workflow.fill(f"Mask {number}", image=await upload(client, mask(box)))
 
         with_client(job)
-        steps = "ALE Edit" if name == "ale_edit_drawn_masks" else "LCM Schedule"
-        workflow.fill(steps, steps=2)
+        for node in workflow.nodes.values():
+            if "steps" in node["inputs"]:
+                node["inputs"]["steps"] = 2
         return workflow
 
     return prepare
@@ -86,7 +88,7 @@ def test_without_the_files_comfyui_names_what_is_missing(name, prepared, run, mo
 
 
 @pytest.mark.slow
-@every_one
+@every_edit
 def test_objects_change_and_the_background_stays(name, files, prepared, run, server):
     source = np.asarray(photograph())
     edited = pixels(run(prepared(name))["Edited image"])
@@ -107,3 +109,18 @@ def test_the_lora_reaches_the_edit(files, prepared, run):
     without.fill("LCM-LoRA", strength_model=0.0)
     first, second = (pixels(run(w)["Edited image"]) for w in (workflow, without))
     assert (first != second).any()
+
+
+@pytest.mark.slow
+def test_every_editor_edits_the_picture_and_stands_on_the_sheet(files, prepared, run):
+    workflow = prepared(COMPARISON)
+    workflow.fill("All editors", cell_height=SIDE)
+    sheet = pixels(run(workflow)["Edited images"])
+    gap = (sheet.shape[1] - 5 * SIDE) // 6
+    row_height = (sheet.shape[0] - gap) // 2
+    corners = [(gap + row_height * (i // 5), gap + (SIDE + gap) * (i % 5)) for i in range(9)]
+    source, *edited = (sheet[y : y + SIDE, x : x + SIDE].astype(int) for y, x in corners)
+    assert (source == np.asarray(photograph())).all()
+    for j, image in enumerate(edited):
+        assert np.abs(image - source).mean() > 1
+        assert not any((image == other).all() for other in edited[:j])

@@ -165,6 +165,8 @@ NEED_CLIP = [
 """Those that need files of CLIP."""
 NEED_INVERSION = ["load_inversion"]
 """That which needs a file of Save Inversion."""
+NEED_PAINT = ["ale_edit_drawn_masks", "compare_editors_own"]
+"""Those whose objects a person paints in the mask editor."""
 NEED_FILES = NEED_DETECTOR + NEED_CLIP + NEED_INVERSION
 MINI_CLIP = "clip.safetensors" in (ROOT / "demo/weights/weights.json").read_text(encoding="utf-8")
 NEED_MINI_CLIP = [
@@ -176,6 +178,13 @@ NEED_MINI_CLIP = [
     )
 ]
 """Those that need the demo world's mini CLIP."""
+
+
+FURTHER = {
+    "ALEInvertImage": ("edit_friendly_inversion",),
+    "ALESampleFromInversion": ("edit_friendly_inversion",),
+}
+"""Workflows of a node's choices, beside its own."""
 
 
 def own_workflow(node_id: str) -> str:
