@@ -152,7 +152,7 @@ def test_a_run_that_the_server_knows_no_more_is_lost(fake, with_socket, drops, m
     monkeypatch.setattr("ale_edit.headless.client.QUIET_S", 0.1)
     fake.with_socket, fake.drops_socket = with_socket, drops
     fake.finishes, fake.queued = False, False
-    with pytest.raises(RunLost, match="taken out of the queue, or ComfyUI at .* started anew"):
+    with pytest.raises(RunLost, match="taken out of the queue, or ComfyUI at .* was restarted"):
         run(fake)
 
 

@@ -13,7 +13,7 @@ from ale_edit.headless.edits import (
     Model,
     apply_own_settings,
     editor_workflow,
-    filled_workflow,
+    fill_workflow,
     settings_of,
 )
 from ale_edit.headless.workflow import Workflow
@@ -50,7 +50,7 @@ def test_an_editor_has_the_settings_of_the_bench(name: str, method_name: str):
     checkpoint, pairs = COMPARISONS[name]
     method = all_methods()[method_name]
     ale = settings_of(
-        filled_workflow("i.png", [(*pair, "m.png") for pair in pairs], checkpoint=checkpoint)
+        fill_workflow("i.png", [(*pair, "m.png") for pair in pairs], checkpoint=checkpoint)
     )
     sampling = {setting: ale[setting] for setting in SAMPLING}
     bench = editor_workflow(method.editor, "i.png", pairs, Model(checkpoint))
@@ -65,7 +65,7 @@ def test_ale_edit_has_the_settings_of_the_bench(name: str):
     checkpoint, pairs = COMPARISONS[name]
     kind = "object" if checkpoint else "color"
     bench = settings_of(
-        filled_workflow(
+        fill_workflow(
             "i.png",
             [(*pair, "m.png") for pair in pairs],
             checkpoint=checkpoint,
