@@ -15,7 +15,7 @@ class ProgressBar:
     """What is done of `total`, and the time left; in a file a line each `every_s` and at the end,
     or none where that is None.
 
-    initial: what an earlier run did. keep: whether the bar still stands there when it is closed.
+    initial: what an earlier run did. keep: whether the bar is still shown when it is closed.
     """
 
     def __init__(

@@ -171,7 +171,7 @@ def read_dataset(folder: Path, tell: Callable[[str], None] = lambda _text: None)
     found = content.content.get("format")
     if found != FORMAT:
         raise ValueError(
-            f"{path}: its format is {found!r}, not {FORMAT!r}. Make the data set anew, or use the "
+            f"{path}: its format is {found!r}, not {FORMAT!r}. Make the data set again, or use the "
             "version of the pack that it was made with."
         )
     read = content.read_as(DatasetFile)
@@ -241,4 +241,4 @@ def _size(path: Path) -> tuple[int, int]:
     except FileNotFoundError:
         raise ValueError(f"There is no file {path}, which {FILE} names. Restore it.") from None
     except OSError as error:
-        raise ValueError(f"{path} is no image that can be read ({error}). Restore it.") from error
+        raise ValueError(f"{path} is not a readable image ({error}). Restore it.") from error

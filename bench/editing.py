@@ -1,7 +1,7 @@
 """The first pass: edits of a data set become images on disk, by way of one or more ComfyUIs.
 
 Each image is out/images/METHOD/EDIT.png, written whole or not at all, and carries a fingerprint of
-all that it was made from. A run that was stopped therefore goes on where it was: an image is made
+all that it was made from. A run that was stopped therefore resumes where it was: an image is made
 again only if it is missing, damaged, or was made from something else.
 """
 
@@ -214,7 +214,7 @@ def image_path(out: Path, method: str, edit: str) -> Path:
 
 
 def find_pending(tasks: Sequence[BenchTask], tell: Callable[[str], None]) -> list[BenchTask]:
-    """The tasks whose image is not there; images that must be made again are told."""
+    """The tasks whose image is not there; images that must be made again are reported."""
     left = []
     for task in tasks:
         state = state_of(task)

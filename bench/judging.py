@@ -106,7 +106,7 @@ def _mini_clip_cosines() -> tuple[Cosines | None, str]:
 
 
 def _find_unknown_words(prompt: str) -> list[str]:
-    """Without weights and textual inversions, which are no words."""
+    """Without weights and textual inversions, which are not words."""
     return unknown_words(clean_phrase(prompt))
 
 

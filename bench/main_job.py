@@ -58,7 +58,7 @@ from .worlds import warn_of_unknown_words
 
 SAVED = ("edited", "reconstruction", "regions")  # titles "Save edited", ... of the workflow
 KEPT = "What was made is kept: mend that, and give the same command again."
-GOES_ON = "Stopped, and taken out of the queue. Give the same command again to go on."
+GOES_ON = "Stopped, and taken out of the queue. Give the same command again to resume."
 NAIVE = {"ore": False, "rgb_cam": False, "blending": False}
 
 

@@ -31,7 +31,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Metric:
-    """A group of figures; a new `version` makes all of them anew."""
+    """A group of figures; a new `version` makes all of them again."""
 
     name: str
     version: str

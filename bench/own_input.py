@@ -16,7 +16,7 @@ from .options import demo_arguments, fail
 def own_input(
     args: argparse.Namespace, tell: Callable[[str], None]
 ) -> tuple[Image.Image, list[Image.Image]]:
-    """The image (RGB) and its masks (L, of its size); what was changed is told."""
+    """The image (RGB) and its masks (L, of its size); what was changed is reported."""
     source = open_picture(args.image, tell).convert("RGB")
     masks = [read_mask(path, tell, source.size) for path in args.mask]
     tell_of_whole_masks(dict(zip(args.mask, masks, strict=True)), tell)

@@ -77,7 +77,7 @@ def bench_demo_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argpar
     options = bench_parser(
         "dev.py bench demo",
         "ALE-Bench's construction on the demo world: edits scenes by several methods, scores the "
-        "images, and writes a report. A run that was stopped goes on where it was.",
+        "images, and writes a report. A run that was stopped resumes where it was.",
         parents,
     )
     options.add_argument("--full", action="store_true", help="all 3,000 edits")
@@ -112,7 +112,7 @@ def run_parser(parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.Argu
     options = bench_parser(
         "dev.py bench run",
         "Edit the images of a data set by several methods, over one or more ComfyUI servers, score "
-        "the results, and write a report. A run that was stopped goes on where it was.",
+        "the results, and write a report. A run that was stopped resumes where it was.",
         parents,
         edits=None,
     )

@@ -143,7 +143,8 @@ def decode_mask(runs: Sequence[Any], entry: JsonObject, tell: Callable[[str], No
     """The mask of [start, length, start, length, ...] in the rows of 512x512 pixels, without the
     border that PIE-Bench adds for its scores (SourceImage.frame).
 
-    A run beyond the last pixel ends there, as in PIE-Bench's own code (mask_decode), and is told.
+    A run beyond the last pixel ends there, as in PIE-Bench's own code (mask_decode); this is
+    reported.
     """
     if len(runs) % 2 or not all(isinstance(n, int) and n >= 0 for n in runs):
         raise entry.wrong("has a 'mask' that is not a list of starts and lengths")

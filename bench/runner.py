@@ -1,7 +1,7 @@
 """Both passes over a data set: `dev.py bench run`, and under `bench demo` and `bench tables`.
 
 Editing goes through one or more ComfyUI servers (editing.py), scoring reads files
-(scoring_pass.py). Both go on where they were stopped.
+(scoring_pass.py). Both resume where they were stopped.
 """
 
 import argparse
@@ -113,12 +113,12 @@ def exit_code_of(job: str, found: Sequence[Results]) -> int:
     return fail(
         job,
         f"{all_of_them - scored} of {all_of_them} images failed or are not there; the report is of "
-        "the others. Mend what is told above, and give the same command again.",
+        "the others. Mend what is listed above, and give the same command again.",
     )
 
 
 def _make_images(plan: Plan, args: argparse.Namespace) -> Outcome:
-    """The first pass; what failed is told."""
+    """The first pass; what failed is reported."""
     left = find_pending(plan.tasks, print)
     there = len(plan.tasks) - len(left)
     print(f"{plan.dataset.name}: {len(plan.tasks)} images, {there} are there.", flush=True)

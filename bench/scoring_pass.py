@@ -153,8 +153,8 @@ def score(
     out: Path,
     tell: Callable[[str], None],
 ) -> dict[str, Values]:
-    """Figures of each edit that has an undamaged image below `out`; the others are told and left
-    out."""
+    """Figures of each edit that has an undamaged image below `out`; the others are left out, and
+    reported."""
     path = out / "scores" / f"{method}.json"
     kept = _read_scores(path, tell)
     scored, changed, absent = {}, 0, 0

@@ -1,6 +1,6 @@
 """Training captions as token ids, with what each token says about which object.
 
-A caption is drawn anew at each visit of a scene: order, attributes named and background vary.
+A caption is drawn again at each visit of a scene: order, attributes named and background vary.
 """
 
 from collections.abc import Callable

@@ -1,1 +1,1 @@
-"""What stands behind dev.py; it needs the standard library alone."""
+"""What dev.py runs; it needs the standard library alone."""

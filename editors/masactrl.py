@@ -341,8 +341,8 @@ def _find_rows(
         for word, places in zip(own, found, strict=True):
             if not places:
                 raise ValueError(
-                    f'the word "{word}" of {name} does not stand in the {branch} prompt '
-                    f'("{prompt.text}"). Write it as it stands there, or leave it out.'
+                    f'the word "{word}" of {name} does not occur in the {branch} prompt '
+                    f'("{prompt.text}"). Write it as in the prompt, or leave it out.'
                 )
         rows[branch] = tuple(sorted({row for places in found for row in places}))
     return rows

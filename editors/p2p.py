@@ -104,8 +104,8 @@ def p2p_control(settings: P2PSettings, inputs: ControlInputs) -> P2PControl:
     for side, prompt in (("source", source), ("target", target)):
         if not prompt.tokens.words:
             raise ValueError(
-                f"the {side} prompt is empty. Write what the image shows into both prompts, alike "
-                "but for what the edit changes."
+                f"the {side} prompt is empty. Write what the image shows into both prompts, "
+                "identical except for what the edit changes."
             )
     mapper = shares = None
     if settings.edit_mode == "replace":
@@ -133,7 +133,7 @@ def _factors(
         return None
     if settings.cross_share == 0:
         raise ValueError(
-            "reweight counts in the steps of cross_share, which is 0. Raise cross_share, or leave "
+            "reweight applies in the steps of cross_share, which is 0. Raise cross_share, or leave "
             "out reweight."
         )
     factors = torch.ones(len(target.tokens.chunks) * len(target.tokens.chunks[0]))
@@ -141,8 +141,8 @@ def _factors(
         rows = find_everywhere(target.tokens, read_word(word))
         if not rows:
             raise ValueError(
-                f'the word "{word}" of reweight does not stand in the target prompt '
-                f'("{target.text}"). Write it as it stands there, or leave it out.'
+                f'the word "{word}" of reweight does not occur in the target prompt '
+                f'("{target.text}"). Write it as in the prompt, or leave it out.'
             )
         factors[list(rows)] = factor
     return factors
@@ -154,9 +154,9 @@ def _blend_rows(setting_name: str, words: str, inputs: ControlInputs) -> BlendRo
         rows = {side: find_everywhere(getattr(inputs, side).tokens, word) for side in BRANCHES}
         if not any(rows.values()):
             raise ValueError(
-                f'the word "{word.text}" of {setting_name} stands neither in the source prompt '
+                f'the word "{word.text}" of {setting_name} occurs neither in the source prompt '
                 f'("{inputs.source.text}") nor in the target prompt ("{inputs.target.text}"). '
-                "Write it as it stands there, or leave it out."
+                "Write it as in the prompt, or leave it out."
             )
         for side in BRANCHES:
             found[side].update(rows[side])

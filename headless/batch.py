@@ -94,8 +94,8 @@ def edit_jobs(
 ) -> Outcome:
     """Make all, and write each image as soon as it is there (spreading.Spreader).
 
-    on_done: told of each job that was made or failed. on_progress: gets a job's name and each step
-    of its run, in another thread.
+    on_done: called for each job that was made or failed. on_progress: gets a job's name and each
+    step of its run, in another thread.
     """
     needed = dict.fromkeys({name for job in jobs for name in job.workflow.classes()})
     tasks = [EditTask(job, manifest, redo) for job in jobs]

@@ -350,15 +350,15 @@ class ComfyClient(Connection):
     def _loss(self, run: Run) -> Interrupted:
         """What became of a run that the server knows no more.
 
-        A server that is started anew drops the websocket. One that was there all the time forgets
+        A server that restarts drops the websocket. One that was there all the time forgets
         no run by itself: a person took it out of the queue.
         """
         seen_on = self._seen_on.get(run.prompt_id)
         if seen_on is not None and seen_on is self._socket and not seen_on.closed:
             return Interrupted(f"{run.workflow.name} was taken out of the queue at {self.url}.")
         return RunLost(
-            f"{run.workflow.name} was taken out of the queue, or ComfyUI at {self.url} was started "
-            "anew."
+            f"{run.workflow.name} was taken out of the queue, or ComfyUI at {self.url} was "
+            "restarted."
         )
 
     async def _entry(self, run: Run) -> dict[str, Any] | None:

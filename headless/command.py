@@ -40,13 +40,13 @@ examples:
 A table has the columns image and edits, and if wanted masks, name, editor, source_prompt,
 target_prompt, settings (%(settings)s;
 of another editor its own), and TITLE.INPUT for any input of a node of the workflow. ale (ALE-Edit)
-takes masks; without them it finds the objects by their words, with GroundingDINO and Segment
+takes masks; without them it finds the objects from their words, with GroundingDINO and Segment
 Anything of the server. The other editors take none. Without --checkpoint the demo
 model edits pictures of the demo world, and its own detector finds the objects. Run the same command
-again to go on after a stop, or after a change of the table.
+again to resume after a stop, or after a change of the table.
 
 exit codes: 0 all images are there, 1 some rows failed or were cancelled, 2 something given is wrong
-and nothing was queued, 3 the run could not go on (no server, no pack, another version, a full
+and nothing was queued, 3 the run could not continue (no server, no pack, another version, a full
 disk), 130 stopped. All about it: docs/headless.md."""
 
 
@@ -313,7 +313,7 @@ def main(argv: Sequence[str]) -> int:
             CANNOT_GO_ON,
         )
     except KeyboardInterrupt:
-        return fail(["Stopped, and taken out of the queue. Run it again to go on."], STOPPED)
+        return fail(["Stopped, and taken out of the queue. Run it again to resume."], STOPPED)
 
 
 def fail(lines: Sequence[str], code: int) -> int:

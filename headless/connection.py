@@ -87,7 +87,7 @@ class _Reply:
 def hide_password(url: str) -> tuple[str, str | None]:
     """An address as it may be shown, and the user and password in it, coded as HTTP wants them."""
     scheme, mark, rest = url.rstrip("/").partition("://")
-    if not mark:  # forgotten, which is told with the address
+    if not mark:  # forgotten, which is reported with the address
         scheme, rest = "", scheme
     user, at, _ = rest.partition("/")[0].rpartition("@")
     if not at:

@@ -1,6 +1,6 @@
 """Fills the pack's workflows for one uploaded image and its edits.
 
-workflows/api/ale_edit.json takes one mask per edit; ale_edit_words.json finds the objects by the
+workflows/api/ale_edit.json takes one mask per edit; ale_edit_words.json finds the objects from the
 words of the edits; the other editors have a workflow each (editors.py). A workflow of one's own is
 filled by the same titles: "Source image"; and either "Edit 1", "Mask 1" and so on, or "Edit List".
 """
@@ -104,7 +104,7 @@ def mask_workflow(
 def words_workflow(
     image: str, edits: Sequence[tuple[str, str]], model: Model = Model()
 ) -> Workflow:
-    """The workflow that finds the objects by words, for an uploaded image and edits.
+    """The workflow that finds the objects from their words, for an uploaded image and edits.
 
     Without a checkpoint the demo detector looks for them, which needs no file either.
     """
@@ -169,7 +169,7 @@ def fill_edits(workflow: Workflow, image: str, edits: Sequence[tuple[str, ...]])
 
 
 def fit_edit_chain(workflow: Workflow, count: int) -> None:
-    """Clone or remove the Mask k and Edit k nodes until there are `count`, and link them anew."""
+    """Clone or remove the Mask k and Edit k nodes until there are `count`, and link them again."""
     have = sum(re.fullmatch(r"Edit \d+", title) is not None for title in workflow.titles())
     workflow.find("Edit 1")  # raises where there is no chain
     takers = workflow.links_to(f"Edit {have}", 0)

@@ -27,7 +27,7 @@ class Interrupted(ComfyError):
 
 
 class RunLost(Interrupted):
-    """ComfyUI knows the run no more: it was started anew, or a person took it out of the queue."""
+    """ComfyUI knows the run no more: it was restarted, or a person took it out of the queue."""
 
 
 class NoImage(ComfyError):

@@ -204,7 +204,7 @@ def digest_of(alpha: Image.Image) -> str:
 
 
 def _ignore(_text: str) -> None:
-    """For what was told before."""
+    """For what was said before."""
 
 
 def _fill_workflow(row: Row, defaults: JobDefaults, image: str, masks: Sequence[str]) -> Workflow:

@@ -1,7 +1,7 @@
 """What was made, a line of JSON each, beside the images: manifest.jsonl (docs/headless.md).
 
 An image is put into place only once its line is written, so that none is there without one. A line
-that a killed run left unfinished is passed over.
+that a killed run left unfinished is skipped.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class Manifest:
                     done[entry["name"]] = dict(entry)
             except (ValueError, KeyError, TypeError):
                 if line.strip():
-                    self.tell(f"{self.path}, line {number} is damaged: passed over.")
+                    self.tell(f"{self.path}, line {number} is damaged: skipped.")
         return done
 
     def check_places(self, jobs: Sequence[Job]) -> None:
@@ -66,7 +66,7 @@ class Manifest:
             raise Problems([f"{p} Give another --out, or move that file." for p in problems])
 
     def pending(self, jobs: Sequence[Job], *, redo: bool = False) -> list[Job]:
-        """The jobs whose image is to be made; why one is made again is told."""
+        """The jobs whose image is to be made; says why one is made again."""
         left = []
         for job in jobs:
             state = "missing" if redo else self._state(job)
@@ -91,7 +91,9 @@ class Manifest:
         if entry["fingerprint"] != job.fingerprint:
             return f"made from something else ({', '.join(changes(job, entry))})"
         if not is_ours:
-            self.tell(f"{path} was changed by somebody: left as it is. Delete it to make it anew.")
+            self.tell(
+                f"{path} was changed by somebody: left as it is. Delete it to create it again."
+            )
         return "done"
 
     def _put_into_place(self, path: Path, digest: str) -> None:

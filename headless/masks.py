@@ -18,7 +18,7 @@ WHOLE_ALONE = f"marks the whole picture. {RIGHT_FILE}"
 def read_mask(
     path: Path, tell: Callable[[str], None], size: tuple[int, int] | None = None
 ) -> Image.Image:
-    """A mask (L), white on the object; ValueError where it marks nothing or is no mask.
+    """A mask (L), white on the object; ValueError where it marks nothing or is not a mask.
 
     size: of the image; a mask of the same shape is resized to it. tell: gets a sentence where the
     mask was resized or converted, and where it is drawn in the alpha channel.
@@ -60,7 +60,7 @@ def _read_drawing(picture: Image.Image, path: Path, tell: Callable[[str], None])
         if marked == _halves(_invert(found)).tobytes():  # as white on black, its colours say which
             return grey
         raise ValueError(
-            f"{path} is no mask: its colours and its alpha channel mark different things. Save "
+            f"{path} is not a mask: its colours and its alpha channel mark different things. Save "
             "the one that marks the object as an image of its own, white on the object and black "
             "elsewhere."
         )
@@ -125,7 +125,7 @@ def _check(mask: Image.Image, path: Path) -> None:
     grey = sum(counts[32:224]) / (mask.width * mask.height)
     if grey > 0.25:
         raise ValueError(
-            f"{path} is no mask: {grey:.0%} of it is grey. Make it white on the object, black "
+            f"{path} is not a mask: {grey:.0%} of it is grey. Make it white on the object, black "
             "elsewhere (a mask in the alpha channel must be saved as an image of its own)."
         )
     if not sum(counts[MIDDLE:]):

@@ -29,7 +29,7 @@ def open_picture(path: Path, tell: Callable[[str], None]) -> Image.Image:
     except FileNotFoundError:
         raise ValueError(f"There is no file {path}. Correct the path.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no image that can be read. Give a PNG or JPEG.") from error
+        raise ValueError(f"{path} is not a readable image. Give a PNG or JPEG.") from error
     if is_deep:
         tell(f"{path} has 16 bits a channel: converted to 8.")
     if is_deep and turned.mode not in EIGHT_BITS:  # grey; colours are converted as they are read

@@ -68,9 +68,9 @@ class Spreader(Generic[T]):
     """One run over the servers of `workers`.
 
     needed: classes of the workflows' nodes, with the inputs that they are given, or None where a
-    class must be there and no more. version: of the pack, that the servers must have or not tell.
-    on_done: told of each task that was made, failed or was cancelled. tell: gets sentences for the
-    person, also what nodes say of a task, once for each group.
+    class only has to be there. version: of the pack, that the servers must have or not tell.
+    on_done: called for each task that was made, failed or was cancelled. tell: gets sentences for
+    the person, also what nodes say of a task, once for each group.
     patience_s: how long to wait where no server or no worker is left. recheck_s: between two looks
     at a server.
     """
@@ -119,7 +119,7 @@ class Spreader(Generic[T]):
     # servers
 
     def _look_at_all(self) -> None:
-        """At the start a server that does not fit is an error, and one that is away is told."""
+        """At the start a server that does not fit is an error, and one that is away is reported."""
         for server in self._servers:
             self._start_look(server)
         while wait([s.look for s in self._servers if s.look is not None], WAKE_S).not_done:
@@ -182,7 +182,7 @@ class Spreader(Generic[T]):
                     self._leave_out(server, str(error))
 
     def _leave_out(self, server: _ServerState[T], why: str) -> None:
-        """Give the server's tasks to the others, and tell it once."""
+        """Give the server's tasks to the others, and report it once."""
         if why != server.why:
             self._tell(f"{why} It is asked again every {self._recheck_s:.0f} s.")
         server.is_up, server.look, server.why = False, None, why
@@ -328,7 +328,7 @@ class Spreader(Generic[T]):
         self._fail(server, task, ServerGone(why))
 
     def _leave(self, server: _ServerState[T], task: T, error: Interrupted) -> None:
-        """A person cancelled it at the server: it has not failed, and is nobody's now."""
+        """A person cancelled it at the server: it has not failed, and belongs to no server now."""
         self._left -= 1
         self.outcome.cancelled[task.name] = (
             f"{task.name} was cancelled in ComfyUI at {server.shown} ({error}). It is left for the "

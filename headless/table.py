@@ -168,7 +168,7 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        raise ValueError(f"the key {twice[0]!r} stands there twice. Keep one.")
+        raise ValueError(f"the key {twice[0]!r} occurs twice. Keep one.")
     return dict(pairs)
 
 
@@ -200,7 +200,7 @@ def _text(record: Mapping[str, Any], key: str, default: str | None = None) -> st
 
 
 def _texts(record: Mapping[str, Any], key: str) -> list[str]:
-    """A list of JSON, or one text: a line each, or else parted by semicolons."""
+    """A list of JSON, or one text: a line each, or else separated by semicolons."""
     value = record.get(key, [])
     if isinstance(value, str):
         value = value.split("\n" if "\n" in value else ";")
@@ -267,7 +267,7 @@ def _is_picture(path: Path) -> bool:
 
 def _like(image: Path, folder: Path) -> Path:
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder. For a folder of images, give one of masks.")
+        raise ValueError(f"{folder} is not a folder. For a folder of images, give one of masks.")
     found = [p for p in sorted(folder.iterdir()) if p.stem == image.stem and _is_picture(p)]
     if len(found) != 1:
         count = "no mask" if not found else f"{len(found)} masks"
@@ -282,7 +282,7 @@ def check_row(row: Row) -> None:
     if row.masks and len(row.masks) != len(row.edits):
         raise ValueError(
             f"{len(row.edits)} edits and {len(row.masks)} masks. Give one mask for each edit, in "
-            "the same order, or none, to have the objects found by their words."
+            "the same order, or none, to have the objects found from their words."
         )
     if row.name and BAD_NAME.search(row.name):
         raise ValueError(f"the name {row.name!r} cannot be that of a file. Use letters and digits.")

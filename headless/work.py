@@ -121,7 +121,7 @@ async def _run_item(
                 except ComfyError as error:
                     if type(error) is Interrupted:  # by a person, who does not want it now
                         raise
-                    # else it is not to be had any more, and is made
+                    # else it no longer exists, and is made again
             were_all_sent = await _upload_all(client, item.pictures)
             try:
                 saved = await client.run(workflow, watch, item.tag)
@@ -219,7 +219,7 @@ _GUARD = threading.Lock()
 async def _upload_all(client: ComfyClient, pictures: Mapping[str, bytes]) -> bool:
     """Upload what the server was not sent yet; whether that was all of them.
 
-    One thread at a time: a picture must not be written anew while a workflow reads it.
+    One thread at a time: a picture must not be rewritten while a workflow reads it.
     """
     async with _alone_at(client.url):
         sent = _SENT.setdefault(client.url, set())

@@ -20,7 +20,7 @@ class Workflow:
 
     @classmethod
     def load(cls, path: Path) -> "Workflow":
-        """Read an API format file; a file saved from the editor's menu is told apart."""
+        """Read an API format file; a file saved from the editor's menu is refused."""
         try:
             nodes = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:

@@ -221,8 +221,8 @@ def advise_guidance(inversion: Inversion, guidance: float, node: str) -> None:
     if inversion.method == "null-text" and abs(inversion.guidance - guidance) > 1e-6:
         tell(
             f"{node}: the inversion's null texts were found at guidance {inversion.guidance:g}, "
-            f"but source_guidance is {guidance:g}; the source will not be followed well. Set them "
-            "alike."
+            f"but source_guidance is {guidance:g}; the source will not be followed well. Set both "
+            "to the same values."
         )
 
 

@@ -1,4 +1,4 @@
-"""What a node is handed, looked at before its work.
+"""A node's inputs, checked before its work.
 
 ComfyUI checks types of links and ranges of numbers, but not what comes over a link from another
 pack's node, a literal in the place of a link, NaN, or a text that no log can hold: such an error

@@ -1,4 +1,4 @@
-"""Words to the person at the graph: who speaks in an error, and notices that are no errors.
+"""Words to the person at the graph: who speaks in an error, and notices that are not errors.
 
 A host module has the display name of its own node in NODE. ALE Edit runs the functions of many
 nodes; under `speak_as` every NODE reads as the node that the person has in the graph. The pure
@@ -55,7 +55,7 @@ def own_name(node: str) -> str:
 
 @contextmanager
 def name_node(node: str, cure: str = "") -> Iterator[None]:
-    """Put the node's name before a ValueError of the pure maths, and the cure behind it."""
+    """Put the node's name before a ValueError of the pure maths, and the cure after it."""
     try:
         yield
     except ValueError as error:

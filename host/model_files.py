@@ -97,7 +97,7 @@ def list_files(kind: ModelKind) -> list[str]:
 
 
 def _folder_of(kind: ModelKind, name: str) -> str | None:
-    """The folder, with "/" behind it, of a weight file beside a config.json; None where there is
+    """The folder, with "/" at its end, of a weight file beside a config.json; None where there is
     none. (The config.json itself is not always listed: another pack may have made the list of
     weight files alone.)"""
     folder = f"{os.path.dirname(name)}/"

@@ -12,7 +12,7 @@ PICTURE = "Connect the IMAGE of Load Image or VAE Decode."
 def read_pictures(image: Tensor, node: str, name: str = "image") -> Tensor:
     """(B, H, W, 3) in [0, 1] of an IMAGE, on the CPU, without its alpha channel.
 
-    Raises ValueError for something that is no picture.
+    Raises ValueError for something that is not a picture.
     """
     require_picture(image, node, name)
     image = image.detach().cpu().float()
@@ -21,7 +21,7 @@ def read_pictures(image: Tensor, node: str, name: str = "image") -> Tensor:
 
 
 def require_picture(image: Any, node: str, name: str) -> None:
-    """Raises ValueError for something that is no picture."""
+    """Raises ValueError for something that is not a picture."""
     shape = tuple(getattr(image, "shape", ()))
     if len(shape) != 4 or shape[-1] not in (1, 3, 4) or 0 in shape:
         raise ValueError(

@@ -260,7 +260,7 @@ def _describe_whole(regions: ImageRegions) -> str:
     return (
         f"the mask of {names} covers the whole image. Background Blending keeps nothing. If Load "
         "Image (as Mask) loaded the mask, its picture may be of one colour with the drawing in the "
-        "alpha channel: choose alpha in its channel, and put Invert Mask behind it where the "
+        "alpha channel: choose alpha in its channel, and put Invert Mask after it where the "
         "object is opaque."
     )
 

@@ -26,8 +26,8 @@ CONVENTIONS: tuple[str, ...] = get_args(Convention)
 def ddim_timesteps(steps: int, strength: float = 1.0) -> list[int]:
     """Descending, evenly spaced time steps: 50 -> 980, 960, ..., 0.
 
-    steps: number of steps at strength 1, in [1, 1000]. strength in (0, 1]: the share of them that
-    runs, from the last.
+    steps: number of steps at strength 1, in [1, 1000]. strength in (0, 1]: the share of them to
+    run, counted from the end.
 
     Raises ValueError when no step is left or there are more than 1000.
     """
@@ -38,7 +38,8 @@ def ddim_timesteps(steps: int, strength: float = 1.0) -> list[int]:
         )
     if not 0 < strength <= 1:
         raise ValueError(
-            f"strength is {strength}, which is no share of the steps. Set it above 0 and at most 1."
+            f"strength is {strength}, which is not a valid share of the steps. "
+            "Set it above 0 and at most 1."
         )
     spacing = TRAIN_STEPS // steps
     kept = [spacing * i for i in range(steps)][: int(steps * strength + 1e-9)]

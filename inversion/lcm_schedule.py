@@ -27,7 +27,8 @@ def lcm_timesteps(steps: int, strength: float = 1.0) -> list[int]:
         )
     if not 0 < strength <= 1:
         raise ValueError(
-            f"strength is {strength}, which is no share of the steps. Set it above 0 and at most 1."
+            f"strength is {strength}, which is not a valid share of the steps. "
+            "Set it above 0 and at most 1."
         )
     spacing = TRAIN_STEPS // ORIGINAL_STEPS
     origin = [spacing * (i + 1) - 1 for i in range(ORIGINAL_STEPS)][::-1]

@@ -56,7 +56,7 @@ def fit_null_text(
         w) at noise levels `level` and `after`. An image whose error is small enough keeps its text
         while others go on.
 
-    Raises ValueError, with the step, when the error is no number.
+    Raises ValueError, with the step, when the error is not finite.
     """
     text = text.float().detach().clone().requires_grad_()
     adam = torch.optim.Adam([text], lr=settings.rate_at(step, steps))

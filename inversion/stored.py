@@ -54,7 +54,7 @@ class Inversion:
         its own. "edit-friendly" (edit_friendly.py): DDPM steps with stored noise maps.
     sigmas: N + 1 descending noise levels, the last one the image's. latents: (N + 1, B, C, h, w) at
         these levels, as the network sees the image. prompt: the text that was inverted with. model:
-        the fingerprint of the model (host/model_fingerprint.py). guidance: the scale that null
+        the fingerprint of the model (host/inverting/fingerprint.py). guidance: the scale that null
         texts were found at, or that the inversion ran at.
     null_texts: (N, B, L, D), of "null-text". noise_maps: (N, B, C, h, w), of "edit-friendly".
     """
@@ -152,6 +152,6 @@ def require_same_schedule(inversion: Inversion, schedule: Schedule) -> None:
     """Raises ValueError when an edit's steps, strength or spacing are not the inversion's."""
     if str(inversion.schedule) != str(schedule):
         raise ValueError(
-            f"the inversion has {inversion.schedule}, but this edit has {schedule}. Set them "
-            "alike, or invert again."
+            f"the inversion has {inversion.schedule}, but this edit has {schedule}. Set both "
+            "to the same values, or invert again."
         )

@@ -1,4 +1,4 @@
-"""Nodes that find the objects by their words."""
+"""Nodes that find the objects from their words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every node looks at what it is handed before its work, and its errors are readable."""
+"""Every node looks at its inputs before its work, and its errors are readable."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def mask_input(name: str, tooltip: str) -> io.Input:
 
 
 def setting_input(setting: dataclasses.Field[Any], note: str = "") -> io.Input:
-    """The widget of one field of an editor's settings. note: goes behind its tooltip."""
+    """The widget of one field of an editor's settings. note: is appended to its tooltip."""
     shown = dict(setting.metadata)
     common = {"default": setting.default, "tooltip": shown.pop("tooltip") + note}
     if shown.pop("later", False):  # a saved workflow does not have it

@@ -51,7 +51,7 @@ class Alignment:
 
 
 def align(source: Tokens, target: Tokens) -> Alignment:
-    """The refinement of Prompt-to-Prompt: equal tokens in equal order, and the padding behind the
+    """The refinement of Prompt-to-Prompt: equal tokens in equal order, and the padding after the
     target's end of text row by row.
 
     A target chunk for which the source has none stays unaligned.
@@ -110,7 +110,7 @@ def require_aligned(alignment: Alignment, source: EncodedPrompt, target: Encoded
 def find_words(
     prompt: Tokens, words: Sequence[Word], accepts: Callable[[Rows], bool] = lambda rows: True
 ) -> list[Rows]:
-    """The rows of each word in a prompt: of the first occurrence behind the word before, else of
+    """The rows of each word in a prompt: of the first occurrence after the word before, else of
     the first one anywhere; none where it does not stand. accepts: rows that count."""
     length = len(prompt.chunks[0])
     found: list[Rows] = []

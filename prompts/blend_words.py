@@ -56,7 +56,7 @@ def blend_rows(
         if not found:
             raise ValueError(
                 f'the target blend word "{word.text}" does not occur in the target prompt '
-                f'("{target.text}"). Write it as it stands there, or leave it out.'
+                f'("{target.text}"). Write it as in the prompt, or leave it out.'
             )
         edited |= found
 

@@ -14,7 +14,7 @@ from .alignment import EncodedPrompt
 
 
 def substitute_end_tokens(prompt: EncodedPrompt, plain: EncodedPrompt) -> Tensor:
-    """The prompt's embedding (N, D), whose rows behind the words of each chunk are those of
+    """The prompt's embedding (N, D), whose rows after the words of each chunk are those of
     `plain`, the same prompt without attributes; of its last chunk where it has fewer.
 
     Raises ValueError when `plain` has words in these rows.

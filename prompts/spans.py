@@ -54,7 +54,7 @@ class Tokens:
 
 
 def find_spans_in_order(prompt: Tokens, phrases: Sequence[Sequence[Token]]) -> list[Span | None]:
-    """Spans of phrases that stand in the prompt in their own order, each searched behind the one
+    """Spans of phrases that stand in the prompt in their own order, each searched after the one
     before.
 
     Exact for a base prompt that was joined from the phrases, also when a phrase is repeated or lies

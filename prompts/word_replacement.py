@@ -50,8 +50,8 @@ def parse_factors(text: str) -> list[tuple[str, float]]:
             factor = float("nan")
         if not (colon and word.strip() and abs(factor) < float("inf")):
             raise ValueError(
-                f'reweight has "{part}", which is no word with a factor. Write it like "goat: 2.0, '
-                'ball: 1.5".'
+                f'reweight has "{part}", which is not a word with a factor. Write it like '
+                '"goat: 2.0, ball: 1.5".'
             )
         found.append((word.strip(), factor))
     return found
@@ -66,18 +66,18 @@ def replacement_shares(
     """(N_source, N_target): what the map of each target row takes of each source row's map; OWN in
     a column that keeps its own.
 
-    A word of as many tokens takes them one by one; else each of its tokens takes an equal part of
-    them all. Start of text and the end-of-text run take those of the source's same chunk. variant:
-    behind the last word that differs, the published code takes the source's row of the same number,
-    which is another word where words before it have other numbers of tokens.
+    A word of the same number of tokens takes them one by one; else each of its tokens takes an
+    equal part of them all. Start of text and the end-of-text run take those of the source's same
+    chunk. variant: after the last word that differs, the published code takes the source's row of
+    the same number, which is another word where words before it have other numbers of tokens.
 
     Raises ValueError when the prompts differ in their number of words.
     """
     names = split_words(source.text), split_words(target.text)
     if len(names[0]) != len(names[1]):
         raise ValueError(
-            f'edit_mode "replace" needs as many words in both prompts, but the source prompt '
-            f'("{source.text}") has {len(names[0])} and the target prompt ("{target.text}") '
+            f'edit_mode "replace" needs the same number of words in both prompts, but the source '
+            f'prompt ("{source.text}") has {len(names[0])} and the target prompt ("{target.text}") '
             f'{len(names[1])}. Make them equal, or set edit_mode to "refine".'
         )
     theirs, mine = (
@@ -108,7 +108,7 @@ def replacement_shares(
 def _count_rows_behind(
     shares: Tensor, theirs: Sequence[Rows], mine: Sequence[Rows], differs: Sequence[bool]
 ) -> None:
-    """Let rows behind the last word that differs take the source's row of the same number, but for
+    """Let rows after the last word that differs take the source's row of the same number, except
     the last ones where the source is longer, which take nothing."""
     if not any(differs):
         return

@@ -78,7 +78,7 @@ def find_objects(
 ) -> list[GroundedObject]:
     """The boxes of each phrase in an image (H, W, 3) in [0, 1].
 
-    A phrase that is not found is looked for by its head noun. A phrase that stands there several
+    A phrase that is not found is looked for by its head noun. A phrase that occurs several
     times takes the best instances, one each, from left to right, but numbers count all of them.
     Raises ValueError for a phrase without a word.
     """

@@ -89,6 +89,6 @@ def cosines(images: Tensor, texts: Tensor) -> Tensor:
 
 
 def cut_short(tokens: Sequence[int], limit: int = 77) -> list[int]:
-    """Tokens from start to end of text, at most `limit`; the words behind are left out, as in
+    """Tokens from start to end of text, at most `limit`; the words after that are left out, as in
     CLIPScore."""
     return list(tokens) if len(tokens) <= limit else [*tokens[: limit - 1], END_OF_TEXT]

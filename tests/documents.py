@@ -1,7 +1,11 @@
 """README and docs as tests read them: their prose, and the commands that they give."""
 
+import ast
+import io
+import json
 import re
 import shlex
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +19,45 @@ PAGES = tuple(
         *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md")),
     )
 )
+HELP_PAGES = tuple(sorted(ROOT.glob("web/docs/*.md")))
+CODE = tuple(
+    path
+    for path in sorted(ROOT.rglob("*.py"))
+    if path.relative_to(ROOT).parts[0] not in ("tests", "output") and ".venv" not in path.parts
+)
+WORKFLOWS = tuple(
+    sorted(ROOT.glob("workflows/*.json")) + sorted(ROOT.glob("workflows/nodes/*.json"))
+)
+# Turns that nobody says, each with a sentence that has it.
+TURNS: dict[str, str] = {
+    r"(?:is|are|was|were) told(?! to)": "What failed is told.",
+    r"anew": "Delete it to make it anew.",
+    r"of yours": "a workflow of yours",
+    r"parted by": "cells parted by commas",
+    r"goes on (?:when|where|after|behind)": "A run that was stopped goes on where it was.",
+    r"stands there": "the key stands there twice",
+    r"passed over": "the line is passed over",
+    r"(?:alike|equal) but for": "alike but for what the edit changes",
+    r"set (?:them|both) alike": "Set them alike.",
+    r"(?<!there )is no (?:word|share|folder|mask|image|picture|name|number|JSON|UNet)\b": (
+        "which is no word with a factor"
+    ),
+    r"(?:needs?|with|of|have|has) as many (?:words|tokens|vectors)(?! as)": (
+        "both prompts need as many words"
+    ),
+    r"and their like": "Flux, SD 3 and their like",
+    r"which only \S+ draws": "the noise, which only `virtual` draws",
+    r"on [\w' ]*\w's ground": "the edit stands on ALE Edit's ground",
+    r"(?:edits?|objects) by (?:their )?words": "finds the objects by their words",
+    r"behind (?:Load Image|Invert Mask|(?:the|its|their) (?:words?|prompts?|tooltip))": (
+        "put the node behind Load Image"
+    ),
+    r"as wanted": "with Full Prompts as wanted",
+    r"runs, from the last\b": "Share of the steps that runs, from the last.",
+    r"are of different": "they are of different checkpoints",
+    r"(?:be had|is nobody's)": "it is not to be had any more",
+}
+TURN = re.compile("|".join(rf"\b(?:{turn})" for turn in TURNS), re.IGNORECASE)
 PROGRAMS = ("python3", "python", "PYTHON", "git", "cd", "dask")
 SETTINGS = re.compile(r"^(?:[A-Z_]+=\S+ )+")  # of the environment, in front of a command
 INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )?(?:python3? )?(?:\S+/)?(?:dev|edit)\.py [^`]+)`")
@@ -117,3 +160,29 @@ def prose_lines(text: str) -> list[str]:
         text = text.replace(block, "")
     apart = ("|", "#", "<", "![")
     return [line for line in text.splitlines() if line and not line.lstrip().startswith(apart)]
+
+
+def turns_in(text: str) -> list[str]:
+    """The turns of a text that nobody says, wherever its lines end."""
+    return [match.group() for match in TURN.finditer(" ".join(text.split()))]
+
+
+def texts_of_code(source: str) -> Iterator[str]:
+    """The strings of Python code, docstrings among them, and its comments, each run as one."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(
+                str(getattr(part, "value", ""))
+                for part in node.values
+                if isinstance(part, ast.Constant)
+            )
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    yield " ".join(token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT)
+
+
+def notes_of(workflow: Path) -> list[str]:
+    """What the notes of a workflow say."""
+    nodes = json.loads(workflow.read_text(encoding="utf-8"))["nodes"]
+    return [node["widgets_values"][0] for node in nodes if node["type"].endswith("Note")]

@@ -75,7 +75,7 @@ def _blocks(diffusion_model: Module) -> Iterator[tuple[str, int, Module]]:
 
 
 def require_cross_attention(model: ModelPatcher, node: str) -> None:
-    """Raises ValueError when the model input of `node` is no UNet that makes one image at a time
+    """Raises ValueError when the model input of `node` is not a UNet that makes one image at a time
     from text: with self-attention and cross-attention in every transformer."""
     diffusion_model = model.get_model_object("diffusion_model")
     if reason := _unsuitable(diffusion_model):

@@ -64,8 +64,8 @@ def map_words(
         for name, found in zip(names, rows, strict=True):
             if not found:
                 raise ValueError(
-                    f'{NODE}: the word "{name}" of words does not stand in prompt ("{prompt}"). '
-                    "Write it as it stands there."
+                    f'{NODE}: the word "{name}" of words does not occur in prompt ("{prompt}"). '
+                    "Write it as in the prompt."
                 )
         schedule = Schedule(steps) if inversion is None else inversion.schedule
         sigmas = sigmas_of(model, schedule)

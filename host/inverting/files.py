@@ -59,13 +59,13 @@ def save_inversion(inversion: Inversion, prefix: str) -> str:
 
 
 def _new_path(prefix: str) -> Path:
-    """Where the next inversion of a prefix goes. Raises ValueError when it is no name of a file."""
+    """Where the next inversion of a prefix goes. Raises ValueError for an invalid file name."""
     parts = Path(os.path.normpath(f"{FOLDER}/{prefix}")).parts
     is_name = parts[0] == FOLDER and len(parts) > 1 and "\0" not in prefix
     if not is_name or any(len(os.fsencode(part)) > LONGEST for part in parts):
         raise ValueError(
-            f'{SAVE_NODE}: the filename_prefix input is "{prefix}", which is no name of a file in '
-            f"{FOLDER} of ComfyUI's output folder. Type a short name of letters, numbers and _."
+            f'{SAVE_NODE}: the filename_prefix input is "{prefix}", which is not a valid file name '
+            f"in {FOLDER} of ComfyUI's output folder. Type a short name of letters, numbers and _."
         )
     output = folder_paths.get_output_directory()
     place, name, number, *_ = folder_paths.get_save_image_path(f"{FOLDER}/{prefix}", output)

@@ -11,7 +11,7 @@ from ..comfy_types import Options
 
 
 def order_in_turn(branches: tuple[str, ...], options: Options, node: str) -> tuple[str, ...]:
-    """The branches in an order in which each runs behind those that it reads.
+    """The branches in an order in which each runs after those that it reads.
 
     options: the transformer_options of this step. Raises ValueError where there is none.
     """

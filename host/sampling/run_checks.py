@@ -72,7 +72,7 @@ def require_sigmas(sigmas: Tensor, node: str) -> None:
 
 
 def require_noise_space(model: ModelPatcher, node: str) -> None:
-    """Raises ValueError when a model's latents are no image plus sigma times noise."""
+    """Raises ValueError when a model's latents are not an image plus sigma times noise."""
     sampling = model.get_model_object("model_sampling")
     if isinstance(sampling, OTHER_SPACES):
         raise ValueError(

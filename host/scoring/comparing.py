@@ -20,11 +20,11 @@ def make_entries(
     scores: Sequence[Sequence[str]] = (),
     previous: Sequence[SheetCell] = (),
 ) -> tuple[SheetCell, ...]:
-    """One entry for each picture of a list of IMAGE batches, behind those of an earlier Compare.
+    """One entry for each picture of a list of IMAGE batches, after those of an earlier Compare.
 
     labels: one a line. scores: for each kind of score, JSON of its nodes, together with one entry
     for each picture.
-    Raises ValueError where the numbers do not fit, or a text is no JSON of a score.
+    Raises ValueError where the numbers do not fit, or a text is not the JSON of a score.
     """
     flat = [picture for batch in images for picture in read_pictures(batch, COMPARE, "images")]
     names = [line.strip() for line in text_lines(labels)]
@@ -51,7 +51,7 @@ def _score_lines(scores: Sequence[Sequence[str]], count: int) -> list[str]:
             ) from error
         if len(lines) != count:
             raise ValueError(
-                f"{COMPARE}: the scores input speaks of {len(lines)} pictures, the images input "
+                f"{COMPARE}: the scores input covers {len(lines)} pictures, the images input "
                 f"holds {count}. Connect the scores of these pictures."
             )
         columns.append(lines)

@@ -58,7 +58,7 @@ def run_on_device(
 
 def load_installed(kind: ModelKind) -> ModelPatcher | None:
     """The network of the first fitting file, under ComfyUI's memory management; None without one.
-    It is read anew for each report, so that nothing of it stays behind.
+    It is read again for each report, so that nothing of it stays behind.
 
     Raises ValueError for a file that is damaged.
     """

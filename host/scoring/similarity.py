@@ -192,7 +192,7 @@ def _require_vision(vision: ClipVisionModel | None, width: int) -> ClipVisionMod
     projection = getattr(getattr(vision, "model", None), "visual_projection", None)
     if vision is None or not isinstance(projection, nn.Module):
         raise ValueError(
-            f"{SOCKETS_NODE}: the clip_vision input is no image encoder of CLIP: it has no "
+            f"{SOCKETS_NODE}: the clip_vision input is not an image encoder of CLIP: it has no "
             f"projection into a space of words. {PAIRS}"
         )
     other = int(projection.weight.shape[0])  # type: ignore[union-attr,index]

@@ -226,8 +226,8 @@ def _find_spans(clip: CLIP, text: _TokenizedSide, settings: MethodSettings) -> l
     if any(spans != found[0] for spans in found):
         raise ValueError(
             f"{NODE}: the text encoders {', '.join(text.base)} have the {text.side} phrases of the "
-            "edits at different places. Use textual inversions with as many vectors for each text "
-            "encoder."
+            "edits at different places. Use textual inversions with the same number of vectors "
+            "for each text encoder."
         )
     if text.full_prompt is not None:
         _warn_of_weights(text, found[0])

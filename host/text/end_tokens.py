@@ -22,7 +22,7 @@ INPUT = "ets_prompt"
 def substitute_ends(
     clip: CLIP, prompt: str, plain: str, conditioning: Conditioning | None = None
 ) -> Conditioning:
-    """The conditioning of a prompt whose rows behind its words are those of `plain`, the prompt
+    """The conditioning of a prompt whose rows after its words are those of `plain`, the prompt
     without its attributes. conditioning: of the prompt, where it is not CLIP Text Encode's.
 
     Raises ValueError when a text is empty, `plain` is longer, or the conditioning is of another

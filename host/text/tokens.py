@@ -36,8 +36,8 @@ Tokenized: TypeAlias = dict[str, list[list[WeightedToken]]]
 def tokenize(clip: CLIP, text: str) -> Tokenized:
     """Tokens of a text, for each text encoder of a CLIP input.
 
-    Raises ValueError without a CLIP, for text encoders other than CLIP's, and when the text goes on
-    behind an end-of-text token.
+    Raises ValueError without a CLIP, for text encoders other than CLIP's, and when the text
+    continues after an end-of-text token.
     """
     families = ", ".join(f"{family} ({', '.join(n)})" for n, family in ENCODERS.items())
     if clip is None:
@@ -67,7 +67,7 @@ class LimitedTokenizer(Protocol):
 
     def unknown_words(self, tokenized: Tokenized) -> Sequence[str]:
         """The words of a text that its encoder was never taught. tokenized: what the tokenizer
-        itself made of the text, so that weights and textual inversions are no words."""
+        itself made of the text, so that weights and textual inversions are not words."""
         ...
 
 
@@ -134,7 +134,7 @@ def rows_of(tokenized: Tokenized) -> dict[str, Tokens]:
 
 
 def inner_rows(clip: CLIP, chunks: Sequence[Sequence[WeightedToken]]) -> frozenset[tuple[int, int]]:
-    """(chunk, row) of every word token that goes on with the word of the token before it."""
+    """(chunk, row) of every word token that continues the word of the token before it."""
     rows = [(c, row) for c, chunk in enumerate(chunks) for row in range(1, _end(chunk))]
     return frozenset(
         (c, row)
@@ -167,15 +167,15 @@ def require_same_rows(tokenized: Tokenized, name: str) -> None:
         )
         raise ValueError(
             f"{NODE}: {name} has {counts}, so that their words stand at different places. Use "
-            "textual inversions with as many vectors for each text encoder, and shorten the text "
-            "to one chunk if the chunks differ."
+            "textual inversions with the same number of vectors for each text encoder, and shorten "
+            "the text to one chunk if the chunks differ."
         )
 
 
 def require_vectors_fit(tokenized: Tokenized, width: int, name: str) -> None:
     """Raises ValueError when a textual inversion is of another width than the text encoders.
 
-    ComfyUI leaves such a vector out while encoding, which moves every word behind it. width: of the
+    ComfyUI leaves such a vector out while encoding, which shifts every word after it. width: of the
     conditioning, which is the sum of the encoders' widths, or that of one (SDXL's refiner).
     """
     for chunks in zip(*tokenized.values(), strict=True):

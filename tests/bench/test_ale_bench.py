@@ -94,7 +94,7 @@ def test_a_new_list_of_words_says_what_is_wrong_with_it(folder, tmp_path):
 def test_a_mask_that_marks_nothing_is_named(folder, tmp_path):
     mask = next((folder / "masks" / "photo0").glob("*.png"))
     Image.new("L", (128, 128), 127).save(mask)
-    with pytest.raises(ValueError, match=f"{mask.name} is no mask: 100% of it is grey"):
+    with pytest.raises(ValueError, match=f"{mask.name} is not a mask: 100% of it is grey"):
         ale_bench(folder, tmp_path / "out", "mine")
     Image.new("L", (128, 128)).save(mask)
     with pytest.raises(ValueError, match=f"{mask.name} is black all over. Paint the object"):

@@ -145,7 +145,7 @@ def test_a_mask_that_was_cut_off_is_named(dataset):
     path = dataset.folder / "masks" / "moon.png"
     Image.effect_noise((8, 6), 90).save(path)
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(ValueError, match="moon.png is no image that can be read"):
+    with pytest.raises(ValueError, match="moon.png is not a readable image"):
         read_dataset(dataset.folder)
 
 
@@ -176,7 +176,7 @@ def _made(path: Path) -> Path:
 
 def test_a_picture_that_cannot_be_read_is_named(dataset):
     (dataset.folder / "a.png").write_text("no picture")
-    with pytest.raises(ValueError, match="a.png is no image that can be read"):
+    with pytest.raises(ValueError, match="a.png is not a readable image"):
         read_dataset(dataset.folder)
 
 

@@ -212,7 +212,7 @@ def test_a_job_that_is_stopped_says_so_and_leaves_the_signals_as_they_were(name,
     assert code == STOPPED and after == before
     shown = capsys.readouterr().err
     assert shown == (
-        "bench run: Stopped, and taken out of the queue. Give the same command again to go on.\n"
+        "bench run: Stopped, and taken out of the queue. Give the same command again to resume.\n"
     )
 
 

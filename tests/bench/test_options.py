@@ -146,10 +146,10 @@ def test_a_mask_that_covers_everything_is_told(files):
     ("image", "mask", "expected"),
     [
         ("image", "tall", "tall.png is 20x40, the image 40x20: their shapes differ"),
-        ("image", "text", "text.png is no image that can be read"),
-        ("image", "image", "image.png is no mask: 100% of it is grey"),
+        ("image", "text", "text.png is not a readable image"),
+        ("image", "image", "image.png is not a mask: 100% of it is grey"),
         ("image", "black", "black.png is black all over"),
-        ("cut", "mask", "cut.png is no image that can be read"),
+        ("cut", "mask", "cut.png is not a readable image"),
         ("none", "mask", "There is no file"),
     ],
 )

@@ -71,7 +71,7 @@ def test_a_word_of_the_source_prompt_is_the_word_in_its_place():
         (
             {"target_blend": "goat moon"},
             r'the target blend word "moon" does not occur in the target prompt \("red goat on a '
-            r'house"\)\. Write it as it stands there, or leave it out\.$',
+            r'house"\)\. Write it as in the prompt, or leave it out\.$',
         ),
         (
             {"source_blend": "wolf"},

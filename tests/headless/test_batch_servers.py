@@ -93,7 +93,7 @@ def test_without_any_server_the_run_ends_and_what_was_made_stays(tmp_path):
 
 
 def test_a_run_that_was_restarted_away_under_us_is_made_again(tmp_path):
-    """The server was quickly started anew: it answers, and knows nothing of our runs."""
+    """The server was quickly restarted: it answers, and knows nothing of our runs."""
     server, bench, jobs = FakeServer(0.3), Bench(tmp_path / "out"), jobs_of(tmp_path, 2)
 
     async def whole() -> Outcome:

@@ -148,11 +148,11 @@ def test_a_run_that_waits_says_how_many_come_before_it(fake, monkeypatch):
 
 @pytest.mark.parametrize(("with_socket", "drops"), [(True, True), (False, False)])
 def test_a_run_that_the_server_knows_no_more_is_lost(fake, with_socket, drops, monkeypatch):
-    """Perhaps the server was started anew, which closes its websockets."""
+    """Perhaps the server was restarted, which closes its websockets."""
     monkeypatch.setattr("ale_edit.headless.client.QUIET_S", 0.1)
     fake.with_socket, fake.drops_socket = with_socket, drops
     fake.finishes, fake.queued = False, False
-    with pytest.raises(RunLost, match="taken out of the queue, or ComfyUI at .* started anew"):
+    with pytest.raises(RunLost, match="taken out of the queue, or ComfyUI at .* was restarted"):
         run(fake)
 
 

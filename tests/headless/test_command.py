@@ -105,7 +105,7 @@ def test_in_the_background_of_a_script_it_can_be_ended(table, tmp_path):
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=20)
         connection.close()
-    assert process.returncode == 130 and "Run it again to go on" in told
+    assert process.returncode == 130 and "Run it again to resume" in told
 
 
 def test_an_image_and_a_folder_are_edited_without_a_table(table, tmp_path):

@@ -118,12 +118,12 @@ def test_a_file_that_is_missing_broken_or_no_mask_is_told_with_its_row(tmp_path)
     Image.new("F", SIZE).save(tmp_path / "deep.tif")
     for columns, expected in (
         ({"image": "none.png"}, "none.png"),
-        ({"image": "broken.png"}, "broken.png is no image that can be read"),
+        ({"image": "broken.png"}, "broken.png is not a readable image"),
         ({"image": "deep.tif"}, "deep.tif has more than 16 bits a channel (F)"),
         ({"masks": "none.png"}, "none.png. Correct the path."),
         ({"masks": "black.png"}, "black.png is black all over. Paint the object white"),
         ({"masks": "wide.png"}, "wide.png is 48x16, the image 24x16: their shapes differ"),
-        ({"masks": "photo.png"}, "photo.png is no mask: 100% of it is grey"),
+        ({"masks": "photo.png"}, "photo.png is not a mask: 100% of it is grey"),
     ):
         told = problem(tmp_path, PLAIN, **columns)
         assert "edits.csv, line 2: " in told and expected in told

@@ -146,7 +146,7 @@ def test_a_line_without_what_is_needed_is_passed_over(out, job, told, lacking):
     entry = json.loads((out / FILE).read_text())
     (out / FILE).write_text(json.dumps({k: v for k, v in entry.items() if k != lacking}) + "\n")
     assert told.manifest(out).pending([job]) == [job]
-    assert told == [f"{out / FILE}, line 1 is damaged: passed over."]
+    assert told == [f"{out / FILE}, line 1 is damaged: skipped."]
 
 
 def test_a_file_in_the_place_of_the_folder_is_told(tmp_path, job, told):
@@ -182,7 +182,7 @@ def test_a_line_that_a_kill_cut_off_is_told_and_the_next_one_is_whole(out, job, 
     line = (out / FILE).read_bytes()
     (out / FILE).write_bytes(line[:length])
     manifest = told.manifest(out)
-    assert told == [f"{out / FILE}, line 1 is damaged: passed over."]
+    assert told == [f"{out / FILE}, line 1 is damaged: skipped."]
     manifest.add_done(job, picture(), {})
     assert [json.loads(text)["name"] for text in (out / FILE).read_text().splitlines()[1:]] == [
         "p0"

@@ -129,7 +129,7 @@ def test_a_picture_with_a_mask_in_its_alpha_channel_is_refused_with_the_cure(
     tmp_path, picture, alpha
 ):
     """Whether the object is what is cut out or what is left, nobody knows."""
-    with pytest.raises(ValueError, match="m.png is no mask: .* image of its own"):
+    with pytest.raises(ValueError, match="m.png is not a mask: .* image of its own"):
         read(tmp_path, with_channel(picture, alpha))
 
 

@@ -77,7 +77,7 @@ def test_workers_that_come_back_do_the_work(monkeypatch):
 
 
 def test_a_run_that_its_server_forgot_is_made_again():
-    """The server was quickly started anew: it answers, and knows nothing of our runs."""
+    """The server was quickly restarted: it answers, and knows nothing of our runs."""
     lost = iter([RunLost("taken out of the queue")])
     kept, outcome, told = run(Servers(fails=lambda _item, _url: next(lost, None)))
     assert len(kept) == 24 and not outcome.failed and "taken out of the queue" in told[0]
@@ -115,7 +115,7 @@ def test_what_a_killed_process_left_is_taken_first_by_the_server_that_has_it():
     homes = dict(servers.made)
     assert (homes["7"], homes["2"], homes["5"]) == ("http://a", "http://a", "http://b")
     by_server = {url: [name for name, home in servers.made if home == url] for url in servers.left}
-    assert set(by_server["http://a"][:2]) == {"2", "7"} and by_server["http://b"][0] == "5"
+    assert set(by_server["http://a"][:2]) == {"2", "7"} and "5" in by_server["http://b"][:2]
 
 
 def test_what_a_hanging_server_gives_back_late_goes_to_one_that_was_through():

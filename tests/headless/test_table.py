@@ -130,7 +130,7 @@ def test_a_wrong_csv_table_is_told_with_line_and_cure(tmp_path, text, expected):
         ('{"image": "a.png", "edits": ["a -> b"]}\n{"image": "b.png",}', "line 2, column 19: not "),
         ("[]", "line 1 holds a list. Write one object a line"),
         ('{"image": "a", "edit": "a -> b"}', "line 1: there is no column 'edit'"),
-        ('{"image": "a", "image": "b", "edits": "a -> b"}', "the key 'image' stands there twice"),
+        ('{"image": "a", "image": "b", "edits": "a -> b"}', "the key 'image' occurs twice"),
         ('{"image": 3, "edits": "a -> b"}', "image is 3. Write text"),
         ('{"image": "a", "edits": [1]}', "edits is [1]. Write a list of texts"),
         ('{"image": "a", "edits": "a -> b", "seed": [1]}', "seed is [1]. Write a number"),

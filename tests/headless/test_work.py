@@ -177,7 +177,7 @@ def test_an_item_gives_its_image_and_pictures_are_sent_once(server):
 
 def test_a_server_that_forgot_its_inputs_is_sent_them_again(server):
     make(item(), server.url)
-    server.has.clear()  # started anew with an empty folder
+    server.has.clear()  # restarted with an empty folder
     assert make(item(), server.url).image == IMAGE
     assert server.uploads == ["ale-edit/a.png"] * 2
 

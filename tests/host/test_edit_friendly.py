@@ -97,8 +97,9 @@ def test_the_image_comes_back_in_any_number_of_steps(network, words, schedule):
 def test_another_prompt_or_guidance_is_an_edit(network, words):
     latent = source_latent(1)
     inversion = invert(network, words, latent, Schedule(10))
-    for changed in ({"prompt": "brown goat"}, {"guidance": 15.0}):
-        assert error(sample(network, words, latent, inversion, **changed), latent) > 0.1
+    for prompt, guidance in (("brown goat", GUIDANCE), (PROMPT, 15.0)):
+        made = sample(network, words, latent, inversion, prompt, guidance)
+        assert error(made, latent) > 0.1
 
 
 def test_the_guidance_of_the_source_branch_does_not_matter(network, words):

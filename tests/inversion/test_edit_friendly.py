@@ -4,6 +4,7 @@ variance beside that of a sampling run."""
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -75,7 +76,7 @@ def test_a_thousand_steps_in_single_precision_give_the_image_back():
 
 @pytest.mark.parametrize(("t", "steps"), [(980, 50), (500, 50), (20, 50), (900, 10)])
 def test_a_step_is_that_of_diffusers_ddim_with_eta_1(t: int, steps: int):
-    scheduler = DDIMScheduler(
+    scheduler: Any = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
     )
     scheduler.set_timesteps(steps)

@@ -171,7 +171,7 @@ P2P_CASES = [
         "replacing words of prompts of different lengths",
         lambda w: p2p(w, "wolf -> brown goat", edit_mode="replace"),
         "ALEP2P",
-        "needs as many words in both prompts",
+        "needs the same number of words in both prompts",
         ("Prompt-to-Prompt: ", '"wolf") has 1', '"brown goat") 2', "edit_mode", "refine"),
     ),
     Case(
@@ -192,14 +192,14 @@ P2P_CASES = [
         "a word to blend that is in no prompt",
         lambda w: p2p(w, blend_words="goat, sky"),
         "ALEP2P",
-        "stands neither in the source prompt",
+        "occurs neither in the source prompt",
         ("Prompt-to-Prompt: ", "blend_words", '"sky"', '"wolf with hat"', '"goat with hat"'),
     ),
     Case(
         "a word to subtract that is in no prompt",
         lambda w: p2p(w, blend_words="goat", subtract_words="sky"),
         "ALEP2P",
-        "stands neither in the source prompt",
+        "occurs neither in the source prompt",
         ("Prompt-to-Prompt: ", "subtract_words", '"sky"'),
     ),
     Case(
@@ -213,7 +213,7 @@ P2P_CASES = [
         "a word to reweight that the source prompt has alone",
         lambda w: p2p(w, reweight="wolf: 2"),
         "ALEP2P",
-        "of reweight does not stand in the target prompt",
+        "of reweight does not occur in the target prompt",
         ("Prompt-to-Prompt: ", '"wolf"', '"goat with hat"'),
     ),
     *(
@@ -221,7 +221,7 @@ P2P_CASES = [
             f"a factor that is none: {text}",
             lambda w, text=text: p2p(w, reweight=text),
             "ALEP2P",
-            "which is no word with a factor",
+            "which is not a word with a factor",
             ("Prompt-to-Prompt: ", "reweight", f'"{text}"'),
         )
         for text in ("goat", "goat: much", "goat: inf", ": 2")
@@ -230,7 +230,7 @@ P2P_CASES = [
         "a factor in no step",
         lambda w: p2p(w, reweight="goat: 2", cross_share=0.0),
         "ALEP2P",
-        "reweight counts in the steps of cross_share",
+        "reweight applies in the steps of cross_share",
         ("Prompt-to-Prompt: ", "which is 0"),
     ),
     Case(
@@ -310,7 +310,7 @@ MAPS_CASES = [
         "a word that the prompt does not have",
         lambda w: see(w, words="wolf, sky"),
         "ALEWordAttentionMaps",
-        "of words does not stand in prompt",
+        "of words does not occur in prompt",
         ("Word Attention Maps: ", '"sky"', '"grey wolf and yellow moon"'),
     ),
     Case(

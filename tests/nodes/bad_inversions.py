@@ -65,6 +65,6 @@ ELSEWHERE = (  # tests/nodes/test_inversion.py, tests/host/test_null_text.py
     "the error at step",
     "there is no inversion",
     "holds no inversion",
-    "which is no name of a file in",
+    "which is not a valid file name in",
 )
 """Sentences that help pages quote and other tests provoke."""

@@ -136,14 +136,14 @@ MASACTRL_CASES = [
         "a word that the source prompt does not have",
         lambda w: by_words(w, source_words="wolf, sky"),
         "ALEMasaCtrl",
-        "does not stand in the source prompt",
+        "does not occur in the source prompt",
         ("MasaCtrl: ", '"sky" of source_words', '"wolf with hat"'),
     ),
     Case(
         "a word that the target prompt does not have",
         lambda w: by_words(w, target_words="wolf"),
         "ALEMasaCtrl",
-        "does not stand in the target prompt",
+        "does not occur in the target prompt",
         ("MasaCtrl: ", '"wolf" of target_words', '"goat with hat"'),
     ),
 ]

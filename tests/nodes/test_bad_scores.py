@@ -60,7 +60,7 @@ SAID: dict[str, tuple[Any, str]] = {
         lambda _: compare([picture()], scores=["TE 16"]),
         "ALECompare",
     ),
-    "the scores input speaks of": (
+    "the scores input covers": (
         lambda _: compare([picture(2)], scores=[leak()[5]]),
         "ALECompare",
     ),
@@ -78,7 +78,7 @@ LOADERS_SAY = (
     "is missing (as in every SD 1.5 checkpoint) or the identity",
     "they belong to different CLIPs",
     "carries a LoRA",
-    "is no image encoder of CLIP",
+    "is not an image encoder of CLIP",
     "These two hardly belong together",
 )
 """Proved in tests/host/test_similarity.py."""

@@ -39,7 +39,7 @@ class Settings:
     threshold: float = 0.3
     start: float = 0.2
     plain: str = ""
-    counts_words: bool = True  # not as the published code behind the last word that differs
+    counts_words: bool = True  # not as the published code after the last word that differs
 
 
 def rows_of(encoder: TextEncoder, prompt: str, word: str) -> list[int]:

@@ -40,7 +40,7 @@ class Run:
 
 def texts(pack: Twins, prompts: tuple[str, str]) -> list[Any]:
     """The CONDITIONING of the negative, the source and the target prompt."""
-    seeds = dict(zip(("", *PROMPTS), POOLED_SEEDS, strict=True))
+    seeds: dict[str, int] = dict(zip(("", *PROMPTS), POOLED_SEEDS, strict=True))
     return [
         [
             [

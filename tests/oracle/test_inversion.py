@@ -45,7 +45,8 @@ def edit(
     settings: MasaCtrl,
 ) -> list[Step]:
     layers = self_attention_layers(network.unet)
-    attention = MasaCtrlAttention(layers[10 * len(layers) // 16 :])
+    size = (x0.shape[-2], x0.shape[-1])
+    attention = MasaCtrlAttention(layers[10 * len(layers) // 16 :], size=size)
 
     def begin(step: int, count: int) -> None:
         attention.is_on = settings.has_control and step >= 4 * count // 50

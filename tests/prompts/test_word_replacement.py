@@ -110,5 +110,5 @@ def test_factors_are_read_with_their_phrases():
 
 @pytest.mark.parametrize("text", ["goat", "goat: much", "goat: nan", ": 2", "goat 2"])
 def test_what_is_no_factor_is_refused(text: str):
-    with pytest.raises(ValueError, match="which is no word with a factor"):
+    with pytest.raises(ValueError, match="which is not a word with a factor"):
         parse_factors(f"ball: 1, {text}")
