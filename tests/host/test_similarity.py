@@ -305,7 +305,7 @@ def test_a_lora_on_the_text_encoder_is_refused(model: Any, tmp_path: Path) -> No
 
 def test_an_image_encoder_without_projection_is_refused(model: Any) -> None:
     dino: Any = SimpleNamespace(model=nn.Linear(1, 1))
-    with pytest.raises(ValueError, match="no image encoder of CLIP"):
+    with pytest.raises(ValueError, match="not an image encoder of CLIP"):
         similarity.pair_sockets(comfyui_clip(model), dino)
 
 
