@@ -62,11 +62,6 @@ def load_mask(node: Any, name: str, channel: str) -> torch.Tensor:
     return getattr(node, node.FUNCTION)(name, channel)[0]
 
 
-def add_mahiro(node: Any, model: Any) -> Any:
-    """A MODEL behind the stock node Mahiro, which 0.33 made one of V3."""
-    return node.execute(model).result[0] if IS_0_33 else node().patch(model)[0]
-
-
 @dataclass(frozen=True)
 class PageParts:
     """Where a front end has what the browser tests press and read, as CSS selectors.

@@ -25,7 +25,6 @@ from ale_edit.host.sampling.schedule import lcm_sigmas
 from ale_edit.tests.host.runs import STEPS, edit, guide, patched, relative_error, with_option
 from ale_edit.tests.host.stock_runs import core_node, edit_by_two_runs
 from ale_edit.tests.tiny import edits_of, generator, source_latent, two_regions
-from ale_edit.tests.versions import add_mahiro
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
 
@@ -309,6 +308,6 @@ def test_mahiro_is_refused_when_loaded_as_comfyui_loads_it(model, clip):
     extras = Path(importlib.import_module("comfy_extras.nodes_mahiro").__file__ or "")
     assert asyncio.run(nodes.load_custom_node(str(extras), module_parent="comfy_extras"))
     node = nodes.NODE_CLASS_MAPPINGS["Mahiro"]
-    mahiro = add_mahiro(node, model)
+    mahiro = node.execute(model).result[0]
     with pytest.raises(ValueError, match=r"Remove Mahiro\."):
         edit(guide(mahiro, clip))
