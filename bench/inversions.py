@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 GUIDANCE = 7.5
 STEP_COUNTS = (5, 10, 20, 50, 100)
 EDITED = "target"
-REPLAYED = "direct"
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def list_cases(steps: int) -> Iterator[Case]:
         for count in STEP_COUNTS:
             yield Case("DDIM", count, 1.0, cast("Convention", convention))
     for method in INVERSION_METHODS:
-        if method != REPLAYED:
+        if method != "direct":
             yield Case(cast("InversionMethod", method), steps, GUIDANCE)
 
 
