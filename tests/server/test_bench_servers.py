@@ -208,7 +208,7 @@ def queued(server: Any) -> int:
 
 def test_a_run_that_is_stopped_takes_its_workflows_from_the_servers(pair, tmp_path):
     dataset = demo_dataset(tmp_path / "demo" / "dataset", scenes=2, instances=1)
-    edits = [replace(dataset.edits[0], id=f"edit{k}") for k in range(8)]
+    edits = [replace(dataset.edits[0], name=f"edit{k}") for k in range(8)]
     long = {"Schedule": {"steps": 50}}
     quick = Plan(dataset, edits[:1], (ALE,), tmp_path / "demo")
     slow = Plan(dataset, edits[1:], (ALE,), tmp_path / "demo", settings=long)
