@@ -158,6 +158,30 @@ def test_a_nodes_own_sentence_names_the_input(run):
     assert error.node_id == workflow.find("Regions") and caught.value.inputs["feather"] == [0.0]
 
 
+def test_one_client_runs_several_edits_at_once_and_gets_those_of_single_runs(server):
+    source, edits = demo_input(0)
+
+    async def job() -> None:
+        async with ComfyClient(server.url) as client:
+            masks = [await upload(client, edit.mask) for edit in edits]
+            triples = [(e.source, e.target, mask) for e, mask in zip(edits, masks, strict=True)]
+            image, workflows = await upload(client, source), []
+            for seed in range(3):
+                workflows.append(fill_workflow(image, triples, seed=seed))
+                workflows[-1].fill("Schedule", steps=3)
+            seen: list[list[Progress]] = [[], [], []]
+            runs = [client.run(w, s.append) for w, s in zip(workflows, seen, strict=True)]
+            together = await asyncio.gather(*runs)
+            assert all(Progress("Sample", 3, 3) in steps for steps in seen)
+            for workflow, images in zip(workflows, together, strict=True):
+                alone = await client.run(workflow)
+                (first,) = [image for image in images if image.title == "Save edited"]
+                (again,) = [image for image in alone if image.title == "Save edited"]
+                assert await client.fetch(first) == await client.fetch(again)
+
+    asyncio.run(job())
+
+
 def test_without_a_websocket_the_same_image_comes_by_polling(server, monkeypatch):
     source, edits = demo_input(0)
 
