@@ -151,7 +151,7 @@ async def _check_values(client: ComfyClient, jobs: Sequence[Job]) -> None:
     places: dict[str, list[str]] = {}  # of the rows with a problem
     for job in jobs:
         try:
-            await client.check_workflow(job.workflow)
+            await client.check_workflow(job.workflow, job.names)
         except WorkflowRejected as error:
             for one in error.errors:
                 places.setdefault(f"{one}: {one.message}.", []).append(job.row.place)

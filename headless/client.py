@@ -11,7 +11,7 @@ failed for a moment; nothing is queued twice.
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -32,7 +32,7 @@ from .errors import (
     WorkflowRejected,
 )
 from .listener import Listener, Socket
-from .schema import PACK, Info, choices_of, complaints, input_specs, models_folder
+from .schema import PACK, Info, choices_of, complaints, input_specs, models_folder, uploaded_files
 from .workflow import Workflow
 
 POLL_S = 0.3
@@ -72,6 +72,7 @@ class ComfyClient(Connection):
         self._listener = Listener(self.url, self._id)
         self._seen_on: dict[str, Socket | None] = {}
         self._info: Info | None = None
+        self._files: set[str] = set()  # which the server has
 
     async def __aenter__(self) -> "ComfyClient":
         self._open()
@@ -146,13 +147,20 @@ class ComfyClient(Connection):
                 "into custom_nodes and restart ComfyUI; its log says if a pack failed to load."
             )
 
-    async def check_workflow(self, workflow: Workflow) -> None:
+    async def check_workflow(self, workflow: Workflow, to_come: Collection[str] = ()) -> None:
         """Raise before anything is queued: PackMissing, or WorkflowRejected for values that the
-        server's nodes would not take, such as a checkpoint that it does not have."""
+        server's nodes would not take, such as a checkpoint or an image that it does not have.
+
+        to_come: names of images that are uploaded only later.
+        """
         await self.check(workflow.classes())
-        if complaints(workflow, nodes := await self.nodes()):
+        errors = complaints(workflow, nodes := await self.nodes())
+        if errors:
             folder = models_folder(await self._json("GET", "/system_stats"))
             errors = complaints(workflow, nodes, folder)
+        files = [f for f in uploaded_files(workflow, nodes) if f[1] not in to_come]
+        errors += tuple([error for error, file in files if not await self._has_file(file)])
+        if errors:
             raise WorkflowRejected("", errors, f"ComfyUI at {self.url} cannot run {workflow.name}.")
 
     async def choices(self, class_type: str, input_name: str) -> list[str]:
@@ -173,6 +181,18 @@ class ComfyClient(Connection):
         if info is None:
             info = self._info = await self._ask("/object_info")
         return info
+
+    async def _has_file(self, name: str) -> bool:
+        """Whether Load Image would find a file: FOLDER/NAME, or NAME [output]."""
+        if name not in self._files:
+            path, _, kind = name.removesuffix("]").partition(" [")
+            folder, _, file = path.rpartition("/")
+            query = {"filename": file, "subfolder": folder, "type": kind or "input"}
+            async with self._request("HEAD", "/view", params=query) as reply:
+                if reply.status != 200:
+                    return False
+            self._files.add(name)
+        return True
 
     # a run
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from .batch import check_servers, edit_jobs
 from .client import Progress
+from .connection import address_problem
 from .editors import ALE, editor_names
 from .edits import SETTINGS, Model
-from .errors import ComfyError
+from .errors import ComfyError, ServerGone
 from .jobs import Job, JobDefaults, build_jobs
 from .lock import alone_in
 from .manifest import FILE, Manifest
@@ -86,6 +87,9 @@ def _add_what(what: argparse._ArgumentGroup) -> None:
         help="white where the object of the --edit of the same place is; for a folder of images, "
         "a folder of masks named like them",
     )
+    what.add_argument(
+        "--name", metavar="NAME", default="", help="of the result; default: the name of the image"
+    )
 
 
 def _add_how(how: argparse._ArgumentGroup) -> None:
@@ -143,12 +147,15 @@ def read_rows(args: argparse.Namespace) -> list[Row]:
     if (args.table is None) == (args.image is None):
         raise Problems(["Give a table, or --image with --edit (--help shows both)."])
     if args.table is not None:
-        if args.edit or args.mask:
-            raise Problems(["--edit and --mask go with --image; a table has columns for them."])
+        if args.edit or args.mask or args.name:
+            raise Problems(
+                ["--edit, --mask and --name go with --image; a table has columns for them."]
+            )
         return name_rows(read_table(args.table))
     if not args.edit:
         raise Problems(["--image needs --edit: what each object is, and what it becomes."])
-    return name_rows(rows_of(args.image, [split_edit(edit) for edit in args.edit], args.mask))
+    edits = [split_edit(edit) for edit in args.edit]
+    return name_rows(rows_of(args.image, edits, args.mask, args.name))
 
 
 def read_defaults(args: argparse.Namespace) -> JobDefaults:
@@ -254,16 +261,29 @@ def summary(outcome: Outcome, kept: int, out: Path) -> str:
 # -- the whole -------------------------------------------------------------------------------------
 
 
-def edit(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
-    """Check everything, and make what is to be made; the exit code."""
+def read_servers(args: argparse.Namespace) -> list[str]:
     servers = list(dict.fromkeys(url.rstrip("/") for url in args.server or [SERVER]))
-    manifest = Manifest(args.out, say)
+    if problems := [problem for url in servers if (problem := address_problem(url))]:
+        raise Problems(problems)
+    return servers
+
+
+def edit(args: argparse.Namespace, jobs: Sequence[Job], servers: Sequence[str]) -> int:
+    """Check everything, and make what is to be made; the exit code."""
+    notes: list[str] = []  # what will be done, which counts only once a server answers
+    manifest = Manifest(args.out, notes.append)
     manifest.check_places(jobs)
     pending = manifest.pending(jobs, redo=args.redo)
+    if pending or args.check:
+        try:
+            asyncio.run(check_servers(servers, pending or jobs, any_version=args.any_version))
+        except ServerGone as error:
+            raise Problems([str(error)]) from error
+    for note in notes:
+        say(note)
     if not pending and not args.check:
         say(summary(Outcome(), len(jobs), args.out))
         return 0
-    asyncio.run(check_servers(servers, pending or jobs, any_version=args.any_version))
     if args.check:
         say(f"All is well: {len(pending)} of {len(jobs)} images would be made.")
         return 0
@@ -295,12 +315,12 @@ def main(argv: Sequence[str]) -> int:
     args = arguments(argv)
     try:
         with end_as_by_ctrl_c():
-            rows, defaults = read_rows(args), read_defaults(args)
+            servers, rows, defaults = read_servers(args), read_rows(args), read_defaults(args)
             if len(rows) >= MANY:
                 say(f"Checking {len(rows)} rows ...")
             jobs = build_jobs(rows, defaults, tell=say)
             with nullcontext() if args.check else alone_in(args.out):
-                return edit(args, jobs)
+                return edit(args, jobs, servers)
     except ValueError as error:
         lines = error.sentences if isinstance(error, Problems) else [str(error)]
         more = [f"... and {len(lines) - SHOWN} more."] if len(lines) > SHOWN else []

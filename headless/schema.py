@@ -53,7 +53,8 @@ def models_folder(stats: Any) -> str:
 def complaints(workflow: Workflow, nodes: Info, models: str = "") -> tuple[NodeError, ...]:
     """What the server's nodes would not take: values, and inputs that this pack's nodes lack.
 
-    Nodes that the server does not have, links, and names of uploaded files are not looked at.
+    Nodes that the server does not have, links, and names of uploaded files (uploaded_files) are
+    not looked at.
     models: the server's folder of models, for the cure.
     """
     found = []
@@ -75,12 +76,38 @@ def complaints(workflow: Workflow, nodes: Info, models: str = "") -> tuple[NodeE
     return tuple(found)
 
 
+def uploaded_files(workflow: Workflow, nodes: Info) -> list[tuple[NodeError, str]]:
+    """The files that nodes load from ComfyUI's own folders and do not list: each with the error if
+    there is no such file."""
+    found = []
+    for node_id, node in workflow.nodes.items():
+        class_type = node["class_type"]
+        for name, (kind, options) in input_specs(nodes.get(class_type, {})).items():
+            value, listed = node["inputs"].get(name), choices_of((kind, options)) or ()
+            if not (_is_upload(options) and isinstance(value, str)) or value in listed:
+                continue
+            problem = (
+                f"{value!r} is not a file in ComfyUI's folder {_folder_of(value)}: upload it, or "
+                "correct the name"
+            )
+            error = NodeError(workflow.title(node_id), class_type, problem, name, node_id)
+            found.append((error, value))
+    return found
+
+
+def _is_upload(options: dict[str, Any]) -> bool:
+    return any(key.endswith("_upload") for key in options)
+
+
+def _folder_of(value: str) -> str:
+    return value.removesuffix("]").rpartition(" [")[2] if value.endswith("]") else "input"
+
+
 def _problem(value: Any, spec: tuple[Any, dict[str, Any]], models: str) -> str:
     kind, options = spec
     choices = choices_of(spec)
     if choices is not None:
-        is_upload = any(key.endswith("_upload") for key in options)
-        if is_upload or value in choices:
+        if _is_upload(options) or value in choices:
             return ""
         return f"{value!r} is {_not_among(value, choices, models)}"
     if kind not in ("INT", "FLOAT"):

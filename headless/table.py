@@ -235,15 +235,21 @@ def split_edit(text: str) -> tuple[str, str]:
 # -- from options ----------------------------------------------------------------------------------
 
 
-def rows_of(image: Path, edits: Sequence[tuple[str, str]], masks: Sequence[Path]) -> list[Row]:
-    """The same edits of one image, or of every image of a folder.
+def rows_of(
+    image: Path, edits: Sequence[tuple[str, str]], masks: Sequence[Path], name: str = ""
+) -> list[Row]:
+    """The same edits of one image, or of every image of a folder. name: of one image's result.
 
     The masks of a folder are folders, too: one for each edit, with files named like the images.
     """
     if not image.is_dir():
-        row = Row(str(image), image, tuple(edits), tuple(masks))
+        row = Row(str(image), image, tuple(edits), tuple(masks), name)
         check_row(row)
         return [row]
+    if name:
+        raise Problems(
+            [f"--name is for one image, and {image} is a folder. Name results in a table."]
+        )
     images = [p for p in sorted(image.iterdir()) if _is_picture(p)]
     if not images:
         raise Problems([f"There is no image in {image} ({', '.join(SUFFIXES)})."])
