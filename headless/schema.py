@@ -120,7 +120,7 @@ def _problem(value: Any, spec: tuple[Any, dict[str, Any]], models: str) -> str:
         return f"{value!r} is not a {'whole ' if kind == 'INT' else ''}number"
     least, most = options.get("min"), options.get("max")
     if (least is not None and number < least) or (most is not None and number > most):
-        return f"{value} is not from {least} to {most}"
+        return f"{value} is not between {least} and {most}"
     return ""
 
 
@@ -128,7 +128,7 @@ def _not_among(value: Any, choices: list[Any], models: str) -> str:
     place = f"{models}, ComfyUI's models folder" if models else "ComfyUI's models folder"
     cure = f": put the file into {place}" if str(value).endswith(WEIGHTS) else ""
     if not choices or choices == [NOTHING]:
-        return f"not there, the server has none{cure}"
+        return f"not available, since the server has none{cure}"
     more = f" and {len(choices) - LISTED} more" if len(choices) > LISTED else ""
-    cure = f"{cure}, or take one of these" if cure else ""
+    cure = f"{cure}, or choose one of these" if cure else ""
     return f"not one of {', '.join(map(str, choices[:LISTED]))}{more}{cure}"

@@ -49,7 +49,7 @@ class FakeServer:
         self.fails: Callable[[dict[str, Any]], Failure] = lambda _prompt: None
         self.ending = "execution_error"  # of a run that fails
         self.uploads: list[str] = []
-        self.files: set[str] = set()  # that were there before: input/NAME, output/NAME
+        self.files: set[str] = set()  # that were already there: input/NAME, output/NAME
         self.ran: list[dict[str, Any]] = []  # the workflows, in their order
         self.pending: list[list[Any]] = []
         self.running: list[list[Any]] = []

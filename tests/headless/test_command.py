@@ -84,13 +84,13 @@ def test_a_table_is_edited_and_the_second_time_nothing_is_done(table, tmp_path, 
     server, argv = FakeServer(), [str(table), "--out", str(tmp_path / "out")]
     assert served(argv, server) == 0
     told = capsys.readouterr().out
-    assert "Without --checkpoint the demo model edits" in told
+    assert "There is no --checkpoint: the demo model edits" in told
     lines = re.findall(r"^(\d/3) (p\d), ", told, re.MULTILINE)  # of two at once, either ends first
     assert [number for number, _ in lines] == ["1/3", "2/3", "3/3"]
     assert {name for _, name in lines} == {"p0", "p1", "p2"}
     assert "3 made. Images and manifest.jsonl are in" in told
     assert served(argv, server) == 0
-    assert "0 made, 3 there before." in capsys.readouterr().out and len(server.ran) == 3
+    assert "0 made, 3 already there." in capsys.readouterr().out and len(server.ran) == 3
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without a signal")
@@ -134,7 +134,7 @@ def test_a_name_that_the_output_cannot_show_stops_nothing(tmp_path, monkeypatch)
 def test_check_edits_nothing(table, tmp_path, capsys):
     server, out = FakeServer(), tmp_path / "out"
     assert served([str(table), "--out", str(out), "--check"], server) == 0
-    assert "All is well: 3 of 3 images would be made" in capsys.readouterr().out
+    assert "No problems found. 3 of 3 images would be made" in capsys.readouterr().out
     assert not server.ran and not server.uploads and not out.exists()
 
 
@@ -322,7 +322,9 @@ def test_a_full_disk_here_is_told_and_nothing_is_lost(table, tmp_path, capsys, m
 
         patch.setattr("os.fsync", full)
         assert served(argv, server) == 3
-    assert "No space left on device. What was made stays: mend that" in capsys.readouterr().err
+    assert (
+        "No space left on device. Finished images are kept. Solve this" in capsys.readouterr().err
+    )
     assert served(argv, server) == 0
 
 

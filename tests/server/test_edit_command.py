@@ -110,7 +110,7 @@ def test_a_killed_run_goes_on_and_nothing_is_done_twice(server, tmp_path):
         assert line["versions"]["ale_edit"] == pack_version()
         assert line["settings"]["steps"] == 20
     code, told, _ = finished(start(server, tmp_path, "in/edits.csv", "--out", "out"))
-    assert code == 0 and "0 made, 4 there before" in told
+    assert code == 0 and "0 made, 4 already there" in told
 
 
 def test_ctrl_c_takes_its_own_runs_out_of_the_queue(server, tmp_path):
