@@ -80,8 +80,8 @@ class _Reply:
 
     def _explain_loss(self, error: BaseException) -> ServerGone:
         return ServerGone(
-            f"No ComfyUI answers at {self._url} ({_reason(error)}). Start it there, or correct the "
-            "address; if it was running, look into its log."
+            f"No ComfyUI answers at {self._url} ({_reason(error)}). Start ComfyUI there, or "
+            "correct the address; if it was running, look into its log."
         )
 
 

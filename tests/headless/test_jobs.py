@@ -161,7 +161,11 @@ def test_what_is_to_be_known_of_pictures_is_told_with_the_row_and_kept_with_the_
     told: list[str] = []
     table = write_csv(tmp_path / "edits.csv", rows)
     first, second = build_jobs(name_rows(read_table(table)), JobDefaults(), told.append)
-    expected = ("p0.png has 16 bits", "white.png has one colour, and is drawn", "all.png marks the")
+    expected = (
+        "p0.png has 16 bits",
+        "white.png has one colour, and is drawn",
+        "all.png covers the",
+    )
     for notice, part in zip(first.notices, expected, strict=True):
         assert part in notice
     assert told == [f"{table}, line 2: {notice}" for notice in first.notices]

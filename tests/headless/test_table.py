@@ -204,5 +204,5 @@ def test_an_edit_needs_both_sides(text):
 def test_an_edit_has_one_arrow():
     with pytest.raises(ValueError, match="has two arrows. Separate edits by ';'"):
         split_edit("wolf -> goat moon -> ball")
-    with pytest.raises(ValueError, match="begins with #, a comment of Edit List"):
+    with pytest.raises(ValueError, match="begins with #, which marks a comment in Edit List"):
         split_edit("# wolf -> goat")

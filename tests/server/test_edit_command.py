@@ -312,6 +312,31 @@ def test_rows_without_masks_are_edited_by_words(server, models, tmp_path):
     assert Image.open(tmp_path / "out" / "regions" / "scene0.png").size == (128, 128)
 
 
+def test_an_editor_without_masks_keeps_an_object_that_both_prompts_name(server, tmp_path):
+    """docs/headless.md says so: without prompts the box, which no phrase names, is lost."""
+    source, (box, star) = demo_input(0)
+    (tmp_path / "in").mkdir()
+    source.save(tmp_path / "in" / "source.png")
+    row = {"image": "source.png", "edits": f"{star.source} -> {star.target}", "editor": "infedit"}
+    prompts = {
+        "source_prompt": f"{box.source} and {star.source}",
+        "target_prompt": f"{box.source} and {star.target}",
+    }
+    nothing = dict.fromkeys(prompts, "")
+    rows = [{**row, "name": "alone", **nothing}, {**row, "name": "whole", **prompts}]
+    write_csv(tmp_path / "in" / "edits.csv", rows)
+    code, told, err = finished(start(server, tmp_path, "in/edits.csv", "--out", "out"))
+    assert (code, err) == (0, ""), told
+    judge, found = Judge.load(), {}
+    for name in ("alone", "whole"):
+        edited = Image.open(tmp_path / "out" / f"{name}.png")
+        found[name] = [o["found"] for o in scores_of(source, edited, [star, box], judge)["objects"]]
+    assert box.asked is not None
+    kept = {**box.asked, "color": "pink"}
+    assert found["whole"][1] == kept and found["alone"][1] != kept
+    assert found["whole"][0]["color"] == found["alone"][0]["color"] == "yellow"
+
+
 def test_a_table_may_name_several_editors(server, tmp_path):
     names = ("ale", *(editor.name for editor in EDITORS))
     table = write_table(tmp_path / "in", 1, steps="4")
