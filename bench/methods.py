@@ -184,16 +184,13 @@ P2P_METHODS = (
     ),
     _change_p2p("direct-p2p", f"Direct inversion + {P2P.label}", inversion_method="direct"),
 )
-EDITOR_METHODS = (
-    *(m for editor in EDITORS for m in _by_editor(editor)),
-    MASACTRL_DDIM,
-    *P2P_METHODS,
-)
+BESIDE_ALE = (*(_by_editor(editor)[0] for editor in EDITORS), MASACTRL_DDIM, *P2P_METHODS)
+BY_PAPERS = tuple(_by_editor(editor)[1] for editor in EDITORS)
 
 
 def all_methods() -> dict[str, Method]:
     """Every named method."""
-    groups = (DEFAULT, EDITOR_METHODS, END_OF_TEXT, SCHEDULES, DILATIONS, MASK_ERRORS, LCM)
+    groups = (DEFAULT, BESIDE_ALE, BY_PAPERS, END_OF_TEXT, SCHEDULES, DILATIONS, MASK_ERRORS, LCM)
     return {method.name: method for group in groups for method in group}
 
 

@@ -24,10 +24,11 @@ from .figure_table import FigureTable
 from .main_job import GOES_ON, guard
 from .methods import (
     ALE,
+    BESIDE_ALE,
+    BY_PAPERS,
     CODE,
     COMPONENTS,
     DILATIONS,
-    EDITOR_METHODS,
     END_OF_TEXT,
     LCM,
     MASK_ERRORS,
@@ -73,9 +74,8 @@ TABLES = (
         "mask-errors", "Mask errors, by a fraction of the image's height", (NAIVE, *MASK_ERRORS)
     ),
     PaperTable("variants", "Paper and published code", (ALE, CODE), by_type=True),
-    PaperTable(
-        "editors", "Editors, with one model, steps and guidance", (NAIVE, ALE, *EDITOR_METHODS)
-    ),
+    PaperTable("editors", "Editors, with one model, steps and guidance", (NAIVE, ALE, *BESIDE_ALE)),
+    PaperTable("editors-paper", "Editors, with their papers' settings", (NAIVE, ALE, *BY_PAPERS)),
     PaperTable("lcm", "Latent consistency LoRA, guidance 1 and 2", (NAIVE, ALE, *LCM)),
 )
 

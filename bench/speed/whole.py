@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +40,24 @@ print(json.dumps([is_loaded, time.perf_counter() - start]))
 
 
 def import_seconds(repeats: int) -> float:
-    """What the pack adds to ComfyUI's start; the least of fresh processes that load it as ComfyUI
-    does."""
+    """What the pack adds to ComfyUI's start: the least of fresh processes that load it as ComfyUI
+    does, after one that leaves its bytecode behind, as the first start of an installation does."""
     device = "gpu" if torch.cuda.is_available() else "cpu"
     command = [sys.executable, "-c", IMPORT_PROGRAM, str(ROOT), device]
     comfyui = Path(management.__file__).parent.parent
     found = []
-    for _ in range(repeats):
-        answer = subprocess.run(command, cwd=comfyui, capture_output=True, text=True, check=True)
-        is_loaded, taken = json.loads(answer.stdout.splitlines()[-1])
-        if not is_loaded:
-            raise RuntimeError(f"ComfyUI could not load the pack:\n{answer.stderr}")
-        found.append(taken)
-    return round(min(found), 4)
+    with tempfile.TemporaryDirectory() as bytecode:
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        for _ in range(1 + repeats):
+            answer = subprocess.run(
+                command, cwd=comfyui, env=environment, capture_output=True, text=True, check=True
+            )
+            is_loaded, taken = json.loads(answer.stdout.splitlines()[-1])
+            if not is_loaded:
+                raise RuntimeError(f"ComfyUI could not load the pack:\n{answer.stderr}")
+            found.append(taken)
+    return round(min(found[1:]), 4)
 
 
 def demo_edit_seconds() -> float:
