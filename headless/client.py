@@ -32,7 +32,15 @@ from .errors import (
     WorkflowRejected,
 )
 from .listener import Listener, Socket
-from .schema import PACK, Info, choices_of, complaints, input_specs, models_folder, uploaded_files
+from .schema import (
+    PACK,
+    Info,
+    choices_of,
+    complaints,
+    input_specs,
+    models_folder,
+    find_unlisted_files,
+)
 from .workflow import Workflow
 
 POLL_S = 0.3
@@ -158,7 +166,7 @@ class ComfyClient(Connection):
         if errors:
             folder = models_folder(await self._json("GET", "/system_stats"))
             errors = complaints(workflow, nodes, folder)
-        files = [f for f in uploaded_files(workflow, nodes) if f[1] not in to_come]
+        files = [f for f in find_unlisted_files(workflow, nodes) if f[1] not in to_come]
         errors += tuple([error for error, file in files if not await self._has_file(file)])
         if errors:
             raise WorkflowRejected("", errors, f"ComfyUI at {self.url} cannot run {workflow.name}.")

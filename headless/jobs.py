@@ -187,20 +187,17 @@ def _load_pictures(
 ) -> list[tuple[str, Image.Image]]:
     """The row's image, then its masks as the workflow's nodes read them (None: the pack's own),
     checked, each with the name that it is uploaded by. Problems: of any of them."""
-    problems: list[str] = []
-    size = None
+    image, masks, problems = None, [], []
     try:
         image = open_picture(row.image, tell).convert("RGB")
-        size = image.size
     except ValueError as error:
         problems.append(str(error))
-    masks = []
     for path in row.masks:
         try:
-            masks.append(read_mask(path, tell, size))
+            masks.append(read_mask(path, tell, image.size if image is not None else None))
         except ValueError as error:
             problems.append(str(error))
-    if problems:
+    if problems or image is None:
         raise Problems(problems)
     tell_of_whole_masks(dict(zip(row.masks, masks, strict=True)), tell)
     pictures = [image]

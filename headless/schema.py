@@ -53,7 +53,7 @@ def models_folder(stats: Any) -> str:
 def complaints(workflow: Workflow, nodes: Info, models: str = "") -> tuple[NodeError, ...]:
     """What the server's nodes would not take: values, and inputs that this pack's nodes lack.
 
-    Nodes that the server does not have, links, and names of uploaded files (uploaded_files) are
+    Nodes that the server does not have, links, and names of uploaded files (find_unlisted_files) are
     not looked at.
     models: the server's folder of models, for the cure.
     """
@@ -76,7 +76,7 @@ def complaints(workflow: Workflow, nodes: Info, models: str = "") -> tuple[NodeE
     return tuple(found)
 
 
-def uploaded_files(workflow: Workflow, nodes: Info) -> list[tuple[NodeError, str]]:
+def find_unlisted_files(workflow: Workflow, nodes: Info) -> list[tuple[NodeError, str]]:
     """The files that nodes load from ComfyUI's own folders and do not list: each with the error if
     there is no such file."""
     found = []

@@ -151,7 +151,7 @@ def test_of_several_masks_one_that_marks_everything_is_told():
     told: list[str] = []
     whole = Image.new("L", SIZE, 255)
     tell_of_whole_masks({Path("all.png"): whole, Path("m.png"): drawn(255, 127)}, told.append)
-    assert len(told) == 1 and told[0].startswith("all.png covers the whole picture, and others are")
+    assert len(told) == 1 and told[0].startswith("all.png covers the whole picture, and other")
 
 
 def test_a_single_mask_that_marks_everything_is_told_too():

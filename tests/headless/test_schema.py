@@ -56,7 +56,7 @@ def test_what_a_node_takes_is_no_complaint(class_type, inputs):
             {"file": "c.ckpt"},
             (
                 "file",
-                "'c.ckpt' is not one of a, b: put the file into ComfyUI's models folder, or take "
+                "'c.ckpt' is not one of a, b: put the file into ComfyUI's models folder, or choose "
                 "one of these",
             ),
         ),
