@@ -37,9 +37,9 @@ from .schema import (
     Info,
     choices_of,
     complaints,
+    find_unlisted_files,
     input_specs,
     models_folder,
-    find_unlisted_files,
 )
 from .workflow import Workflow
 

@@ -53,8 +53,8 @@ def models_folder(stats: Any) -> str:
 def complaints(workflow: Workflow, nodes: Info, models: str = "") -> tuple[NodeError, ...]:
     """What the server's nodes would not take: values, and inputs that this pack's nodes lack.
 
-    Nodes that the server does not have, links, and names of uploaded files (find_unlisted_files) are
-    not looked at.
+    Nodes that the server does not have, links, and uploaded files (find_unlisted_files) are not
+    looked at.
     models: the server's folder of models, for the cure.
     """
     found = []
