@@ -106,7 +106,7 @@ class ComfyClient(Connection):
 
     async def _listen(self) -> None:
         """Open the websocket unless it is open; without one, the history is asked."""
-        await self._listener.open(self._session)
+        await self._listener.open(self._session.ws_connect)
 
     # what the server is
 

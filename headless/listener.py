@@ -5,6 +5,7 @@ One task reads the websocket, so that several runs of a client can be followed a
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -29,16 +30,15 @@ class Listener:
         self._inboxes: dict[str, asyncio.Queue[Event | None]] = {}
         self._reading: asyncio.Task[None] | None = None
 
-    async def open(self, session: aiohttp.ClientSession) -> None:
-        """Open the websocket unless it is open, or was refused too often."""
+    async def open(self, connect: Callable[..., Awaitable[Socket]]) -> None:
+        """Open the websocket unless it is open, or was refused too often. connect: ws_connect of
+        a session of aiohttp."""
         async with self._opening:
             if self.socket is not None or self._refusals >= REFUSALS:
                 return
             self._refusals += 1
             with suppress(aiohttp.ClientError, asyncio.TimeoutError):
-                opening = session.ws_connect(
-                    self._url, params=self._query, heartbeat=30, max_msg_size=0
-                )
+                opening = connect(self._url, params=self._query, heartbeat=30, max_msg_size=0)
                 self.socket = await asyncio.wait_for(opening, SOCKET_TIMEOUT_S)
                 self._refusals = 0
                 self._reading = asyncio.create_task(self._read(self.socket))
@@ -47,8 +47,8 @@ class Listener:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._reading])
-        if self.socket is not None:
-            await self.socket.close()
+        if (connection := self.socket) is not None:
+            await connection.close()
 
     def expect(self, prompt_id: str) -> None:
         """Keep the messages about a run from now on."""
