@@ -276,14 +276,14 @@ def check_servers(servers: Sequence[str], tasks: Sequence[BenchTask]) -> None:
     for task in tasks:
         has_prompts = bool(task.edit.source_prompt or task.edit.target_prompt)
         kinds.setdefault((task.method.name, task.edit.edit_type, has_prompts), task)
-    workflows = [task.prepare()[0] for task in kinds.values()]
+    prepared = [task.prepare() for task in kinds.values()]
 
     async def check(url: str) -> None:
         with suppress(ServerGone):
             async with ComfyClient(url) as client:
                 await client.check_version(pack_version())
-                for workflow in workflows:
-                    await client.check_workflow(workflow)
+                for workflow, pictures in prepared:
+                    await client.check_workflow(workflow, pictures)
 
     async def check_all() -> None:
         await asyncio.gather(*(check(url) for url in servers))

@@ -228,8 +228,9 @@ async def run_job(args: argparse.Namespace) -> dict[str, Any]:
             edit_type=args.edit_type or ("object" if own else None),
             guidance=(args.source_guidance, args.target_guidance),
         )
-        await client.check_workflow(workflow)
-        for picture in (source, *(e.mask for e in edits)):
+        uploads = (source, *(e.mask for e in edits))
+        await client.check_workflow(workflow, [name_of_upload(picture) for picture in uploads])
+        for picture in uploads:
             await upload(client, picture)
         ale = await run_workflow(client, workflow, "ALE edit")
         plain = workflow.copy()
