@@ -1,4 +1,4 @@
-"""Bad input of the editors whose node is made from their settings.
+"""Bad input of every editor, and of those whose node is made from their settings.
 
 Imported by tests as `ale_edit.tests.nodes.bad_editors`.
 """
@@ -13,15 +13,20 @@ from ale_edit.editors import EDITORS
 from ale_edit.inversion.stored import Inversion, Schedule
 from ale_edit.tests.nodes.bad_input import Case, World, listed
 from ale_edit.tests.nodes.bad_models import CLIP_OF_ANOTHER, NO_UNET
-from ale_edit.tests.nodes.graph import one, picture
+from ale_edit.tests.nodes.graph import edits_with_masks, one, picture
 
 HATS = "wolf with hat -> goat with hat"
 
 
 def edit_by(node_id: str, world: World, **inputs: Any) -> Any:
     usual = {"model": world.model, "clip": world.clip, "vae": world.vae, "steps": 4}
-    usual |= {"image": picture(), "edits": listed()}
+    usual |= {"image": picture(), "edits": edits_with_masks()}
     return one(node_id, **{**usual, **inputs})
+
+
+def masked(source: str = "wolf", height: int = 64) -> Any:
+    """An edit with a mask, which every editor can take."""
+    return one("ALEEditObject", source=source, target="goat", mask=torch.ones(height, 64))
 
 
 def infedit(world: World, text: str = HATS, **inputs: Any) -> Any:
@@ -48,14 +53,16 @@ EVERY_EDITOR_CASES = [
         ),
         Case(
             f"a phrase without a word in {editor.title}",
-            lambda w, node_id=editor.node_id: edit_by(node_id, w, edits=listed("() -> goat")),
+            lambda w, node_id=editor.node_id: edit_by(node_id, w, edits=masked("()")),
             editor.node_id,
             "yields no tokens",
             (editor.title, "edits", 'source phrase "()"'),
         ),
         Case(
             f"image too small for {editor.title}",
-            lambda w, node_id=editor.node_id: edit_by(node_id, w, image=picture(height=4)),
+            lambda w, node_id=editor.node_id: edit_by(
+                node_id, w, image=picture(height=4), edits=masked(height=4)
+            ),
             editor.node_id,
             "at least 8 pixels a side are needed",
             (editor.title, "image input", "4x64"),
