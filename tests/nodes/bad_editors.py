@@ -24,13 +24,19 @@ def edit_by(node_id: str, world: World, **inputs: Any) -> Any:
     return one(node_id, **{**usual, **inputs})
 
 
+def with_prompts(text: str, prompts: tuple[str, str]) -> Any:
+    """Edits with whole prompts around them; an empty one is none."""
+    source, target = prompts
+    return one("ALEFullPrompts", edits=listed(text), source_prompt=source, target_prompt=target)
+
+
 def masked(source: str = "wolf", height: int = 64) -> Any:
     """An edit with a mask, which every editor can take."""
     return one("ALEEditObject", source=source, target="goat", mask=torch.ones(height, 64))
 
 
-def infedit(world: World, text: str = HATS, **inputs: Any) -> Any:
-    return edit_by("ALEInfEdit", world, edits=listed(text), **inputs)
+def infedit(world: World, text: str = HATS, prompts: Any = ("", ""), **inputs: Any) -> Any:
+    return edit_by("ALEInfEdit", world, edits=with_prompts(text, prompts), **inputs)
 
 
 EVERY_EDITOR_CASES = [
@@ -77,6 +83,13 @@ EVERY_EDITOR_CASES = [
     )
 ]
 INFEDIT_CASES = [
+    Case(
+        "prompts that align nowhere",
+        lambda w: infedit(w, prompts=("()", "goat with hat")),
+        "ALEInfEdit",
+        "can be aligned",
+        ("InfEdit: ", 'target prompt ("goat with hat")', 'source prompt ("()")', "of the edits"),
+    ),
     Case(
         "a target blend word that is not in the prompt",
         lambda w: infedit(w, target_blend="sky"),
@@ -155,9 +168,7 @@ INVERTED_CASES = [
 
 
 def p2p(world: World, text: str = HATS, prompts: Any = ("", ""), **inputs: Any) -> Any:
-    source, target = prompts
-    edits = one("ALEFullPrompts", edits=listed(text), source_prompt=source, target_prompt=target)
-    return edit_by("ALEP2P", world, edits=edits, **inputs)
+    return edit_by("ALEP2P", world, edits=with_prompts(text, prompts), **inputs)
 
 
 def inverted(prompt: str = "wolf with hat", size: int = 8) -> Inversion:
@@ -186,7 +197,7 @@ P2P_CASES = [
         lambda w: p2p(w, "wolf -> goat", prompts=("one", "two")),
         "ALEP2P",
         "can be aligned",
-        ("Prompt-to-Prompt: ", '"one"', '"two"'),
+        ("Prompt-to-Prompt: ", '"one"', '"two"', "of the edits"),
     ),
     Case(
         "an empty prompt in Prompt-to-Prompt",
