@@ -20,9 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from torch import Tensor
+
+from ..prompts.ore import ObjectRestrictedEmbeddings
 
 LayerKind: TypeAlias = Literal["self", "cross"]
 Reads: TypeAlias = Mapping[str, frozenset[str]]
@@ -100,7 +102,7 @@ class Call:
     running: the branches that run in this call; only their outputs can be given.
     q, k, v: (B, L, C), (B, N, C) and (B, N, C) by branch: the running ones, and those that the
         control reads.
-    texts: what came with the text of a branch (an ObjectRestrictedEmbeddings), where anything did.
+    texts: the Object-Restricted Embeddings that came with the text of a branch, where any did.
     attend: ComfyUI's chosen attention. attend_parts: the same for several small calls; equal to
         `attend` unless that is slow to start.
     plain: the output (B, L, C) of a branch in this call without any control.
@@ -118,7 +120,7 @@ class Call:
     q: Mapping[str, Tensor]
     k: Mapping[str, Tensor]
     v: Mapping[str, Tensor]
-    texts: Mapping[str, Any]
+    texts: Mapping[str, ObjectRestrictedEmbeddings]
     attend: Attend
     attend_parts: Attend
     plain: Callable[[str], Tensor]

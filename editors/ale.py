@@ -148,7 +148,7 @@ class RegionControl(Control):
         self._texts: dict[tuple[object, ...], LayerText | JoinedText] = {}
 
     def outputs(self, call: Call) -> Mapping[str, Tensor]:
-        ore: ObjectRestrictedEmbeddings | None = call.texts.get("target")
+        ore = call.texts.get("target")
         if ore is None:
             return {}
         q = call.q["target"]

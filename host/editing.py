@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -38,7 +38,7 @@ from .attention.adapter import add_control
 from .attention.rgb_cam import apply_rgb_cam
 from .attention.self_injection import apply_self_injection
 from .attention.unet import require_cross_attention, self_attention_layers
-from .comfy_types import Conditioning
+from .comfy_types import Conditioning, RunCallback
 from .inverting.methods import invert_by
 from .inverting.sampler import inversion_sampler, noise_sampler
 from .messages import name_node, tell
@@ -147,9 +147,7 @@ class OpenEdit:
         samples = self.sample(cast(Tensor, vae.encode(image[..., :3].expand(-1, -1, -1, 3))), seed)
         return vae.decode(samples.to(comfy.model_management.intermediate_device()))
 
-    def sample(
-        self, latent: Tensor, seed: int, callback: Callable[..., None] | None = None
-    ) -> Tensor:
+    def sample(self, latent: Tensor, seed: int, callback: RunCallback | None = None) -> Tensor:
         """The edited latents (B, C, h, w) of latents as a VAE encodes them."""
         sigmas = sigmas_of(self.model, self.plan.schedule)
         callback = callback or latent_preview.prepare_callback(self.model, len(sigmas) - 1)
@@ -261,13 +259,14 @@ def _encode_sides(
 ) -> tuple[dict[BranchText, Conditioning], dict[Side, EncodedPrompt]]:
     """The CONDITIONING of source and target; and the rows of both where they are plain prompts."""
     sides: tuple[Side, ...] = ("source", "target")
-    if editor.texts == "objects":
-        return {side: embed_side(clip, edits, side) for side in sides}, {}
-    prompts = {side: encode_prompt(clip, edits, side) for side in sides}
-    return (
-        {side: conditioning for side, (conditioning, _) in prompts.items()},
-        {side: rows for side, (_, rows) in prompts.items()},
-    )
+    texts: dict[BranchText, Conditioning] = {}
+    prompts: dict[Side, EncodedPrompt] = {}
+    for side in sides:
+        if editor.texts == "objects":
+            texts[side] = embed_side(clip, edits, side)
+        else:
+            texts[side], prompts[side] = encode_prompt(clip, edits, side)
+    return texts, prompts
 
 
 def _add_own_control(
