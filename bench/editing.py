@@ -219,7 +219,8 @@ def find_pending(tasks: Sequence[BenchTask], tell: Callable[[str], None]) -> lis
     for task in tasks:
         state = state_of(task)
         if state not in ("missing", "done"):
-            tell(f"{task.path} is {state}: it is made again.")
+            verb = "was" if state == STALE else "is"
+            tell(f"{task.path} {verb} {state}: it will be made again.")
         if state != "done":
             left.append(task)
     return left

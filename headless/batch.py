@@ -20,7 +20,7 @@ from .tasks import Outcome, TaskFailed, tag_of
 from .work import RunResult, WorkItem
 from .workers import local_workers
 
-NO_ALPHA = "The result has another shape than its source, whose alpha channel it does not get."
+NO_ALPHA = "The result has a different shape from its source, so it does not get the alpha channel."
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,13 @@ class EditTask:
         try:
             pictures, alpha = self.job.pictures(), self.job.alpha()
         except (ValueError, OSError) as error:
-            raise TaskFailed(f"Since the check: {error}") from error
+            raise TaskFailed(f"Changed since the check: {error}") from error
         digest = digest_of(alpha) if alpha is not None else None
         is_same = tuple(name for name, _ in pictures) == self.job.names
         if not is_same or digest != self.job.asked.get("alpha"):
-            raise TaskFailed("Its image or a mask was changed since the check. Run it again.")
+            raise TaskFailed(
+                "Its image or a mask has changed since the check. Run the command again."
+            )
         self.alpha[:] = [] if alpha is None else [alpha]
         files = {name: as_png(picture) for name, picture in pictures}
         nodes, result = self.job.workflow.nodes, self.job.result
@@ -151,7 +153,7 @@ async def _check_values(client: ComfyClient, jobs: Sequence[Job]) -> None:
     places: dict[str, list[str]] = {}  # of the rows with a problem
     for job in jobs:
         try:
-            await client.check_workflow(job.workflow)
+            await client.check_workflow(job.workflow, job.names)
         except WorkflowRejected as error:
             for one in error.errors:
                 places.setdefault(f"{one}: {one.message}.", []).append(job.row.place)

@@ -4,16 +4,14 @@
         await client.check_workflow(workflow)
         images = await client.run(workflow, on_progress)
 
-A client follows one run at a time. Progress comes over the websocket; where that fails, /history is
-asked until the run has ended. Questions are asked again where the network failed for a moment;
-nothing is queued twice.
+Several runs may be queued and followed at the same time. Progress comes over the websocket; where
+that fails, /history is asked until the run has ended. Questions are asked again where the network
+failed for a moment; nothing is queued twice.
 """
 
 import asyncio
-import json
-import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -33,14 +31,21 @@ from .errors import (
     ServerGone,
     WorkflowRejected,
 )
-from .schema import PACK, Info, choices_of, complaints, input_specs, models_folder
+from .listener import Listener, Socket
+from .schema import (
+    PACK,
+    Info,
+    choices_of,
+    complaints,
+    find_unlisted_files,
+    input_specs,
+    models_folder,
+)
 from .workflow import Workflow
 
 POLL_S = 0.3
 QUIET_S = 2  # after this long without a message of the run, the history is asked
 RECONNECTS = 3  # of the websocket, during one run
-REFUSALS = 2  # of the websocket in a row, after which it is no more tried
-SOCKET_TIMEOUT_S = 10
 QUEUE_EVERY = 5  # the whole queue, which may be long, is asked for at every fifth look only
 CANCEL_TIMEOUT_S = 10
 REMEMBERED = 100  # entries of the history that are looked through for runs of ours
@@ -72,10 +77,10 @@ class ComfyClient(Connection):
     def __init__(self, url: str):
         super().__init__(url)
         self._id = uuid.uuid4().hex
-        self._socket: aiohttp.ClientWebSocketResponse[bool] | None = None
-        self._refusals = 0
-        self._seen_on: dict[str, aiohttp.ClientWebSocketResponse[bool] | None] = {}
+        self._listener = Listener(self.url, self._id)
+        self._seen_on: dict[str, Socket | None] = {}
         self._info: Info | None = None
+        self._files: set[str] = set()  # which the server has
 
     async def __aenter__(self) -> "ComfyClient":
         self._open()
@@ -92,8 +97,7 @@ class ComfyClient(Connection):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._socket is not None:
-            await self._socket.close()
+        await self._listener.close()
         await self._session.close()
 
     async def _connect(self) -> None:
@@ -102,18 +106,7 @@ class ComfyClient(Connection):
 
     async def _listen(self) -> None:
         """Open the websocket unless it is open; without one, the history is asked."""
-        if self._socket is not None and not self._socket.closed:
-            return
-        self._socket = None
-        if self._refusals >= REFUSALS:
-            return
-        self._refusals += 1
-        with suppress(aiohttp.ClientError, asyncio.TimeoutError):
-            opening = self._session.ws_connect(
-                f"{self.url}/ws", params={"clientId": self._id}, heartbeat=30, max_msg_size=0
-            )
-            self._socket = await asyncio.wait_for(opening, SOCKET_TIMEOUT_S)
-            self._refusals = 0
+        await self._listener.open(self._session.ws_connect)
 
     # what the server is
 
@@ -162,13 +155,20 @@ class ComfyClient(Connection):
                 "into custom_nodes and restart ComfyUI; its log says if a pack failed to load."
             )
 
-    async def check_workflow(self, workflow: Workflow) -> None:
+    async def check_workflow(self, workflow: Workflow, to_come: Collection[str] = ()) -> None:
         """Raise before anything is queued: PackMissing, or WorkflowRejected for values that the
-        server's nodes would not take, such as a checkpoint that it does not have."""
+        server's nodes would not take, such as a checkpoint or an image that it does not have.
+
+        to_come: names of images that are uploaded only later.
+        """
         await self.check(workflow.classes())
-        if complaints(workflow, nodes := await self.nodes()):
+        errors = complaints(workflow, nodes := await self.nodes())
+        if errors:
             folder = models_folder(await self._json("GET", "/system_stats"))
             errors = complaints(workflow, nodes, folder)
+        files = [f for f in find_unlisted_files(workflow, nodes) if f[1] not in to_come]
+        errors += tuple([error for error, file in files if not await self._has_file(file)])
+        if errors:
             raise WorkflowRejected("", errors, f"ComfyUI at {self.url} cannot run {workflow.name}.")
 
     async def choices(self, class_type: str, input_name: str) -> list[str]:
@@ -190,6 +190,18 @@ class ComfyClient(Connection):
             info = self._info = await self._ask("/object_info")
         return info
 
+    async def _has_file(self, name: str) -> bool:
+        """Whether Load Image would find a file: FOLDER/NAME, or NAME [output]."""
+        if name not in self._files:
+            path, _, kind = name.removesuffix("]").partition(" [")
+            folder, _, file = path.rpartition("/")
+            query = {"filename": file, "subfolder": folder, "type": kind or "input"}
+            async with self._request("HEAD", "/view", params=query) as reply:
+                if reply.status != 200:
+                    return False
+            self._files.add(name)
+        return True
+
     # a run
 
     async def upload_image(self, image: bytes, name: str, subfolder: str = "ale-edit") -> str:
@@ -210,6 +222,7 @@ class ComfyClient(Connection):
 
     async def _queue(self, run: Run, tag: str) -> Run:
         await self._listen()
+        self._listener.expect(run.prompt_id)
         body = {"prompt": run.workflow.nodes, "client_id": self._id, "prompt_id": run.prompt_id}
         if tag:
             body["extra_data"] = {TAG: tag}
@@ -219,7 +232,7 @@ class ComfyClient(Connection):
                 raise rejection_of(answer, run.workflow)
             self._expect_ok(reply)
         queued = Run(answer["prompt_id"], run.workflow)
-        self._seen_on[queued.prompt_id] = self._socket
+        self._seen_on[queued.prompt_id] = self._listener.socket
         if answer.get("node_errors"):  # some outputs are fine and were queued: all or nothing here
             await self.cancel(queued)
             raise rejection_of(answer, run.workflow)
@@ -241,20 +254,21 @@ class ComfyClient(Connection):
     async def follow(self, run: Run) -> AsyncIterator[Progress]:
         """Yield progress until the run has ended; raises NodeFailed or Interrupted if it failed."""
         ended, reconnects, ahead, looks = False, 0, 0, 0
-        heard = time.monotonic()  # of this run: messages about others come, too
+        self._listener.expect(run.prompt_id)
         while not ended:
-            if self._socket is None:
+            if self._listener.socket is None:
                 reconnects += 1
                 if reconnects > RECONNECTS:
                     break
                 await self._listen()
-                if self._socket is None:
+                if self._listener.socket is None:
                     break
-            message, quiet = None, heard + QUIET_S - time.monotonic()
-            if quiet > 0:
-                with suppress(asyncio.TimeoutError):
-                    message = await self._socket.receive(timeout=quiet)
-            if message is None:
+            event = await self._listener.hear(run.prompt_id, QUIET_S)
+            if event is not None:
+                ended = event["type"] in ENDINGS
+                if progress := progress_of(event, run.workflow):
+                    yield progress
+            elif self._listener.socket is not None:
                 if looks % QUEUE_EVERY == 0:
                     before, place = ahead, await self._place(run)
                     ahead = place or 0
@@ -263,18 +277,7 @@ class ComfyClient(Connection):
                     ended = place is None
                 looks += 1
                 ended = ended or await self._entry(run) is not None
-                heard = time.monotonic()
-                continue
-            if message.type is aiohttp.WSMsgType.TEXT:
-                event = json.loads(message.data)
-                data = event.get("data")  # other packs send what they like
-                if isinstance(data, dict) and data.get("prompt_id") == run.prompt_id:
-                    heard = time.monotonic()
-                    ended = event["type"] in ENDINGS
-                    if progress := progress_of(event, run.workflow):
-                        yield progress
-            elif message.type is not aiohttp.WSMsgType.BINARY:  # previews are binary
-                self._socket = None
+        self._listener.forget(run.prompt_id)
         await self._await_end(run)
 
     async def run(
@@ -315,15 +318,31 @@ class ComfyClient(Connection):
         await self._json("POST", "/interrupt", json={"prompt_id": run.prompt_id})
 
     async def images(self, run: Run) -> list[SavedImage]:
-        """The images a finished run saved, in the order of the history."""
-        entry = await self._entry(run) or {}
+        """The images that a finished run saved or previewed, in the order of the workflow's nodes.
+
+        Those of output nodes, which ComfyUI reports also where it has them cached. A preview on a
+        node in the middle, such as Regions, is reported only by the run that computes the node.
+        """
+        entry, order = await self._entry(run) or {}, list(run.workflow.nodes)
+        outputs = {k: o["images"] for k, o in entry.get("outputs", {}).items() if o.get("images")}
         return [
             SavedImage(
                 run.workflow.title(node_id), file["filename"], file["subfolder"], file["type"]
             )
-            for node_id, output in entry.get("outputs", {}).items()
-            for file in output.get("images", [])
+            for node_id in sorted(
+                outputs, key=lambda k: order.index(k) if k in order else len(order)
+            )
+            if await self._is_output(run.workflow, node_id)
+            for file in outputs[node_id]
         ]
+
+    async def _is_output(self, workflow: Workflow, node_id: str) -> bool:
+        """Whether a node that ran is an output node: it feeds no other, or the server says so."""
+        if not workflow.feeds(node_id):
+            return True
+        class_type = workflow.nodes[node_id]["class_type"]
+        info = self._info or await self._ask(f"/object_info/{quote(class_type)}")
+        return bool(info.get(class_type, {}).get("output_node"))
 
     async def fetch(self, image: SavedImage) -> bytes:
         query = {"filename": image.filename, "subfolder": image.subfolder, "type": image.kind}
@@ -354,7 +373,7 @@ class ComfyClient(Connection):
         no run by itself: a person took it out of the queue.
         """
         seen_on = self._seen_on.get(run.prompt_id)
-        if seen_on is not None and seen_on is self._socket and not seen_on.closed:
+        if seen_on is not None and seen_on is self._listener.socket and not seen_on.closed:
             return Interrupted(f"{run.workflow.name} was taken out of the queue at {self.url}.")
         return RunLost(
             f"{run.workflow.name} was taken out of the queue, or ComfyUI at {self.url} was "
@@ -375,5 +394,5 @@ class ComfyClient(Connection):
         ids = [item[1] for item in [*queue["queue_running"], *waiting]]
         if run.prompt_id not in ids:
             return None
-        self._seen_on[run.prompt_id] = self._socket
+        self._seen_on[run.prompt_id] = self._listener.socket
         return ids.index(run.prompt_id)

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from pathlib import Path
 
 from .batch import check_servers, edit_jobs
 from .client import Progress
+from .connection import address_problem
 from .editors import ALE, editor_names
 from .edits import SETTINGS, Model
-from .errors import ComfyError
+from .errors import ComfyError, ServerGone
 from .jobs import Job, JobDefaults, build_jobs
 from .lock import alone_in
 from .manifest import FILE, Manifest
@@ -37,24 +39,35 @@ examples:
       --checkpoint LCM_Dreamshaper_v7.safetensors --lcm
   python edit.py --image photos/ --edit "dog -> cat" --checkpoint LCM.safetensors --lcm
 
-A table has the columns image and edits, and if wanted masks, name, editor, source_prompt,
-target_prompt, settings (%(settings)s;
-of another editor its own), and TITLE.INPUT for any input of a node of the workflow. ale (ALE-Edit)
-takes masks; without them it finds the objects from their words, with GroundingDINO and Segment
-Anything of the server. The other editors take none. Without --checkpoint the demo
-model edits pictures of the demo world, and its own detector finds the objects. Run the same command
-again to resume after a stop, or after a change of the table.
+A table needs the columns image and edits. Optional columns: masks, name, editor, source_prompt,
+target_prompt, settings, and TITLE.INPUT for any input of any node of the workflow. The settings of
+ale are
+%(settings)s;
+those of the other editors are the inputs of their nodes.
 
-exit codes: 0 all images are there, 1 some rows failed or were cancelled, 2 something given is wrong
-and nothing was queued, 3 the run could not continue (no server, no pack, another version, a full
-disk), 130 stopped. All about it: docs/headless.md."""
+The editor ale (ALE-Edit) takes masks. Without masks it finds the objects from the words of the
+edits, with the GroundingDINO and Segment Anything models of the server. The other editors do not
+take masks. Without --checkpoint, the demo model edits pictures of the demo world, and the demo
+detector finds the objects.
+
+Run the same command again to resume after a stop, or after you changed the table. An image is never
+replaced by that of another edit: the earlier one is kept as NAME.kept-1.png.
+
+exit codes:
+  0    all images are there
+  1    some rows failed or were cancelled
+  2    something that you gave is wrong, or no ComfyUI answers; nothing was queued
+  3    the run could not continue: all servers lost, no pack, another version, a full disk
+  130  stopped
+
+More: docs/headless.md"""
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="edit.py",
         description="Edit the objects of images by text, through a ComfyUI that has ALE-Edit.",
-        epilog=EPILOG % {"settings": ", ".join(SETTINGS)},
+        epilog=EPILOG % {"settings": textwrap.fill(", ".join(SETTINGS), 98)},
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -68,14 +81,16 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _add_what(what: argparse._ArgumentGroup) -> None:
-    what.add_argument("table", nargs="?", type=Path, metavar="TABLE", help=".csv or .jsonl")
+    what.add_argument(
+        "table", nargs="?", type=Path, metavar="TABLE", help="a table of edits, .csv or .jsonl"
+    )
     what.add_argument("--image", type=Path, metavar="PATH", help="an image, or a folder of images")
     what.add_argument(
         "--edit",
         action="append",
         default=[],
         metavar='"SOURCE -> TARGET"',
-        help="an object and what it becomes; once per object",
+        help="an object and what it becomes; repeat it for each object",
     )
     what.add_argument(
         "--mask",
@@ -83,8 +98,14 @@ def _add_what(what: argparse._ArgumentGroup) -> None:
         default=[],
         type=Path,
         metavar="PATH",
-        help="white where the object of the --edit of the same place is; for a folder of images, "
-        "a folder of masks named like them",
+        help="a mask, white on the object; one for each --edit, in the same order; for a folder of "
+        "images, a folder of masks with the same names",
+    )
+    what.add_argument(
+        "--name",
+        metavar="NAME",
+        default="",
+        help="name of the result, without ending; default: that of the image",
     )
 
 
@@ -93,13 +114,17 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
         "--editor",
         metavar="NAME",
         default="",
-        help=f"of the rows that name none: {', '.join(editor_names())}; default: {ALE}",
+        help=f"the editor of rows that name none: {', '.join(editor_names())}; default: {ALE}",
     )
     how.add_argument(
-        "--checkpoint", metavar="NAME", help="one of the server's; else the demo model"
+        "--checkpoint",
+        metavar="NAME",
+        help="a checkpoint that the server has; default: the demo model",
     )
-    how.add_argument("--lora", metavar="NAME", help="an LCM LoRA of the server, for the checkpoint")
-    how.add_argument("--lcm", action="store_true", help="the checkpoint is an LCM itself")
+    how.add_argument(
+        "--lora", metavar="NAME", help="an LCM LoRA that the server has, for the checkpoint"
+    )
+    how.add_argument("--lcm", action="store_true", help="the checkpoint itself is an LCM")
     how.add_argument(
         "--set",
         action="append",
@@ -108,10 +133,12 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
         help="a setting for all rows that do not give it themselves, for example --set type=color",
     )
     how.add_argument(
-        "--workflow", type=Path, metavar="FILE", help="one of your own, exported for the API"
+        "--workflow", type=Path, metavar="FILE", help="your own workflow, saved with Export (API)"
     )
     how.add_argument(
-        "--result", metavar="TITLE", help="title of its node that saves the edited image"
+        "--result",
+        metavar="TITLE",
+        help="title of the node of that workflow that saves the edited image",
     )
 
 
@@ -120,22 +147,30 @@ def _add_where(where: argparse._ArgumentGroup) -> None:
         "--server",
         action="append",
         metavar="URL",
-        help=f"a ComfyUI; several times: they share the work; default {SERVER}",
+        help=f"a ComfyUI; repeat it to share the work between several; default: {SERVER}",
     )
     where.add_argument(
-        "--out", type=Path, default=Path("edited"), metavar="DIR", help="default: edited"
+        "--out",
+        type=Path,
+        default=Path("edited"),
+        metavar="DIR",
+        help="folder for the results; default: edited",
     )
     where.add_argument("--check", action="store_true", help="check everything, and edit nothing")
-    where.add_argument("--redo", action="store_true", help="make images again that are there")
     where.add_argument(
-        "--any-version", action="store_true", help="accept another version of the pack"
+        "--redo", action="store_true", help="edit all images, including finished ones"
+    )
+    where.add_argument(
+        "--any-version",
+        action="store_true",
+        help="accept a server with another version of the pack",
     )
     where.add_argument(
         "--patience",
         type=float,
         default=PATIENCE_S,
         metavar="SECONDS",
-        help=f"how long to wait for the last server, if it went away; default {PATIENCE_S:.0f}",
+        help=f"how long to wait while no server answers; default: {PATIENCE_S:.0f}",
     )
 
 
@@ -143,12 +178,15 @@ def read_rows(args: argparse.Namespace) -> list[Row]:
     if (args.table is None) == (args.image is None):
         raise Problems(["Give a table, or --image with --edit (--help shows both)."])
     if args.table is not None:
-        if args.edit or args.mask:
-            raise Problems(["--edit and --mask go with --image; a table has columns for them."])
+        if args.edit or args.mask or args.name:
+            raise Problems(
+                ["--edit, --mask and --name go with --image; a table has columns for them."]
+            )
         return name_rows(read_table(args.table))
     if not args.edit:
         raise Problems(["--image needs --edit: what each object is, and what it becomes."])
-    return name_rows(rows_of(args.image, [split_edit(edit) for edit in args.edit], args.mask))
+    edits = [split_edit(edit) for edit in args.edit]
+    return name_rows(rows_of(args.image, edits, args.mask, args.name))
 
 
 def read_defaults(args: argparse.Namespace) -> JobDefaults:
@@ -245,7 +283,7 @@ class BatchBar:
 
 def summary(outcome: Outcome, kept: int, out: Path) -> str:
     parts = [f"{outcome.made} made"]
-    parts += [f"{kept} there before"] if kept else []
+    parts += [f"{kept} already there"] if kept else []
     parts += [f"{len(outcome.failed)} failed"] if outcome.failed else []
     parts += [f"{len(outcome.cancelled)} cancelled"] if outcome.cancelled else []
     return f"{', '.join(parts)}. Images and {FILE} are in {out.resolve()}"
@@ -254,21 +292,34 @@ def summary(outcome: Outcome, kept: int, out: Path) -> str:
 # -- the whole -------------------------------------------------------------------------------------
 
 
-def edit(args: argparse.Namespace, jobs: Sequence[Job]) -> int:
-    """Check everything, and make what is to be made; the exit code."""
+def read_servers(args: argparse.Namespace) -> list[str]:
     servers = list(dict.fromkeys(url.rstrip("/") for url in args.server or [SERVER]))
-    manifest = Manifest(args.out, say)
+    if problems := [problem for url in servers if (problem := address_problem(url))]:
+        raise Problems(problems)
+    return servers
+
+
+def edit(args: argparse.Namespace, jobs: Sequence[Job], servers: Sequence[str]) -> int:
+    """Check everything, and make what is to be made; the exit code."""
+    notes: list[str] = []  # what will be done, which counts only once a server answers
+    manifest = Manifest(args.out, notes.append)
     manifest.check_places(jobs)
     pending = manifest.pending(jobs, redo=args.redo)
+    if pending or args.check:
+        try:
+            asyncio.run(check_servers(servers, pending or jobs, any_version=args.any_version))
+        except ServerGone as error:
+            raise Problems([str(error)]) from error
+    for note in notes:
+        say(note)
     if not pending and not args.check:
         say(summary(Outcome(), len(jobs), args.out))
         return 0
-    asyncio.run(check_servers(servers, pending or jobs, any_version=args.any_version))
     if args.check:
-        say(f"All is well: {len(pending)} of {len(jobs)} images would be made.")
+        say(f"No problems found. {len(pending)} of {len(jobs)} images would be made.")
         return 0
     if args.checkpoint is None and args.workflow is None:
-        say("Without --checkpoint the demo model edits, which knows the demo world only.")
+        say("There is no --checkpoint: the demo model edits, and it only knows the demo world.")
     bar = BatchBar(len(pending), is_terminal=sys.stdout.isatty())
     manifest.tell = bar.tell
     try:
@@ -295,12 +346,12 @@ def main(argv: Sequence[str]) -> int:
     args = arguments(argv)
     try:
         with end_as_by_ctrl_c():
-            rows, defaults = read_rows(args), read_defaults(args)
+            servers, rows, defaults = read_servers(args), read_rows(args), read_defaults(args)
             if len(rows) >= MANY:
                 say(f"Checking {len(rows)} rows ...")
             jobs = build_jobs(rows, defaults, tell=say)
             with nullcontext() if args.check else alone_in(args.out):
-                return edit(args, jobs)
+                return edit(args, jobs, servers)
     except ValueError as error:
         lines = error.sentences if isinstance(error, Problems) else [str(error)]
         more = [f"... and {len(lines) - SHOWN} more."] if len(lines) > SHOWN else []
@@ -309,7 +360,7 @@ def main(argv: Sequence[str]) -> int:
         return fail([str(error)], CANNOT_GO_ON)
     except OSError as error:
         return fail(
-            [f"{error}. What was made stays: mend that, and run the same command again."],
+            [f"{error}. Finished images are kept. Solve this, and run the same command again."],
             CANNOT_GO_ON,
         )
     except KeyboardInterrupt:

@@ -3,9 +3,10 @@
 import asyncio
 import base64
 import json
+import os
 from types import TracebackType
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
@@ -23,8 +24,8 @@ class Connection:
         self._headers = {"Authorization": f"Basic {login}"} if login else {}
 
     def _open(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise ServerGone(f"{self.url!r} is not an address. Write http://HOST:PORT.")
+        if problem := address_problem(self.url):
+            raise ServerGone(problem)
         timeout = aiohttp.ClientTimeout(total=REPLY_TIMEOUT_S, connect=10)
         self._session = aiohttp.ClientSession(timeout=timeout, headers=self._headers)
 
@@ -79,9 +80,28 @@ class _Reply:
 
     def _explain_loss(self, error: BaseException) -> ServerGone:
         return ServerGone(
-            f"No ComfyUI answers at {self._url} ({error or type(error).__name__}). "
-            "Start it, or look into its log if it was running."
+            f"No ComfyUI answers at {self._url} ({_reason(error)}). Start ComfyUI there, or "
+            "correct the address; if it was running, look into its log."
         )
+
+
+def _reason(error: BaseException) -> str:
+    """Why a connection failed, without aiohttp's own words where the system has some."""
+    number = getattr(error, "errno", None)
+    if isinstance(number, int) and number > 0:
+        return os.strerror(number)
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+def address_problem(url: str) -> str:
+    """What is wrong with the form of an address, and the cure; empty where nothing is."""
+    shown, _ = hide_password(url)
+    try:
+        parts = urlsplit(shown)
+        is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is not a number, or too big
+        is_right = False
+    return "" if is_right else f"{shown!r} is not an address. Write http://HOST:PORT."
 
 
 def hide_password(url: str) -> tuple[str, str | None]:

@@ -271,7 +271,7 @@ def places(workflow: Workflow, name: str) -> list[tuple[str, str]]:
         )
     if name in SETTINGS:
         classes = ", ".join(class_type for class_type, _ in SETTINGS[name])
-        raise ValueError(f"{workflow.name} has nothing that takes {name} (one of {classes}).")
+        raise ValueError(f"{workflow.name} has no node that takes {name} ({classes}).")
     if name in setting_names():
         raise ValueError(f"{workflow.name} has no editor with a setting {name!r}. {KNOWN}")
     raise ValueError(f"There is no setting {name!r}. {KNOWN}")
@@ -289,7 +289,7 @@ def apply_setting(workflow: Workflow, name: str, value: Any) -> None:
         if isinstance(inputs[input_name], list):
             raise ValueError(
                 f"{name}: {workflow.title(node_id)!r} gets its {input_name} from another node of "
-                f"{workflow.name}. Unlink it there, or leave the setting out."
+                f"{workflow.name}. Disconnect it there, or leave the setting out."
             )
         place = node["class_type"], input_name
         is_whole = any(place in SETTINGS[setting] for setting in WHOLE)

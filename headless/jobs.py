@@ -107,6 +107,8 @@ def build_jobs(
             if row.masks and _ignores_masks(row, defaults):
                 maskless.setdefault(defaults.editor_of(row), []).append(row)
             job = _job(row, defaults, unused, tell)
+        except Problems as error:
+            problems += [f"{row.place}: {sentence}" for sentence in error.sentences]
         except (ValueError, OSError) as error:
             problems.append(f"{row.place}: {error}")
         else:
@@ -184,9 +186,19 @@ def _load_pictures(
     row: Row, workflow: Workflow | None, tell: Callable[[str], None]
 ) -> list[tuple[str, Image.Image]]:
     """The row's image, then its masks as the workflow's nodes read them (None: the pack's own),
-    checked, each with the name that it is uploaded by."""
-    image = open_picture(row.image, tell).convert("RGB")
-    masks = [read_mask(path, tell, image.size) for path in row.masks]
+    checked, each with the name that it is uploaded by. Problems: of any of them."""
+    image, masks, problems = None, [], []
+    try:
+        image = open_picture(row.image, tell).convert("RGB")
+    except ValueError as error:
+        problems.append(str(error))
+    for path in row.masks:
+        try:
+            masks.append(read_mask(path, tell, image.size if image is not None else None))
+        except ValueError as error:
+            problems.append(str(error))
+    if problems or image is None:
+        raise Problems(problems)
     tell_of_whole_masks(dict(zip(row.masks, masks, strict=True)), tell)
     pictures = [image]
     for number, mask in enumerate(masks, 1):

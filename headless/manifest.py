@@ -17,10 +17,11 @@ from .pictures import is_intact, write_whole
 from .table import Problems
 
 FILE = "manifest.jsonl"
+AGAIN = "its row will run again"
 
 
 class Manifest:
-    """The manifest of a folder of results; `tell` gets a sentence for whatever is made again."""
+    """The manifest of a folder of results; `tell` gets a sentence for whatever will run again."""
 
     def __init__(self, out: Path, tell: Callable[[str], None]):
         self.out = out
@@ -66,33 +67,36 @@ class Manifest:
             raise Problems([f"{p} Give another --out, or move that file." for p in problems])
 
     def pending(self, jobs: Sequence[Job], *, redo: bool = False) -> list[Job]:
-        """The jobs whose image is to be made; says why one is made again."""
+        """The jobs whose image is to be made; says why one will run again."""
         left = []
         for job in jobs:
             state = "missing" if redo else self._state(job)
             if state not in ("missing", "done"):
-                self.tell(f"{self.image(job)} is {state}: it is made again.")
+                self.tell(f"{self.image(job)} {state}.")
             if state != "done":
                 left.append(job)
         return left
 
     def _state(self, job: Job) -> str:
-        """ "done", "missing", or why the image is to be made again."""
+        """ "done", "missing", or what is wrong with the image, and what will become of it."""
         entry, path = self._done.get(job.name), self.image(job)
         if entry is None:
             return "missing"
         self._put_into_place(path, entry["sha256"])
         if not path.exists():
-            return "gone"
+            return f"is gone: {AGAIN}"
         data = path.read_bytes()
         is_ours = hashlib.sha256(data).hexdigest() == entry["sha256"]
         if not is_ours and not is_intact(data):
-            return "damaged"
+            return f"is damaged: {AGAIN}"
         if entry["fingerprint"] != job.fingerprint:
-            return f"made from something else ({', '.join(changes(job, entry))})"
+            return (
+                f"was made from something else ({', '.join(changes(job, entry))}): {AGAIN}, and "
+                "the image that is there will be kept under another name"
+            )
         if not is_ours:
             self.tell(
-                f"{path} was changed by somebody: left as it is. Delete it to create it again."
+                f"{path} was changed by somebody: left as it is. Delete it to run its row again."
             )
         return "done"
 
@@ -107,13 +111,14 @@ class Manifest:
     ) -> None:
         """Write an image, the preview of its regions, and its line.
 
-        A picture in their places that is not ours is set aside.
+        An image that was made from something else, and a picture that is not ours, are set aside.
         """
         path = self.image(job)
         digest = hashlib.sha256(image).hexdigest()
         write_whole(_part(path), image)
         before = self._done.get(job.name, {})
-        self._set_aside(path, before.get("sha256"))
+        is_other = before.get("fingerprint", job.fingerprint) != job.fingerprint
+        self._set_aside(path, digest if is_other else before.get("sha256"))
         if regions is not None:
             preview = self.regions(job)
             if "regions" not in before:
@@ -130,13 +135,13 @@ class Manifest:
         self._done[job.name] = entry
 
     def _set_aside(self, path: Path, digest: str | None) -> None:
-        """Rename a picture in the place of one of ours, unless it is ours, with this digest."""
+        """Rename a picture in the place of one of ours, unless it has this digest."""
         data = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(data).hexdigest() == digest or not is_intact(data):
             return
         kept = _free_name(path)
         path.replace(kept)
-        self.tell(f"{path} is not what was made here: it is {kept.name} now.")
+        self.tell(f"The image that was {path} is {kept.name} now.")
 
     def add_failed(self, job: Job, about: Mapping[str, Any]) -> None:
         entry = {"name": job.name, "status": "failed", "row": job.row.place, **about, **job.asked}

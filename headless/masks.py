@@ -11,8 +11,8 @@ from .pictures import has_alpha, open_picture
 ONE_COLOUR = 16  # values that differ by no more are one colour: brushes leave a little noise
 MIDDLE = 128  # from here on a mask, or an alpha channel, counts as set
 RIGHT_FILE = "Is it the right file? A mask is white on its object and black elsewhere"
-WHOLE = f"marks the whole picture, and others are edited, too. {RIGHT_FILE}"
-WHOLE_ALONE = f"marks the whole picture. {RIGHT_FILE}"
+WHOLE = f"covers the whole picture, and other objects are edited too. {RIGHT_FILE}"
+WHOLE_ALONE = f"covers the whole picture. {RIGHT_FILE}"
 
 
 def read_mask(
@@ -133,12 +133,12 @@ def _check(mask: Image.Image, path: Path) -> None:
 
 
 def is_whole(mask: Image.Image) -> bool:
-    """Whether a mask (L) marks the whole picture."""
+    """Whether a mask (L) covers the whole picture."""
     return not any(mask.histogram()[:MIDDLE])
 
 
 def tell_of_whole_masks(masks: Mapping[Path, Image.Image], tell: Callable[[str], None]) -> None:
-    """A sentence for each mask that marks the whole picture."""
+    """A sentence for each mask that covers the whole picture."""
     for path, mask in masks.items():
         if is_whole(mask):
             tell(f"{path} {WHOLE if len(masks) > 1 else WHOLE_ALONE}.")

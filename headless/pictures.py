@@ -31,12 +31,12 @@ def open_picture(path: Path, tell: Callable[[str], None]) -> Image.Image:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a readable image. Give a PNG or JPEG.") from error
     if is_deep:
-        tell(f"{path} has 16 bits a channel: converted to 8.")
+        tell(f"{path} has 16 bits per channel: converted to 8.")
     if is_deep and turned.mode not in EIGHT_BITS:  # grey; colours are converted as they are read
         turned = turned.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
     if turned.mode not in EIGHT_BITS:
         raise ValueError(
-            f"{path} has more than 16 bits a channel ({turned.mode}). Save it with 8 or 16."
+            f"{path} has more than 16 bits per channel ({turned.mode}). Save it with 8 or 16."
         )
     return turned
 

@@ -53,7 +53,8 @@ def models_folder(stats: Any) -> str:
 def complaints(workflow: Workflow, nodes: Info, models: str = "") -> tuple[NodeError, ...]:
     """What the server's nodes would not take: values, and inputs that this pack's nodes lack.
 
-    Nodes that the server does not have, links, and names of uploaded files are not looked at.
+    Nodes that the server does not have, links, and uploaded files (find_unlisted_files) are not
+    looked at.
     models: the server's folder of models, for the cure.
     """
     found = []
@@ -75,12 +76,38 @@ def complaints(workflow: Workflow, nodes: Info, models: str = "") -> tuple[NodeE
     return tuple(found)
 
 
+def find_unlisted_files(workflow: Workflow, nodes: Info) -> list[tuple[NodeError, str]]:
+    """The files that nodes load from ComfyUI's own folders and do not list: each with the error if
+    there is no such file."""
+    found = []
+    for node_id, node in workflow.nodes.items():
+        class_type = node["class_type"]
+        for name, (kind, options) in input_specs(nodes.get(class_type, {})).items():
+            value, listed = node["inputs"].get(name), choices_of((kind, options)) or ()
+            if not (_is_upload(options) and isinstance(value, str)) or value in listed:
+                continue
+            problem = (
+                f"{value!r} is not a file in ComfyUI's folder {_folder_of(value)}: upload it, or "
+                "correct the name"
+            )
+            error = NodeError(workflow.title(node_id), class_type, problem, name, node_id)
+            found.append((error, value))
+    return found
+
+
+def _is_upload(options: dict[str, Any]) -> bool:
+    return any(key.endswith("_upload") for key in options)
+
+
+def _folder_of(value: str) -> str:
+    return value.removesuffix("]").rpartition(" [")[2] if value.endswith("]") else "input"
+
+
 def _problem(value: Any, spec: tuple[Any, dict[str, Any]], models: str) -> str:
     kind, options = spec
     choices = choices_of(spec)
     if choices is not None:
-        is_upload = any(key.endswith("_upload") for key in options)
-        if is_upload or value in choices:
+        if _is_upload(options) or value in choices:
             return ""
         return f"{value!r} is {_not_among(value, choices, models)}"
     if kind not in ("INT", "FLOAT"):
@@ -93,7 +120,7 @@ def _problem(value: Any, spec: tuple[Any, dict[str, Any]], models: str) -> str:
         return f"{value!r} is not a {'whole ' if kind == 'INT' else ''}number"
     least, most = options.get("min"), options.get("max")
     if (least is not None and number < least) or (most is not None and number > most):
-        return f"{value} is not from {least} to {most}"
+        return f"{value} is not between {least} and {most}"
     return ""
 
 
@@ -101,7 +128,7 @@ def _not_among(value: Any, choices: list[Any], models: str) -> str:
     place = f"{models}, ComfyUI's models folder" if models else "ComfyUI's models folder"
     cure = f": put the file into {place}" if str(value).endswith(WEIGHTS) else ""
     if not choices or choices == [NOTHING]:
-        return f"not there, the server has none{cure}"
+        return f"not available, since the server has none{cure}"
     more = f" and {len(choices) - LISTED} more" if len(choices) > LISTED else ""
-    cure = f"{cure}, or take one of these" if cure else ""
+    cure = f"{cure}, or choose one of these" if cure else ""
     return f"not one of {', '.join(map(str, choices[:LISTED]))}{more}{cure}"

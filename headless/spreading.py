@@ -33,7 +33,7 @@ PATIENCE_S = 120.0  # without any server, before a run gives up
 RECHECK_S = 5.0  # between two looks at a server that is gone
 WAKE_S = 1.0  # at the latest, so that Ctrl-C is heard on every system
 ATTEMPTS = 3  # servers lost by one task, after which it is left out
-KEPT = "Images that were made are kept: give the same command again."
+KEPT = "Images that were made are kept: run the same command again."
 HOPELESS = 5  # failures without any success, after which a run gives up
 FAILURES = (NodeFailed, WorkflowRejected, NoImage)  # of the task
 AWAY = (ServerGone, RunLost, PackMissing, OtherVersion)  # another server can do the task
@@ -184,7 +184,7 @@ class Spreader(Generic[T]):
     def _leave_out(self, server: _ServerState[T], why: str) -> None:
         """Give the server's tasks to the others, and report it once."""
         if why != server.why:
-            self._tell(f"{why} It is asked again every {self._recheck_s:.0f} s.")
+            self._tell(f"{why} It will be tried again every {self._recheck_s:.0f} s.")
         server.is_up, server.look, server.why = False, None, why
         server.again_at = time.monotonic() + self._recheck_s
         self._give_back(server)
@@ -316,7 +316,7 @@ class Spreader(Generic[T]):
         if isinstance(error, NodeFailed) and error.is_full_disk:
             raise ComfyError(
                 f"The disk of ComfyUI at {server.shown} is full ({error}). Free some of it, and "
-                "give the same command again."
+                "run the same command again."
             ) from error
 
     def _retry(self, server: _ServerState[T], task: T, error: Exception) -> None:
@@ -324,7 +324,7 @@ class Spreader(Generic[T]):
         if self._lost[task.name] < ATTEMPTS:
             self._groups.appendleft(deque([task]))
             return
-        why = f"{ATTEMPTS} times a server was lost at it; at last: {error}"
+        why = f"{ATTEMPTS} servers were lost while working on it. The last error: {error}"
         self._fail(server, task, ServerGone(why))
 
     def _leave(self, server: _ServerState[T], task: T, error: Interrupted) -> None:
@@ -332,7 +332,7 @@ class Spreader(Generic[T]):
         self._left -= 1
         self.outcome.cancelled[task.name] = (
             f"{task.name} was cancelled in ComfyUI at {server.shown} ({error}). It is left for the "
-            "next run: give the same command again."
+            "next run: run the same command again."
         )
         self._on_done(task, self.outcome)
 
@@ -354,5 +354,5 @@ def _result(future: "Future[_R]") -> _R:
     except CancelledError as error:
         raise ComfyError(
             "The dask scheduler dropped the work. Look into its log; images that were made are "
-            "kept: give the same command again."
+            "kept: run the same command again."
         ) from error

@@ -78,7 +78,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise Problems([f"{path}, line {line}: not UTF-8. Save the table as UTF-8."]) from error
     kinds = {".csv": _csv, ".tsv": _csv, ".jsonl": _json_lines, ".ndjson": _json_lines}
     if path.suffix.lower() not in kinds:
-        raise Problems([f"{path} is neither .csv nor .jsonl. Name it as what it is."])
+        raise Problems([f"{path} is neither .csv nor .jsonl. Give it the ending of its format."])
     return kinds[path.suffix.lower()](path, text)
 
 
@@ -152,12 +152,17 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
             record = json.loads(line, object_pairs_hook=_unique)
         except json.JSONDecodeError as error:
             raise Problems(
-                [f"{place}, column {error.colno}: not JSON ({error.msg}). One object a line."]
+                [
+                    f"{place}, column {error.colno}: not JSON ({error.msg}). Write one JSON object "
+                    "per line."
+                ]
             ) from error
         except ValueError as error:
             raise Problems([f"{place}: {error}"]) from error
         if not isinstance(record, dict):
-            raise Problems([f"{place} holds a {type(record).__name__}. Write one object a line."])
+            raise Problems(
+                [f"{place} holds a {type(record).__name__}. Write one JSON object per line."]
+            )
         if problems := [
             f"{place}: {_explain_unknown(key)}" for key in record if not _is_known(key)
         ]:
@@ -226,24 +231,32 @@ def split_edit(text: str) -> tuple[str, str]:
             "'wolf -> brown-colored goat'."
         )
     if "->" in target:
-        raise ValueError(f"the edit {text!r} has two arrows. Part edits by ';' or by line ends.")
+        raise ValueError(f"the edit {text!r} has two arrows. Separate edits by ';' or line ends.")
     if source.startswith("#"):
-        raise ValueError(f"the edit {text!r} begins with #, a comment of Edit List. Leave it out.")
+        raise ValueError(
+            f"the edit {text!r} begins with #, which marks a comment in Edit List. Remove it."
+        )
     return source, target
 
 
 # -- from options ----------------------------------------------------------------------------------
 
 
-def rows_of(image: Path, edits: Sequence[tuple[str, str]], masks: Sequence[Path]) -> list[Row]:
-    """The same edits of one image, or of every image of a folder.
+def rows_of(
+    image: Path, edits: Sequence[tuple[str, str]], masks: Sequence[Path], name: str = ""
+) -> list[Row]:
+    """The same edits of one image, or of every image of a folder. name: of one image's result.
 
     The masks of a folder are folders, too: one for each edit, with files named like the images.
     """
     if not image.is_dir():
-        row = Row(str(image), image, tuple(edits), tuple(masks))
+        row = Row(str(image), image, tuple(edits), tuple(masks), name)
         check_row(row)
         return [row]
+    if name:
+        raise Problems(
+            [f"--name is for one image, and {image} is a folder. Name results in a table."]
+        )
     images = [p for p in sorted(image.iterdir()) if _is_picture(p)]
     if not images:
         raise Problems([f"There is no image in {image} ({', '.join(SUFFIXES)})."])
@@ -294,7 +307,7 @@ def name_rows(rows: Sequence[Row]) -> list[Row]:
     if twice := [row for row in rows if row.name and taken.count(row.name.casefold()) > 1]:
         places = ", ".join(row.place for row in twice)
         raise Problems(
-            [f"The name {twice[0].name!r} is there more than once: {places}. Give each its own."]
+            [f"The name {twice[0].name!r} occurs more than once: {places}. Give each row its own."]
         )
     seen, result = set(taken), []
     for row in rows:

@@ -109,6 +109,11 @@ class Workflow:
             if value == link
         ]
 
+    def feeds(self, node_id: str) -> bool:
+        """Whether another node takes an output of this one."""
+        values = [value for node in self.nodes.values() for value in node["inputs"].values()]
+        return any(isinstance(value, list) and value[:1] == [node_id] for value in values)
+
     def redirect(self, title: str, output: int, source: str, source_output: int = 0) -> None:
         """Whatever took this output takes one of the node titled `source` from now on."""
         link = [self.find(source), source_output]

@@ -56,6 +56,15 @@ def test_the_readme_names_every_node():
     assert {entry["display_name"] for entry in schemas.values()} <= listed
 
 
+def test_the_reliability_figures_are_those_of_all_nodes():
+    """Hostile inputs are drawn for each node that has an input."""
+    schemas = json.loads((ROOT / "tests" / "nodes" / "schemas.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    (counts,) = re.findall(r"\| all, of (\d+) of (\d+) nodes \|", page)
+    with_inputs = [name for name, schema in schemas.items() if schema["inputs"]]
+    assert tuple(map(int, counts)) == (len(with_inputs), len(schemas))
+
+
 def table_rows(text: str) -> list[list[str]]:
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]

@@ -332,7 +332,8 @@ def test_no_file_stands_outside_the_plan():
 
 def test_all_files_that_name_the_version_name_the_same():
     version = pack_version()  # of pyproject.toml
-    newest = read("CHANGELOG.md").split("\n## ", 2)[1].splitlines()[0]
+    headings = re.findall(r"^## (.+)$", read("CHANGELOG.md"), re.MULTILINE)
+    newest = next(heading for heading in headings if heading != "Unreleased")
     assert re.fullmatch(re.escape(version) + r" - 20\d\d-\d\d-\d\d", newest)
     answer = json.loads(read("web/version.json"))  # what a server answers (headless/client.py)
     assert answer == {"name": "ale-edit", "version": version}

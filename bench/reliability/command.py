@@ -132,7 +132,8 @@ def hostile_lines(found: Report) -> list[str]:
         f"Drawn from {found['possible']} that can be generated, seed {found['seed']}. The server "
         f"{'lived' if found['server alive'] else 'died'}; afterwards "
         f"{found['good workflows']} good workflows, of all nodes drawn, ran"
-        + (", others failed." if found["failed afterwards"] else "."),
+        + (", others failed." if found["failed afterwards"] else ".")
+        + f" Nodes without inputs: {', '.join(found['nodes without inputs']) or 'none'}.",
     ]
 
 

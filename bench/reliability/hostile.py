@@ -13,7 +13,18 @@ from ...headless import ComfyClient, ComfyError, NodeFailed, WorkflowRejected
 from ...headless.schema import PACK, Info
 from .files import write_damaged_inversions
 from .hostile_nodes import MARK
-from .inputs import LOOK, VALUE, WHERE_FROM, Base, HostileInput, bases, choose, generate
+from .inputs import (
+    LOOK,
+    WHERE_FROM,
+    Base,
+    HostileInput,
+    bases,
+    choose,
+    find_left_out,
+    generate,
+    nodes_of_pack,
+    nodes_without_inputs,
+)
 from .serving import is_alive
 
 REFUSED, SENTENCE, EDITED = "refused before the run", "a sentence of the node", "edited all right"
@@ -140,13 +151,15 @@ def measure_hostile(
     good = [base for base in good if base.node not in WHERE_FROM]  # has no CLIP Vision that is one
     failed = asyncio.run(run_bases(server, good)) if is_alive(server) else ["the server ended"]
     faults = [f"{r['node']}.{r['input']}, {r['kind']}: {r['verdict']}" for r in rows if is_fault(r)]
-    nodes = {name for name in info if name.startswith(PACK)} - {LOOK, VALUE}
+    faults += [f"nothing hostile is generated for {left}" for left in find_left_out(possible, info)]
+    nodes = nodes_of_pack(info)
     return {
         "seed": seed,
         "possible": len(possible),
         "inputs": len(rows),
         "nodes": len({row["node"] for row in rows} & nodes),
         "nodes of the pack": len(nodes),
+        "nodes without inputs": nodes_without_inputs(info),
         "server alive": is_alive(server),
         "families": families(rows),
         "good workflows": len(good) - len(failed),

@@ -323,7 +323,7 @@ SIZES = {
 
 
 def feed_damaged_files(node: str, names: Sequence[str], info: Info) -> Iterator[HostileInput]:
-    """A loader of damaged files."""
+    """A loader of damaged files, and hostile values in its other inputs."""
     specs = input_specs(info[node])
     name = next(iter(specs))
     others = {
@@ -332,11 +332,36 @@ def feed_damaged_files(node: str, names: Sequence[str], info: Info) -> Iterator[
         if k != name
     }
     for file in [*names, "not_there.safetensors", "", "../../secret.pth"]:
-        workflow = Workflow({})
-        loader = workflow.add("Loader", node, {name: file, **others})
-        workflow.add("Look", LOOK, {"value": [loader, 0], "sizes": "[]"})
         kind = f"file {file}" if file else "no name"
-        yield HostileInput(node, name, kind, FAMILIES["COMBO"], loader, workflow)
+        yield _load(node, {name: file, **others}, name, kind, FAMILIES["COMBO"])
+    for other in others:
+        kind, options = specs[other]
+        family = FAMILIES["COMBO" if isinstance(kind, list) else kind]
+        for what, value in widget_values(kind, options).items():
+            yield _load(node, {name: names[0], **others, other: value}, other, what, family)
+
+
+def _load(node: str, inputs: Mapping[str, Any], name: str, kind: str, family: str) -> HostileInput:
+    workflow = Workflow({})
+    loader = workflow.add("Loader", node, dict(inputs))
+    workflow.add("Look", LOOK, {"value": [loader, 0], "sizes": "[]"})
+    return HostileInput(node, name, kind, family, loader, workflow)
+
+
+def nodes_of_pack(info: Info) -> set[str]:
+    return {name for name in info if name.startswith(PACK)} - {LOOK, VALUE}
+
+
+def nodes_without_inputs(info: Info) -> list[str]:
+    """Their names as people see them."""
+    found = [name for name in nodes_of_pack(info) if not input_specs(info[name])]
+    return sorted(info[name]["display_name"] for name in found)
+
+
+def find_left_out(found: Sequence[HostileInput], info: Info) -> list[str]:
+    """NODE.INPUT of what the pack's nodes take and nothing hostile is generated for."""
+    inputs = {(node, name) for node in nodes_of_pack(info) for name in input_specs(info[node])}
+    return sorted(".".join(place) for place in inputs - {(h.node, h.input_name) for h in found})
 
 
 def choose(found: Sequence[HostileInput], count: int, seed: int) -> list[HostileInput]:

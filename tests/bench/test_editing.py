@@ -253,7 +253,7 @@ def test_a_changed_byte_anywhere_is_found_and_told(task, part):
     task.path.write_bytes(data)
     told: list[str] = []
     assert find_pending([task], told.append) == [task]
-    assert told == [f"{task.path} is damaged: it is made again."]
+    assert told == [f"{task.path} is damaged: it will be made again."]
 
 
 @pytest.mark.parametrize("length", [0, 30, 400])
@@ -270,7 +270,7 @@ def test_what_was_made_from_something_else_is_made_again_and_told(dataset, task)
     told: list[str] = []
     assert find_pending([other], told.append) == [other]
     assert (
-        "is made from something else (other prompts, pictures, settings, weights or version): it"
+        "was made from something else (other prompts, pictures, settings, weights or version): it"
         in told[0]
     )
 

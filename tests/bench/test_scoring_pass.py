@@ -171,7 +171,7 @@ def test_a_metric_is_added_later_and_nothing_is_computed_twice(dataset):
     assert (first.calls, second.calls) == (10, 5)
 
 
-def test_a_changed_image_is_scored_anew_and_only_that(dataset):
+def test_only_a_changed_image_is_scored_again(dataset):
     edits, counted = dataset.edits[:5], Counted()
     metric = metrics(Metric("changes", "1", counted))
     score(dataset, edits, "untouched", metric, print)

@@ -49,6 +49,7 @@ class FakeServer:
         self.fails: Callable[[dict[str, Any]], Failure] = lambda _prompt: None
         self.ending = "execution_error"  # of a run that fails
         self.uploads: list[str] = []
+        self.files: set[str] = set()  # that were already there: input/NAME, output/NAME
         self.ran: list[dict[str, Any]] = []  # the workflows, in their order
         self.pending: list[list[Any]] = []
         self.running: list[list[Any]] = []
@@ -82,7 +83,8 @@ class FakeServer:
         self._work = asyncio.create_task(self._run_all())
 
     async def stop(self) -> None:
-        """As a killed process: what waits, runs, and was made is forgotten; `start` starts anew."""
+        """As a killed process: what waits, runs, and was made is forgotten; `start` starts
+        from nothing."""
         self._work.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -159,7 +161,11 @@ class FakeServer:
         return web.json_response({"name": file.filename, "subfolder": form["subfolder"]})
 
     async def _view(self, request: web.Request) -> web.Response:
-        entry = self.history.get(request.query["filename"])
+        query = request.query
+        path = (query["type"], query.get("subfolder"), query["filename"])
+        if "/".join(part for part in path if part) in self.files:
+            return web.Response()
+        entry = self.history.get(query["filename"])
         if entry is None:
             return web.Response(status=404)
         return web.Response(body=colour_of(entry["prompt"][2]))

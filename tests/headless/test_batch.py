@@ -52,7 +52,7 @@ def test_a_file_that_changes_or_goes_after_the_check_fails_its_row_alone(tmp_pat
     write_mask(tmp_path / "in" / "m2.png", (0, 0, 3, 3))
     outcome = run(bench, jobs, server)
     assert outcome.made == 2 and "There is no file" in outcome.failed["p1"]
-    assert "a mask was changed since the check" in outcome.failed["p2"]
+    assert "a mask has changed since the check" in outcome.failed["p2"]
 
 
 def test_a_run_without_an_image_fails_its_row(tmp_path):
@@ -137,7 +137,7 @@ def test_an_alpha_channel_that_changes_after_the_check_fails_its_row(tmp_path):
     source = Image.open(tmp_path / "in" / "p0.png").convert("RGBA")
     source.putpixel((0, 0), (0, 60, 90, 9))
     source.save(tmp_path / "in" / "p0.png")
-    assert "was changed since the check" in run(bench, [job], server).failed["p0"]
+    assert "has changed since the check" in run(bench, [job], server).failed["p0"]
 
 
 def test_a_result_of_another_shape_has_no_alpha_channel_and_that_is_told(tmp_path):
@@ -151,7 +151,7 @@ def test_a_result_of_another_shape_has_no_alpha_channel_and_that_is_told(tmp_pat
     task = EditTask(job, bench.manifest, False)
     task.item("r")
     task.keep(RunResult(as_png(Image.new("RGB", (48, 16)))), "http://a", {})
-    told = "The result has another shape than its source, whose alpha channel it does not get."
+    told = "The result has a different shape from its source, so it does not get the alpha channel."
     assert bench.lines()[0]["notices"] == [told] and told in bench.told[0]
     assert Image.open(tmp_path / "out" / "p0.png").mode == "RGB"
 

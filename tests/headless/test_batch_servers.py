@@ -34,7 +34,7 @@ def test_a_server_that_dies_and_comes_back_finishes_its_work(tmp_path):
     bench.patience_s = 30
     assert asyncio.run(whole()).made == 5
     assert sorted(bench.done) == [job.name for job in jobs]
-    assert any("It is asked again" in text for text in bench.told)
+    assert any("It will be tried again" in text for text in bench.told)
     assert any("is back" in text for text in bench.told)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import os
 import re
 import shutil
@@ -16,10 +17,12 @@ import pytest
 
 from ale_edit.headless.client import Progress
 from ale_edit.headless.command import BatchBar, main
+from ale_edit.headless.edits import MASKED
 from ale_edit.headless.jobs import JobDefaults, build_jobs
 from ale_edit.headless.pack import pack_version
 from ale_edit.headless.table import name_rows, read_table
 from ale_edit.headless.tasks import Outcome
+from ale_edit.headless.workflow import Workflow
 from ale_edit.tests.headless.fake_server import FakeServer, serving
 from ale_edit.tests.headless.inputs import write_csv, write_inputs
 
@@ -53,7 +56,7 @@ def test_it_runs_from_its_folder_and_from_anywhere(pack, tmp_path, from_its_fold
         text=True,
         env={name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"},
     )
-    assert done.returncode == 3
+    assert done.returncode == 2
     assert done.stderr.startswith("edit.py: No ComfyUI answers at http://127.0.0.1:1")
     assert "Traceback" not in done.stderr
 
@@ -81,13 +84,13 @@ def test_a_table_is_edited_and_the_second_time_nothing_is_done(table, tmp_path, 
     server, argv = FakeServer(), [str(table), "--out", str(tmp_path / "out")]
     assert served(argv, server) == 0
     told = capsys.readouterr().out
-    assert "Without --checkpoint the demo model edits" in told
+    assert "There is no --checkpoint: the demo model edits" in told
     lines = re.findall(r"^(\d/3) (p\d), ", told, re.MULTILINE)  # of two at once, either ends first
     assert [number for number, _ in lines] == ["1/3", "2/3", "3/3"]
     assert {name for _, name in lines} == {"p0", "p1", "p2"}
     assert "3 made. Images and manifest.jsonl are in" in told
     assert served(argv, server) == 0
-    assert "0 made, 3 there before." in capsys.readouterr().out and len(server.ran) == 3
+    assert "0 made, 3 already there." in capsys.readouterr().out and len(server.ran) == 3
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without a signal")
@@ -131,8 +134,93 @@ def test_a_name_that_the_output_cannot_show_stops_nothing(tmp_path, monkeypatch)
 def test_check_edits_nothing(table, tmp_path, capsys):
     server, out = FakeServer(), tmp_path / "out"
     assert served([str(table), "--out", str(out), "--check"], server) == 0
-    assert "All is well: 3 of 3 images would be made" in capsys.readouterr().out
+    assert "No problems found. 3 of 3 images would be made" in capsys.readouterr().out
     assert not server.ran and not server.uploads and not out.exists()
+
+
+def test_every_missing_image_and_mask_is_found_by_the_check(tmp_path, capsys):
+    """Two of the first row and one of the second, which are there twice."""
+    folder = tmp_path / "in"
+    rows = write_inputs(folder, 2)
+    rows[0]["edits"], rows[0]["masks"] = "box -> ring; ball -> cone", "none.png; m9.png"
+    for name in ("p0.png", "m1.png"):
+        (folder / name).unlink()
+    table = write_csv(folder / "edits.csv", rows)
+    assert served([str(table), "--out", str(tmp_path / "out"), "--check"], FakeServer()) == 2
+    told = capsys.readouterr().err.splitlines()
+    for line, name in ((2, "p0.png"), (2, "none.png"), (2, "m9.png"), (3, "m1.png")):
+        expected = f"line {line}: There is no file {folder / name}. Correct the path."
+        assert any(text.endswith(expected) for text in told)
+    assert len(told) == 5
+
+
+def test_the_check_finds_images_that_the_workflow_names_and_the_server_does_not_have(
+    table, tmp_path, capsys
+):
+    workflow = Workflow.load(MASKED)
+    for title in ("style", "palette", "old"):
+        file = {"style": "style.png", "palette": "sub/palette.png", "old": "old.png [output]"}
+        workflow.add(title, "LoadImage", {"image": file[title]})
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(workflow.nodes))
+    server = FakeServer()
+    options = {"image_upload": True}
+    server.nodes["LoadImage"] = {"input": {"required": {"image": [["listed.png"], options]}}}
+    argv = [str(table), "--out", str(tmp_path / "out"), "--workflow", str(own), "--check"]
+    assert served(argv, server) == 2
+    told = capsys.readouterr().err
+    for title, file in (("style", "style.png"), ("palette", "sub/palette.png")):
+        assert f"'{title}' (LoadImage), input 'image': '{file}' is not a file in" in told
+    assert "'old' (LoadImage), input 'image': 'old.png [output]' is not a file in" in told
+    assert "Source image" not in told and "Mask 1" not in told  # which edit.py uploads
+    server.files = {"input/style.png", "input/sub/palette.png", "output/old.png"}
+    assert served(argv, server) == 0
+    workflow.fill("style", image="listed.png")
+    own.write_text(json.dumps(workflow.nodes))
+    server.files.remove("input/style.png")
+    assert served(argv, server) == 0
+
+
+@pytest.mark.parametrize("check", [[], ["--check"]])
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("http://127.0.0.1:1", "No ComfyUI answers at http://127.0.0.1:1 (Connection refused). "),
+        ("127.0.0.1:8188", "'127.0.0.1:8188' is not an address. Write http://HOST:PORT."),
+        ("http://127.0.0.1:port", "'http://127.0.0.1:port' is not an address."),
+        ("http://", "'http:' is not an address."),
+    ],
+)
+def test_a_wrong_address_is_exit_code_2_and_nothing_is_said_of_images(
+    table, tmp_path, capsys, address, expected, check
+):
+    argv = [str(table), "--out", str(tmp_path / "out")]
+    assert served(argv, FakeServer()) == 0
+    (tmp_path / "out" / "p1.png").unlink()
+    capsys.readouterr()
+    assert main([*argv, "--server", address, *check]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith(f"edit.py: {expected}")
+    assert said.err.endswith("edit.py: Nothing was queued.\n") and said.err.count("\n") == 2
+
+
+def test_an_address_is_looked_at_before_the_table(tmp_path, capsys):
+    assert main([str(tmp_path / "none.csv"), "--server", "localhost:8188"]) == 2
+    assert "'localhost:8188' is not an address" in capsys.readouterr().err
+
+
+def test_a_second_edit_of_an_image_replaces_nothing(table, tmp_path, capsys):
+    server, image, out = FakeServer(), str(table.parent / "p0.png"), tmp_path / "out"
+    argv = ["--image", image, "--out", str(out), "--edit"]
+    assert served([*argv, "box -> ring"], server) == 0
+    first = (out / "p0.png").read_bytes()
+    assert served([*argv, "box -> cone", "--name", "cone"], server) == 0
+    assert (out / "p0.png").read_bytes() == first != (out / "cone.png").read_bytes()
+    capsys.readouterr()
+    assert served([*argv, "box -> star"], server) == 0
+    said = capsys.readouterr().out
+    assert f"{out / 'p0.png'} was made from something else (edits): its row will run" in said
+    assert (out / "p0.kept-1.png").read_bytes() == first != (out / "p0.png").read_bytes()
 
 
 def test_a_row_that_fails_makes_the_exit_code_1(table, tmp_path, capsys):
@@ -180,7 +268,7 @@ def test_all_that_is_wrong_is_told_before_anything_is_queued(table, tmp_path, ca
     [
         ([], "Give a table, or --image with --edit"),
         (["t.csv", "--image", "a.png"], "Give a table, or --image"),
-        (["t.csv", "--edit", "a -> b"], "go with --image"),
+        (["t.csv", "--edit", "a -> b"], "go with --image; a table has columns for them."),
         (["--image", "a.png"], "--image needs --edit"),
         (["--image", "a.png", "--edit", "a to b"], "not of the form"),
         (["none.csv"], "There is no table none.csv"),
@@ -193,6 +281,9 @@ def test_all_that_is_wrong_is_told_before_anything_is_queued(table, tmp_path, ca
             "no workflow file w.json. Correct the path.",
         ),
         (["IN/edits.csv", "--out", "IN"], "is an input of"),
+        (["IN/edits.csv", "--name", "x"], "--edit, --mask and --name go with --image; a table has"),
+        (["--image", "IN", "--edit", "a -> b", "--name", "x"], "--name is for one image, and"),
+        (["--image", "IN/p0.png", "--edit", "a -> b", "--name", "x/y"], "the name 'x/y' cannot be"),
     ],
 )
 def test_wrong_arguments_are_one_sentence_and_exit_code_2(table, argv, expected, capsys):
@@ -231,7 +322,9 @@ def test_a_full_disk_here_is_told_and_nothing_is_lost(table, tmp_path, capsys, m
 
         patch.setattr("os.fsync", full)
         assert served(argv, server) == 3
-    assert "No space left on device. What was made stays: mend that" in capsys.readouterr().err
+    assert (
+        "No space left on device. Finished images are kept. Solve this" in capsys.readouterr().err
+    )
     assert served(argv, server) == 0
 
 

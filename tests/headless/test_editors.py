@@ -230,7 +230,7 @@ def test_the_command_edits_by_any_editor(editor, tmp_path, capsys):
     assert node["inputs"]["steps"] == 3 and (tmp_path / "out" / "p0.png").is_file()
     assert f'"editor": "{editor.name}"' in (tmp_path / "out" / "manifest.jsonl").read_text()
     assert run_edit(argv, server) == 0 and len(server.ran) == 1
-    assert "0 made, 1 there before." in capsys.readouterr().out
+    assert "0 made, 1 already there." in capsys.readouterr().out
 
 
 def test_a_wrong_editor_on_the_command_line_is_one_sentence(tmp_path, capsys):

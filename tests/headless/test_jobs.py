@@ -119,7 +119,7 @@ def test_a_file_that_is_missing_broken_or_no_mask_is_told_with_its_row(tmp_path)
     for columns, expected in (
         ({"image": "none.png"}, "none.png"),
         ({"image": "broken.png"}, "broken.png is not a readable image"),
-        ({"image": "deep.tif"}, "deep.tif has more than 16 bits a channel (F)"),
+        ({"image": "deep.tif"}, "deep.tif has more than 16 bits per channel (F)"),
         ({"masks": "none.png"}, "none.png. Correct the path."),
         ({"masks": "black.png"}, "black.png is black all over. Paint the object white"),
         ({"masks": "wide.png"}, "wide.png is 48x16, the image 24x16: their shapes differ"),
@@ -161,7 +161,11 @@ def test_what_is_to_be_known_of_pictures_is_told_with_the_row_and_kept_with_the_
     told: list[str] = []
     table = write_csv(tmp_path / "edits.csv", rows)
     first, second = build_jobs(name_rows(read_table(table)), JobDefaults(), told.append)
-    expected = ("p0.png has 16 bits", "white.png has one colour, and is drawn", "all.png marks the")
+    expected = (
+        "p0.png has 16 bits",
+        "white.png has one colour, and is drawn",
+        "all.png covers the",
+    )
     for notice, part in zip(first.notices, expected, strict=True):
         assert part in notice
     assert told == [f"{table}, line 2: {notice}" for notice in first.notices]
@@ -178,7 +182,7 @@ def test_one_mask_may_cover_everything_and_that_is_a_notice(tmp_path):
     Image.new("L", SIZE, 255).save(tmp_path / "all.png")
     (job,) = jobs_of(tmp_path, masks="all.png")
     (notice,) = job.notices
-    assert notice.startswith(f"{tmp_path / 'all.png'} marks the whole picture. Is it the right")
+    assert notice.startswith(f"{tmp_path / 'all.png'} covers the whole picture. Is it the right")
 
 
 def test_an_alpha_channel_counts_for_the_image_and_an_opaque_one_does_not(tmp_path):

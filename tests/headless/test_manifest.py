@@ -65,7 +65,7 @@ def test_a_changed_byte_anywhere_is_damage(out, job, told, part):
     data[int(len(data) * part)] ^= 0x10
     (out / "p0.png").write_bytes(data)
     assert told.manifest(out).pending([job]) == [job]
-    assert told == [f"{out / 'p0.png'} is damaged: it is made again."]
+    assert told == [f"{out / 'p0.png'} is damaged: its row will run again."]
 
 
 @pytest.mark.parametrize("length", [0, 30, 400])
@@ -90,7 +90,24 @@ def test_an_image_that_is_gone_is_made_again(out, job, told):
 def test_a_changed_row_is_made_again_and_the_change_is_named(out, told, columns, named_change):
     job = made_from(out.parent, **columns)
     assert told.manifest(out).pending([job]) == [job]
-    assert f"made from something else ({named_change}): it is made again" in told[0]
+    assert told == [
+        f"{out / 'p0.png'} was made from something else ({named_change}): its row will run again, "
+        "and the image that is there will be kept under another name."
+    ]
+
+
+@pytest.mark.parametrize("columns", [{"edits": "box -> cone"}, {"seed": "4"}])
+def test_an_image_of_another_edit_is_kept_under_another_name(out, told, columns):
+    pictures, manifest = [picture_of(out)], told.manifest(out)
+    for number, again in enumerate((made_from(out.parent, **columns), made_from(out.parent)), 1):
+        pictures.append(picture(number))
+        manifest.add_done(again, pictures[-1], {})
+        assert picture_of(out) == pictures[-1]
+        assert f"The image that was {out / 'p0.png'} is p0.kept-{number}.png now." == told[-1]
+        assert (out / f"p0.kept-{number}.png").read_bytes() == pictures[-2]
+    before = {*out.iterdir()}
+    manifest.add_done(made_from(out.parent), newest := picture(3), {})  # --redo: of the same edit
+    assert {*out.iterdir()} == before and picture_of(out) == newest
 
 
 def test_another_image_under_the_same_name_is_a_change_and_another_path_is_none(out, job, told):
@@ -112,7 +129,7 @@ def test_an_image_that_somebody_changed_is_never_lost(out, job, told):
     manifest.add_done(changed, new := picture(5), {})
     assert (out / "p0.kept-1.png").read_bytes() == retouched
     assert picture_of(out) == new
-    assert "it is p0.kept-1.png now" in told[-1]
+    assert "The image that was" in told[-1] and "is p0.kept-1.png now" in told[-1]
 
 
 def test_redo_sets_an_image_that_somebody_changed_aside(out, job, told):

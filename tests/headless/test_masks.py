@@ -143,7 +143,7 @@ def test_a_mask_of_16_bits_is_read_and_that_is_told(tmp_path):
     deep = drawn().convert("I").point(lambda value: value * 257).convert("I;16")
     found, told = read(tmp_path, deep)
     assert found == OBJECT and told == [
-        f"{tmp_path / 'm.png'} has 16 bits a channel: converted to 8."
+        f"{tmp_path / 'm.png'} has 16 bits per channel: converted to 8."
     ]
 
 
@@ -151,13 +151,15 @@ def test_of_several_masks_one_that_marks_everything_is_told():
     told: list[str] = []
     whole = Image.new("L", SIZE, 255)
     tell_of_whole_masks({Path("all.png"): whole, Path("m.png"): drawn(255, 127)}, told.append)
-    assert len(told) == 1 and told[0].startswith("all.png marks the whole picture, and others are")
+    assert len(told) == 1 and told[0].startswith("all.png covers the whole picture, and other")
 
 
 def test_a_single_mask_that_marks_everything_is_told_too():
     told: list[str] = []
     tell_of_whole_masks({Path("all.png"): Image.new("L", SIZE, 255)}, told.append)
-    assert len(told) == 1 and told[0].startswith("all.png marks the whole picture. Is it the right")
+    assert len(told) == 1 and told[0].startswith(
+        "all.png covers the whole picture. Is it the right"
+    )
     tell_of_whole_masks({Path("m.png"): drawn()}, pytest.fail)
 
 

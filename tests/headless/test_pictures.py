@@ -92,12 +92,14 @@ def test_a_picture_of_16_bits_is_converted_and_that_is_told(tmp_path, kind):
     told: list[str] = []
     picture = open_picture(path, told.append)
     assert picture.mode in ("L", "RGB") and list(picture.tobytes()) == pixels
-    assert told == [f"{path} has 16 bits a channel: converted to 8."]
+    assert told == [f"{path} has 16 bits per channel: converted to 8."]
 
 
 def test_more_bits_than_16_are_refused(tmp_path):
     Image.new("F", (4, 4), 0.5).save(tmp_path / "float.tif")
-    with pytest.raises(ValueError, match=r"float.tif has more than 16 bits a channel \(F\). Save"):
+    with pytest.raises(
+        ValueError, match=r"float.tif has more than 16 bits per channel \(F\). Save"
+    ):
         open_picture(tmp_path / "float.tif", pytest.fail)
 
 

@@ -56,16 +56,16 @@ def test_what_a_node_takes_is_no_complaint(class_type, inputs):
             {"file": "c.ckpt"},
             (
                 "file",
-                "'c.ckpt' is not one of a, b: put the file into ComfyUI's models folder, or take "
+                "'c.ckpt' is not one of a, b: put the file into ComfyUI's models folder, or choose "
                 "one of these",
             ),
         ),
-        ("ALEStep", {"count": 0}, ("count", "0 is not from 1 to 50")),
-        ("ALEStep", {"count": 51}, ("count", "51 is not from 1 to 50")),
+        ("ALEStep", {"count": 0}, ("count", "0 is not between 1 and 50")),
+        ("ALEStep", {"count": 51}, ("count", "51 is not between 1 and 50")),
         ("ALEStep", {"count": "x"}, ("count", "'x' is not a whole number")),
         ("ALEStep", {"count": 2.5}, ("count", "2.5 is not a whole number")),  # ComfyUI takes 2
         ("ALEStep", {"count": float("inf")}, ("count", "inf is not a whole number")),
-        ("ALEStep", {"share": 1.01}, ("share", "1.01 is not from 0.0 to 1.0")),
+        ("ALEStep", {"share": 1.01}, ("share", "1.01 is not between 0.0 and 1.0")),
         ("ALEStep", {"share": None}, ("share", "None is not a number")),
         ("ALEStep", {"mode": "neither"}, ("mode", "'neither' is not one of hard, soft")),
         (
@@ -83,7 +83,7 @@ def test_what_it_does_not_take_is_told_with_input_and_cure(class_type, inputs, c
 def test_a_server_without_any_such_file_is_told_apart(choices):
     nodes = {"Load": {"input": {"required": {"file": [choices, {}]}}}}
     (error,) = complaints(Workflow({"1": {"class_type": "Load", "inputs": {"file": "a"}}}), nodes)
-    assert error.message == "'a' is not there, the server has none"
+    assert error.message == "'a' is not available, since the server has none"
 
 
 def test_of_many_choices_ten_are_named():
@@ -100,7 +100,7 @@ def test_an_input_without_choices_has_none():
 def test_the_cure_names_the_servers_folder_of_models():
     workflow = Workflow({"1": {"class_type": "Load", "inputs": {"file": "c.ckpt"}}})
     (error,) = complaints(workflow, NODES, "/disk/models")
-    assert "put the file into /disk/models, ComfyUI's models folder, or take" in error.message
+    assert "put the file into /disk/models, ComfyUI's models folder, or choose" in error.message
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_the_tasks_of_a_lost_server_go_to_the_other_and_it_is_used_again():
 
     kept, outcome, told = run(servers, groups=25, on_done=on_done)
     assert len(kept) == len(set(kept)) == 100 and not outcome.failed
-    assert told[0] == "http://b is gone. It is asked again every 0 s."
+    assert told[0] == "http://b is gone. It will be tried again every 0 s."
     assert told[-1] == "ComfyUI at http://b is back." and len(told) == 2
     back = [name for name, url in servers.made[25:] if url == "http://b"]
     assert back
@@ -82,7 +82,7 @@ def test_a_server_that_is_away_at_the_start_is_told_and_used_when_it_comes():
     kept, outcome, told = run(servers, groups=20, on_done=on_done)
     assert len(kept) == 80 and outcome.by_server["http://a"] > 0
     assert told == [
-        "http://a is gone. It is asked again every 0 s.",
+        "http://a is gone. It will be tried again every 0 s.",
         "ComfyUI at http://a is back.",
     ]
 
@@ -102,7 +102,7 @@ def test_where_no_server_is_left_the_run_waits_and_then_gives_up():
             servers.down.update(SERVERS)
 
     start = time.monotonic()
-    with pytest.raises(ComfyError, match="are kept: give the same command again"):
+    with pytest.raises(ComfyError, match="are kept: run the same command again"):
         run(servers, on_done=on_done, patience_s=0.3)
     assert 0.3 < time.monotonic() - start < 3
     assert min(servers.looks.values()) >= 3
@@ -175,7 +175,7 @@ def test_a_task_that_a_person_cancelled_is_left_and_has_not_failed():
     assert not outcome.failed and not told
     assert sorted(outcome.cancelled) == [f"{g}/{k}" for g in range(2) for k in range(4)]
     assert "0/0 was cancelled in ComfyUI at http://" in outcome.cancelled["0/0"]
-    assert "left for the next run: give the same command again." in outcome.cancelled["0/0"]
+    assert "left for the next run: run the same command again." in outcome.cancelled["0/0"]
 
 
 def test_what_nodes_say_is_told_once_for_each_group():
@@ -198,7 +198,7 @@ def test_a_task_at_which_servers_are_lost_again_and_again_is_left_out():
 
     kept, outcome, _ = run(Servers(fails=fails))
     assert len(kept) == 23 and set(outcome.failed) == {"3/0"}
-    why = f"3/0: {ATTEMPTS} times a server was lost at it; at last: http://"
+    why = f"3/0: {ATTEMPTS} servers were lost while working on it. The last error: http://"
     assert outcome.failed["3/0"].startswith(why)
 
 

@@ -128,7 +128,7 @@ def test_a_wrong_csv_table_is_told_with_line_and_cure(tmp_path, text, expected):
     ("text", "expected"),
     [
         ('{"image": "a.png", "edits": ["a -> b"]}\n{"image": "b.png",}', "line 2, column 19: not "),
-        ("[]", "line 1 holds a list. Write one object a line"),
+        ("[]", "line 1 holds a list. Write one JSON object per line"),
         ('{"image": "a", "edit": "a -> b"}', "line 1: there is no column 'edit'"),
         ('{"image": "a", "image": "b", "edits": "a -> b"}', "the key 'image' occurs twice"),
         ('{"image": 3, "edits": "a -> b"}', "image is 3. Write text"),
@@ -170,7 +170,9 @@ def test_rows_without_a_name_get_their_images_numbered_where_needed(tmp_path):
 
 def test_a_name_given_twice_is_told_also_in_another_case(tmp_path):
     rows = read_table(table(tmp_path, "image,edits,name\na,a -> b,One\nb,a -> b,one\n"))
-    with pytest.raises(Problems, match="'One' is there more.*line 2, .*line 3. Give each its own."):
+    with pytest.raises(
+        Problems, match="'One' occurs more.*line 2, .*line 3. Give each row its own."
+    ):
         name_rows(rows)
 
 
@@ -200,7 +202,7 @@ def test_an_edit_needs_both_sides(text):
 
 
 def test_an_edit_has_one_arrow():
-    with pytest.raises(ValueError, match="has two arrows. Part edits by ';'"):
+    with pytest.raises(ValueError, match="has two arrows. Separate edits by ';'"):
         split_edit("wolf -> goat moon -> ball")
-    with pytest.raises(ValueError, match="begins with #, a comment of Edit List"):
+    with pytest.raises(ValueError, match="begins with #, which marks a comment in Edit List"):
         split_edit("# wolf -> goat")

@@ -163,7 +163,7 @@ def test_weights_that_are_offloaded_during_a_run_give_the_same_edit(name):
 @pytest.mark.parametrize("name", ["SD 1.5", "SDXL"])
 def test_patches_hold_no_weights(name):
     """New weights in the same model are those of the next run with the same text; by hand, every
-    step projects the text anew."""
+    step projects the text again."""
     model, regions = FAMILIES[name].model(), two_regions()
     positive, negative = conditioning(TARGET), plain_conditioning(NEGATIVE)
     chain = apply_rgb_cam(model, regions)

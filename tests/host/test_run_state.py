@@ -225,7 +225,7 @@ def test_the_order_of_the_three_model_nodes_does_not_matter(model, clip):
 
 
 def queue(model: Any, clip: Any, job: str, **options: Any) -> bytes:
-    """One queued edit, everything built anew as on a server that caches nothing."""
+    """One queued edit, with everything built again, as on a server that caches nothing."""
     pairs = {"A": [("wolf", "goat"), ("moon", "ball")], "B": [("cat", "dog"), ("sun", "lamp")]}[job]
     chain = patched(model, two_regions(dilation=0.0 if job == "A" else 0.05))
     latent = source_latent(seed=3 if job == "A" else 8)

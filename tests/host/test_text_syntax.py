@@ -107,7 +107,7 @@ def test_the_end_of_a_longer_word_is_not_the_word(family, prompt, phrase, row):
     assert rows(ore, 0) == [row]
 
 
-def test_a_word_that_a_chunk_border_cuts_does_not_begin_anew_in_the_next_chunk(clip):
+def test_a_word_that_a_chunk_border_cuts_does_not_begin_again_in_the_next_chunk(clip):
     """75 tokens: 74 words and "fire"; "truck" is the first token of the second chunk."""
     prompt = " ".join(["word"] * 74) + " firetruck beside a truck"
     assert ids(clip, prompt, "l")[1][1] == words_of(clip, "truck")[0]

@@ -25,9 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.server)
 
 
-def new_server(base: Path, *options: str) -> Any:
+def new_server(base: Path, *options: str, caches: bool = False) -> Any:
     host = Host(COMFYUI, Path(sys.executable))
-    always = ["--disable-api-nodes", "--cache-none", *device_options(host)]
+    always = ["--disable-api-nodes", *device_options(host), *([] if caches else ["--cache-none"])]
     return Server(host, base, options=[*always, *options])
 
 

@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_and_makes_nothing_twice(server, tmp_path, capsys):
 
     assert main(argv(server, tmp_path, edits)) == 0
     shown = capsys.readouterr().out
-    assert f"{damaged} is damaged: it is made again." in shown
+    assert f"{damaged} is damaged: it will be made again." in shown
     assert f"demo: {2 * edits} images, {len(whole)} are there." in shown
     after = images(tmp_path)
     assert len(after) == 2 * edits

@@ -132,7 +132,7 @@ def test_an_ale_bench_over_two_servers_one_of_which_dies_and_returns(
     killer = Killer(pair[1], 3, 10)
     report = by_runner(monkeypatch, killer, dataset, out, *options)
     shown = capsys.readouterr().out
-    assert "It is asked again every 1 s." in shown and f"{pair[1].url} is back." in shown
+    assert "It will be tried again every 1 s." in shown and f"{pair[1].url} is back." in shown
     by_server = dict(re.findall(r"(http://[\d.:]+): (\d+)", shown))
     assert {url for url in by_server} == {server.url for server in pair}
     assert sum(int(n) for n in by_server.values()) == 20 and "FAILED" not in shown
@@ -189,7 +189,7 @@ def test_where_the_only_server_dies_images_stay_and_another_one_goes_on(pair, tm
 
     with (
         local_workers([pair[1].url]) as workers,
-        pytest.raises(ComfyError, match="are kept: give the same command again"),
+        pytest.raises(ComfyError, match="are kept: run the same command again"),
     ):
         edit_all(plan.tasks, workers, kill, patience_s=2.0, recheck_s=RECHECK_S)
     left = find_pending(plan.tasks, pytest.fail)

@@ -16,11 +16,17 @@ from ale_edit.bench.reliability.hostile import (
     fault_of_sentence,
     judge,
 )
-from ale_edit.bench.reliability.inputs import HostileInput, choose
+from ale_edit.bench.reliability.inputs import (
+    HostileInput,
+    choose,
+    find_left_out,
+    nodes_without_inputs,
+)
 from ale_edit.bench.reliability.kills import compare, find_damaged, find_leftovers
 from ale_edit.bench.reliability.serving import percent_growth
 from ale_edit.headless import NodeError, NodeFailed, Workflow, WorkflowRejected
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["Regions", "ALE Edit"]
 INPUT = HostileInput("ALERegions", "dilation", "NaN", "numbers", "1", Workflow({}))
 GOOD = "Regions: the dilation input is nan, which is not a number. Set it between 0 and 0.25."
@@ -43,6 +49,10 @@ def test_a_little_of_every_part_finds_no_fault(tmp_path: Path, capsys: Any) -> N
     assert found["inputs"] == len(found["rows"]) == 20 and found["server alive"]
     assert {row["verdict"] for row in found["rows"]} <= set(CLEAR)
     assert {row["verdict"] for row in found["rows"]} >= {REFUSED, SENTENCE}
+    schemas = json.loads((ROOT / "tests" / "nodes" / "schemas.json").read_text(encoding="utf-8"))
+    assert found["nodes of the pack"] == len(schemas)
+    assert found["nodes without inputs"] == ["Demo Detector Loader"]
+    assert "Nodes without inputs: Demo Detector Loader." in shown
     assert found["good workflows"] > 0 and not found["failed afterwards"]
     assert report["interrupts"]["interrupted"] == report["interrupts"]["different pictures"] == 2
     assert report["edit-kills"]["kills"] == 1
@@ -119,6 +129,19 @@ def test_every_node_and_input_comes_in_turn_and_a_seed_draws_the_same() -> None:
     assert [str(h) for h in choose(found, 8, seed=1)] == [str(h) for h in chosen]
     assert [str(h) for h in choose(found, 8, seed=2)] != [str(h) for h in chosen]
     assert len(choose(found, 1000, seed=1)) == 150
+
+
+def test_an_input_that_nothing_hostile_is_generated_for_is_found() -> None:
+    inputs = {"required": {"a": ["INT", {}]}, "optional": {"b": ["MASK"]}}
+    info = {
+        "ALEOne": {"input": inputs, "display_name": "One"},
+        "ALENone": {"input": {}, "display_name": "None"},
+        "Other": {"input": inputs},
+        hostile.LOOK: {"input": inputs},
+    }
+    found = [HostileInput("ALEOne", "a", "NaN", "", "1", Workflow({}))]
+    assert find_left_out(found, info) == ["ALEOne.b"]
+    assert nodes_without_inputs(info) == ["None"]
 
 
 def test_growth_is_measured_between_medians() -> None:
