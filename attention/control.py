@@ -24,8 +24,6 @@ from typing import Literal, Protocol, TypeAlias
 
 from torch import Tensor
 
-from ..prompts.ore import ObjectRestrictedEmbeddings
-
 LayerKind: TypeAlias = Literal["self", "cross"]
 Reads: TypeAlias = Mapping[str, frozenset[str]]
 """For each branch that a control changes, the other branches that it reads."""
@@ -102,7 +100,7 @@ class Call:
     running: the branches that run in this call; only their outputs can be given.
     q, k, v: (B, L, C), (B, N, C) and (B, N, C) by branch: the running ones, and those that the
         control reads.
-    texts: the Object-Restricted Embeddings that came with the text of a branch, where any did.
+    texts: what came with the text of a branch (an ObjectRestrictedEmbeddings), where anything did.
     attend: ComfyUI's chosen attention. attend_parts: the same for several small calls; equal to
         `attend` unless that is slow to start.
     plain: the output (B, L, C) of a branch in this call without any control.
@@ -120,7 +118,7 @@ class Call:
     q: Mapping[str, Tensor]
     k: Mapping[str, Tensor]
     v: Mapping[str, Tensor]
-    texts: Mapping[str, ObjectRestrictedEmbeddings]
+    texts: Mapping[str, object]
     attend: Attend
     attend_parts: Attend
     plain: Callable[[str], Tensor]

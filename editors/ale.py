@@ -149,7 +149,7 @@ class RegionControl(Control):
 
     def outputs(self, call: Call) -> Mapping[str, Tensor]:
         ore = call.texts.get("target")
-        if ore is None:
+        if not isinstance(ore, ObjectRestrictedEmbeddings):
             return {}
         q = call.q["target"]
         if len(self._masks) == 1:
