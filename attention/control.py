@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -56,8 +56,8 @@ class Layer:
     @property
     def is_half_or_coarser(self) -> bool:
         """Whether the grid has at most half the latent's side: on SD 1.5 at 512 pixels, 32 x 32
-        cells and fewer."""
-        return all(2 * (n - 1) < whole for n, whole in zip(self.grid, self.latent, strict=True))
+        cells and fewer. A network rounds up where it halves an odd side."""
+        return all(2 * n <= whole + 1 for n, whole in zip(self.grid, self.latent, strict=True))
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Call:
     q: Mapping[str, Tensor]
     k: Mapping[str, Tensor]
     v: Mapping[str, Tensor]
-    texts: Mapping[str, Any]
+    texts: Mapping[str, object]
     attend: Attend
     attend_parts: Attend
     plain: Callable[[str], Tensor]

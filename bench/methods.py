@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..editors import EDITORS, p2p
+from ..editors import COMPARED, p2p
 from ..editors.editor import Editor
 from ..headless import Workflow
 from ..headless.editors import ALE as ALE_EDITOR
@@ -184,8 +184,8 @@ P2P_METHODS = (
     ),
     _change_p2p("direct-p2p", f"Direct inversion + {P2P.label}", inversion_method="direct"),
 )
-BESIDE_ALE = (*(_by_editor(editor)[0] for editor in EDITORS), MASACTRL_DDIM, *P2P_METHODS)
-BY_PAPERS = tuple(_by_editor(editor)[1] for editor in EDITORS)
+BESIDE_ALE = (*(_by_editor(editor)[0] for editor in COMPARED), MASACTRL_DDIM, *P2P_METHODS)
+BY_PAPERS = tuple(_by_editor(editor)[1] for editor in COMPARED)
 
 
 def all_methods() -> dict[str, Method]:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from . import fpe, infedit, masactrl, p2p, pnp, sdedit
+from . import ale, fpe, infedit, masactrl, p2p, pnp, sdedit
 from .editor import Editor
 
 EDITORS: tuple[Editor[Any], ...] = (
+    ale.EDITOR,
     infedit.EDITOR,
     masactrl.EDITOR,
     p2p.EDITOR,
@@ -13,5 +14,9 @@ EDITORS: tuple[Editor[Any], ...] = (
     pnp.EDITOR,
     sdedit.EDITOR,
 )
-"""The editors whose node is made from their settings. ALE Edit has a node of its own
-(nodes/editors.py), since its parts are nodes too."""
+"""All editors; host/editing.py runs each of them. Nodes, help pages, workflows, tests, benches and
+edit.py go by this list."""
+
+COMPARED = tuple(editor for editor in EDITORS if editor is not ale.EDITOR)
+"""All editors but ALE Edit, whose node is written by hand, and which tables and benches run by the
+workflow of its separate nodes."""

@@ -31,8 +31,13 @@ from ..prompts.ore import ObjectRestrictedEmbeddings
 from ..regions.grid import CellGroup, cell_groups, coverage, latent_background
 from ..regions.regions import ImageRegions, Regions, fit_background, fit_masks
 from .editor import (
+    BackgroundBlending,
+    Editor,
+    RegionCrossAttention,
+    SelfAttentionInjection,
     Settings,
     guidance_setting,
+    plan_virtual_inversion,
     setting,
     share_setting,
     steps_setting,
@@ -143,8 +148,8 @@ class RegionControl(Control):
         self._texts: dict[tuple[object, ...], LayerText | JoinedText] = {}
 
     def outputs(self, call: Call) -> Mapping[str, Tensor]:
-        ore: ObjectRestrictedEmbeddings | None = call.texts.get("target")
-        if ore is None:
+        ore = call.texts.get("target")
+        if not isinstance(ore, ObjectRestrictedEmbeddings):
             return {}
         q = call.q["target"]
         if len(self._masks) == 1:
@@ -258,3 +263,24 @@ class InjectionControl(Control):
 
     def routes(self, layer: Layer, step: Step, is_cond: bool) -> Mapping[str, Route]:
         return {"target": Route("source", "source", "target")} if self.is_active(step) else {}
+
+
+EDITOR = Editor(
+    name="ale",
+    title="ALE Edit",
+    node_id="ALEEdit",
+    description=(
+        "Edits several objects of an image at once, each with its own attributes, and keeps the "
+        "background. The complete ALE-Edit method in one node, with the paper's defaults (arXiv "
+        "2412.04715)."
+    ),
+    settings=ALESettings,
+    parts=lambda settings: (
+        RegionCrossAttention(),
+        SelfAttentionInjection(settings.schedule),
+        BackgroundBlending(),
+    ),
+    plan=lambda settings: plan_virtual_inversion(settings, settings.eta),
+    texts="objects",
+    grow_regions=lambda settings: settings.dilation,
+)

@@ -150,14 +150,43 @@ def plan_virtual_inversion(settings: RunSettings, eta: float = 1.0) -> SamplingP
 
 
 @dataclass(frozen=True)
+class RegionCrossAttention:
+    """RGB-CAM on the regions of an edit."""
+
+
+@dataclass(frozen=True)
+class SelfAttentionInjection:
+    """share: of the steps, from the first one on."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class BackgroundBlending:
+    """Blending outside the regions of an edit."""
+
+
+Part: TypeAlias = RegionCrossAttention | SelfAttentionInjection | BackgroundBlending
+"""A control that is also a node, and has the name of that node."""
+
+
+def make_no_control(settings: object, inputs: ControlInputs) -> None:
+    """For an editor that acts by its parts, or not on attention at all."""
+
+
+@dataclass(frozen=True)
 class Editor(Generic[S]):
     """One method.
 
     name: of the benches and of `edit.py --editor`. title: the node's name. settings: a Settings
         class; it has steps and strength, and a guidance scale for each branch.
     make_control: (settings, inputs) -> the control of one run; it refuses what the settings and the
-        inputs do not allow. branches: (settings) -> its branches, the source first. plan:
-        (settings) -> how it samples.
+        inputs do not allow. parts: (settings) -> the controls that are nodes, too, in the order in
+        which they act. branches: (settings) -> its branches, the source first. plan: (settings) ->
+        how it samples.
+    texts: how the edits are encoded: as prompts, or as Object-Restricted Embeddings.
+    grow_regions: (settings) -> by how much the masks of the edits grow into its regions, a fraction
+        of the image's height; None for an editor that does not use those masks.
     masks: its optional inputs for masks, each with its tooltip. paper: settings with the numbers of
         the paper itself, where the defaults are others. negative: the prompt that branches are
         guided away from where the person gives none. end_prompt: (settings) -> the prompt whose
@@ -169,9 +198,12 @@ class Editor(Generic[S]):
     node_id: str
     description: str
     settings: type[S]
-    make_control: Callable[[S, ControlInputs], Control]
+    make_control: Callable[[S, ControlInputs], Control | None] = make_no_control
+    parts: Callable[[S], Sequence[Part]] = lambda settings: ()
     branches: Callable[[S], Sequence[BranchPlan]] = lambda settings: (SOURCE, TARGET)
     plan: Callable[[S], SamplingPlan] = plan_virtual_inversion
+    texts: Literal["prompts", "objects"] = "prompts"
+    grow_regions: Callable[[S], float] | None = None
     masks: tuple[tuple[str, str], ...] = ()
     paper: S | None = None
     negative: str = ""

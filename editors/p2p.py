@@ -240,7 +240,7 @@ class P2PControl(Control):
 
     def routes(self, layer: Layer, step: Step, is_cond: bool) -> Mapping[str, Route]:
         """The source's self-attention map with the target's values."""
-        if is_cond and is_self_step(self._settings, step) and is_coarse(layer):
+        if is_cond and layer.is_half_or_coarser and is_self_step(self._settings, step):
             return {"target": Route("source", "source", "target")}
         return {}
 
@@ -320,12 +320,6 @@ def is_cross_step(settings: P2PSettings, step: Step) -> bool:
 def is_self_step(settings: P2PSettings, step: Step) -> bool:
     """Whether a step replaces self-attention maps: i < floor(self_share n)."""
     return step.number < first_step(settings.self_share, step.count)
-
-
-def is_coarse(layer: Layer) -> bool:
-    """Whether a layer's grid is at most half the latent's on each side (SD 1.5 at 512 pixels: at
-    most 32 x 32). The network rounds up where it halves an odd side."""
-    return all(2 * cells <= side + 1 for cells, side in zip(layer.grid, layer.latent, strict=True))
 
 
 EDITOR = Editor(

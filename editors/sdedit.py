@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..attention.control import Control
 from ..inversion.stored import TIME_STEPS, Schedule, TimeSteps
 from .editor import TARGET, Editor, SamplingPlan, Settings, guidance_setting, setting
 
@@ -43,7 +42,6 @@ EDITOR = Editor(
         "simplest edit, as a baseline for the others. SDEdit (ICLR 2022, arXiv 2108.01073)."
     ),
     settings=SDEditSettings,
-    make_control=lambda settings, inputs: Control(),
     branches=lambda settings: (TARGET,),
     plan=lambda settings: SamplingPlan(
         "noise", Schedule(settings.steps, settings.strength, settings.time_steps)

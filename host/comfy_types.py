@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
+
+from torch import Tensor
 
 Conditioning: TypeAlias = Sequence[Sequence[Any]]
 """A CONDITIONING: entries of [text (B, N, D), options]."""
@@ -13,3 +15,7 @@ Conds: TypeAlias = dict[str, list[Cond]]
 """All entries of a run, as a guider has them: by "positive", "negative" and others."""
 Options: TypeAlias = dict[str, Any]
 """model_options, or the transformer_options in them."""
+StepCallback: TypeAlias = Callable[[dict[str, object]], object]
+"""What a sampler calls after each step, with its latents under names."""
+RunCallback: TypeAlias = Callable[[int, Tensor, Tensor, int], object]
+"""What a guider calls after each step: (step, prediction, latents, number of steps)."""

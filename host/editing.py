@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import comfy.model_management
@@ -18,8 +18,11 @@ from ..editors.editor import (
     BranchText,
     ControlInputs,
     Editor,
+    Part,
+    RegionCrossAttention,
     S,
     SamplingPlan,
+    SelfAttentionInjection,
 )
 from ..inversion.stored import (
     REPLAYED,
@@ -27,24 +30,34 @@ from ..inversion.stored import (
     require_same_prompt,
     require_same_schedule,
 )
-from ..prompts.edits import Edits
+from ..prompts.alignment import EncodedPrompt
+from ..prompts.edits import Edits, Side
 from ..regions.paste import restore_size
-from ..regions.regions import Regions
+from ..regions.regions import Regions, each_image
 from .attention.adapter import add_control
+from .attention.rgb_cam import apply_rgb_cam
+from .attention.self_injection import apply_self_injection
 from .attention.unet import require_cross_attention, self_attention_layers
-from .comfy_types import Conditioning
+from .comfy_types import Conditioning, RunCallback
 from .inverting.methods import invert_by
 from .inverting.sampler import inversion_sampler, noise_sampler
 from .messages import name_node, tell
-from .regions import regions_from_inputs
-from .sampling.branch_guider import BranchGuider
+from .regions import regions_from_inputs, regions_on_images
+from .sampling.blending import apply_background_blending
+from .sampling.branch_guider import BranchGuider, Evaluation
 from .sampling.branch_inputs import Branch
 from .sampling.branch_sampler import BranchSampler
 from .sampling.latents import pixels_per_cell
 from .sampling.run_checks import require_width
 from .sampling.schedule import sigmas_of
 from .sampling.virtual_inversion import virtual_inversion_sampler
-from .text.embedding import encode_prompt, encode_text, read_word, tell_unknown_words
+from .text.embedding import (
+    embed_side,
+    encode_prompt,
+    encode_text,
+    read_word,
+    tell_unknown_words,
+)
 from .text.end_tokens import substitute_rows
 
 if TYPE_CHECKING:
@@ -62,6 +75,7 @@ def edit_image(
     edits: Edits,
     seed: int,
     *,
+    regions: Regions | None = None,
     masks: Mapping[str, Tensor] | None = None,
     negative: Conditioning | None = None,
     reuses_source: bool = True,
@@ -69,15 +83,18 @@ def edit_image(
 ) -> Tensor:
     """Edit a batch of images (B, H, W, 3 or 4) in [0, 1]: (B, H, W, 3), at exactly the same size.
 
-    masks: those of the editor's mask inputs (Editor.masks) that are connected, one or one for each
-        image. negative: CONDITIONING that all branches share; the editor's own prompt if None.
-        reuses_source:
-        take the source branch from the last edit where it is the same. inversion: of this image,
-        in place of the one that the editor makes.
+    regions: where the editor acts, of each image or one for all; if None, the masks of the edits
+        (Editor.grow_regions), or else those of `masks`. masks: of the editor's mask inputs
+        (Editor.masks) that are connected, one or one for each image. negative: CONDITIONING that
+        all branches share; the editor's own prompt if None. reuses_source: take the source branch
+        from the last edit where it is the same. inversion: of this image, in place of the one that
+        the editor makes.
     """
     require_size(image, model, editor.title)
-    height, width = image.shape[1:3]
-    regions = regions_from_inputs(masks or {}, (height, width), len(image), editor.title)
+    if regions is None:
+        regions = _find_regions(editor, settings, edits, image, masks or {})
+    if editor.grow_regions is not None and regions is not None:
+        _require_same_objects(edits, regions, image, editor.title)
     edit = open_edit(
         editor, settings, model, clip, edits,
         regions=regions, negative=negative, reuses_source=reuses_source, inversion=inversion,
@@ -85,6 +102,26 @@ def edit_image(
     edited = edit.edit_image(vae, image, seed)
     require_decoded(edited, image, model, editor.title)
     return restore_size(edited, image, pixels_per_cell(model))
+
+
+def _find_regions(
+    editor: Editor[S], settings: S, edits: Edits, image: Tensor, masks: Mapping[str, Tensor]
+) -> Regions | None:
+    if editor.grow_regions is not None:
+        return regions_on_images(edits, image, editor.grow_regions(settings))
+    size = (image.shape[1], image.shape[2])
+    return regions_from_inputs(masks, size, len(image), editor.title)
+
+
+def _require_same_objects(edits: Edits, regions: Regions, image: Tensor, node: str) -> None:
+    with name_node(node):
+        each_image(regions, len(image))
+    if len(edits.items) != len(regions.names):
+        raise ValueError(
+            f"{node}: the edits input has {len(edits.items)} objects ({', '.join(edits.sources)}), "
+            f"the regions input has {len(regions.names)} ({', '.join(regions.names)}). Connect the "
+            f"same edits to {node} and to Regions."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +136,10 @@ class OpenEdit:
     guider: BranchGuider
     model: ModelPatcher
     plan: SamplingPlan
-    prompts: Mapping[BranchText, Conditioning] = field(default_factory=dict)
-    text: str = ""
-    negative: Conditioning | None = None
-    guidance: float = 1.0
+    prompts: Mapping[BranchText, Conditioning]
+    text: str
+    negative: Conditioning
+    guidance: float
     inversion: Inversion | None = None
 
     def edit_image(self, vae: VAE, image: Tensor, seed: int) -> Tensor:
@@ -110,9 +147,7 @@ class OpenEdit:
         samples = self.sample(cast(Tensor, vae.encode(image[..., :3].expand(-1, -1, -1, 3))), seed)
         return vae.decode(samples.to(comfy.model_management.intermediate_device()))
 
-    def sample(
-        self, latent: Tensor, seed: int, callback: Callable[..., None] | None = None
-    ) -> Tensor:
+    def sample(self, latent: Tensor, seed: int, callback: RunCallback | None = None) -> Tensor:
         """The edited latents (B, C, h, w) of latents as a VAE encodes them."""
         sigmas = sigmas_of(self.model, self.plan.schedule)
         callback = callback or latent_preview.prepare_callback(self.model, len(sigmas) - 1)
@@ -157,42 +192,30 @@ def open_edit(
     *,
     regions: Regions | None = None,
     negative: Conditioning | None = None,
+    evaluation: Evaluation = "together",
     reuses_source: bool = True,
     inversion: Inversion | None = None,
 ) -> OpenEdit:
-    """The guider of an editor's branches under its control, and its sampling; see `edit_image`."""
+    """The guider of an editor's branches under its control, and its sampling; see `edit_image`.
+
+    evaluation: how the branches run, see BranchGuider.
+    """
     require_cross_attention(model, editor.title)
-    prompts = {side: encode_prompt(clip, edits, side) for side in ("source", "target")}
-    for conditioning, _ in prompts.values():
+    patched = model
+    for part in editor.parts(settings):
+        patched = _apply_part(patched, part, regions, editor.title)
+    texts, prompts = _encode_sides(editor, clip, edits)
+    for conditioning in texts.values():
         require_one_text(conditioning, model, editor.title)
     tell_unknown_words(clip, edits)
-    inputs = ControlInputs(
-        source=prompts["source"][1],
-        target=prompts["target"][1],
-        read_word=lambda word: read_word(clip, word),
-        self_layers=len(self_attention_layers(model.get_model_object("diffusion_model"))),
-        variant=edits.settings.variant,
-        regions=regions,
-        cell=pixels_per_cell(model),
-    )
-
-    target, words = prompts["target"]
-    if plain := editor.end_prompt(settings).strip():
-        target = substitute_rows(clip, target, words, plain)
-
-    def make_control(*_: object) -> Control:
-        with name_node(editor.title):
-            return editor.make_control(settings, inputs)
-
-    make_control()  # refuses before the image is encoded
-    patched = add_control(model, f"ale_edit.{editor.name}", make_control, editor.title)
-    texts: dict[BranchText, Conditioning] = {
-        "source": prompts["source"][0],
-        "target": target,
-        "empty": encode_text(clip, ""),
-    }
+    if prompts:
+        target, words = texts["target"], prompts["target"]
+        if plain := editor.end_prompt(settings).strip():
+            texts["target"] = substitute_rows(clip, target, words, plain)
+        patched = _add_own_control(editor, settings, patched, clip, edits, prompts, regions)
+    texts["empty"] = encode_text(clip, "")
     plan = editor.plan(settings)
-    text = "" if plan.prompt == "empty" else prompts[plan.prompt][1].text
+    text = "" if plan.prompt == "empty" else edits.prompt(plan.prompt)
     if inversion is not None:
         with name_node(editor.title):
             require_same_prompt(inversion, text)
@@ -209,11 +232,70 @@ def open_edit(
         return Branch(own.name, texts[own.text], 1.0 if is_known else guidance)
 
     branches = [branch(own) for own in editor.branches(settings)]
-    guider = BranchGuider(patched, branches, negative, reuses_source=reuses_source)
+    guider = BranchGuider(
+        patched, branches, negative, evaluation=evaluation, reuses_source=reuses_source
+    )
     guidance = getattr(settings, "source_guidance", 1.0)
     if inversion is not None and inversion.null_texts is not None:
         advise_guidance(inversion, guidance, editor.title)
     return OpenEdit(guider, model, plan, texts, text, negative, guidance, inversion)
+
+
+def _apply_part(
+    model: ModelPatcher, part: Part, regions: Regions | None, node: str
+) -> ModelPatcher:
+    """A clone of a MODEL under a control that is a node of its own, too."""
+    if isinstance(part, SelfAttentionInjection):
+        return apply_self_injection(model, part.share)
+    if regions is None:
+        raise ValueError(f"{node}: there are no regions to edit. Connect the masks of the objects.")
+    if isinstance(part, RegionCrossAttention):
+        return apply_rgb_cam(model, regions)
+    return apply_background_blending(model, regions)
+
+
+def _encode_sides(
+    editor: Editor[S], clip: CLIP, edits: Edits
+) -> tuple[dict[BranchText, Conditioning], dict[Side, EncodedPrompt]]:
+    """The CONDITIONING of source and target; and the rows of both where they are plain prompts."""
+    sides: tuple[Side, ...] = ("source", "target")
+    texts: dict[BranchText, Conditioning] = {}
+    prompts: dict[Side, EncodedPrompt] = {}
+    for side in sides:
+        if editor.texts == "objects":
+            texts[side] = embed_side(clip, edits, side)
+        else:
+            texts[side], prompts[side] = encode_prompt(clip, edits, side)
+    return texts, prompts
+
+
+def _add_own_control(
+    editor: Editor[S],
+    settings: S,
+    model: ModelPatcher,
+    clip: CLIP,
+    edits: Edits,
+    prompts: Mapping[Side, EncodedPrompt],
+    regions: Regions | None,
+) -> ModelPatcher:
+    """A clone of a MODEL under the control that the editor makes, if it makes one."""
+    inputs = ControlInputs(
+        source=prompts["source"],
+        target=prompts["target"],
+        read_word=lambda word: read_word(clip, word),
+        self_layers=len(self_attention_layers(model.get_model_object("diffusion_model"))),
+        variant=edits.settings.variant,
+        regions=regions,
+        cell=pixels_per_cell(model),
+    )
+
+    def make_control(*_: object) -> Control | None:
+        with name_node(editor.title):
+            return editor.make_control(settings, inputs)
+
+    if make_control() is None:  # refuses before the image is encoded
+        return model
+    return add_control(model, f"ale_edit.{editor.name}", make_control, editor.title)
 
 
 def advise_guidance(inversion: Inversion, guidance: float, node: str) -> None:

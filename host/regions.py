@@ -96,6 +96,12 @@ def regions_from_edits(
     return made[0] if count == 1 else RegionsBatch(tuple(made))
 
 
+def regions_on_images(edits: Edits, image: Tensor, dilation: float) -> Regions:
+    """Regions of the edits' own masks on a batch of images (B, H, W, C)."""
+    size = (image.shape[1], image.shape[2])
+    return regions_from_edits(edits, None, dilation, size=size, images=len(image))
+
+
 def regions_from_inputs(
     masks: Mapping[str, Tensor], size: tuple[int, int], images: int, node: str
 ) -> Regions | None:

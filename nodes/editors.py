@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from comfy_api.latest import io
 
-from ..editors import EDITORS
-from ..editors.ale import ALESettings
+from ..editors import COMPARED, ale
 from ..editors.editor import SOURCE, Editor
-from ..host.ale_edit import NODE, edit_image
 from ..host.comfy_types import Conditioning
-from ..host.editing import edit_image as edit_image_by
+from ..host.editing import edit_image
 from ..host.messages import name_node, speak_as
-from ..host.regions import regions_from_edits
+from ..host.regions import regions_on_images
 from ..inversion.stored import Inversion
 from ..prompts.edits import VARIANTS, Edits, Variant, require_choice, set_variant
+from ..regions.paste import paste_background as paste
 from ..regions.preview import preview_image
-from ..regions.regions import Regions
+from ..regions.regions import USUAL_CELL, Regions
 from . import sockets
 from .inputs import (
     ale_inputs,
@@ -101,7 +100,7 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
             with name_node(editor.title):
                 settings = editor.settings(**values)
             with speak_as(editor.title):
-                edited = edit_image_by(
+                edited = edit_image(
                     editor, settings, model, clip, vae, image, edits, seed,
                     masks={name: mask for name, mask in masks.items() if mask is not None},
                     negative=negative, reuses_source=reuse_source, inversion=inversion,
@@ -116,14 +115,10 @@ class ALEEdit(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ALEEdit",
-            display_name="ALE Edit",
+            node_id=ale.EDITOR.node_id,
+            display_name=ale.EDITOR.title,
             category=CATEGORY,
-            description=(
-                "Edits several objects of an image at once, each with its own attributes, and "
-                "keeps the background. The complete ALE-Edit method in one node, with the paper's "
-                "defaults (arXiv 2412.04715)."
-            ),
+            description=ale.EDITOR.description,
             inputs=[
                 *task_inputs(
                     "The image to edit, or a batch, in which each image has its own masks or all "
@@ -187,18 +182,21 @@ class ALEEdit(io.ComfyNode):
         negative: Conditioning | None = None,
         **numbers: Any,
     ) -> io.NodeOutput:
-        with name_node(NODE):
+        with name_node(ale.EDITOR.title):
             require_choice("variant", variant, (AS_IN_EDITS, *VARIANTS))
             share = choose_schedule(edit_type, schedule)
         edits = edits if variant == AS_IN_EDITS else set_variant(edits, variant)
-        settings = ALESettings(schedule=share, dilation=dilation, **numbers)
-        with speak_as(NODE):
+        settings = ale.ALESettings(schedule=share, dilation=dilation, **numbers)
+        with speak_as(ale.EDITOR.title):
             if regions is None:
-                size = (image.shape[1], image.shape[2])
-                regions = regions_from_edits(edits, None, dilation, 0.0, size, len(image))
-            inputs = (model, clip, vae, image, edits, regions, settings)
-            edited = edit_image(*inputs, seed, paste_background, reuse_source, negative)
+                regions = regions_on_images(edits, image, dilation)
+            edited = edit_image(
+                ale.EDITOR, settings, model, clip, vae, image, edits, seed,
+                regions=regions, negative=negative, reuses_source=reuse_source,
+            )  # fmt: skip
+        if paste_background:
+            edited = paste(edited, image, regions, USUAL_CELL)
         return io.NodeOutput(edited, preview_image(image, regions))
 
 
-NODES = [ALEEdit, *(make_node(editor) for editor in EDITORS)]
+NODES = [ALEEdit, *(make_node(editor) for editor in COMPARED)]

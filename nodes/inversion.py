@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
@@ -28,6 +28,10 @@ from ..inversion.stored import (
 from ..prompts.edits import require_choice
 from . import sockets
 from .inputs import setting_input
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP
 
 CATEGORY = "ALE-Edit/inversion"
 INVERSION_TOOLTIP = "An inversion, from Invert Image or Load Inversion."
@@ -136,9 +140,9 @@ class InvertImage(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        clip: Any,
-        latent: Any,
+        model: ModelPatcher,
+        clip: CLIP,
+        latent: io.Latent.LatentDict,
         prompt: str,
         steps: int,
         strength: float,
@@ -187,7 +191,7 @@ class SampleFromInversion(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, inversion: Inversion) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, inversion: Inversion) -> io.NodeOutput:
         with speak_as(SAMPLE):
             sigmas = sigmas_of(model, inversion.schedule)
         return io.NodeOutput(inversion_sampler(inversion), sigmas)

@@ -102,8 +102,8 @@ def require_aligned(alignment: Alignment, source: EncodedPrompt, target: Encoded
     if not any(mapper[row] >= 0 for row in words):
         raise ValueError(
             f'no word of the target prompt ("{target.text}") can be aligned with one of the source '
-            f'prompt ("{source.text}"). Use the same words in both, except for what the edit '
-            "changes."
+            f'prompt ("{source.text}"). Use the same words in both prompts of the edits, except '
+            "for what changes."
         )
 
 

@@ -22,6 +22,7 @@ Variant = Literal["paper", "published code"]
 EndOfText = Literal["ours", "naive", "zeros", "bos", "empty string"]
 Overlap = Literal["background", "last object"]
 Pooled = Literal["target", "source", "empty"]
+Side = Literal["source", "target"]
 
 VARIANTS: tuple[str, ...] = get_args(Variant)
 END_OF_TEXT: tuple[str, ...] = get_args(EndOfText)
@@ -106,6 +107,12 @@ class Edits:
     @property
     def targets(self) -> tuple[str, ...]:
         return tuple(edit.target for edit in self.items)
+
+    def prompt(self, side: Side) -> str:
+        """The whole prompt of a side: the full prompt, or else the phrases joined."""
+        if side == "source":
+            return self.source_prompt or base_prompt(self.sources)
+        return self.target_prompt or base_prompt(self.targets)
 
     def add(self, edit: Edit) -> Edits:
         return replace(self, items=(*self.items, edit))

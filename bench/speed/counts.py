@@ -42,7 +42,7 @@ def count_rows(model: ModelPatcher, size: int) -> dict[str, int]:
 
 
 def count_editor_rows(demo: Any, size: int) -> dict[str, int]:
-    """UNet rows of a whole edit of one image by the other editors, every branch guided."""
+    """UNet rows of a whole edit of one image by every editor, every branch guided."""
     model, *others = demo
     found = {}
     for editor in EDITORS:

@@ -12,15 +12,14 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from ...attention.control import Control
 from ...demo.world import demo_edits
 from ...editors import EDITORS, p2p
-from ...editors.editor import Editor
+from ...editors.editor import Editor, make_no_control
 from ...host.editing import edit_image
 from ...host.sampling.virtual_inversion import virtual_inversion_sampler
 from ...prompts.edits import Edits, make_edit
 from ...regions.phrases import head_noun
-from .models import COUNTS, UNetShape, ale_model, guide, sample
+from .models import COUNTS, UNetShape, ale_model, boxes, guide, sample
 
 MEMORY_TARGET = 1.1
 EDITOR_SIZE = 64
@@ -114,13 +113,13 @@ def object_words() -> list[str]:
 
 
 def measure_editor_memory(demo: Any, size: int) -> dict[str, Any]:
-    """The peak of the other editors over plain sampling of their rows, on the demo model.
+    """The peak of every editor over plain sampling of its rows, on the demo model.
 
     demo: its model, CLIP and VAE.
     """
     found = {}
     for case in editor_cases():
-        plain = replace(case.editor, make_control=lambda *_: Control())
+        plain = replace(case.editor, make_control=make_no_control, parts=lambda _: ())
         plain_bytes = find_peak(lambda by=plain: edit_once(by, demo, size, STEPS))
         ours = find_peak(lambda by=case: edit_once(by.editor, demo, size, STEPS, **by.settings))
         found[case.name] = {
@@ -137,7 +136,9 @@ def edit_once(editor: Editor, demo: Any, size: int, steps: int, **changes: Any) 
     changes: settings beyond these.
     """
     model, clip, _ = demo
-    edits = Edits(tuple(make_edit(source, target, None) for source, target, _ in demo_edits(0)))
+    pairs = [(source, target) for source, target, _ in demo_edits(0)]
+    masks = boxes(len(pairs), size).raw
+    edits = Edits(tuple(make_edit(*pair, mask) for pair, mask in zip(pairs, masks, strict=True)))
     given = {"steps": steps, "source_guidance": 1.5, "target_guidance": 2.0}
     known = {field.name for field in fields(editor.settings)}
     settings = editor.settings(**{name: given[name] for name in given.keys() & known}, **changes)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ...demo.models import load_demo_model
 from ...demo.world import demo_edits, make_scene, render
-from ...editors.ale import ALESettings
-from ...host.ale_edit import edit_image
+from ...editors import ale
+from ...host.editing import edit_image
 from ...prompts.edits import Edits, make_edit
 from ...regions.regions import make_regions
 from .times import seconds
@@ -66,11 +66,13 @@ def demo_edit_seconds() -> float:
     image, masks = render(make_scene(0))
     pairs = [(source, target) for source, target, _ in demo_edits(0)]
     edits = Edits(tuple(make_edit(*pair, mask) for pair, mask in zip(pairs, masks, strict=True)))
-    settings = ALESettings()
+    settings = ale.ALESettings()
     regions = make_regions(list(masks), edits.sources, settings.dilation)
 
     def edit() -> Tensor:
-        return edit_image(model, clip, vae, image[None], edits, regions, settings, 0, False)
+        return edit_image(
+            ale.EDITOR, settings, model, clip, vae, image[None], edits, 0, regions=regions
+        )
 
     edit()
     return round(seconds(edit), 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import latent_preview
 import torch
@@ -14,10 +14,11 @@ from ...attention.word_maps import WordRecorder
 from ...inversion.stored import Inversion, Schedule, require_same_latent, require_same_model
 from ...inversion.update_rule import ItemNoise, noise_image
 from ...prompts.word_replacement import find_everywhere, split_words
+from ..comfy_types import Options, StepCallback
 from ..inverting.fingerprint import fingerprint_model
 from ..messages import NodeName, name_node, speak_as
 from ..sampling.branch_guider import Branch, BranchGuider
-from ..sampling.branch_sampler import EDITED, BranchSampler, predict_branches
+from ..sampling.branch_sampler import EDITED, BranchSampler, SamplerModel, predict_branches
 from ..sampling.noise_levels import level_at
 from ..sampling.schedule import sigmas_of
 from ..text.embedding import encode_text, encode_whole, read_word
@@ -90,11 +91,11 @@ def map_words(
 
 
 def _visit_steps(
-    model: Any,
+    model: SamplerModel,
     x: Tensor,
     sigmas: Tensor,
-    extra_args: dict[str, Any] | None = None,
-    callback: Any = None,
+    extra_args: Options | None = None,
+    callback: StepCallback | None = None,
     disable: bool | None = None,
     *,
     visited: range,
@@ -119,7 +120,9 @@ def _visit_steps(
     return image
 
 
-def _noise_by_step(model: Any, image: Tensor, sigmas: Tensor, seed: int) -> Callable[[int], Tensor]:
+def _noise_by_step(
+    model: SamplerModel, image: Tensor, sigmas: Tensor, seed: int
+) -> Callable[[int], Tensor]:
     """(step) -> the image with one noise at the step's level."""
     noise = ItemNoise(seed, image.shape).draw(image)
     sampling = model.inner_model.inner_model.model_sampling

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import comfy.samplers
 import torch
@@ -11,9 +11,14 @@ from torch import Tensor
 from ...inversion.edit_friendly import draw_latents, solve_map, step_by_map
 from ...inversion.stored import Inversion, Schedule
 from ...inversion.update_rule import ItemNoise
+from ..comfy_types import Conditioning, Options, RunCallback, StepCallback
+from ..sampling.branch_sampler import SamplerModel
 from ..sampling.noise_levels import least_sigma
 from .fingerprint import fingerprint_model
 from .invert import follow_image
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 
 class NoiseMapSampler(comfy.samplers.KSAMPLER):
@@ -28,11 +33,11 @@ class NoiseMapSampler(comfy.samplers.KSAMPLER):
 
     def _sample(
         self,
-        model: Any,
+        model: SamplerModel,
         x: Tensor,
         sigmas: Tensor,
-        extra_args: dict[str, Any] | None = None,
-        callback: Any = None,
+        extra_args: Options | None = None,
+        callback: StepCallback | None = None,
         disable: bool | None = None,
     ) -> Tensor:
         """The latents (B, C, h, w) of the image, as the steps with the maps reach them. Item j of a
@@ -60,16 +65,16 @@ class NoiseMapSampler(comfy.samplers.KSAMPLER):
 
 
 def invert_edit_friendly(
-    model: Any,
-    conditioning: Any,
+    model: ModelPatcher,
+    conditioning: Conditioning,
     latent: Tensor,
     schedule: Schedule,
     prompt: str,
     *,
-    negative: Any,
+    negative: Conditioning,
     guidance: float = 3.5,
     seed: int = 0,
-    callback: Any = None,
+    callback: RunCallback | None = None,
 ) -> Inversion:
     """The noise maps of a latent (B, C, h, w) as a VAE encodes it.
 

@@ -7,7 +7,6 @@ import os
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import folder_paths
 from safetensors import SafetensorError, safe_open
@@ -39,7 +38,7 @@ def save_inversion(inversion: Inversion, prefix: str) -> str:
         for key in TENSORS
         if (value := getattr(inversion, key)) is not None
     }
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "version": VERSION,
         "method": inversion.method,
         "schedule": asdict(inversion.schedule),

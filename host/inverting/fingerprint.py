@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 SAMPLES = 16
 """Values of each tensor that are hashed, evenly spaced."""
 
 
-def fingerprint_model(patcher: Any) -> str:
+def fingerprint_model(patcher: ModelPatcher) -> str:
     """A hash of the names, shapes and sampled values of a MODEL's weights, and of its weight
     patches (LoRAs) with their strengths.
 
@@ -35,7 +38,7 @@ def fingerprint_model(patcher: Any) -> str:
     return digest.hexdigest()
 
 
-def _base_weights(patcher: Any) -> Iterator[tuple[str, Tensor]]:
+def _base_weights(patcher: ModelPatcher) -> Iterator[tuple[str, Tensor]]:
     """The weights of the network as they were loaded, without patches that are applied now."""
     backup = getattr(patcher, "backup", {})
     for name, tensor in patcher.model.diffusion_model.state_dict().items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import comfy.samplers
 import torch
@@ -17,11 +17,16 @@ from ...inversion.ddim import (
     step_to,
 )
 from ...inversion.stored import Inversion, InversionMethod, Schedule
+from ..comfy_types import Conditioning, Options, RunCallback, StepCallback
 from ..messages import NodeName
+from ..sampling.branch_sampler import SamplerModel
 from ..sampling.noise_levels import least_sigma
 from ..sampling.run_checks import require_latent, require_noise_space, require_text_width
 from ..sampling.schedule import sigmas_of
 from .fingerprint import fingerprint_model
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 NODE = NodeName("Invert Image")
 
@@ -37,11 +42,11 @@ class InvertingSampler(comfy.samplers.KSAMPLER):
 
     def _sample(
         self,
-        model: Any,
+        model: SamplerModel,
         x: Tensor,
         sigmas: Tensor,
-        extra_args: dict[str, Any] | None = None,
-        callback: Any = None,
+        extra_args: Options | None = None,
+        callback: StepCallback | None = None,
         disable: bool | None = None,
     ) -> Tensor:
         """The latents (B, C, h, w) of the noise that leads to the image. x is not used."""
@@ -66,15 +71,15 @@ class InvertingSampler(comfy.samplers.KSAMPLER):
 
 def follow_image(
     sampler: comfy.samplers.KSAMPLER,
-    model: Any,
-    conditioning: Any,
+    model: ModelPatcher,
+    conditioning: Conditioning,
     latent: Tensor,
     schedule: Schedule,
     *,
     guidance: float = 1.0,
-    negative: Any = None,
+    negative: Conditioning | None = None,
     seed: int = 0,
-    callback: Any = None,
+    callback: RunCallback | None = None,
 ) -> None:
     """Run a sampler that inverts a latent (B, C, h, w) as a VAE encodes it; see `invert_image`."""
     require_noise_space(model, NODE)
@@ -89,8 +94,8 @@ def follow_image(
 
 
 def invert_image(
-    model: Any,
-    conditioning: Any,
+    model: ModelPatcher,
+    conditioning: Conditioning,
     latent: Tensor,
     schedule: Schedule,
     prompt: str,
@@ -98,8 +103,8 @@ def invert_image(
     method: InversionMethod = "DDIM",
     convention: Convention = "published code",
     guidance: float = 1.0,
-    negative: Any = None,
-    callback: Any = None,
+    negative: Conditioning | None = None,
+    callback: RunCallback | None = None,
 ) -> Inversion:
     """DDIM inversion of a latent (B, C, h, w) as a VAE encodes it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import latent_preview
 from torch import Tensor
@@ -10,25 +10,29 @@ from torch import Tensor
 from ...inversion.ddim import Convention
 from ...inversion.null_text import NullTextSettings
 from ...inversion.stored import Inversion, InversionMethod, Schedule
+from ..comfy_types import Conditioning, RunCallback
 from ..sampling.schedule import sigmas_of
 from .edit_friendly import invert_edit_friendly
 from .invert import invert_image
 from .null_text import add_null_texts
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
 
 def invert_by(
     method: InversionMethod,
-    model: Any,
-    conditioning: Any,
+    model: ModelPatcher,
+    conditioning: Conditioning,
     latent: Tensor,
     schedule: Schedule,
     prompt: str,
     *,
-    negative: Any,
+    negative: Conditioning,
     guidance: float = 7.5,
     convention: Convention = "published code",
     seed: int = 0,
-    callback: Any = None,
+    callback: RunCallback | None = None,
 ) -> Inversion:
     """The inversion of a latent (B, C, h, w) as a VAE encodes it.
 

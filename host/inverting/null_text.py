@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import comfy.samplers
 import torch
@@ -12,10 +13,15 @@ from torch import Tensor
 from ...inversion.ddim import predict_noise, step_to
 from ...inversion.null_text import NullTextSettings, fit_null_text, guide
 from ...inversion.stored import Inversion
+from ..comfy_types import Cond, Conditioning, Options, RunCallback, StepCallback
 from ..gradients import leaf, record_gradients, stop_if_interrupted
 from ..messages import name_node
+from ..sampling.branch_sampler import SamplerModel
 from ..sampling.schedule import sigmas_of
 from .invert import NODE
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 
 class NullTextSampler(comfy.samplers.KSAMPLER):
@@ -30,11 +36,11 @@ class NullTextSampler(comfy.samplers.KSAMPLER):
 
     def _sample(
         self,
-        model: Any,
+        model: SamplerModel,
         x: Tensor,
         sigmas: Tensor,
-        extra_args: dict[str, Any] | None = None,
-        callback: Any = None,
+        extra_args: Options | None = None,
+        callback: StepCallback | None = None,
         disable: bool | None = None,
     ) -> Tensor:
         guider, inversion = model.inner_model, self._inversion
@@ -52,13 +58,15 @@ class NullTextSampler(comfy.samplers.KSAMPLER):
                 times = leaf(sigmas[step].to(x)).expand(len(x))
                 latent = current
 
-                def predict(cond: dict[str, Any], latent: Tensor = latent, times: Any = times):
+                def predict(cond: Cond, latent: Tensor = latent, times: Tensor = times) -> Tensor:
                     (out,) = comfy.samplers.calc_cond_batch(
                         network, [[cond]], latent, times, options
                     )
                     return out
 
-                def predict_negative(text: Tensor, predict: Any = predict) -> Tensor:
+                def predict_negative(
+                    text: Tensor, predict: Callable[[Cond], Tensor] = predict
+                ) -> Tensor:
                     stop_if_interrupted()
                     conds = {**negative["model_conds"], "c_crossattn": type(own)(text)}
                     return predict({**negative, "model_conds": conds})
@@ -83,12 +91,12 @@ class NullTextSampler(comfy.samplers.KSAMPLER):
 
 def add_null_texts(
     inversion: Inversion,
-    model: Any,
-    conditioning: Any,
-    negative: Any,
+    model: ModelPatcher,
+    conditioning: Conditioning,
+    negative: Conditioning,
     latent: Tensor,
     settings: NullTextSettings | None = None,
-    callback: Any = None,
+    callback: RunCallback | None = None,
 ) -> Inversion:
     """An inversion with a negative text for each step, optimised from `negative`.
 

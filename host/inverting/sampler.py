@@ -4,7 +4,7 @@ from a noised image."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -19,10 +19,12 @@ from ...inversion.stored import (
     require_whole,
 )
 from ...inversion.update_rule import SOURCE, ItemNoise, noise_image
+from ..comfy_types import Options, StepCallback
 from ..messages import NodeName, name_node
 from ..sampling.branch_sampler import (
     EDITED,
     BranchSampler,
+    SamplerModel,
     blend_latents,
     predict_branches,
     step_mask,
@@ -30,6 +32,9 @@ from ..sampling.branch_sampler import (
 from ..sampling.noise_levels import least_sigma, level_at
 from ..sampling.run_checks import require_width
 from .fingerprint import fingerprint_model
+
+if TYPE_CHECKING:
+    from ..sampling.branch_guider import BranchGuider
 
 NODE = NodeName("Sample from Inversion")
 
@@ -46,11 +51,11 @@ def noise_sampler() -> BranchSampler:
 
 
 def sample_from_inversion(
-    model: Any,
+    model: SamplerModel,
     x: Tensor,
     sigmas: Tensor,
-    extra_args: dict[str, Any] | None = None,
-    callback: Any = None,
+    extra_args: Options | None = None,
+    callback: StepCallback | None = None,
     disable: bool | None = None,
     *,
     inversion: Inversion,
@@ -58,7 +63,7 @@ def sample_from_inversion(
     """The edited latents (B, C, h, w). Every branch starts from the noise that leads to the image;
     noise that ComfyUI passes in x is not used. A noise mask of the latent keeps the inverted image
     where it is 0."""
-    guider = model.inner_model
+    guider = cast("BranchGuider", model.inner_model)
     with name_node(NODE):
         require_same_latent(inversion, x.shape)
         require_whole(inversion)
@@ -93,11 +98,11 @@ def sample_from_inversion(
 
 
 def sample_from_noise(
-    model: Any,
+    model: SamplerModel,
     x: Tensor,
     sigmas: Tensor,
-    extra_args: dict[str, Any] | None = None,
-    callback: Any = None,
+    extra_args: Options | None = None,
+    callback: StepCallback | None = None,
     disable: bool | None = None,
 ) -> Tensor:
     """The edited latents (B, C, h, w). Item j of a batch at a seed is the single run at seed + j. A
@@ -123,10 +128,10 @@ def step_by_ddim(x: Tensor, denoised: Tensor, level: float, after: float) -> Ten
 
 
 def _sample_branches(
-    model: Any,
+    model: SamplerModel,
     sigmas: Tensor,
-    extra_args: dict[str, Any],
-    callback: Any,
+    extra_args: Options,
+    callback: StepCallback | None,
     *,
     levels: Sequence[float],
     start: Tensor,
@@ -142,7 +147,7 @@ def _sample_branches(
         the number of a step -> the next latents. prepare: called before a step. replay: called with
         the latents that a step leads to.
     """
-    guider = model.inner_model
+    guider = cast("BranchGuider", model.inner_model)
     extra_args = dict(extra_args)
     edit_mask = extra_args.pop("denoise_mask", None)
     latents = dict.fromkeys(guider.branch_names, start)

@@ -3,7 +3,6 @@ branches of a guider."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +16,7 @@ from ...inversion.update_rule import (
     predict_edit,
     pure_noise,
 )
-from ..comfy_types import Options
+from ..comfy_types import Options, StepCallback
 from ..messages import NodeName
 from .branch_sampler import (
     EDITED,
@@ -46,7 +45,7 @@ def sample_virtual_inversion(
     x: Tensor,
     sigmas: Tensor,
     extra_args: Options | None = None,
-    callback: Callable[[dict[str, object]], object] | None = None,
+    callback: StepCallback | None = None,
     disable: bool | None = None,
     rule: UpdateRule | None = None,
 ) -> Tensor:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ...prompts.alignment import EncodedPrompt, Word
-from ...prompts.edits import JOINER, Edits, MethodSettings, base_prompt
+from ...prompts.edits import JOINER, Edits, MethodSettings, Side, base_prompt
 from ...prompts.ore import Phrase, Prompt, restrict_embeddings
 from ...prompts.spans import (
     Span,
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from comfy.sd import CLIP
 
 logger = logging.getLogger(__name__)
-
-Side = Literal["source", "target"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +102,9 @@ def encode_prompt(clip: CLIP, edits: Edits, side: Side) -> tuple[Conditioning, E
     text = _tokenize_side(clip, edits, side, tokenize(clip, ""))
     conditioning = _encode(clip, text.base)
     require_rows(conditioning[0][0], text.base)
-    words = text.full_prompt or base_prompt(text.phrases)
     encoder, tokens = next(iter(rows_of(text.base).items()))
     tokens = replace(tokens, inner=inner_rows(clip, text.base[encoder]))
-    return conditioning, EncodedPrompt(words, tokens, conditioning[0][0][0])
+    return conditioning, EncodedPrompt(edits.prompt(side), tokens, conditioning[0][0][0])
 
 
 def encode_text(clip: CLIP, text: str) -> Conditioning:

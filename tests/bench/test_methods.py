@@ -23,7 +23,7 @@ from ale_edit.bench.methods import (
     shift,
     spoil_mask,
 )
-from ale_edit.editors import EDITORS
+from ale_edit.editors import COMPARED
 from ale_edit.headless.editors import editor_files
 from ale_edit.headless.edits import editor_workflow
 from ale_edit.prompts.edits import END_OF_TEXT as STRATEGIES
@@ -87,7 +87,7 @@ def test_the_ablations_are_those_of_tables_12_and_13():
     assert [filled(m)["Regions"]["dilation"] for m in DILATIONS] == [0, 0.01, 0.02, 0.04, 0.08]
 
 
-@pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
+@pytest.mark.parametrize("editor", COMPARED, ids=lambda editor: editor.name)
 def test_an_editor_is_a_method_and_with_its_papers_settings_another(editor):
     methods = all_methods()
     plain, paper = methods[editor.name], methods[f"{editor.name}-paper"]
@@ -168,7 +168,7 @@ def test_masks_are_spoiled_for_methods_with_a_mask_error_only(mask):
     assert isinstance(one, Image.Image) and one.tobytes() != other.tobytes()
 
 
-@pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
+@pytest.mark.parametrize("editor", COMPARED, ids=lambda editor: editor.name)
 def test_an_editors_workflow_has_its_defaults_but_for_the_sampling_of_the_demo_model(editor):
     settings = editor_files()[editor.name].settings
     defaults = asdict(editor.settings())

@@ -9,7 +9,7 @@ import torch
 
 pytestmark = [pytest.mark.comfy, pytest.mark.ci]
 STEPS, POSITIONS = 15, 32 * 32
-ROWS = {"infedit": 6 * STEPS, "masactrl": 4 * STEPS}
+ROWS = {"ale": 4 * STEPS, "infedit": 6 * STEPS, "masactrl": 4 * STEPS}
 ROWS |= {"p2p": 5 * STEPS, "fpe": 5 * STEPS, "pnp": 4 * STEPS, "sdedit": 18}
 """Of a whole edit, its inversion included."""
 
@@ -164,7 +164,7 @@ def test_the_peak_of_an_edit_is_printed_beside_that_of_plain_sampling(report: di
     assert all(0.5 < editor["over_plain"] < 10 and editor["target"] for editor in found.values())
 
 
-def test_the_other_editors_take_no_more_rows_than_published(report: dict[str, Any]):
+def test_the_editors_take_no_more_rows_than_published(report: dict[str, Any]):
     """An inversion's first pair of levels is one level, so that it takes a row less."""
     found = report["rows"]["editors"]
     assert found.keys() == ROWS.keys()

@@ -27,7 +27,7 @@ from ale_edit.tests.workflows.graphs import (
 )
 
 TITLE_HEIGHT = 30
-SAMPLING = ("KSampler", "SamplerCustom", "SamplerCustomAdvanced", "ALEEdit")
+SAMPLING = ("KSampler", "SamplerCustom", "SamplerCustomAdvanced")
 SAMPLING += tuple(editor.node_id for editor in EDITORS)
 SHOWING = ("SaveImage", "PreviewImage", "MaskPreview", "PreviewAny", "ALERegions")
 DRAWN = "ale_edit_drawn_masks"  # test_mask_editor.py draws and runs it

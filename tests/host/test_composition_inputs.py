@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ale_edit.editors.ale import ALESettings, background_weights
-from ale_edit.host.ale_edit import edit_image
+from ale_edit.editors import ale
+from ale_edit.editors.ale import background_weights
 from ale_edit.host.attention.rgb_cam import apply_rgb_cam
+from ale_edit.host.editing import edit_image
 from ale_edit.host.text.conditioning import ORE_KEY
 from ale_edit.inversion.lcm_schedule import lcm_timesteps
 from ale_edit.regions.regions import make_regions
@@ -113,14 +114,14 @@ def test_an_image_of_any_size_is_the_edit_of_what_the_vae_keeps_at_its_exact_siz
     masks = [torch.zeros(size) for _ in range(2)]
     masks[0][top : top + inner[0] // 2, left : left + 8] = 1
     masks[1][top + inner[0] // 2 :, left + 8 :] = 1
-    settings = ALESettings(steps=2)
+    settings = ale.ALESettings(steps=2)
 
     def run(image: Tensor, masks: list[Tensor]) -> Tensor:
         edits = edits_of(masks=masks)
         regions = make_regions(masks, edits.sources, 0.0)
-        inputs = (model, clip, vae, image, edits, regions, settings)
+        inputs = (ale.EDITOR, settings, model, clip, vae, image, edits)
         # each computes its own source branch: a kept one rounds otherwise
-        return edit_image(*inputs, 0, keeps_source_pixels=False, reuses_source=False)
+        return edit_image(*inputs, 0, regions=regions, reuses_source=False)
 
     made = run(image, masks)
     cropped = run(image[:, rows, columns], [mask[rows, columns] for mask in masks])

@@ -10,27 +10,26 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from ale_edit.attention.control import running_order
-from ale_edit.editors import EDITORS, fpe, infedit, masactrl, p2p, pnp, sdedit
-from ale_edit.editors.editor import ControlInputs, Editor
-from ale_edit.host.attention.adapter import add_control
+from ale_edit.attention.control import Control, running_order
+from ale_edit.editors import EDITORS, ale, fpe, infedit, masactrl, p2p, pnp, sdedit
+from ale_edit.editors.editor import Editor
+from ale_edit.host.attention.adapter import running_controls
 from ale_edit.host.attention.self_injection import apply_self_injection
-from ale_edit.host.attention.unet import self_attention_layers
 from ale_edit.host.editing import open_edit
 from ale_edit.host.inverting.sampler import noise_sampler
 from ale_edit.host.sampling import branch_guider
 from ale_edit.host.sampling.branch_guider import Branch, BranchGuider
 from ale_edit.host.sampling.source_branch import KEPT
-from ale_edit.host.text.embedding import encode_prompt, read_word
 from ale_edit.regions.regions import Regions
 from ale_edit.tests.host.runs import STEPS, edit, plain, relative_error
-from ale_edit.tests.tiny import edits_of, source_latent
+from ale_edit.tests.tiny import edits_of, source_latent, two_regions
 
 pytestmark = pytest.mark.comfy
 
 TARGETS = (("wolf", "red fox"), ("yellow moon", "yellow balloon"))
 
 SETTINGS = {
+    "ale": ale.ALESettings(steps=STEPS),
     "infedit": infedit.InfEditSettings(steps=STEPS, cross_share=0.75, self_share=0.5),
     "masactrl": masactrl.MasaCtrlSettings(steps=STEPS, start_step_share=0.25),
     "fpe": fpe.FPESettings(steps=STEPS),
@@ -40,9 +39,11 @@ SETTINGS = {
         steps=STEPS, cross_share=0.75, self_share=0.5, reweight="and: 2", blend_words="wolf"
     ),
 }
-ROWS = {"infedit": 90, "masactrl": 60, "p2p": 60, "fpe": 60, "pnp": 45, "sdedit": 30}
+ROWS = {"ale": 60, "infedit": 90, "masactrl": 60, "p2p": 60, "fpe": 60, "pnp": 45, "sdedit": 30}
 """In 15 steps of the edit alone."""
-PUBLISHED_ROWS = {"infedit": 90, "masactrl": 300, "p2p": 250, "fpe": 300, "pnp": 200, "sdedit": 60}
+PUBLISHED_ROWS = {
+    "ale": 60, "infedit": 90, "masactrl": 300, "p2p": 250, "fpe": 300, "pnp": 200, "sdedit": 60,
+}  # fmt: skip
 """Of a whole edit with the paper's settings, its inversion included (methods.md F); without the 949
 further steps of Plug-and-Play's published inversion."""
 
@@ -65,34 +66,33 @@ def guide_by(
     settings: Any = None,
     pairs: Any = TARGETS,
     guidance: tuple[float, float] = (1.0, 2.0),
-    regions: Regions | None = None,
     **options: Any,
 ) -> BranchGuider:
     """As the editor's node, without its VAE."""
     settings = settings or SETTINGS[editor.name]
     scales = {"source_guidance": guidance[0], "target_guidance": guidance[1]}
     known = {name: scale for name, scale in scales.items() if hasattr(settings, name)}
+    options = {"regions": regions_for(editor), "negative": plain(clip, "blurry"), **options}
     settings = replace(settings, **known)
-    edits = edits_of(pairs)
-    prompts = {side: encode_prompt(clip, edits, side) for side in ("source", "target")}
-    layers = len(self_attention_layers(model.get_model_object("diffusion_model")))
-    inputs = ControlInputs(
-        prompts["source"][1],
-        prompts["target"][1],
-        lambda word: read_word(clip, word),
-        layers,
-        regions=regions,
-    )
-    patched = add_control(
-        model, f"ale_edit.{editor.name}", lambda *_: editor.make_control(settings, inputs), "it"
-    )
-    texts = {"source": prompts["source"][0], "target": prompts["target"][0]}
-    texts["empty"] = plain(clip, "")
-    branches = [
-        Branch(plan.name, texts[plan.text], getattr(settings, plan.guidance))
-        for plan in editor.branches(settings)
-    ]
-    return BranchGuider(patched, branches, plain(clip, "blurry"), **options)
+    return open_edit(editor, settings, model, clip, edits_of(pairs), **options).guider
+
+
+def regions_for(editor: Editor) -> Regions | None:
+    """Those of an editor that cannot do without."""
+    return None if editor.grow_regions is None else two_regions()
+
+
+def controls_of(guider: Any) -> list[Control]:
+    """The controls under which an edit runs."""
+    found: list[Control] = []
+
+    def look(apply_model: Any, args: dict[str, Any]) -> Tensor:
+        found[:] = running_controls(args["c"]["transformer_options"])
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    guider.model_patcher.set_model_unet_function_wrapper(look)
+    edit(guider)
+    return found
 
 
 def rows_of(monkeypatch: pytest.MonkeyPatch, model: Any) -> list[int]:
@@ -111,15 +111,13 @@ def rows_of(monkeypatch: pytest.MonkeyPatch, model: Any) -> list[int]:
 @every_editor_with_source
 def test_a_control_orders_its_branches_or_says_that_they_read_each_other(model, clip, editor):
     """A branch that is read by no one may come last; the source reads nobody."""
-    edits = edits_of(TARGETS)
-    source, target = (encode_prompt(clip, edits, side)[1] for side in ("source", "target"))
-    inputs = ControlInputs(source, target, lambda word: read_word(clip, word), 10)
-    settings = SETTINGS[editor.name]
-    control = editor.make_control(settings, inputs)
-    names = tuple(plan.name for plan in editor.branches(settings))
-    assert names[0] == "source" and "source" not in control.reads
-    order = running_order(names, control.reads)
-    assert order is None or order[0] == "source"
+    names = tuple(plan.name for plan in editor.branches(SETTINGS[editor.name]))
+    controls = controls_of(guide_by(editor, model, clip, reuses_source=False))
+    assert names[0] == "source" and controls
+    for control in controls:
+        assert "source" not in control.reads
+        order = running_order(names, control.reads)
+        assert order is None or order[0] == "source"
 
 
 @every_editor_with_source
@@ -271,7 +269,8 @@ def test_fpe_leaves_out_the_sources_unconditional_row_while_nobody_guides_or_rea
 def test_rows_of_a_whole_edit_with_the_papers_settings(model, clip, monkeypatch, editor):
     rows = rows_of(monkeypatch, model)
     settings = editor.paper or editor.settings()
-    whole = open_edit(editor, settings, model, clip, edits_of(TARGETS), reuses_source=False)
+    given = {"regions": regions_for(editor), "reuses_source": False}
+    whole = open_edit(editor, settings, model, clip, edits_of(TARGETS), **given)
     whole.sample(source_latent(), 5, lambda *_: None)
     print(f"{editor.name}: {sum(rows)} rows")
     assert sum(rows) <= PUBLISHED_ROWS[editor.name]

@@ -18,8 +18,8 @@ from comfy_extras.nodes_hooks import SetClipHooks
 from torch import Tensor
 
 from ale_edit.host.text.conditioning import ORE_KEY
-from ale_edit.host.text.embedding import Side, embed_side
-from ale_edit.prompts.edits import END_OF_TEXT, VARIANTS
+from ale_edit.host.text.embedding import embed_side
+from ale_edit.prompts.edits import END_OF_TEXT, VARIANTS, Side
 from ale_edit.tests.host.text_by_hand import (
     FAMILIES,
     CLIPTextEncode,

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from ale_edit.host.text.conditioning import ORE_KEY
-from ale_edit.host.text.embedding import Side, embed_side
-from ale_edit.prompts.edits import Edits
+from ale_edit.host.text.embedding import embed_side
+from ale_edit.prompts.edits import Edits, Side
 from ale_edit.prompts.ore import ObjectRestrictedEmbeddings
 from ale_edit.tests.tiny import edits_of
 

@@ -1,4 +1,4 @@
-"""Bad input of the editors whose node is made from their settings.
+"""Bad input of every editor, and of those whose node is made from their settings.
 
 Imported by tests as `ale_edit.tests.nodes.bad_editors`.
 """
@@ -13,19 +13,30 @@ from ale_edit.editors import EDITORS
 from ale_edit.inversion.stored import Inversion, Schedule
 from ale_edit.tests.nodes.bad_input import Case, World, listed
 from ale_edit.tests.nodes.bad_models import CLIP_OF_ANOTHER, NO_UNET
-from ale_edit.tests.nodes.graph import one, picture
+from ale_edit.tests.nodes.graph import edits_with_masks, one, picture
 
 HATS = "wolf with hat -> goat with hat"
 
 
 def edit_by(node_id: str, world: World, **inputs: Any) -> Any:
     usual = {"model": world.model, "clip": world.clip, "vae": world.vae, "steps": 4}
-    usual |= {"image": picture(), "edits": listed()}
+    usual |= {"image": picture(), "edits": edits_with_masks()}
     return one(node_id, **{**usual, **inputs})
 
 
-def infedit(world: World, text: str = HATS, **inputs: Any) -> Any:
-    return edit_by("ALEInfEdit", world, edits=listed(text), **inputs)
+def with_prompts(text: str, prompts: tuple[str, str]) -> Any:
+    """Edits with whole prompts around them; an empty one is none."""
+    source, target = prompts
+    return one("ALEFullPrompts", edits=listed(text), source_prompt=source, target_prompt=target)
+
+
+def masked(source: str = "wolf", height: int = 64) -> Any:
+    """An edit with a mask, which every editor can take."""
+    return one("ALEEditObject", source=source, target="goat", mask=torch.ones(height, 64))
+
+
+def infedit(world: World, text: str = HATS, prompts: Any = ("", ""), **inputs: Any) -> Any:
+    return edit_by("ALEInfEdit", world, edits=with_prompts(text, prompts), **inputs)
 
 
 EVERY_EDITOR_CASES = [
@@ -48,14 +59,16 @@ EVERY_EDITOR_CASES = [
         ),
         Case(
             f"a phrase without a word in {editor.title}",
-            lambda w, node_id=editor.node_id: edit_by(node_id, w, edits=listed("() -> goat")),
+            lambda w, node_id=editor.node_id: edit_by(node_id, w, edits=masked("()")),
             editor.node_id,
             "yields no tokens",
             (editor.title, "edits", 'source phrase "()"'),
         ),
         Case(
             f"image too small for {editor.title}",
-            lambda w, node_id=editor.node_id: edit_by(node_id, w, image=picture(height=4)),
+            lambda w, node_id=editor.node_id: edit_by(
+                node_id, w, image=picture(height=4), edits=masked(height=4)
+            ),
             editor.node_id,
             "at least 8 pixels a side are needed",
             (editor.title, "image input", "4x64"),
@@ -70,6 +83,13 @@ EVERY_EDITOR_CASES = [
     )
 ]
 INFEDIT_CASES = [
+    Case(
+        "prompts that align nowhere",
+        lambda w: infedit(w, prompts=("()", "goat with hat")),
+        "ALEInfEdit",
+        "can be aligned",
+        ("InfEdit: ", 'target prompt ("goat with hat")', 'source prompt ("()")', "of the edits"),
+    ),
     Case(
         "a target blend word that is not in the prompt",
         lambda w: infedit(w, target_blend="sky"),
@@ -148,9 +168,7 @@ INVERTED_CASES = [
 
 
 def p2p(world: World, text: str = HATS, prompts: Any = ("", ""), **inputs: Any) -> Any:
-    source, target = prompts
-    edits = one("ALEFullPrompts", edits=listed(text), source_prompt=source, target_prompt=target)
-    return edit_by("ALEP2P", world, edits=edits, **inputs)
+    return edit_by("ALEP2P", world, edits=with_prompts(text, prompts), **inputs)
 
 
 def inverted(prompt: str = "wolf with hat", size: int = 8) -> Inversion:
@@ -179,7 +197,7 @@ P2P_CASES = [
         lambda w: p2p(w, "wolf -> goat", prompts=("one", "two")),
         "ALEP2P",
         "can be aligned",
-        ("Prompt-to-Prompt: ", '"one"', '"two"'),
+        ("Prompt-to-Prompt: ", '"one"', '"two"', "of the edits"),
     ),
     Case(
         "an empty prompt in Prompt-to-Prompt",

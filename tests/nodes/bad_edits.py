@@ -244,11 +244,4 @@ REGION_CASES = [
         "or as many as edited ones",
         ("Paste Background", "2 edited images", "3 sources"),
     ),
-    Case(
-        "image too small",
-        lambda w: w.edit(image=picture(height=4, width=4), edits=only_wolf()),
-        "ALEEdit",
-        "at least 8 pixels a side are needed",
-        ("ALE Edit", "image input", "4x4"),
-    ),
 ]

@@ -103,20 +103,6 @@ MODEL_CASES = [
         ("LCM Schedule", "model input", "Flux"),
     ),
     Case(
-        "Flux in ALE Edit",
-        lambda w: w.edit(model=w.flux),
-        "ALEEdit",
-        NO_UNET,
-        ("model input", "Flux"),
-    ),
-    Case(
-        "text encoder of another model",
-        lambda w: w.edit(clip=w.other_clip),
-        "ALEEdit",
-        CLIP_OF_ANOTHER,
-        ("64 channels", "32"),
-    ),
-    Case(
         "conditioning of another model",
         lambda w: w.sample(w.guide(negative=w.plain("", w.other_clip))),
         "ALETwoBranchGuider",

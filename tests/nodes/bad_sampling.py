@@ -180,11 +180,4 @@ SAMPLING_CASES = [
         "leave no step to sample",
         ("LCM Schedule", "4 steps", "strength 0.1"),
     ),
-    Case(
-        "too little strength in ALE Edit",
-        lambda w: w.edit(steps=4, strength=0.1),
-        "ALEEdit",
-        "leave no step to sample",
-        ("4 steps", "strength 0.1"),
-    ),
 ]

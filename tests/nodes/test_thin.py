@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ale_edit.editors import EDITORS
+from ale_edit.editors import COMPARED
 from ale_edit.tests.nodes.graph import nodes
 
 FOLDER = Path(__file__).resolve().parents[2] / "nodes"
@@ -26,7 +26,7 @@ def functions(path: Path, name: str) -> list[ast.FunctionDef]:
 def test_the_nodes_are_found() -> None:
     """Those written by hand, and one for all editors whose node is made from its settings."""
     assert sum(len(functions(path, "execute")) for path in FILES) == 32
-    assert len(nodes()) - len(EDITORS) + 1 == 32
+    assert len(nodes()) - len(COMPARED) + 1 == 32
 
 
 @every_file

@@ -57,7 +57,10 @@ MISTAKES = [
     ),
     Mistake("self-attention in both halves", f"{CONTROL}.routes", both_halves, PLAIN),
     Mistake(
-        "self-attention of the finest grid", f"{P2P}:is_coarse", lambda _: lambda layer: True, PLAIN
+        "self-attention of the finest grid",
+        "attention.control:Layer.is_half_or_coarser",
+        lambda _: property(lambda self: True),
+        PLAIN,
     ),
     Mistake("self share a step too short", f"{P2P}:is_self_step", later, PLAIN),
     Mistake("cross share a step too short", f"{P2P}:is_cross_step", later, PLAIN),

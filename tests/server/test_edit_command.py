@@ -22,7 +22,7 @@ from PIL import Image
 from ale_edit.bench.demo_scenes import demo_input
 from ale_edit.bench.main_job import fill_workflow, scores_of, upload
 from ale_edit.demo.judge import Judge
-from ale_edit.editors import EDITORS
+from ale_edit.editors import COMPARED, EDITORS
 from ale_edit.headless import ComfyClient, NodeFailed, Progress, Workflow
 from ale_edit.headless.edits import BY_WORDS, MASKED, Model, use_model
 from ale_edit.headless.pack import pack_version
@@ -338,14 +338,14 @@ def test_an_editor_without_masks_keeps_an_object_that_both_prompts_name(server, 
 
 
 def test_a_table_may_name_several_editors(server, tmp_path):
-    names = ("ale", *(editor.name for editor in EDITORS))
+    names = tuple(editor.name for editor in EDITORS)
     table = write_table(tmp_path / "in", 1, steps="4")
     (row,) = csv.DictReader(table.open(encoding="utf-8"))
     del row["type"]
     write_csv(table, [{**row, "name": name, "editor": name} for name in names])
     code, told, err = finished(start(server, tmp_path, "in/edits.csv", "--out", "out"))
     assert (code, err) == (0, ""), told
-    for editor in EDITORS:
+    for editor in COMPARED:
         assert f"{editor.title} takes no masks: those given are not used." in told
     found = {line["name"]: line for line in lines(tmp_path / "out")}
     assert {name: line["editor"] for name, line in found.items()} == {n: n for n in names}

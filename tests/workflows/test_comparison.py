@@ -41,7 +41,7 @@ def values(inputs: dict[str, Any]) -> dict[str, Any]:
 @every_comparison
 def test_every_editor_of_the_pack_is_there(name: str):
     classes = {node["class_type"] for node in Workflow.load(api_path(name)).nodes.values()}
-    assert classes >= {"ALEEdit", *(editor.node_id for editor in EDITORS)}
+    assert classes >= {editor.node_id for editor in EDITORS}
 
 
 @every_comparison
