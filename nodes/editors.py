@@ -13,11 +13,12 @@ from ..host.comfy_types import Conditioning
 from ..host.editing import edit_image
 from ..host.messages import name_node, speak_as
 from ..host.regions import regions_on_images
+from ..host.sampling.latents import pixels_per_cell
 from ..inversion.stored import Inversion
 from ..prompts.edits import VARIANTS, Edits, Variant, require_choice, set_variant
 from ..regions.paste import paste_background as paste
 from ..regions.preview import preview_image
-from ..regions.regions import USUAL_CELL, Regions
+from ..regions.regions import Regions
 from . import sockets
 from .inputs import (
     ale_inputs,
@@ -195,7 +196,7 @@ class ALEEdit(io.ComfyNode):
                 regions=regions, negative=negative, reuses_source=reuse_source,
             )  # fmt: skip
         if paste_background:
-            edited = paste(edited, image, regions, USUAL_CELL)
+            edited = paste(edited, image, regions, pixels_per_cell(model))
         return io.NodeOutput(edited, preview_image(image, regions))
 
 
