@@ -121,6 +121,38 @@ def test_at_guidance_1_the_image_comes_back_and_better_with_more_steps():
     assert errors[0] > errors[1] > errors[2] and errors[2] < errors[0] / 4
 
 
+REPLACED = [
+    ("negative-prompt", {}, "the source prompt"),
+    ("null-text", {"source_guidance": 3.0}, "a text of its own in each step"),
+    ("null-text", {"source_guidance": 1.0}, "a text of its own in each step"),
+    ("null-text", {"source_guidance": 1.0, "target_guidance": 1.0}, None),
+    ("DDIM", {}, None),
+]
+
+
+@pytest.mark.parametrize(("method", "guidance", "own"), REPLACED)
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_a_negative_that_an_inversion_replaces_is_named(
+    clip, invert, edit, caplog, method, guidance, own, is_stored
+):
+    if is_stored:
+        scale = max(guidance.get("source_guidance", 1.0), guidance.get("target_guidance", 2.0))
+        start = {"inversion": invert(method=method, guidance=scale)}
+    else:
+        start = {"inversion_method": method}
+    negative = clip.encode_from_tokens_scheduled(clip.tokenize("ugly"))
+    edit(**start, **guidance, negative=negative)
+    notices = [text for text in caplog.messages if "negative input" in text]
+    said = (
+        f"MasaCtrl: {method} inversion replaces the negative input with {own}. Disconnect "
+        "negative, or use another inversion method."
+    )
+    assert notices == ([] if own is None else [said])
+    caplog.clear()
+    edit(**start, **guidance)
+    assert not any("negative input" in text for text in caplog.messages)
+
+
 # -- files -------------------------------------------------------------------------------------
 
 
