@@ -283,6 +283,25 @@ def test_another_prompt_schedule_or_size_is_refused(invert, edit, made, used, me
         edit(inversion=invert(**made), **used)
 
 
+def test_a_conditioning_of_another_prompt_is_sampled_but_does_not_give_the_image_back():
+    """It does not hold its prompt, so that nothing can be refused: help pages say what happens."""
+    model, clip, latent = comfy_model(), comfy_clip(), source_latent()
+    inversion = one(
+        "ALEInvertImage", model=model, clip=clip, latent={"samples": latent}, prompt="wolf",
+        steps=40,
+    )  # fmt: skip
+    sampler, sigmas = run("ALESampleFromInversion", model=model, inversion=inversion)
+    errors = []
+    for prompt in ("wolf", "yellow moon"):
+        text = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+        inputs = {"model": model, "source": text, "target": text, "negative": text}
+        guider = one("ALETwoBranchGuider", **inputs, source_guidance=1.0, target_guidance=1.0)
+        made = guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, seed=0)
+        errors.append(float((made - latent).square().mean().sqrt() / latent.std()))
+    print("error in standard deviations:", [f"{error:.3g}" for error in errors])
+    assert errors[1] > 5 * errors[0]
+
+
 def test_other_sigmas_are_refused(model, clip, vae, invert):
     text = clip.encode_from_tokens_scheduled(clip.tokenize("wolf"))
     guider = one("ALETwoBranchGuider", model=model, source=text, target=text, negative=text)
