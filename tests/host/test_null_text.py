@@ -21,6 +21,7 @@ from ale_edit.host.sampling.schedule import sigmas_of
 from ale_edit.inversion.null_text import NullTextSettings, fit_null_text
 from ale_edit.inversion.stored import Inversion, Schedule
 from ale_edit.tests.host.runs import plain
+from ale_edit.tests.host.test_stopped_runs import live_bytes
 from ale_edit.tests.oracle.bridge import comfy_clip, comfy_model
 from ale_edit.tests.tiny import edits_of, source_latent, tiny_model
 
@@ -233,6 +234,35 @@ def test_it_stops_where_the_error_is_small_enough():
 def test_an_error_that_is_no_number_names_its_step():
     with pytest.raises(ValueError, match=r"the error at step 3 of 6 is \[nan, nan\]\. Run"):
         fit(NullTextSettings(), lambda text: text.sum() * torch.nan * torch.ones(2, 1, 2, 2), 2, 6)
+
+
+@pytest.mark.parametrize("call", [0, 2, 5, 20])
+def test_an_interruption_stops_before_the_next_call_of_the_model_and_frees_its_memory(
+    model, clip, monkeypatch, call
+):
+    """As the button of ComfyUI sets it, while the model runs: call 0 is of the inversion, 5 and 20
+    are of the optimisation, forwards or backwards; all in inference mode, as a node."""
+    latent = source_latent(1)
+    with torch.inference_mode():
+        invert(model, clip, "null-text", latent)  # weights are ordinary tensors from now on
+        conditioning, empty = plain(clip, PROMPT), plain(clip, "")
+        held, rows = live_bytes(), count_calls(monkeypatch, model.model.diffusion_model)
+        counted = model.model.diffusion_model.forward
+
+        def forward(x: Tensor, *args: Any, **named: Any) -> Tensor:
+            if len(rows) == call:
+                comfy.model_management.interrupt_current_processing()
+            return counted(x, *args, **named)
+
+        monkeypatch.setattr(model.model.diffusion_model, "forward", forward)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            invert_by(
+                "null-text", model, conditioning, latent, SCHEDULE, PROMPT,
+                negative=empty, guidance=GUIDANCE,
+            )  # fmt: skip
+    assert len(rows) == call + 1
+    assert live_bytes() <= held
+    assert not comfy.model_management.processing_interrupted()
 
 
 def test_cancel_stops_in_the_middle_of_a_step(model, clip, monkeypatch):
