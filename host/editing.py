@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
@@ -23,6 +24,7 @@ from ..editors.editor import (
     S,
     SamplingPlan,
     SelfAttentionInjection,
+    Start,
 )
 from ..inversion.stored import (
     REPLAYED,
@@ -129,8 +131,9 @@ class OpenEdit:
     """An edit that is ready to sample.
 
     prompts: the CONDITIONING of each text. text: that the image is inverted with. negative,
-        guidance: of the source branch, which null-text and edit-friendly inversion need. inversion:
-        that it starts from, where there is one already.
+        guidance: of the source branch, which null-text and edit-friendly inversion need; of the
+        target where null texts have no effect on the source. inversion: that it starts from, where
+        there is one already.
     """
 
     guider: BranchGuider
@@ -221,8 +224,14 @@ def open_edit(
             require_same_prompt(inversion, text)
             require_same_schedule(inversion, plan.schedule)
         plan = replace(plan, start=inversion.method)
+    guidance = getattr(settings, "source_guidance", 1.0)
+    if plan.start == "null-text" and math.isclose(guidance, 1.0):
+        # no negative text acts on the source, so the texts serve the target
+        guidance = getattr(settings, "target_guidance", 1.0)
     if negative is None:
         negative = encode_text(clip, editor.negative)
+    else:
+        advise_negative(plan.start, guidance, editor.title)
     if plan.start == "negative-prompt":
         negative = texts[plan.prompt]
 
@@ -235,7 +244,6 @@ def open_edit(
     guider = BranchGuider(
         patched, branches, negative, evaluation=evaluation, reuses_source=reuses_source
     )
-    guidance = getattr(settings, "source_guidance", 1.0)
     if inversion is not None and inversion.null_texts is not None:
         advise_guidance(inversion, guidance, editor.title)
     return OpenEdit(guider, model, plan, texts, text, negative, guidance, inversion)
@@ -298,13 +306,27 @@ def _add_own_control(
     return add_control(model, f"ale_edit.{editor.name}", make_control, editor.title)
 
 
+def advise_negative(start: Start, guidance: float, node: str) -> None:
+    """Gives a notice where an inversion puts its own text in the place of the negative input."""
+    if start == "negative-prompt":
+        own = "the source prompt"
+    elif start == "null-text" and not math.isclose(guidance, 1.0):
+        own = "a text of its own in each step"
+    else:
+        return
+    tell(
+        f"{node}: {start} inversion replaces the negative input with {own}. Disconnect negative, "
+        "or use another inversion method."
+    )
+
+
 def advise_guidance(inversion: Inversion, guidance: float, node: str) -> None:
-    """Gives a notice where null texts were found at another guidance than the source runs at."""
+    """Gives a notice where null texts were found at another guidance than the edit runs at."""
     if inversion.method == "null-text" and abs(inversion.guidance - guidance) > 1e-6:
         tell(
             f"{node}: the inversion's null texts were found at guidance {inversion.guidance:g}, "
-            f"but source_guidance is {guidance:g}; the source will not be followed well. Set both "
-            "to the same values."
+            f"but the edit runs at {guidance:g}; the source will not be followed well. Set "
+            "source_guidance to the inversion's guidance."
         )
 
 

@@ -76,7 +76,7 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
                     *task,
                     *first,
                     *([reuse_input()] if has_source else []),
-                    negative_input(editor.negative),
+                    negative_input(editor.negative, inverts),
                     *last,
                     *masks,
                 ],

@@ -40,14 +40,17 @@ def task_inputs(image: str, suits_lcm: bool = True) -> list[io.Input]:
     ]
 
 
-def negative_input(default: str = "") -> io.Input:
-    """A negative prompt of the person's own. default: the editor's."""
+def negative_input(default: str = "", inverts: bool = False) -> io.Input:
+    """A negative prompt of the person's own. default: the editor's. inverts: whether the editor can
+    invert the image."""
+    replaced = " negative-prompt and null-text inversion replace it." if inverts else ""
     without = f'"{default}"' if default else "the empty prompt"
     return io.Conditioning.Input(
         "negative",
         optional=True,
         tooltip=(
             f"A negative prompt for all branches. Without it, {without} is used, as in the paper."
+            + replaced
         ),
     )
 

@@ -236,7 +236,8 @@ class LoadInversion(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Loads an inversion that Save Inversion wrote. It only works with the model, "
-                "size, steps and prompt that it was made with; anything else is refused."
+                "size and steps that it was made with. Editors also require its prompt as the "
+                "source prompt."
             ),
             inputs=[
                 io.Combo.Input(

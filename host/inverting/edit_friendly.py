@@ -14,8 +14,9 @@ from ...inversion.update_rule import ItemNoise
 from ..comfy_types import Conditioning, Options, RunCallback, StepCallback
 from ..sampling.branch_sampler import SamplerModel
 from ..sampling.noise_levels import least_sigma
+from ..sampling.run_checks import require_finite_steps
 from .fingerprint import fingerprint_model
-from .invert import follow_image
+from .invert import NODE, follow_image
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -88,11 +89,13 @@ def invert_edit_friendly(
         sampler, model, conditioning, latent, schedule,
         guidance=guidance, negative=negative, seed=seed, callback=callback,
     )  # fmt: skip
+    latents = torch.stack(sampler.latents).cpu()
+    require_finite_steps(latents, NODE)
     return Inversion(
         method="edit-friendly",
         schedule=schedule,
         sigmas=sampler.sigmas,
-        latents=torch.stack(sampler.latents).cpu(),
+        latents=latents,
         prompt=prompt,
         model=fingerprint_model(model),
         convention="own level",

@@ -21,7 +21,12 @@ from ..comfy_types import Conditioning, Options, RunCallback, StepCallback
 from ..messages import NodeName
 from ..sampling.branch_sampler import SamplerModel
 from ..sampling.noise_levels import least_sigma
-from ..sampling.run_checks import require_latent, require_noise_space, require_text_width
+from ..sampling.run_checks import (
+    require_finite_steps,
+    require_latent,
+    require_noise_space,
+    require_text_width,
+)
 from ..sampling.schedule import sigmas_of
 from .fingerprint import fingerprint_model
 
@@ -111,19 +116,21 @@ def invert_image(
     conditioning: of the prompt. guidance, negative: 1 and nothing, unless the inversion itself is
         guided.
 
-    Raises ValueError for a model whose latents are not an image plus noise, and for a latent or a
-    conditioning that does not fit it.
+    Raises ValueError for a model whose latents are not an image plus noise, for a latent or a
+    conditioning that does not fit it, and for a step that gives NaN or infinite values.
     """
     sampler = InvertingSampler(convention)
     follow_image(
         sampler, model, conditioning, latent, schedule,
         guidance=guidance, negative=negative, callback=callback,
     )  # fmt: skip
+    latents = torch.stack(sampler.latents).cpu()
+    require_finite_steps(latents.flip(0), NODE)
     return Inversion(
         method=method,
         schedule=schedule,
         sigmas=sampler.sigmas,
-        latents=torch.stack(sampler.latents).cpu(),
+        latents=latents,
         prompt=prompt,
         model=fingerprint_model(model),
         convention=convention,

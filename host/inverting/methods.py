@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import latent_preview
@@ -11,9 +12,10 @@ from ...inversion.ddim import Convention
 from ...inversion.null_text import NullTextSettings
 from ...inversion.stored import Inversion, InversionMethod, Schedule
 from ..comfy_types import Conditioning, RunCallback
+from ..messages import tell
 from ..sampling.schedule import sigmas_of
 from .edit_friendly import invert_edit_friendly
-from .invert import invert_image
+from .invert import NODE, invert_image
 from .null_text import add_null_texts
 
 if TYPE_CHECKING:
@@ -39,7 +41,16 @@ def invert_by(
     conditioning: of the prompt. negative, guidance: of the edit, for null-text inversion; of the
         inversion itself, for edit-friendly. seed: of the noises of edit-friendly. callback: called
         after each step; by default it shows the progress on the running node.
+
+    Null-text inversion at guidance 1 is DDIM inversion, with a notice: no text changes anything.
     """
+    if method == "null-text" and math.isclose(guidance, 1.0):
+        tell(
+            f"{NODE}: null-text inversion at guidance 1 has nothing to optimise, as the negative "
+            "text has no effect there. DDIM inversion was used instead. Set guidance (in an "
+            "editor, target_guidance) above 1, or choose DDIM."
+        )
+        method = "DDIM"
     if callback is None:
         steps = len(sigmas_of(model, schedule)) - 1
         callback = latent_preview.prepare_callback(model, steps)

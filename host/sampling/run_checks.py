@@ -129,6 +129,20 @@ def require_finite(samples: Tensor, node: str) -> None:
         )
 
 
+def require_finite_steps(latents: Tensor, node: str) -> None:
+    """Raises ValueError, with the step, when an inversion gave NaN or infinite values. latents: of
+    shape (N + 1, ...), before its first step and after each."""
+    is_finite = torch.isfinite(latents).flatten(1).all(1)
+    if bool(is_finite.all()):
+        return
+    step = int(is_finite.long().argmin())
+    raise ValueError(
+        f"{node}: step {step} of {len(latents) - 1} of the inversion gave NaN or infinite values. "
+        "Start ComfyUI with --force-fp32, or remove the weight of a word or the LoRA that the "
+        "model cannot bear."
+    )
+
+
 def advise_size(latent: Tensor, model: ModelPatcher, node: str) -> None:
     """Says once what a latent of more than LARGE_PIXELS pixels costs, and what to do instead."""
     cell = pixels_per_cell(model)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from ale_edit.editors import p2p
+from ale_edit.host.editing import open_edit
 from ale_edit.host.gradients import leaf, record_gradients
 from ale_edit.host.inverting.methods import invert_by
 from ale_edit.host.inverting.sampler import inversion_sampler
@@ -19,8 +21,9 @@ from ale_edit.host.sampling.schedule import sigmas_of
 from ale_edit.inversion.null_text import NullTextSettings, fit_null_text
 from ale_edit.inversion.stored import Inversion, Schedule
 from ale_edit.tests.host.runs import plain
+from ale_edit.tests.host.test_stopped_runs import live_bytes
 from ale_edit.tests.oracle.bridge import comfy_clip, comfy_model
-from ale_edit.tests.tiny import source_latent, tiny_model
+from ale_edit.tests.tiny import edits_of, source_latent, tiny_model
 
 pytestmark = pytest.mark.comfy
 
@@ -30,17 +33,9 @@ GUIDANCE = 7.5
 
 
 def invert(model: Any, clip: Any, method: Any, latent: Tensor, **changed: Any) -> Inversion:
-    return invert_by(
-        method,
-        model,
-        plain(clip, PROMPT),
-        latent,
-        SCHEDULE,
-        PROMPT,
-        negative=plain(clip, ""),
-        guidance=GUIDANCE,
-        **changed,
-    )
+    usual = {"negative": plain(clip, ""), "guidance": GUIDANCE}
+    text = plain(clip, PROMPT)
+    return invert_by(method, model, text, latent, SCHEDULE, PROMPT, **{**usual, **changed})
 
 
 def reconstruct(model: Any, clip: Any, inversion: Inversion, latent: Tensor) -> float:
@@ -70,6 +65,60 @@ def test_null_texts_lower_the_error_of_reconstruction():
     print({method: f"{error:.2e}" for method, error in errors.items()})
     assert errors["null-text"] < 0.8 * errors["DDIM"]
     assert errors["negative-prompt"] < 0.1 * errors["DDIM"]
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, network: Any) -> list[int]:
+    """The rows of each call of a UNet from now on."""
+    rows: list[int] = []
+    run = network.forward
+
+    def forward(x: Tensor, *args: Any, **named: Any) -> Tensor:
+        rows.append(len(x))
+        return run(x, *args, **named)
+
+    monkeypatch.setattr(network, "forward", forward)
+    return rows
+
+
+def test_at_guidance_1_it_is_ddim_inversion_and_says_so(model, clip, monkeypatch, caplog):
+    """There the negative text cancels out, so each text would stay what it was."""
+    latent = source_latent(1)
+    expected = invert(model, clip, "DDIM", latent)
+    rows = count_calls(monkeypatch, model.model.diffusion_model)
+    made = invert(model, clip, "null-text", latent, guidance=1.0)
+    assert len(rows) == 3  # of 4 steps, one of which goes nowhere; null texts take up to 13 more
+    assert made.method == "DDIM" and made.null_texts is None
+    assert torch.equal(made.latents, expected.latents)
+    (notice,) = (text for text in caplog.messages if "null-text" in text)
+    assert notice.startswith("Invert Image: null-text inversion at guidance 1 has nothing to ")
+    assert notice.endswith("Set guidance (in an editor, target_guidance) above 1, or choose DDIM.")
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "guidance"), [(7.5, 7.5, 7.5), (3.0, 5.0, 3.0), (1.0, 2.0, 2.0)]
+)
+def test_an_editor_finds_null_texts_at_the_guidance_that_they_act_at(
+    model, clip, source, target, guidance
+):
+    """The source's, or the target's where the source has none: as on the ground of ALE-Edit with an
+    LCM model."""
+    settings = p2p.P2PSettings(
+        steps=4, source_guidance=source, target_guidance=target, inversion_method="null-text"
+    )
+    edit = open_edit(p2p.EDITOR, settings, model, clip, edits_of([("grey wolf", "grey goat")]))
+    assert edit.guidance == guidance
+
+
+def test_null_texts_change_an_edit_whose_source_has_no_guidance(model, clip):
+    edits, latent = edits_of([("grey wolf", "grey goat")]), source_latent(1)
+
+    def run(method: Any) -> Tensor:
+        settings = p2p.P2PSettings(
+            steps=4, source_guidance=1.0, target_guidance=2.0, inversion_method=method
+        )
+        return open_edit(p2p.EDITOR, settings, model, clip, edits).sample(latent, 0)
+
+    assert not torch.allclose(run("null-text"), run("DDIM"), atol=1e-4)
 
 
 def test_it_runs_on_weights_that_were_made_in_inference_mode(model, clip):
@@ -185,6 +234,35 @@ def test_it_stops_where_the_error_is_small_enough():
 def test_an_error_that_is_no_number_names_its_step():
     with pytest.raises(ValueError, match=r"the error at step 3 of 6 is \[nan, nan\]\. Run"):
         fit(NullTextSettings(), lambda text: text.sum() * torch.nan * torch.ones(2, 1, 2, 2), 2, 6)
+
+
+@pytest.mark.parametrize("call", [0, 2, 5, 20])
+def test_an_interruption_stops_before_the_next_call_of_the_model_and_frees_its_memory(
+    model, clip, monkeypatch, call
+):
+    """As the button of ComfyUI sets it, while the model runs: call 0 is of the inversion, 5 and 20
+    are of the optimisation, forwards or backwards; all in inference mode, as a node."""
+    latent = source_latent(1)
+    with torch.inference_mode():
+        invert(model, clip, "null-text", latent)  # weights are ordinary tensors from now on
+        conditioning, empty = plain(clip, PROMPT), plain(clip, "")
+        held, rows = live_bytes(), count_calls(monkeypatch, model.model.diffusion_model)
+        counted = model.model.diffusion_model.forward
+
+        def forward(x: Tensor, *args: Any, **named: Any) -> Tensor:
+            if len(rows) == call:
+                comfy.model_management.interrupt_current_processing()
+            return counted(x, *args, **named)
+
+        monkeypatch.setattr(model.model.diffusion_model, "forward", forward)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            invert_by(
+                "null-text", model, conditioning, latent, SCHEDULE, PROMPT,
+                negative=empty, guidance=GUIDANCE,
+            )  # fmt: skip
+    assert len(rows) == call + 1
+    assert live_bytes() <= held
+    assert not comfy.model_management.processing_interrupted()
 
 
 def test_cancel_stops_in_the_middle_of_a_step(model, clip, monkeypatch):

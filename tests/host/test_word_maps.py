@@ -30,8 +30,14 @@ def maps_of(model: Any, clip: Any, latent: Tensor, **given: Any) -> Tensor:
     return maps
 
 
-def maps_by_hand(model: Any, clip: Any, latents: list[Tensor], sigmas: list[float]) -> Tensor:
-    """Of layers on the finest grid but the middle one; one image."""
+def maps_by_hand(
+    model: Any,
+    clip: Any,
+    latents: list[Tensor],
+    sigmas: list[float],
+    grid: tuple[int, int] | None = None,
+) -> Tensor:
+    """Of layers on a grid, by default the finest one, without the middle one; one image."""
     from comfy.ldm.modules.attention import CrossAttention
 
     network = model.model.diffusion_model
@@ -46,7 +52,9 @@ def maps_by_hand(model: Any, clip: Any, latents: list[Tensor], sigmas: list[floa
     hooks = [
         module.register_forward_pre_hook(record, with_kwargs=True)
         for name, module in network.named_modules()
-        if isinstance(module, CrossAttention) and name.endswith("attn2")
+        if isinstance(module, CrossAttention)
+        and name.endswith("attn2")
+        and not name.startswith("middle_block")
     ]
     text = plain(clip, PROMPT)[0][0]
     try:
@@ -56,7 +64,7 @@ def maps_by_hand(model: Any, clip: Any, latents: list[Tensor], sigmas: list[floa
     finally:
         for hook in hooks:
             hook.remove()
-    height, width = latents[0].shape[-2:]
+    height, width = grid or latents[0].shape[-2:]
     finest = sum(own for own in found if own.shape[0] == height * width)
     maps = torch.stack([finest[:, rows].sum(-1) for rows in ROWS.values()])  # pyright: ignore
     return (maps / maps.amax(-1, keepdim=True)).unflatten(-1, (height, width))
@@ -77,6 +85,21 @@ def test_maps_are_those_of_the_noised_image(model, clip, shares):
     sampling = model.get_model_object("model_sampling")
     noised = [noise_image(x0, noise, level_at(sampling, sigma)) for sigma in chosen]
     assert float((found[0] - maps_by_hand(model, clip, noised, chosen)).abs().max()) < 1e-4
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("size", "grid"), [((48, 80), (24, 40)), ((72, 72), (18, 18)), ((48, 48), (24, 24))]
+)
+def test_maps_at_640x384_576x576_and_384x384_pixels(model, clip, size, grid):
+    """On the coarsest grid with at least 16 cells on its short side."""
+    latent = source_latent(1, *size)
+    inversion: Inversion = invert_image(model, plain(clip, ""), latent, Schedule(1), "")
+    found = maps_of(model, clip, latent, inversion=inversion)
+    latents, sigmas = list(inversion.latents[:-1]), list(inversion.sigmas[:-1])
+    expected = maps_by_hand(model, clip, latents, sigmas, grid)
+    assert found.shape == (1, 2, *grid)
+    assert float((found[0] - expected).abs().max()) < 1e-4
 
 
 def test_an_inversion_gives_the_latents_to_look_at(model, clip):

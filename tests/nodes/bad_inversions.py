@@ -60,9 +60,10 @@ INVERSION_CASES = [
         if node_id != "ALEP2P"  # which has no empty source prompt
     ),
 ]
-ELSEWHERE = (  # tests/nodes/test_inversion.py, tests/host/test_null_text.py
+ELSEWHERE = (  # tests/nodes/test_inversion.py and test_not_finite.py, tests/host/test_null_text.py
     "the inversion has",
     "the error at step",
+    "of the inversion gave NaN",
     "there is no inversion",
     "holds no inversion",
     "which is not a valid file name in",

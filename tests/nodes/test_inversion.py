@@ -121,6 +121,38 @@ def test_at_guidance_1_the_image_comes_back_and_better_with_more_steps():
     assert errors[0] > errors[1] > errors[2] and errors[2] < errors[0] / 4
 
 
+REPLACED = [
+    ("negative-prompt", {}, "the source prompt"),
+    ("null-text", {"source_guidance": 3.0}, "a text of its own in each step"),
+    ("null-text", {"source_guidance": 1.0}, "a text of its own in each step"),
+    ("null-text", {"source_guidance": 1.0, "target_guidance": 1.0}, None),
+    ("DDIM", {}, None),
+]
+
+
+@pytest.mark.parametrize(("method", "guidance", "own"), REPLACED)
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_a_negative_that_an_inversion_replaces_is_named(
+    clip, invert, edit, caplog, method, guidance, own, is_stored
+):
+    if is_stored:
+        scale = max(guidance.get("source_guidance", 1.0), guidance.get("target_guidance", 2.0))
+        start = {"inversion": invert(method=method, guidance=scale)}
+    else:
+        start = {"inversion_method": method}
+    negative = clip.encode_from_tokens_scheduled(clip.tokenize("ugly"))
+    edit(**start, **guidance, negative=negative)
+    notices = [text for text in caplog.messages if "negative input" in text]
+    said = (
+        f"MasaCtrl: {method} inversion replaces the negative input with {own}. Disconnect "
+        "negative, or use another inversion method."
+    )
+    assert notices == ([] if own is None else [said])
+    caplog.clear()
+    edit(**start, **guidance)
+    assert not any("negative input" in text for text in caplog.messages)
+
+
 # -- files -------------------------------------------------------------------------------------
 
 
@@ -249,6 +281,25 @@ def test_another_prompt_schedule_or_size_is_refused(invert, edit, made, used, me
         made = {"image": picture(height=height, width=width)}
     with pytest.raises(ValueError, match=message):
         edit(inversion=invert(**made), **used)
+
+
+def test_a_conditioning_of_another_prompt_is_sampled_but_does_not_give_the_image_back():
+    """It does not hold its prompt, so that nothing can be refused: help pages say what happens."""
+    model, clip, latent = comfy_model(), comfy_clip(), source_latent()
+    inversion = one(
+        "ALEInvertImage", model=model, clip=clip, latent={"samples": latent}, prompt="wolf",
+        steps=40,
+    )  # fmt: skip
+    sampler, sigmas = run("ALESampleFromInversion", model=model, inversion=inversion)
+    errors = []
+    for prompt in ("wolf", "yellow moon"):
+        text = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+        inputs = {"model": model, "source": text, "target": text, "negative": text}
+        guider = one("ALETwoBranchGuider", **inputs, source_guidance=1.0, target_guidance=1.0)
+        made = guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, seed=0)
+        errors.append(float((made - latent).square().mean().sqrt() / latent.std()))
+    print("error in standard deviations:", [f"{error:.3g}" for error in errors])
+    assert errors[1] > 5 * errors[0]
 
 
 def test_other_sigmas_are_refused(model, clip, vae, invert):

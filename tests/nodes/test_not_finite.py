@@ -61,6 +61,52 @@ def test_a_model_that_overflows_is_refused_and_the_next_edit_is_right(
     assert torch.equal(world.edit(reuse_source=True)[0], before)
 
 
+def breaking(model: Any, call: int) -> Any:
+    """The model, which overflows from a call on."""
+    calls: list[int] = []
+
+    def run(apply_model: Callable[..., Any], args: dict[str, Any]) -> Any:
+        calls.append(1)
+        out = apply_model(args["input"], args["timestep"], **args["c"])
+        return out * math.nan if len(calls) > call else out
+
+    made = model.clone()
+    made.set_model_unet_function_wrapper(run)
+    return made
+
+
+OVERFLOWS = [
+    # from the image to noise; the first step goes nowhere, without a call
+    ("DDIM", 0, "2 of 4"),
+    ("direct", 2, "4 of 4"),
+    ("negative-prompt", 1, "3 of 4"),
+    ("null-text", 1, "3 of 4"),
+    ("edit-friendly", 0, "1 of 4"),  # from noise to the image
+    ("edit-friendly", 2, "3 of 4"),
+]
+
+
+@pytest.mark.parametrize(("method", "call", "step"), OVERFLOWS)
+def test_an_inversion_that_overflows_names_its_step(
+    world: World, method: str, call: int, step: str
+) -> None:
+    """In the order in which it runs."""
+    latent = {"samples": world.vae.encode(picture())}
+    inputs = {"clip": world.clip, "latent": latent, "steps": 4, "prompt": "wolf", "method": method}
+    said = f"^Invert Image: step {step} of the inversion gave NaN or infinite values. Start ComfyUI"
+    with pytest.raises(ValueError, match=said):
+        one("ALEInvertImage", model=breaking(world.model, call), **inputs)
+
+
+def test_null_texts_that_overflow_name_their_step(world: World) -> None:
+    """After 3 calls of the inversion, and those of the first step."""
+    latent = {"samples": world.vae.encode(picture())}
+    inputs = {"clip": world.clip, "latent": latent, "steps": 4, "prompt": "wolf"}
+    model = breaking(world.model, 3)
+    with pytest.raises(ValueError, match=r"^Invert Image: the error at step 1 of 4 is \[nan\]\."):
+        one("ALEInvertImage", model=model, method="null-text", **inputs)
+
+
 def test_a_noise_mask_of_nan_is_refused(world: World) -> None:
     latent = {
         "samples": world.vae.encode(picture()),

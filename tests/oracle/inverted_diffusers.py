@@ -53,14 +53,23 @@ def ddim(z: Tensor, e: Tensor, abar: float, after: float) -> Tensor:
     return after**0.5 * image + (1 - after) ** 0.5 * e
 
 
+def noise_of(network: Network, out: Tensor, t: int, z: Tensor) -> Tensor:
+    """The noise (C, h, w) that the UNet's output for a latent means."""
+    if network.predicts == "epsilon":
+        return out
+    abar = alpha_bar(t, network)
+    return abar**0.5 * out + (1 - abar) ** 0.5 * z
+
+
 def invert(network: Network, text: Tensor, x0: Tensor, sampling: Sampling) -> list[Tensor]:
     """The latents (C, h, w) of an image, from noise to the image. text: (N, D)."""
     found, z = [x0], x0
     before = -1
     for t in reversed(sampling.timesteps()):
         label = t if sampling.is_published else max(before, 0)
-        e = network(z[None], label, text[None])[0]
-        z = ddim(z, e, alpha_bar(before), alpha_bar(t))
+        # the prompt's pooled vector, where there is one
+        e = noise_of(network, network(z[None], label, text[None], (1,))[0], label, z)
+        z = ddim(z, e, alpha_bar(before, network), alpha_bar(t, network))
         found.insert(0, z)
         before = t
     return found

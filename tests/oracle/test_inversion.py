@@ -258,13 +258,13 @@ MISTAKES = [
         sampled(method="direct"),
     ),
     Mistake(
-        "the empty prompt in place of the source's",
+        "a text of zeros in place of the source prompt's",
         "host.sampling.branch_guider:BranchGuider.replace_negative_text",
         lambda right: lambda self, text: right(self, 0 * text),
         sampled(method="negative-prompt"),
     ),
     Mistake(
-        "inverted at the edit's guidance",
+        "each step of the edit is a tenth too long",
         "host.inverting.sampler:step_to",
         lambda right: lambda x, noise, sigma, after: right(x, 1.1 * noise, sigma, after),
         PLAIN,
