@@ -132,7 +132,8 @@ class ControlInputs:
     source, target: the base prompts. read_word: a word in the tokens of the text encoder.
     self_layers: number of the model's self-attention layers. variant: the paper, or the published
         code where the two differ. regions: the editor's masks (Editor.masks) of each image, under
-        their names, where any are connected. cell: pixels along each side of a latent cell.
+        their names, where any are connected. cell: pixels along each side of a latent cell. advise: gives
+        the person a notice, a whole sentence.
     """
 
     source: EncodedPrompt
@@ -142,6 +143,7 @@ class ControlInputs:
     variant: Variant = "paper"
     regions: Regions | None = None
     cell: int = USUAL_CELL
+    advise: Callable[[str], object] = lambda sentence: None
 
 
 def plan_virtual_inversion(settings: RunSettings, eta: float = 1.0) -> SamplingPlan:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..attention.control import Call, Control, Layer, Reads, Route, Step, first_step
 from ..attention.word_maps import WordMaps, query_parts, refine, replace_words
-from ..prompts.alignment import EncodedPrompt, Rows, Word, align, require_aligned
+from ..prompts.alignment import EncodedPrompt, Rows, Word, align, is_aligned
 from ..prompts.blend_words import blend_words
 from ..prompts.word_replacement import find_everywhere, parse_factors, replacement_shares
 from .editor import ControlInputs, Editor, setting, share_setting
@@ -112,8 +112,12 @@ def p2p_control(settings: P2PSettings, inputs: ControlInputs) -> P2PControl:
         shares = replacement_shares(source, target, inputs.read_word, inputs.variant)
     else:
         alignment = align(source.tokens, target.tokens)
-        if settings.cross_share > 0:
-            require_aligned(alignment, source, target)
+        if settings.cross_share > 0 and not is_aligned(alignment, target):
+            inputs.advise(
+                f'no word of the target prompt ("{target.text}") is also in the source prompt '
+                f'("{source.text}"), so none keeps its place in the image. Describe the whole '
+                "image in both prompts of the edits."
+            )
         mapper = alignment.mapper
     factors = _factors(settings, target, inputs.read_word)
     blended, kept = (

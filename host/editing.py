@@ -296,14 +296,17 @@ def _add_own_control(
         regions=regions,
         cell=pixels_per_cell(model),
     )
+    advising = replace(inputs, advise=lambda sentence: tell(f"{editor.title}: {sentence}"))
 
-    def make_control(*_: object) -> Control | None:
+    def make_control(inputs: ControlInputs) -> Control | None:
         with name_node(editor.title):
             return editor.make_control(settings, inputs)
 
-    if make_control() is None:  # refuses before the image is encoded
+    if make_control(advising) is None:  # refuses before the image is encoded
         return model
-    return add_control(model, f"ale_edit.{editor.name}", make_control, editor.title)
+    return add_control(
+        model, f"ale_edit.{editor.name}", lambda *_: make_control(inputs), editor.title
+    )
 
 
 def advise_negative(start: Start, guidance: float, node: str) -> None:

@@ -95,11 +95,16 @@ def align_by_likeness(source: EncodedPrompt, target: EncodedPrompt, variant: Var
     return replace(alignment, mapper=mapper, is_filled=is_filled)
 
 
-def require_aligned(alignment: Alignment, source: EncodedPrompt, target: EncodedPrompt) -> None:
-    """Raises ValueError when no word of the target prompt is aligned with one of the source's."""
+def is_aligned(alignment: Alignment, target: EncodedPrompt) -> bool:
+    """Whether any word of the target prompt is aligned with one of the source's."""
     mapper, length = alignment.mapper, len(target.tokens.chunks[0])
     words = [c * length + r for c, end in enumerate(target.tokens.ends) for r in range(1, end)]
-    if not any(mapper[row] >= 0 for row in words):
+    return any(mapper[row] >= 0 for row in words)
+
+
+def require_aligned(alignment: Alignment, source: EncodedPrompt, target: EncodedPrompt) -> None:
+    """Raises ValueError when no word of the target prompt is aligned with one of the source's."""
+    if not is_aligned(alignment, target):
         raise ValueError(
             f'no word of the target prompt ("{target.text}") can be aligned with one of the source '
             f'prompt ("{source.text}"). Use the same words in both prompts of the edits, except '

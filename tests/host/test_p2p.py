@@ -48,6 +48,19 @@ def test_without_shares_and_blend_it_is_the_plain_edit_bit_for_bit(model, clip, 
     assert not torch.equal(made, edit(model, clip, replace(settings, self_share=1.0)))
 
 
+def test_prompts_without_a_common_word_get_one_notice(model, clip, caplog):
+    """Only the start and end tokens take the source's maps, as in the published code."""
+    settings = p2p.P2PSettings(steps=4, edit_mode="refine")
+    made = edit(model, clip, settings, prompts=("wolf", "moon"))
+    found = [r.getMessage() for r in caplog.records if "keeps its place" in r.getMessage()]
+    assert len(found) == 1 and found[0].startswith("Prompt-to-Prompt: no word of the target prompt")
+    assert '("moon")' in found[0] and '("wolf")' in found[0]
+    without = edit(model, clip, replace(settings, cross_share=0.0), prompts=("wolf", "moon"))
+    assert bool(made.isfinite().all()) and not torch.equal(made, without)
+    edit(model, clip, settings)
+    assert sum("keeps its place" in r.getMessage() for r in caplog.records) == 1
+
+
 def test_a_factor_of_one_and_a_blend_of_everything_change_nothing(model, clip):
     settings = p2p.P2PSettings(steps=4)
     expected = edit(model, clip, settings)
