@@ -132,8 +132,8 @@ class ControlInputs:
     source, target: the base prompts. read_word: a word in the tokens of the text encoder.
     self_layers: number of the model's self-attention layers. variant: the paper, or the published
         code where the two differ. regions: the editor's masks (Editor.masks) of each image, under
-        their names, where any are connected. cell: pixels along each side of a latent cell. advise: gives
-        the person a notice, a whole sentence.
+        their names, where any are connected. cell: pixels along each side of a latent cell.
+    advise: gives the person a notice, a whole sentence.
     """
 
     source: EncodedPrompt
