@@ -33,6 +33,10 @@ PASSED_ON: dict[str, tuple[str, ...]] = (
 are saved without them, so that both versions open them."""
 
 
+REPORTS_CACHED_NODES = IS_0_33
+"""Whether a run without a client_id has the outputs of cached nodes in its history."""
+
+
 def keeps_scaled_fp8(model: Any, layer: Any) -> bool:
     """Whether a MODEL holds the fp8 numbers and the scale that its file has for a linear layer: in
     0.3.75 as a weight of its own kind of layer, in 0.33 as a tensor that stands for the product."""

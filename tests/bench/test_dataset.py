@@ -138,7 +138,10 @@ def test_a_mask_in_an_alpha_channel_is_read_and_one_that_covers_everything_is_to
     write_dataset(replace(dataset, edits=(replace(dataset.edits[0], objects=(wolf, moon)),)), {})
     told.clear()
     read_dataset(dataset.folder, told.append)
-    assert len(told) == 2 and "wolf.png marks the whole picture, and others are edited" in told[0]
+    assert (
+        len(told) == 2
+        and "wolf.png covers the whole picture, and other objects are edited too" in told[0]
+    )
 
 
 def test_a_mask_that_was_cut_off_is_named(dataset):

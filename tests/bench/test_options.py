@@ -133,13 +133,16 @@ def test_a_mask_of_another_size_is_resized_and_that_is_told(files):
 
 def test_a_mask_that_covers_everything_is_told(files):
     code, alone = read(files, "image", "all")
-    assert code == 0 and "all.png marks the whole picture. Is it the right file?" in alone
+    assert code == 0 and "all.png covers the whole picture. Is it the right file?" in alone
     argv = ["--image", str(files["image"])]
     for name in ("all", "mask"):
         argv += ["--edit", "a -> b", "--mask", str(files[name])]
     told: list[str] = []
     own_input.own_input(demo_arguments(argv), told.append)
-    assert len(told) == 1 and "all.png marks the whole picture, and others are edited" in told[0]
+    assert (
+        len(told) == 1
+        and "all.png covers the whole picture, and other objects are edited too" in told[0]
+    )
 
 
 @pytest.mark.parametrize(
