@@ -314,7 +314,7 @@ def advise_negative(start: Start, guidance: float, node: str) -> None:
     if start == "negative-prompt":
         own = "the source prompt"
     elif start == "null-text" and not math.isclose(guidance, 1.0):
-        own = "a text of its own in each step"
+        own = "texts that it optimises for each step"
     else:
         return
     tell(

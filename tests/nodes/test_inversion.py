@@ -123,8 +123,8 @@ def test_at_guidance_1_the_image_comes_back_and_better_with_more_steps():
 
 REPLACED = [
     ("negative-prompt", {}, "the source prompt"),
-    ("null-text", {"source_guidance": 3.0}, "a text of its own in each step"),
-    ("null-text", {"source_guidance": 1.0}, "a text of its own in each step"),
+    ("null-text", {"source_guidance": 3.0}, "texts that it optimises for each step"),
+    ("null-text", {"source_guidance": 1.0}, "texts that it optimises for each step"),
     ("null-text", {"source_guidance": 1.0, "target_guidance": 1.0}, None),
     ("DDIM", {}, None),
 ]
