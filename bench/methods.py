@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..editors import COMPARED, p2p
-from ..editors.editor import Editor
+from ..editors.editor import SOURCE, Editor
 from ..headless import Workflow
 from ..headless.editors import ALE as ALE_EDITOR
 from ..prompts.edits import JOINER
@@ -148,13 +148,14 @@ def _by_editor(editor: Editor) -> tuple[Method, Method]:
 
 
 def _settings_beside_ale(editor: Editor) -> dict[str, Any]:
-    """What puts an editor on the ground of `ale`, beyond SAMPLING: its time steps. An editor that
-    starts from noise keeps its own strength; at ale's, nothing of the image would be left."""
+    """What puts an editor on the ground of `ale`, beyond SAMPLING: its time steps. An editor
+    without a source branch keeps its own strength; at ale's, little or nothing of the image would
+    be left."""
     settings = editor.settings()
     found = {}
     if "time_steps" in {setting.name for setting in fields(settings)}:
         found["time_steps"] = "LCM"
-    if editor.plan(settings).start == "noise":
+    if all(branch.name != SOURCE.name for branch in editor.branches(settings)):
         found["strength"] = settings.strength
     return found
 

@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor
 
 from ale_edit.attention.control import Control, running_order
-from ale_edit.editors import EDITORS, ale, fpe, infedit, masactrl, p2p, pnp, sdedit
+from ale_edit.editors import EDITORS, ale, diffedit, fpe, infedit, masactrl, p2p, pnp, sdedit
 from ale_edit.editors.editor import Editor
 from ale_edit.host.attention.adapter import running_controls
 from ale_edit.host.attention.self_injection import apply_self_injection
@@ -35,17 +35,22 @@ SETTINGS = {
     "fpe": fpe.FPESettings(steps=STEPS),
     "pnp": pnp.PnPSettings(steps=STEPS),
     "sdedit": sdedit.SDEditSettings(steps=STEPS, strength=1.0),
+    "diffedit": diffedit.DiffEditSettings(steps=STEPS, strength=1.0),
     "p2p": p2p.P2PSettings(
         steps=STEPS, cross_share=0.75, self_share=0.5, reweight="and: 2", blend_words="wolf"
     ),
 }
-ROWS = {"ale": 60, "infedit": 90, "masactrl": 60, "p2p": 60, "fpe": 60, "pnp": 45, "sdedit": 30}
+ROWS = {
+    "ale": 60, "infedit": 90, "masactrl": 60, "p2p": 60, "fpe": 60, "pnp": 45, "sdedit": 30,
+    "diffedit": 30,
+}  # fmt: skip
 """In 15 steps of the edit alone."""
 PUBLISHED_ROWS = {
     "ale": 60, "infedit": 90, "masactrl": 300, "p2p": 250, "fpe": 300, "pnp": 200, "sdedit": 60,
+    "diffedit": 200 - 40,
 }  # fmt: skip
 """Of a whole edit with the paper's settings, its inversion included (methods.md F); without the 949
-further steps of Plug-and-Play's published inversion."""
+further steps of Plug-and-Play's published inversion, and the 40 of DiffEdit's mask."""
 
 every_editor = pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
 
@@ -79,7 +84,8 @@ def guide_by(
 
 def regions_for(editor: Editor) -> Regions | None:
     """Those of an editor that cannot do without."""
-    return None if editor.grow_regions is None else two_regions()
+    needs_regions = editor.grow_regions is not None or editor.find_mask is not None
+    return two_regions() if needs_regions else None
 
 
 def controls_of(guider: Any) -> list[Control]:
