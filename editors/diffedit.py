@@ -57,16 +57,16 @@ def mask_strength_setting() -> float:
 def mask_threshold_setting() -> float:
     return share_setting(
         0.5,
-        "How much the prompts must disagree at a place, as a share of the limit by the clamp. "
-        "Lower: a larger mask.",
+        "How much the prompts must disagree at a place, relative to the clamp. Lower: a larger "
+        "mask.",
     )
 
 
 def clamp_setting() -> float:
     return setting(
         3.0,
-        "Limit of the disagreement, as a multiple of its mean over the image: a few extreme places "
-        "count no more than that. Lower: a larger mask.",
+        "The largest disagreement that counts, as a multiple of the mean over the image. Lower: a "
+        "larger mask.",
         min=0.1,
         max=20.0,
         step=0.1,
@@ -155,8 +155,8 @@ def cut_mask(shares: Tensor, threshold: float) -> Tensor:
     if not bool(mask.flatten(1).any(1).all()):
         most = float(shares.flatten(1).amax(1).min())
         raise ValueError(
-            f"the mask is empty at threshold {threshold:g}: the prompts disagree by at most "
-            f"{most:.2f}, as a share of the limit by the clamp"
+            f"the mask is empty at threshold {threshold:g}, because the prompts disagree by at "
+            f"most {most:.2f} of the clamp"
         )
     return mask
 
