@@ -20,7 +20,7 @@ from ..regions.regions import USUAL_CELL, Regions
 if TYPE_CHECKING:
     from .diffedit import MaskSettings
 
-BranchText: TypeAlias = Literal["source", "target", "empty"]
+BranchText: TypeAlias = Literal["source", "target", "empty", "negative"]
 """Which prompt a branch is conditioned on."""
 
 
@@ -130,13 +130,24 @@ class SamplingPlan:
 
 
 @dataclass(frozen=True, eq=False)
+class EditBranch:
+    """The branch of one edit: its name, its target phrase alone, and which of the regions is its
+    own, if it has one."""
+
+    name: str
+    phrase: EncodedPrompt
+    region: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class ControlInputs:
     """What the control of one run is made from.
 
     source, target: the base prompts. read_word: a word in the tokens of the text encoder.
     self_layers: number of the model's self-attention layers. variant: the paper, or the published
         code where the two differ. regions: the editor's masks (Editor.masks) of each image, under
-        their names, where any are connected. cell: pixels along each side of a latent cell.
+        their names, where any are connected; or those of the edits. cell: pixels along each side of
+        a latent cell. edits: the branches of the edits (Editor.has_edit_branches).
     advise: gives the person a notice, a whole sentence.
     """
 
@@ -148,6 +159,7 @@ class ControlInputs:
     regions: Regions | None = None
     cell: int = USUAL_CELL
     advise: Callable[[str], object] = lambda sentence: None
+    edits: tuple[EditBranch, ...] = ()
 
 
 def plan_virtual_inversion(settings: RunSettings, eta: float = 1.0) -> SamplingPlan:
@@ -190,6 +202,8 @@ class Editor(Generic[S]):
         inputs do not allow. parts: (settings) -> the controls that are nodes, too, in the order in
         which they act. branches: (settings) -> its branches, the source first. plan: (settings) ->
         how it samples.
+    has_edit_branches: whether each edit adds a branch, under its target phrase alone and without
+        guidance; such an editor uses the masks of the edits that have one.
     texts: how the edits are encoded: as prompts, or as Object-Restricted Embeddings.
     grow_regions: (settings) -> by how much the masks of the edits grow into its regions, a fraction
         of the image's height; None for an editor that does not need those masks.
@@ -210,6 +224,7 @@ class Editor(Generic[S]):
     parts: Callable[[S], Sequence[Part]] = lambda settings: ()
     branches: Callable[[S], Sequence[BranchPlan]] = lambda settings: (SOURCE, TARGET)
     plan: Callable[[S], SamplingPlan] = plan_virtual_inversion
+    has_edit_branches: bool = False
     texts: Literal["prompts", "objects"] = "prompts"
     grow_regions: Callable[[S], float] | None = None
     find_mask: Callable[[S], MaskSettings] | None = None
