@@ -155,8 +155,8 @@ def cut_mask(shares: Tensor, threshold: float) -> Tensor:
     if not bool(mask.flatten(1).any(1).all()):
         most = float(shares.flatten(1).amax(1).min())
         raise ValueError(
-            f"the mask is empty at threshold {threshold:g}, because the prompts disagree by at "
-            f"most {most:.2f} of the clamp"
+            f"no place is above threshold {threshold:g}, because the prompts disagree by at most "
+            f"{most:.2f} of the clamp; the mask is empty."
         )
     return mask
 

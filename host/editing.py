@@ -102,6 +102,8 @@ def edit_image(
         require_same_objects(edits, regions, image, editor.title)
     latent: Tensor | None = None
     if editor.find_mask is not None and regions is None:
+        sigmas_of(model, editor.plan(settings).schedule)  # refuses before the mask is looked for
+        require_one_text(encode_text(clip, ""), model, editor.title)
         latent = encode_image(vae, image)
         size, how = (image.shape[1], image.shape[2]), editor.find_mask(settings)
         regions = find_place(model, clip, edits, latent, how, seed, size)

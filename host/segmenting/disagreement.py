@@ -158,7 +158,7 @@ def map_edits(
     masks = []
     for k, edit in enumerate(edits.items):
         with name_node(
-            f'{NODE}: of "{edit.source} {ARROW} {edit.target}"', "Lower threshold or clamp."
+            f'{NODE}: "{edit.source} {ARROW} {edit.target}"', "Lower threshold or clamp."
         ):
             masks.append(cut_mask(shares[:, k], settings.threshold))
     return torch.stack(masks, 1), shares

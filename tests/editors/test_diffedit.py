@@ -51,7 +51,7 @@ def test_prompts_that_agree_everywhere_are_refused():
 def test_an_empty_mask_is_refused_with_its_numbers():
     shares = torch.tensor([[[0.1, 0.9]], [[0.2, 0.31]]])
     assert cut_mask(shares, 0.3).sum() == 2
-    with pytest.raises(ValueError, match=r"empty at threshold 0\.4, .* by at most 0\.31 of"):
+    with pytest.raises(ValueError, match=r"above threshold 0\.4, .* at most 0\.31 of"):
         cut_mask(shares, 0.4)
 
 

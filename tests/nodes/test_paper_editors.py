@@ -91,7 +91,7 @@ def test_masks_of_the_edits_change_nothing(edit: Edit) -> None:
     assert torch.equal(edit(edits=one("ALEEditList", text=TEXT)), edit(edits=masked()))
 
 
-FOUND = {"edits": one("ALEEditList", text=TEXT), "mask_threshold": 0.4, "mask_clamp": 1.0}
+FOUND = {"edits": one("ALEEditList", text=TEXT), "mask_threshold": 0.95, "mask_clamp": 1.0}
 BY_WORDS = {"source_prompt": "edits", "source_words": "wolf", "target_words": "goat"}
 # for each setting, the inputs beside which it counts, and another value
 CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
@@ -158,8 +158,8 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "source_prompt": ({}, "edits"),
         "mask_maps": (FOUND, 2),
         "mask_strength": (FOUND, 0.9),
-        "mask_threshold": (FOUND, 0.9),
-        "mask_clamp": (FOUND, 1.4),
+        "mask_threshold": (FOUND, 0.7),
+        "mask_clamp": (FOUND, 1.03),
     },
     "p2p": {
         "steps": ({}, 3),
