@@ -142,7 +142,7 @@ def find_objects(settings: MagEditSettings, inputs: ControlInputs) -> list[Objec
     source, target, read_word = inputs.source, inputs.target, inputs.read_word
     own = find_phrases("target", targets, target, read_word)
     theirs = find_phrases("source", sources, source, read_word)
-    is_new = [row < 0 for row in align(source.tokens, target.tokens).mapper.tolist()]
+    unaligned = tuple((align(source.tokens, target.tokens).mapper < 0).nonzero().flatten().tolist())
     chosen = find_named_words("edit_words", settings.edit_words, "target", target, read_word)
     for word, rows in chosen.items():
         if not any(inside(rows, phrase) for phrase in own):
@@ -150,7 +150,7 @@ def find_objects(settings: MagEditSettings, inputs: ControlInputs) -> list[Objec
                 f'the word "{word}" of edit_words is in no target phrase of the edits '
                 f"({', '.join(targets)}). Choose a word of a target phrase."
             )
-        if settings.cross_share > 0 and not any(is_new[row] for row in rows):
+        if settings.cross_share > 0 and not inside(rows, unaligned):
             raise ValueError(
                 f'the word "{word}" of edit_words is in both prompts, so it keeps its place by '
                 "cross_share and cannot be optimised. Choose a word that only the target prompt "
@@ -161,16 +161,17 @@ def find_objects(settings: MagEditSettings, inputs: ControlInputs) -> list[Objec
     )
     found = []
     for phrase, rows, negative in zip(targets, own, share_among(unwanted, theirs), strict=True):
-        words = [part for word in chosen.values() if (part := inside(word, rows))]
-        each = words_of_phrase(phrase, rows, target, read_word)
-        words = words or [word for word in each if any(is_new[row] for row in word)]
-        if not words:
+        named = [part for word in chosen.values() if (part := inside(word, rows))]
+        if settings.cross_share > 0 or not named:  # tokens in both prompts have the source's maps
+            each = named or words_of_phrase(phrase, rows, target, read_word)
+            named = [part for word in each if (part := inside(word, unaligned))]
+        if not named:
             raise ValueError(
                 f'the target phrase "{phrase}" has no word that the source prompt '
                 f'("{source.text}") does not have, so there is nothing to optimise. Write what the '
                 "object becomes into the edit, or remove the edit."
             )
-        found.append(ObjectWords(phrase, tuple(words), negative))
+        found.append(ObjectWords(phrase, tuple(named), negative))
     return found
 
 
@@ -300,8 +301,9 @@ class MagEditControl(P2PControl):
         key = grid, device
         if key not in self._cells:
             names = [one.name for one in self._objects]
-            found = [sample_masks(one.raw, names, grid, latent, self._cell) for one in self._images]
-            self._cells[key] = torch.stack(found).to(device)
+            each = (sample_masks(one.dilated, names, grid, latent, self._cell)
+                    for one in self._images)  # fmt: skip
+            self._cells[key] = torch.stack([*each]).to(device)
         return self._cells[key]
 
     # -- blending ----------------------------------------------------------------------------------
@@ -354,15 +356,16 @@ def mag_edit_control(settings: MagEditSettings, inputs: ControlInputs) -> Contro
     cell of the maps.
     """
     words = find_mapper(_as_p2p(settings), inputs)
-    assert inputs.regions is not None  # Editor.grow_regions
+    if inputs.regions is None:
+        raise ValueError("there are no regions to edit. Connect the masks of the objects.")
     objects = [ObjectWords(target, ()) for _, target in inputs.phrases]
     if settings.iterations > 0 and settings.optimise_share > 0:
         objects = find_objects(settings, inputs)
         for one in inputs.regions.images:
-            height, width = one.raw.shape[-2:]
+            height, width = one.dilated.shape[-2:]
             latent = (height // inputs.cell, width // inputs.cell)
             names = [each.name for each in objects]
-            sample_masks(one.raw, names, find_grid(latent), latent, inputs.cell)
+            sample_masks(one.dilated, names, find_grid(latent), latent, inputs.cell)
     return MagEditControl(settings, words, objects, inputs.regions, inputs.cell)
 
 

@@ -53,7 +53,7 @@ def test_a_setting_of_a_table_is_an_input_of_the_editors_node(editor: EditorFile
     """Of one that was added to a published node, or may be left out, as well."""
     inputs = object_info()[editor.class_type]["input"]
     linked = {"model", "clip", "vae", "image", "edits", "negative", "inversion"}
-    linked |= {name for given in EDITORS for name, _ in given.masks}
+    linked |= {"regions", *(name for given in EDITORS for name, _ in given.masks)}
     assert set(editor.settings) == {*inputs["required"], *inputs.get("optional", {})} - linked
     assert set(editor.settings) <= set(setting_names())
 

@@ -38,7 +38,7 @@ class Settings:
         ("grey wolf", "brown goat"),
         ("yellow moon", "yellow ball"),
     )
-    boxes: tuple[Box, ...] = ((8, 8, 56, 56), (0, 72, 64, 128))
+    boxes: tuple[Box, ...] = ((8, 8, 40, 48), (24, 88, 56, 120))
     constraint: str = "token ratio"  # or "spatial ratio"
     scale: float = 2.5
     iterations: int = 3
@@ -71,8 +71,8 @@ class Update:
 
 
 def words_of(encoder: TextEncoder, settings: Settings) -> list[Words]:
-    """An object's new words are those of its target phrase that have no partner in the source
-    prompt."""
+    """An object's new words are the tokens of its target phrase that have no partner in the source
+    prompt, word by word."""
     source, target = settings.prompts
     x, y = encoder.ids(source), encoder.ids(target)
     partner = aligned(x, y)
@@ -83,8 +83,9 @@ def words_of(encoder: TextEncoder, settings: Settings) -> list[Words]:
         new = []
         for word in settings.words.split() or mine.split():
             rows = [row for row in rows_of(encoder, target, word) if row in phrase]
-            if any(partner[row] < 0 for row in rows):
-                new.append(rows)
+            unpaired = [row for row in rows if partner[row] < 0]
+            if unpaired:
+                new.append(unpaired)
         negative = []
         for word in settings.negative.split():
             rows = rows_of(encoder, source, word)
@@ -172,10 +173,9 @@ class Optimiser:
         x, y = (encoder.ids(prompt) for prompt in settings.prompts)
         self.source_of = aligned(x, y) + list(range(len(y), N))
         self.words = words_of(encoder, settings)
-        self.texts = [encoder.encode(prompt) for prompt in settings.prompts]
-        self.places = {
-            m: n for n, m in network.unet.named_modules() if n.endswith("attn2")
-        }
+        self.dtype = network.unet.dtype
+        self.texts = [encoder.encode(prompt).to(self.dtype) for prompt in settings.prompts]
+        self.places = {m: n for n, m in network.unet.named_modules() if n.endswith("attn2")}
         self.updates: list[Update] = []
 
     def masks(self, height: int, width: int) -> list[Tensor]:
@@ -184,7 +184,8 @@ class Optimiser:
         for top, left, bottom, right in self.settings.boxes:
             image = np.zeros((8 * self.size[0], 8 * self.size[1]), dtype=bool)
             image[top:bottom, left:right] = True
-            found.append(torch.from_numpy(nearest(image, height, width)).flatten().float())
+            mask = torch.from_numpy(nearest(image, height, width))
+            found.append(mask.flatten().to(self.dtype))
         return found
 
     def row(self, z: Tensor, t: int, text: Tensor, attention: OneRow) -> None:
@@ -244,11 +245,12 @@ class Optimiser:
                 self.row(z, t, self.texts[0], plain)
                 away = self.losses(plain.left, [own.negative for own in self.words])
                 loss = loss - settings.negative_scale * torch.stack(away).sum()
-            if all(float(own) <= self.threshold(step, count) for own in losses):
+            values = [float(own.detach()) for own in losses]
+            if all(value <= self.threshold(step, count) for value in values):
                 break
             loss.backward()
             assert z.grad is not None
-            self.updates.append(Update(step, z_t, z.grad, [float(own) for own in losses]))
+            self.updates.append(Update(step, z_t, z.grad, values))
             z_t = z_t - where * z.grad * sigma
         return z_t
 
@@ -256,7 +258,7 @@ class Optimiser:
         if count - step > int(self.settings.blended * count + 1e-9):
             return target
         mask = torch.stack(self.masks(*self.size)).amax(0).reshape(self.size)
-        wider = torch.zeros(self.size)
+        wider = torch.zeros(self.size, dtype=self.dtype)
         for y in range(self.size[0]):
             for x in range(self.size[1]):
                 near = mask[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]

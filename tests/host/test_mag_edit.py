@@ -1,0 +1,243 @@
+"""MAG-Edit in ComfyUI: what it optimises, what it costs, and how it stops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import comfy.model_management
+import pytest
+import torch
+from torch import Tensor
+
+from ale_edit.bench.speed.memory import find_peak
+from ale_edit.editors import mag_edit, p2p
+from ale_edit.host import gradients
+from ale_edit.host.editing import open_edit
+from ale_edit.host.gradients import checkpoint_blocks, leaf, record_gradients
+from ale_edit.host.sampling import optimising
+from ale_edit.tests.host.runs import relative_error
+from ale_edit.tests.host.test_every_editor import rows_of
+from ale_edit.tests.host.test_stopped_runs import live_bytes
+from ale_edit.tests.tiny import edits_of, source_latent, tiny_model, two_regions
+
+pytestmark = pytest.mark.comfy
+
+PAIRS = (("wolf", "red fox"), ("yellow moon", "yellow balloon"))
+SETTINGS = mag_edit.MagEditSettings(steps=4, iterations=2, inversion_method="DDIM")
+
+
+def edit(
+    model: Any,
+    clip: Any,
+    settings: Any = SETTINGS,
+    latent: Tensor | None = None,
+    editor: Any = mag_edit.EDITOR,
+) -> Tensor:
+    regions = two_regions() if editor is mag_edit.EDITOR else None
+    opened = open_edit(
+        editor, settings, model, clip, edits_of(PAIRS), regions=regions, reuses_source=False
+    )
+    return opened.sample(source_latent() if latent is None else latent, 5, lambda *_: None)
+
+
+def see_losses(patch: pytest.MonkeyPatch) -> list[tuple[str, Tensor]]:
+    """The branch and the losses (B, K) of each evaluation from now on."""
+    found: list[tuple[str, Tensor]] = []
+    look = mag_edit.MagEditControl._losses
+
+    def see(self: Any, branch: str, *args: Any) -> Tensor:
+        losses = look(self, branch, *args)
+        found.append((branch, losses.detach().clone()))
+        return losses
+
+    patch.setattr(mag_edit.MagEditControl, "_losses", see)
+    return found
+
+
+# -- what it does ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["DDIM", "direct", "virtual"])
+def test_without_iterations_and_blend_it_is_prompt_to_prompt_bit_for_bit(model, clip, method):
+    settings = replace(SETTINGS, iterations=0, blend_share=0.0, inversion_method=method)
+    plain = p2p.P2PSettings(steps=4, cross_share=0.8, self_share=0.5, inversion_method=method)
+    expected = edit(model, clip, plain, editor=p2p.EDITOR)
+    assert torch.equal(edit(model, clip, settings), expected)
+    assert relative_error(edit(model, clip, replace(settings, iterations=2)), expected) > 0.01
+
+
+@pytest.mark.parametrize("constraint", mag_edit.CONSTRAINTS)
+@pytest.mark.parametrize("method", ["DDIM", "virtual"])
+def test_the_loss_of_each_object_falls_within_a_step(model, clip, monkeypatch, constraint, method):
+    found = see_losses(monkeypatch)
+    settings = replace(SETTINGS, iterations=6, constraint=constraint, scale=1.0)
+    edit(model, clip, replace(settings, inversion_method=method))
+    assert len(found) == 2 * 6
+    for step in (found[:6], found[6:]):
+        print([losses[0].tolist() for _, losses in step])
+        assert bool((step[-1][1] < step[0][1]).all())
+
+
+def test_a_step_that_has_gained_enough_ends_early(model, clip, monkeypatch):
+    found = see_losses(monkeypatch)
+    settings = replace(SETTINGS, iterations=9, constraint="spatial ratio", early_stop=True)
+    edit(model, clip, settings)
+    assert 2 <= len(found) < 18
+    last = [losses for _, losses in found if bool((losses <= 2).all())]
+    assert last and bool((found[-1][1] <= 2).all())
+
+
+def test_the_image_outside_the_masks_is_the_inverted_one(model, clip):
+    settings = replace(SETTINGS, inversion_method="direct", blend_share=1.0)
+    latent = source_latent()
+    made = edit(model, clip, settings, latent)
+    masks = two_regions().raw.amax(0)
+    wide = torch.nn.functional.max_pool2d(masks[None, None], 8 * 3, stride=8, padding=8)[0, 0]
+    outside = wide[:8, :8] == 0
+    assert bool(outside.any()) and relative_error(made, latent) > 0.01
+    torch.testing.assert_close(made[..., outside], latent[..., outside], rtol=0, atol=1e-4)
+
+
+def test_negative_words_change_the_edit_and_cost_a_row_more(model, clip, monkeypatch):
+    expected = edit(model, clip)
+    rows, found = rows_of(monkeypatch, model), see_losses(monkeypatch)
+    made = edit(model, clip, replace(SETTINGS, negative_words="wolf"))
+    assert relative_error(made, expected) > 1e-3
+    assert [branch for branch, _ in found] == ["target", "source"] * 4
+    assert sum(rows) == 3 + 2 * (1 + 2 * 2) + 4 * 4  # inversion, optimised steps, steps
+    assert all(float(losses[0, 1]) == 0 for branch, losses in found if branch == "source")
+
+
+# -- how it runs -----------------------------------------------------------------------------------
+
+
+def test_it_runs_on_weights_that_were_made_in_inference_mode(model, clip):
+    """As ComfyUI's loaders make them."""
+    expected = edit(model, clip)
+    other = tiny_model()
+    network = other.model.diffusion_model
+    for own, given in zip(
+        network.parameters(), model.model.diffusion_model.parameters(), strict=True
+    ):
+        own.copy_(given)
+    assert relative_error(edit(other, clip), expected) < 1e-4
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_blocks_that_are_computed_again_give_the_same_edit(model, clip, monkeypatch):
+    expected = edit(model, clip, replace(SETTINGS, cross_share=0.25, optimise_share=1.0))
+    again = []
+    run = gradients._run_block
+
+    def count(*args: Any, **named: Any) -> Tensor:
+        again.append(1)
+        return run(*args, **named)
+
+    monkeypatch.setattr(gradients, "_run_block", lambda run, *args, **named: run(*args, **named))
+    kept = edit(model, clip, replace(SETTINGS, cross_share=0.25, optimise_share=1.0))
+    assert relative_error(kept, expected) < 1e-4
+    monkeypatch.setattr(gradients, "_run_block", count)
+    edit(model, clip)
+    assert again and "forward" not in {
+        name for module in model.model.diffusion_model.modules() for name in vars(module)
+    }
+
+
+def test_gradients_of_blocks_that_are_computed_again_take_less_memory(model):
+    network = model.model.diffusion_model
+    x, text = source_latent(1, 32, 32), torch.randn(1, 77, 32)
+
+    def run(blocks: Any) -> Tensor:
+        with record_gradients(model.model), blocks(network):
+            given = leaf(x, requires_grad=True)
+            out = network(
+                given, leaf(torch.tensor([500.0])), context=leaf(text), transformer_options={}
+            )
+            (gradient,) = torch.autograd.grad(out.square().sum(), given)
+        return gradient
+
+    from contextlib import nullcontext
+
+    def whole(network: Any) -> Any:
+        return nullcontext()
+
+    torch.testing.assert_close(run(checkpoint_blocks), run(whole))
+    peaks = [find_peak(lambda by=by: run(by)) for by in (checkpoint_blocks, whole)]
+    print(f"checkpointed {peaks[0] / 1e6:.1f} MB, whole {peaks[1] / 1e6:.1f} MB")
+    assert peaks[0] < 0.7 * peaks[1]
+
+
+@pytest.mark.parametrize("call", [4, 5, 6])
+def test_an_interruption_stops_in_the_optimisation_and_frees_its_memory(
+    model, clip, monkeypatch, call
+):
+    """As the button of ComfyUI sets it. Calls 0 to 2 are the inversion's, 3 the source's; then come
+    updates, forwards and, as blocks are computed again, backwards."""
+    edit(model, clip)
+    held, rows = live_bytes(), rows_of(monkeypatch, model)
+    counted = model.model.apply_model
+
+    def stop(*args: Any, **named: Any) -> Tensor:
+        if len(rows) == call:
+            comfy.model_management.interrupt_current_processing()
+        return counted(*args, **named)
+
+    monkeypatch.setattr(model.model, "apply_model", stop)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        edit(model, clip)
+    assert len(rows) <= call + 1
+    assert live_bytes() <= held
+    assert not comfy.model_management.processing_interrupted()
+    monkeypatch.undo()
+    assert bool(edit(model, clip).isfinite().all())
+
+
+def test_nothing_is_kept_after_an_edit(model, clip):
+    edit(model, clip)
+    held = live_bytes()
+    edit(model, clip)
+    assert live_bytes() <= held
+
+
+def test_a_loss_that_is_no_number_names_its_step(model, clip, monkeypatch):
+    def spoil(maps: Tensor, region: Tensor, word: Any) -> Tensor:
+        return maps.sum((1, 2, 3)) * torch.nan
+
+    monkeypatch.setitem(mag_edit.LOSSES, "token ratio", spoil)
+    with pytest.raises(
+        ValueError, match=r"^MAG-Edit: at step 1 of 4, the loss is \[nan\]\. Lower scale, or run"
+    ):
+        edit(model, clip)
+
+
+def test_a_gradient_that_is_no_number_names_its_step(model, clip):
+    with pytest.raises(
+        ValueError, match=r"^MAG-Edit: at step \d of 4, the (loss|gradient) is .*Lower scale"
+    ):
+        edit(model, clip, replace(SETTINGS, scale=1e38, steps=4))
+
+
+def test_a_card_with_too_little_memory_says_what_gradients_need(model, clip, monkeypatch):
+    def fail(*args: Any) -> Tensor:
+        raise comfy.model_management.OOM_EXCEPTION("out of memory")
+
+    monkeypatch.setattr(optimising, "_evaluate", fail)
+    with pytest.raises(ValueError, match=r"^MAG-Edit: the gradients of latents of 8x8 cells .* GB"):
+        edit(model, clip)
+
+
+def test_an_attention_without_gradients_is_not_used_for_them(model, clip, monkeypatch):
+    """As SageAttention's, which ComfyUI may have selected."""
+    from comfy.ldm.modules import attention as comfy_attention
+
+    expected = edit(model, clip)
+    selected = comfy_attention.optimized_attention
+
+    @comfy_attention.wrap_attn
+    def opaque(q: Tensor, k: Tensor, v: Tensor, *args: Any, **named: Any) -> Tensor:
+        return selected(q.detach(), k.detach(), v.detach(), *args, **named)
+
+    monkeypatch.setattr(comfy_attention, "optimized_attention", opaque)
+    monkeypatch.setattr(comfy_attention, "optimized_attention_masked", opaque)
+    assert relative_error(edit(model, clip), expected) < 1e-4
