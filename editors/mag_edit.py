@@ -75,8 +75,7 @@ class MagEditSettings(InvertedSettings):
     )
     iterations: int = setting(
         15,
-        "Most updates a step. Each takes as long as two or three steps of sampling. 0: "
-        "Prompt-to-Prompt.",
+        "Most updates a step. Each takes about as long as a step of sampling. 0: Prompt-to-Prompt.",
         min=0,
         max=200,
         step=1,
