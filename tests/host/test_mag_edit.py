@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +11,9 @@ import comfy.model_management
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ale_edit.bench.speed.memory import find_peak
 from ale_edit.editors import mag_edit, p2p
@@ -16,9 +21,11 @@ from ale_edit.host import gradients
 from ale_edit.host.editing import open_edit
 from ale_edit.host.gradients import checkpoint_blocks, leaf, record_gradients
 from ale_edit.host.sampling import optimising
+from ale_edit.tests.full_size import SD15_UNET
 from ale_edit.tests.host.runs import relative_error
 from ale_edit.tests.host.test_every_editor import rows_of
 from ale_edit.tests.host.test_stopped_runs import live_bytes
+from ale_edit.tests.oracle.bridge import comfy_clip, comfy_model
 from ale_edit.tests.tiny import edits_of, source_latent, tiny_model, two_regions
 
 pytestmark = pytest.mark.comfy
@@ -39,6 +46,12 @@ def edit(
         editor, settings, model, clip, edits_of(PAIRS), regions=regions, reuses_source=False
     )
     return opened.sample(source_latent() if latent is None else latent, 5, lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def clear() -> Any:
+    """A MODEL and a CLIP of random weights whose attention depends clearly on words."""
+    return comfy_model(), comfy_clip()
 
 
 def see_losses(patch: pytest.MonkeyPatch) -> list[tuple[str, Tensor]]:
@@ -69,23 +82,26 @@ def test_without_iterations_and_blend_it_is_prompt_to_prompt_bit_for_bit(model, 
 
 @pytest.mark.parametrize("constraint", mag_edit.CONSTRAINTS)
 @pytest.mark.parametrize("method", ["DDIM", "virtual"])
-def test_the_loss_of_each_object_falls_within_a_step(model, clip, monkeypatch, constraint, method):
+def test_the_loss_falls_within_a_step(clear, monkeypatch, constraint, method):
     found = see_losses(monkeypatch)
-    settings = replace(SETTINGS, iterations=6, constraint=constraint, scale=1.0)
-    edit(model, clip, replace(settings, inversion_method=method))
-    assert len(found) == 2 * 6
-    for step in (found[:6], found[6:]):
-        print([losses[0].tolist() for _, losses in step])
-        assert bool((step[-1][1] < step[0][1]).all())
+    settings = replace(SETTINGS, iterations=4, constraint=constraint, scale=0.3)
+    edit(*clear, replace(settings, inversion_method=method))
+    assert len(found) == 2 * 4
+    for step in (found[:4], found[4:]):
+        sums = [float(losses.sum()) for _, losses in step]
+        print(" ".join(f"{loss:.4f}" for loss in sums))
+        assert sums == sorted(sums, reverse=True) and sums[-1] < sums[0] - 1e-3
 
 
-def test_a_step_that_has_gained_enough_ends_early(model, clip, monkeypatch):
+def test_a_step_that_has_gained_enough_ends_early(clear, monkeypatch):
     found = see_losses(monkeypatch)
-    settings = replace(SETTINGS, iterations=9, constraint="spatial ratio", early_stop=True)
-    edit(model, clip, settings)
-    assert 2 <= len(found) < 18
-    last = [losses for _, losses in found if bool((losses <= 2).all())]
-    assert last and bool((found[-1][1] <= 2).all())
+    settings = replace(SETTINGS, iterations=30, constraint="spatial ratio", scale=0.3)
+    monkeypatch.setattr(mag_edit, "SPATIAL_RATIO_STOP", 1.0)
+    edit(*clear, replace(settings, early_stop=True))
+    is_enough = [bool((losses <= 1).all()) for _, losses in found]
+    print(is_enough)
+    assert sum(is_enough) == 2 and is_enough[-1] and not is_enough[0]
+    assert len(found) < 60
 
 
 def test_the_image_outside_the_masks_is_the_inverted_one(model, clip):
@@ -157,8 +173,6 @@ def test_gradients_of_blocks_that_are_computed_again_take_less_memory(model):
             (gradient,) = torch.autograd.grad(out.square().sum(), given)
         return gradient
 
-    from contextlib import nullcontext
-
     def whole(network: Any) -> Any:
         return nullcontext()
 
@@ -166,6 +180,56 @@ def test_gradients_of_blocks_that_are_computed_again_take_less_memory(model):
     peaks = [find_peak(lambda by=by: run(by)) for by in (checkpoint_blocks, whole)]
     print(f"checkpointed {peaks[0] / 1e6:.1f} MB, whole {peaks[1] / 1e6:.1f} MB")
     assert peaks[0] < 0.7 * peaks[1]
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes at once in tensors that were made under it, which may be fake."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self._now = 0
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = function(*args, **(kwargs or {}))
+        given = {id(t.untyped_storage()) for t in tensors_in((args, kwargs))}
+        for storage in (t.untyped_storage() for t in tensors_in(out)):
+            if id(storage) not in given and storage not in self._seen:
+                self._seen.add(storage)
+                self._now += storage.nbytes()
+                self.bytes = max(self.bytes, self._now)
+                weakref.finalize(storage, self._free, storage.nbytes())
+        return out
+
+    def _free(self, count: int) -> None:
+        self._now -= count
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def test_a_gradient_at_sd15s_true_width_fits_a_card_of_8_gb():
+    """In fp16 at 64x64 latents, by the sizes of tensors that are never filled."""
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    half, options = torch.float16, {}
+    gradients.use_differentiable_attention(options)
+    with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode():
+        network = UNetModel(
+            **SD15_UNET, dtype=half, operations=comfy.ops.disable_weight_init
+        ).requires_grad_(False)
+        x = torch.empty(1, 4, 64, 64, dtype=half, requires_grad=True)
+        text = torch.empty(1, 77, 768, dtype=half)
+        with Peak() as peak, checkpoint_blocks(network):
+            out = network(x, torch.empty(1), context=text, transformer_options=options)
+            torch.autograd.grad(out.float().square().sum(), x)
+        weights = sum(parameter.nbytes for parameter in network.parameters())
+    print(f"{peak.bytes / 1e9:.2f} GB beside weights of {weights / 1e9:.2f} GB")
+    assert 1.7e9 < weights < 1.8e9 and 0.1e9 < peak.bytes < 0.4e9
 
 
 @pytest.mark.parametrize("call", [4, 5, 6])
