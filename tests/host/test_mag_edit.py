@@ -84,7 +84,8 @@ def test_without_iterations_and_blend_it_is_prompt_to_prompt_bit_for_bit(model, 
 @pytest.mark.parametrize("method", ["DDIM", "virtual"])
 def test_the_loss_falls_within_a_step(clear, monkeypatch, constraint, method):
     found = see_losses(monkeypatch)
-    settings = replace(SETTINGS, iterations=4, constraint=constraint, scale=0.3)
+    scale = {"token ratio": 1.0, "spatial ratio": 0.3}[constraint]
+    settings = replace(SETTINGS, iterations=4, constraint=constraint, scale=scale)
     edit(*clear, replace(settings, inversion_method=method))
     assert len(found) == 2 * 4
     for step in (found[:4], found[4:]):
