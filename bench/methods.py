@@ -197,12 +197,13 @@ P2P_METHODS = (
 
 
 def _with_spatial_ratio(token: Method) -> Method:
+    """With early stop, which the published code of this constraint always has."""
     ((title, inputs),) = token.inputs.items()
     return replace(
         token,
         name=token.name.replace("token", "spatial"),
         label=token.label.replace(title, f"{title}, spatial ratio"),
-        inputs={title: {**inputs, "constraint": "spatial ratio"}},
+        inputs={title: {**inputs, "constraint": "spatial ratio", "early_stop": True}},
     )
 
 

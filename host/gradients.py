@@ -72,7 +72,8 @@ def _run_block(run: Callable[..., Tensor], x: Tensor, *args: Any, **named: Any) 
         return run(x, *args, **named)
     if "transformer_options" in named:  # the UNet writes into it as it goes on to other blocks
         named["transformer_options"] = dict(named["transformer_options"])
-    return checkpoint(run, x, *args, use_reentrant=False, **named)
+    out: Any = checkpoint(run, x, *args, use_reentrant=False, **named)
+    return out
 
 
 def use_differentiable_attention(options: Options) -> None:

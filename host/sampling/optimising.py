@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import comfy.model_management
 import torch
@@ -59,11 +59,11 @@ def optimise_latents(
             store = StepStore(frozenset(latents))
 
             def evaluate(
-                branch: str, x: Tensor, sigma: Tensor = sigma, store: StepStore = store
+                branch: str, latents: Tensor, sigma: Tensor = sigma, store: StepStore = store
             ) -> Tensor:
                 stop_if_interrupted()
-                with nullcontext() if x.requires_grad else torch.no_grad():
-                    return _evaluate(guider, branch, x, sigma, options, store)
+                with nullcontext() if latents.requires_grad else torch.no_grad():
+                    return _evaluate(guider, branch, latents, sigma, options, store)
 
             own = {name: leaf(x) for name, x in latents.items()}
             latents = control.optimise(own, now, evaluate)
@@ -96,7 +96,7 @@ def _explain_memory(guider: BranchGuider, latents: Mapping[str, Tensor]) -> Iter
         rows = [ROWS_OF_GRADIENTS * shape[0], *shape[1:]]
         needed = guider.inner_model.memory_required(rows) / GIB
         device = guider.inner_model.current_patcher.load_device
-        whole = comfy.model_management.get_total_memory(device) / GIB
+        whole = cast("float", comfy.model_management.get_total_memory(device)) / GIB
         raise ValueError(
             f"the gradients of latents of {shape[-2]}x{shape[-1]} cells (height x width) need "
             f"about {needed:.1f} GB beside the model; {device} has {whole:.1f} GB in all and too "

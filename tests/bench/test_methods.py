@@ -112,9 +112,8 @@ def test_mag_edit_has_a_method_for_each_constraint():
     assert {name: own["constraint"] for name, own in found.items()} == {
         name: f"{name.split('-')[1]} ratio" for name in found
     }
-    assert found["mag-spatial-paper"] == {
-        **found["mag-token-paper"], "constraint": "spatial ratio"
-    }  # fmt: skip
+    spatial = {"constraint": "spatial ratio", "early_stop": True}
+    assert found["mag-spatial-paper"] == {**found["mag-token-paper"], **spatial}
 
 
 def test_the_papers_settings_are_those_of_the_papers():

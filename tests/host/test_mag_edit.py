@@ -49,7 +49,7 @@ def edit(
 
 
 @pytest.fixture(scope="module")
-def clear() -> Any:
+def clear() -> tuple[Any, Any]:
     """A MODEL and a CLIP of random weights whose attention depends clearly on words."""
     return comfy_model(), comfy_clip()
 
@@ -86,7 +86,8 @@ def test_the_loss_falls_within_a_step(clear, monkeypatch, constraint, method):
     found = see_losses(monkeypatch)
     scale = {"token ratio": 1.0, "spatial ratio": 0.3}[constraint]
     settings = replace(SETTINGS, iterations=4, constraint=constraint, scale=scale)
-    edit(*clear, replace(settings, inversion_method=method))
+    model, clip = clear
+    edit(model, clip, replace(settings, inversion_method=method))
     assert len(found) == 2 * 4
     for step in (found[:4], found[4:]):
         sums = [float(losses.sum()) for _, losses in step]
@@ -98,7 +99,8 @@ def test_a_step_that_has_gained_enough_ends_early(clear, monkeypatch):
     found = see_losses(monkeypatch)
     settings = replace(SETTINGS, iterations=30, constraint="spatial ratio", scale=0.3)
     monkeypatch.setattr(mag_edit, "SPATIAL_RATIO_STOP", 1.0)
-    edit(*clear, replace(settings, early_stop=True))
+    model, clip = clear
+    edit(model, clip, replace(settings, early_stop=True))
     is_enough = [bool((losses <= 1).all()) for _, losses in found]
     print(is_enough)
     assert sum(is_enough) == 2 and is_enough[-1] and not is_enough[0]

@@ -125,8 +125,8 @@ def loss_of_object(
 class OneRow:
     """diffusers' attention processor for one row of the conditional half.
 
-    rows: what the source branch left, q and k and the map of each attention module; where there is
-    something, the row is the target's, under control.
+    source: the map of each attention module that the source branch left; where there are some, the
+    row is the target's, under control. left: those of this row.
     """
 
     settings: Settings
@@ -134,8 +134,8 @@ class OneRow:
     size: tuple[int, int]
     step: int
     count: int
-    source: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    left: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    source: dict[Any, Tensor] = field(default_factory=dict)
+    left: dict[Any, Tensor] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -152,13 +152,13 @@ class OneRow:
         scores = torch.einsum("lhd,nhd->hln", heads(q[0], attn), heads(k[0], attn)) * attn.scale
         maps = scores.softmax(-1)
         if self.source:
-            theirs, _ = self.source[attn]
+            theirs = self.source[attn]
             half = [-(-side // 2) for side in self.size]
             if is_self and self.step < int(self.settings.self_ * self.count + 1e-9):
                 maps = theirs if maps.shape[1] <= half[0] * half[1] else maps
             if not is_self and self.step < int(self.settings.cross * (self.count + 1) + 1e-9):
                 maps = seen_by_target(theirs, maps, self.source_of)
-        self.left[attn] = maps, v
+        self.left[attn] = maps
         out = torch.einsum("hln,nhd->lhd", maps, heads(v[0], attn)).flatten(1)
         return attn.to_out[0](out[None])
 
@@ -192,14 +192,14 @@ class Optimiser:
         with attended_by(self.network.unet, attention):
             self.network.unet(z[None], torch.tensor(t), encoder_hidden_states=text[None])
 
-    def chosen_layers(self, left: dict[Any, tuple[Tensor, Tensor]]) -> tuple[list[Tensor], Any]:
+    def chosen_layers(self, left: dict[Any, Tensor]) -> tuple[list[Tensor], Any]:
         """The maps of the coarsest grid with 16 cells a side, or else of the finest; and the
         grid."""
         by_grid: dict[tuple[int, int], list[Tensor]] = {}
         for attn, place in self.places.items():
             if place.startswith("mid_block"):
                 continue
-            maps = left[attn][0]
+            maps = left[attn]
             height, width = self.size
             while height * width > maps.shape[1]:
                 height, width = -(-height // 2), -(-width // 2)
