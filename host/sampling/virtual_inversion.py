@@ -75,9 +75,7 @@ def sample_virtual_inversion(
     latents = dict.fromkeys(names, _first_latent(x0, noise.draw(x0), sampling, schedule[0]))
     edits = {EDITED: x0}
     for step, after in enumerate(levels[1:]):
-        latents = optimise_latents(
-            latents, cast("BranchGuider", guider), sigmas, step, extra_args
-        )
+        latents = optimise_latents(latents, cast("BranchGuider", guider), sigmas, step, extra_args)
         predicted = predict_branches(model, latents, sigmas[step], extra_args)
         source = predicted.pop(SOURCE)
         edits = {name: predict_edit(x0, source, own) for name, own in predicted.items()}

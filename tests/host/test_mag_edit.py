@@ -25,7 +25,7 @@ from ale_edit.tests.full_size import SD15_UNET
 from ale_edit.tests.host.runs import relative_error
 from ale_edit.tests.host.test_every_editor import rows_of
 from ale_edit.tests.host.test_stopped_runs import live_bytes
-from ale_edit.tests.oracle.bridge import comfy_clip, comfy_model
+from ale_edit.tests.oracle.bridge import comfy_clip, comfy_model, randomise
 from ale_edit.tests.tiny import edits_of, source_latent, tiny_model, two_regions
 
 pytestmark = pytest.mark.comfy
@@ -92,7 +92,7 @@ def test_the_loss_falls_within_a_step(clear, monkeypatch, constraint, method):
     for step in (found[:4], found[4:]):
         sums = [float(losses.sum()) for _, losses in step]
         print(" ".join(f"{loss:.4f}" for loss in sums))
-        assert sums == sorted(sums, reverse=True) and sums[-1] < sums[0] - 1e-3
+        assert sums == sorted(sums, reverse=True) and sums[-1] < sums[0] - 5e-4
 
 
 def test_a_step_that_has_gained_enough_ends_early(clear, monkeypatch):
@@ -142,6 +142,34 @@ def test_it_runs_on_weights_that_were_made_in_inference_mode(model, clip):
         own.copy_(given)
     assert relative_error(edit(other, clip), expected) < 1e-4
     assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def first_gradient(model: Any, clip: Any, patch: pytest.MonkeyPatch) -> Tensor:
+    found: list[Tensor] = []
+    move = mag_edit.move_down
+
+    def see(x: Tensor, gradient: Tensor, *args: Any) -> Tensor:
+        found.append(gradient.clone())
+        return move(x, gradient, *args)
+
+    with patch.context() as own:
+        own.setattr(mag_edit, "move_down", see)
+        edit(model, clip, replace(SETTINGS, scale=0.1, iterations=1))
+    return found[0]
+
+
+@pytest.mark.parametrize("loss_scale", [mag_edit.LOSS_SCALE, 1.0])
+def test_weights_in_half_precision_give_the_same_gradient(clear, monkeypatch, loss_scale):
+    """Of the loss scaled up: as it is, half precision loses more of it."""
+    model, clip = clear
+    half = tiny_model(dtype=torch.float16)
+    randomise(half.model.diffusion_model, 0)
+    expected = first_gradient(model, clip, monkeypatch)
+    monkeypatch.setattr(mag_edit, "LOSS_SCALE", loss_scale)
+    made = first_gradient(half, clip, monkeypatch)
+    error = float((made - expected).norm() / expected.norm())
+    print(f"loss scale {loss_scale:g}: gradient in fp16 differs by {error:.1e}")
+    assert made.dtype == torch.float32 and error < (0.05 if loss_scale > 1 else 1)
 
 
 def test_blocks_that_are_computed_again_give_the_same_edit(model, clip, monkeypatch):
