@@ -129,7 +129,8 @@ class SamplingPlan:
 class ControlInputs:
     """What the control of one run is made from.
 
-    source, target: the base prompts. read_word: a word in the tokens of the text encoder.
+    source, target: the base prompts. phrases: the source and the target phrase of each edit.
+    read_word: a word in the tokens of the text encoder.
     self_layers: number of the model's self-attention layers. variant: the paper, or the published
         code where the two differ. regions: the editor's masks (Editor.masks) of each image, under
         their names, where any are connected. cell: pixels along each side of a latent cell.
@@ -143,6 +144,7 @@ class ControlInputs:
     variant: Variant = "paper"
     regions: Regions | None = None
     cell: int = USUAL_CELL
+    phrases: tuple[tuple[str, str], ...] = ()
     advise: Callable[[str], object] = lambda sentence: None
 
 

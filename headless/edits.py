@@ -123,11 +123,17 @@ def words_workflow(
 
 
 def editor_workflow(
-    name: str, image: str, edits: Sequence[tuple[str, str]], model: Model = Model()
+    name: str, image: str, edits: Sequence[tuple[str, ...]], model: Model = Model()
 ) -> Workflow:
-    """The workflow of an editor of editor_files for an uploaded image and edits: the editor's own,
-    with a model and an image in the place of the demo world's."""
-    workflow = Workflow.load(editor_files()[name].path)
+    """The workflow of an editor of editor_files for an uploaded image and edits, with an uploaded
+    mask each where it takes masks: the editor's own, with a model, an image and masks in the place
+    of the demo world's."""
+    editor = editor_files()[name]
+    workflow = Workflow.load(editor.path)
+    if editor.takes_masks:
+        if len(edits[0]) == 2:
+            raise ValueError(f"{editor.title} edits inside masks. Give a mask for each edit.")
+        use_masks(workflow)
     workflow.replace(find_class(workflow, "ALEDemoScene"), "LoadImage", {"image": image})
     workflow.rename(find_class(workflow, "LoadImage"), "Source image")
     fill_edits(workflow, image, edits)
@@ -135,6 +141,15 @@ def editor_workflow(
     workflow.rename(find_class(workflow, DEMO_LOADER), "Model")
     use_model(workflow, "Model", model)
     return workflow
+
+
+def use_masks(workflow: Workflow) -> None:
+    """Put an edit with a mask of its own in the place of the list of edits and its masks."""
+    del workflow.inputs(find_class(workflow, "ALERegions"))["masks"]
+    workflow.replace("Edit List", "ALEEditObject", {"source": "", "target": ""})
+    workflow.rename("Edit List", "Edit 1")
+    workflow.add("Mask 1", "LoadImageMask", {"image": "", "channel": "red"})
+    workflow.connect("Edit 1", "mask", "Mask 1")
 
 
 def result_title(workflow: Workflow) -> str:

@@ -227,7 +227,7 @@ def _fill_workflow(row: Row, defaults: JobDefaults, image: str, masks: Sequence[
         return workflow
     editor = defaults.editor_of(row)
     if editor != ALE:
-        workflow = editor_workflow(editor, image, row.edits, defaults.model)
+        workflow = editor_workflow(editor, image, edits or row.edits, defaults.model)
     elif edits:
         workflow = mask_workflow(image, edits, defaults.model)
     else:

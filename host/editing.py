@@ -208,6 +208,7 @@ def open_edit(
     for part in editor.parts(settings):
         patched = _apply_part(patched, part, regions, editor.title)
     texts, prompts = _encode_sides(editor, clip, edits)
+    optimises = False
     for conditioning in texts.values():
         require_one_text(conditioning, model, editor.title)
     tell_unknown_words(clip, edits)
@@ -215,7 +216,9 @@ def open_edit(
         target, words = texts["target"], prompts["target"]
         if plain := editor.end_prompt(settings).strip():
             texts["target"] = substitute_rows(clip, target, words, plain)
-        patched = _add_own_control(editor, settings, patched, clip, edits, prompts, regions)
+        patched, optimises = _add_own_control(
+            editor, settings, patched, clip, edits, prompts, regions
+        )
     texts["empty"] = encode_text(clip, "")
     plan = editor.plan(settings)
     text = "" if plan.prompt == "empty" else edits.prompt(plan.prompt)
@@ -242,8 +245,9 @@ def open_edit(
 
     branches = [branch(own) for own in editor.branches(settings)]
     guider = BranchGuider(
-        patched, branches, negative, evaluation=evaluation, reuses_source=reuses_source
-    )
+        patched, branches, negative, evaluation=evaluation, reuses_source=reuses_source,
+        optimises=optimises,
+    )  # fmt: skip
     if inversion is not None and inversion.null_texts is not None:
         advise_guidance(inversion, guidance, editor.title)
     return OpenEdit(guider, model, plan, texts, text, negative, guidance, inversion)
@@ -285,8 +289,9 @@ def _add_own_control(
     edits: Edits,
     prompts: Mapping[Side, EncodedPrompt],
     regions: Regions | None,
-) -> ModelPatcher:
-    """A clone of a MODEL under the control that the editor makes, if it makes one."""
+) -> tuple[ModelPatcher, bool]:
+    """A clone of a MODEL under the control that the editor makes, if it makes one, and whether that
+    control optimises latents."""
     inputs = ControlInputs(
         source=prompts["source"],
         target=prompts["target"],
@@ -295,6 +300,7 @@ def _add_own_control(
         variant=edits.settings.variant,
         regions=regions,
         cell=pixels_per_cell(model),
+        phrases=tuple(zip(edits.sources, edits.targets, strict=True)),
     )
     advising = replace(inputs, advise=lambda sentence: tell(f"{editor.title}: {sentence}"))
 
@@ -302,11 +308,13 @@ def _add_own_control(
         with name_node(editor.title):
             return editor.make_control(settings, inputs)
 
-    if make_control(advising) is None:  # refuses before the image is encoded
-        return model
-    return add_control(
+    first = make_control(advising)  # refuses before the image is encoded
+    if first is None:
+        return model, False
+    patched = add_control(
         model, f"ale_edit.{editor.name}", lambda *_: make_control(inputs), editor.title
     )
+    return patched, first.has_optimisation()
 
 
 def advise_negative(start: Start, guidance: float, node: str) -> None:

@@ -35,6 +35,7 @@ SHOWN = {
     "save_inversion": ("Source",),
     "lcm_schedule": ("Generated image",),
     "leakage_score": ("Edited image",),
+    "mag_edit": ("Source", "Edited image"),
     "masactrl": ("Source", "Edited image"),
     "p2p": ("Source", "Edited image"),
     "end_token_substitution": ("With substitution", "Without substitution, image"),

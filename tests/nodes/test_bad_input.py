@@ -17,6 +17,7 @@ from ale_edit.tests.nodes.bad_editors import EDITOR_CASES
 from ale_edit.tests.nodes.bad_edits import EDIT_CASES, REGION_CASES
 from ale_edit.tests.nodes.bad_input import CURE, Case, World
 from ale_edit.tests.nodes.bad_inversions import ELSEWHERE, INVERSION_CASES
+from ale_edit.tests.nodes.bad_mag_edit import MAG_EDIT_CASES
 from ale_edit.tests.nodes.bad_masactrl import MASACTRL_CASES
 from ale_edit.tests.nodes.bad_models import MODEL_CASES, NO_UNET, OTHER_MODEL_CASES
 from ale_edit.tests.nodes.bad_patches import OF_NODES_NOT_HERE, PATCH_CASES
@@ -39,6 +40,7 @@ CASES = [
     *SAMPLING_CASES,
     *EDITOR_CASES,
     *MASACTRL_CASES,
+    *MAG_EDIT_CASES,
 ]
 
 

@@ -89,6 +89,8 @@ def test_masks_of_the_edits_change_nothing(edit: Edit) -> None:
 
 
 BY_WORDS = {"source_prompt": "edits", "source_words": "wolf", "target_words": "goat"}
+QUICK = {"inversion_method": "DDIM", "iterations": 0}
+STRONG = {"inversion_method": "DDIM", "iterations": 2, "scale": 100.0, "blend_share": 0.0}
 # for each setting, the inputs beside which it counts, and another value
 CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
     "infedit": {
@@ -163,6 +165,25 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "blend_start": ({"blend_words": "goat", "blend_threshold": 0.9}, 0.6),
         "ets_prompt": ({}, "goat hat"),
     },
+    "mag-edit": {
+        "steps": ({}, 3),
+        "source_guidance": (QUICK, 3.0),
+        "target_guidance": ({}, 5.0),
+        "strength": (QUICK, 0.5),
+        "inversion_method": ({}, "direct"),
+        "time_steps": (QUICK, "LCM"),
+        "constraint": (STRONG, "spatial ratio"),
+        "scale": (STRONG, 10.0),
+        "iterations": (STRONG, 0),
+        "optimise_share": (STRONG, 1.0),
+        "early_stop": ({**STRONG, "constraint": "spatial ratio", "iterations": 30}, True),
+        "edit_words": ({**STRONG, "cross_share": 0.0}, "red"),
+        "negative_words": (STRONG, "wolf"),
+        "negative_scale": ({**STRONG, "negative_words": "wolf"}, 20.0),
+        "cross_share": (QUICK, 0.0),
+        "self_share": (QUICK, 0.0),
+        "blend_share": (QUICK, 1.0),
+    },
 }
 
 
@@ -194,5 +215,6 @@ def test_the_node_has_the_inputs_of_every_editor_and_its_settings_between_them(
     reuse = ["reuse_source"] if editor.branches(editor.settings())[0].name == "source" else []
     inversion = ["inversion"] if "inversion_method" in [*first, *later] else []
     masks = [name for name, _ in editor.masks]
-    assert names == [*task, *first, *reuse, "negative", *later, *inversion, *masks]
+    regions = ["regions"] if editor.grow_regions is not None else []
+    assert names == [*task, *first, *reuse, "negative", *later, *inversion, *masks, *regions]
     assert nodes()[editor.node_id].__name__ == editor.node_id
