@@ -26,7 +26,7 @@ OF_COMFYUI = ("model", "sampling")
 
 NAMES = frozenset(
     ("ALE Edit", "InfEdit", "MAG-Edit", "MasaCtrl", "clip", "vae", "eta", "kappa", "json", "sigmas")
-    + ("Free-Prompt-Editing", "Plug-and-Play", "Prompt-to-Prompt", "SDEdit")
+    + ("Free-Prompt-Editing", "Plug-and-Play", "Prompt-to-Prompt", "SDEdit", "DiffEdit")
     + ("TE", "TI", "PSNR", "MSE", "SSIM", "LPIPS")
 )
 """Texts that may stay as they are in every language."""

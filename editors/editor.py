@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from ..attention.control import Control
 from ..inversion.ddim import Convention
@@ -16,6 +16,9 @@ from ..inversion.stored import InversionMethod, Schedule
 from ..prompts.alignment import EncodedPrompt, Word
 from ..prompts.edits import Variant, require_choice
 from ..regions.regions import USUAL_CELL, Regions
+
+if TYPE_CHECKING:
+    from .diffedit import MaskSettings
 
 BranchText: TypeAlias = Literal["source", "target", "empty"]
 """Which prompt a branch is conditioned on."""
@@ -64,8 +67,9 @@ def strength_setting(
         "Share of the steps to run, counted from the end. Below 1, the edit starts from the "
         "noised source image and stays closer to it."
     ),
+    default: float = 1.0,
 ) -> float:
-    return setting(1.0, tooltip, min=0.05, max=1.0, step=0.05)
+    return setting(default, tooltip, min=0.05, max=1.0, step=0.05)
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,9 @@ class Editor(Generic[S]):
         how it samples.
     texts: how the edits are encoded: as prompts, or as Object-Restricted Embeddings.
     grow_regions: (settings) -> by how much the masks of the edits grow into its regions, a fraction
-        of the image's height; None for an editor that does not use those masks.
+        of the image's height; None for an editor that does not need those masks.
+    find_mask: (settings) -> how the place of the edit is found where the edits have no masks; None
+        for an editor that does not look for it.
     masks: its optional inputs for masks, each with its tooltip. paper: settings with the numbers of
         the paper itself, where the defaults are others. negative: the prompt that branches are
         guided away from where the person gives none. end_prompt: (settings) -> the prompt whose
@@ -208,6 +214,7 @@ class Editor(Generic[S]):
     plan: Callable[[S], SamplingPlan] = plan_virtual_inversion
     texts: Literal["prompts", "objects"] = "prompts"
     grow_regions: Callable[[S], float] | None = None
+    find_mask: Callable[[S], MaskSettings] | None = None
     masks: tuple[tuple[str, str], ...] = ()
     paper: S | None = None
     negative: str = ""

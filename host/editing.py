@@ -53,6 +53,7 @@ from .sampling.latents import pixels_per_cell
 from .sampling.run_checks import require_width
 from .sampling.schedule import sigmas_of
 from .sampling.virtual_inversion import virtual_inversion_sampler
+from .segmenting.disagreement import find_place
 from .text.embedding import (
     embed_side,
     encode_prompt,
@@ -86,31 +87,51 @@ def edit_image(
     """Edit a batch of images (B, H, W, 3 or 4) in [0, 1]: (B, H, W, 3), at exactly the same size.
 
     regions: where the editor acts, of each image or one for all; if None, the masks of the edits
-        (Editor.grow_regions), or else those of `masks`. masks: of the editor's mask inputs
-        (Editor.masks) that are connected, one or one for each image. negative: CONDITIONING that
-        all branches share; the editor's own prompt if None. reuses_source: take the source branch
-        from the last edit where it is the same. inversion: of this image, in place of the one that
-        the editor makes.
+        (Editor.grow_regions), those of `masks`, or the place that it finds (Editor.find_mask).
+        masks: of the editor's mask inputs (Editor.masks) that are connected, one or one for each
+        image. negative: CONDITIONING that all branches share; the editor's own prompt if None.
+        reuses_source: take the source branch from the last edit where it is the same. inversion: of
+        this image, in place of the one that the editor makes.
     """
     require_size(image, model, editor.title)
     if regions is None:
-        regions = _find_regions(editor, settings, edits, image, masks or {})
+        regions = _read_regions(editor, settings, edits, image, masks or {})
     if editor.grow_regions is not None and regions is not None:
         _require_same_objects(edits, regions, image, editor.title)
+    latent: Tensor | None = None
+    if editor.find_mask is not None and regions is None:
+        sigmas_of(model, editor.plan(settings).schedule)  # refuses before the mask is looked for
+        require_one_text(encode_text(clip, ""), model, editor.title)
+        latent = encode_image(vae, image)
+        size, how = (image.shape[1], image.shape[2]), editor.find_mask(settings)
+        regions = find_place(model, clip, edits, latent, how, seed, size)
     edit = open_edit(
         editor, settings, model, clip, edits,
         regions=regions, negative=negative, reuses_source=reuses_source, inversion=inversion,
     )  # fmt: skip
-    edited = edit.edit_image(vae, image, seed)
+    edited = edit.edit_latent(vae, encode_image(vae, image) if latent is None else latent, seed)
     require_decoded(edited, image, model, editor.title)
     return restore_size(edited, image, pixels_per_cell(model))
 
 
-def _find_regions(
+def encode_image(vae: VAE, image: Tensor) -> Tensor:
+    """The latents of images (B, H, W, 1, 3 or 4)."""
+    return cast(Tensor, vae.encode(image[..., :3].expand(-1, -1, -1, 3)))
+
+
+def _read_regions(
     editor: Editor[S], settings: S, edits: Edits, image: Tensor, masks: Mapping[str, Tensor]
 ) -> Regions | None:
+    """Those of the masks that the person gave."""
     if editor.grow_regions is not None:
         return regions_on_images(edits, image, editor.grow_regions(settings))
+    if editor.find_mask is not None and any(edit.mask is not None for edit in edits.items):
+        if bare := [edit.source for edit in edits.items if edit.mask is None]:
+            raise ValueError(
+                f'{editor.title}: some of the edits have a mask, but "{bare[0]}" has none. Connect '
+                "a mask to every Edit Object, or to none, so that the place is found."
+            )
+        return regions_on_images(edits, image, 0.0)
     size = (image.shape[1], image.shape[2])
     return regions_from_inputs(masks, size, len(image), editor.title)
 
@@ -145,9 +166,9 @@ class OpenEdit:
     guidance: float
     inversion: Inversion | None = None
 
-    def edit_image(self, vae: VAE, image: Tensor, seed: int) -> Tensor:
-        """Encode, sample, decode: (B, H, W, 3)."""
-        samples = self.sample(cast(Tensor, vae.encode(image[..., :3].expand(-1, -1, -1, 3))), seed)
+    def edit_latent(self, vae: VAE, latent: Tensor, seed: int) -> Tensor:
+        """Sample and decode: (B, H, W, 3)."""
+        samples = self.sample(latent, seed)
         return vae.decode(samples.to(comfy.model_management.intermediate_device()))
 
     def sample(self, latent: Tensor, seed: int, callback: RunCallback | None = None) -> Tensor:

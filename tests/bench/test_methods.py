@@ -34,6 +34,7 @@ GROUND = {
     "fpe": {"time_steps": "LCM"},
     "pnp": {"time_steps": "LCM"},
     "sdedit": {"time_steps": "LCM", "strength": 0.6},
+    "diffedit": {"time_steps": "LCM", "strength": 0.8},
     "p2p": {"time_steps": "LCM"},
     "mag-edit": {"time_steps": "LCM"},
 }

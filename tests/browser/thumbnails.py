@@ -21,6 +21,8 @@ SHOWN = {
     "background_blending": ("Source", "Edited image"),
     "compare": ("All three",),
     "compare_editors": ("All editors",),
+    "diff_edit_mask": ("Regions preview", "Differences"),
+    "diffedit": ("Source", "Edited image"),
     "demo_detector_loader": ("Regions", "Object masks"),
     "demo_model_loader": ("Generated image",),
     "demo_scene": ("Image", "Masks"),

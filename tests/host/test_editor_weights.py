@@ -38,10 +38,8 @@ def run(case: Case, model: Any, clip: Any) -> Tensor:
     """As the node runs it."""
     editor, settings = case
     with torch.inference_mode():
-        opened = open_edit(
-            editor, settings, model, clip, edits_of(PAIRS),
-            regions=regions_for(editor), reuses_source=False,
-        )  # fmt: skip
+        given = {"regions": regions_for(editor), "reuses_source": False}
+        opened = open_edit(editor, settings, model, clip, edits_of(PAIRS), **given)
         return opened.sample(source_latent(), 5, lambda *_: None)
 
 

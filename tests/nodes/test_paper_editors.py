@@ -81,13 +81,17 @@ def test_the_papers_negative_prompt_is_used_unless_another_is_connected(
 
 
 @pytest.mark.parametrize(
-    "editor", [e for e in EDITORS if e.grow_regions is None], ids=lambda editor: editor.name
+    "editor",
+    [e for e in EDITORS if e.grow_regions is None and e.find_mask is None],
+    ids=lambda editor: editor.name,
 )
 def test_masks_of_the_edits_change_nothing(edit: Edit) -> None:
-    """But for ALE Edit, whose regions they are."""
+    """But for ALE Edit, whose regions they are, and DiffEdit, which finds those that are not
+    there."""
     assert torch.equal(edit(edits=one("ALEEditList", text=TEXT)), edit(edits=masked()))
 
 
+FOUND = {"edits": one("ALEEditList", text=TEXT), "mask_threshold": 0.95, "mask_clamp": 1.0}
 BY_WORDS = {"source_prompt": "edits", "source_words": "wolf", "target_words": "goat"}
 QUICK = {"inversion_method": "DDIM", "iterations": 0}
 STRONG = {"inversion_method": "DDIM", "iterations": 2, "scale": 100.0, "blend_share": 0.0}
@@ -147,6 +151,17 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "target_guidance": ({}, 5.0),
         "strength": ({}, 0.8),
         "time_steps": ({}, "LCM"),
+    },
+    "diffedit": {
+        "steps": ({}, 3),
+        "target_guidance": ({}, 5.0),
+        "strength": ({}, 0.5),
+        "time_steps": ({}, "LCM"),
+        "source_prompt": ({}, "edits"),
+        "mask_maps": (FOUND, 2),
+        "mask_strength": (FOUND, 0.9),
+        "mask_threshold": (FOUND, 0.7),
+        "mask_clamp": (FOUND, 1.03),
     },
     "p2p": {
         "steps": ({}, 3),

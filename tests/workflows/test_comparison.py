@@ -19,7 +19,7 @@ from ale_edit.headless.edits import (
 from ale_edit.headless.workflow import Workflow
 from ale_edit.tests.workflows.graphs import api_path
 
-METHODS = ("infedit", "masactrl", "p2p", "p2p-ets", "fpe", "pnp", "sdedit")
+METHODS = ("infedit", "masactrl", "p2p", "p2p-ets", "fpe", "pnp", "sdedit", "diffedit")
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 COMPARISONS = {
     "compare_editors": (
