@@ -189,7 +189,8 @@ def test_masks_for_an_editor_that_takes_none_are_told_once_and_change_nothing(ed
 def test_whole_prompts_reach_every_editor(tmp_path):
     for editor in editor_files().values():
         how = JobDefaults(editor=editor.name)
-        (job,) = jobs_of(tmp_path, how, masks="", source_prompt="a box on grass")
+        masks = {} if editor.takes_masks else {"masks": ""}
+        (job,) = jobs_of(tmp_path, how, source_prompt="a box on grass", **masks)
         edits = job.workflow.inputs(editor.title)["edits"]
         assert job.workflow.title(edits[0]) == "Full Prompts"
         assert job.workflow.inputs("Full Prompts")["source_prompt"] == "a box on grass"
