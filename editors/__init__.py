@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import ale, fpe, infedit, masactrl, p2p, pnp, sdedit
+from . import ale, cpam, fpe, infedit, masactrl, p2p, pnp, sdedit
 from .editor import Editor
 
 EDITORS: tuple[Editor[Any], ...] = (
@@ -13,6 +13,7 @@ EDITORS: tuple[Editor[Any], ...] = (
     fpe.EDITOR,
     pnp.EDITOR,
     sdedit.EDITOR,
+    cpam.EDITOR,
 )
 """All editors; host/editing.py runs each of them. Nodes, help pages, workflows, tests, benches and
 edit.py go by this list."""

@@ -64,6 +64,7 @@ from .text.end_tokens import substitute_rows
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+    from comfy.samplers import CFGGuider
     from comfy.sd import CLIP, VAE
 
 
@@ -295,6 +296,7 @@ def _add_own_control(
         variant=edits.settings.variant,
         regions=regions,
         cell=pixels_per_cell(model),
+        phrases=tuple(zip(edits.sources, edits.targets, strict=True)),
     )
     advising = replace(inputs, advise=lambda sentence: tell(f"{editor.title}: {sentence}"))
 
@@ -304,9 +306,11 @@ def _add_own_control(
 
     if make_control(advising) is None:  # refuses before the image is encoded
         return model
-    return add_control(
-        model, f"ale_edit.{editor.name}", lambda *_: make_control(inputs), editor.title
-    )
+
+    def open_run(guider: CFGGuider, _: Tensor) -> Control | None:
+        return make_control(replace(inputs, seed=cast(BranchGuider, guider).seed))
+
+    return add_control(model, f"ale_edit.{editor.name}", open_run, editor.title)
 
 
 def advise_negative(start: Start, guidance: float, node: str) -> None:

@@ -47,6 +47,14 @@ def image_output() -> io.Output:
     )
 
 
+def regions_input() -> io.Input:
+    return sockets.Regions.Input(
+        "regions",
+        optional=True,
+        tooltip=sockets.REGIONS_TOOLTIP + " Without it, the masks of the edits are used.",
+    )
+
+
 def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
     """The node of an editor, from its settings."""
 
@@ -67,6 +75,8 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
             inverts = any(field.name == "inversion_method" for field in fields)
             last = [*later, inversion_input()] if inverts else later
             masks = [mask_input(*named) for named in editor.masks]
+            if editor.grow_regions is not None:
+                masks.append(regions_input())
             return io.Schema(
                 node_id=editor.node_id,
                 display_name=editor.title,
@@ -95,6 +105,7 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
             reuse_source: bool = True,
             negative: Conditioning | None = None,
             inversion: Inversion | None = None,
+            regions: Regions | None = None,
             **values: Any,
         ) -> io.NodeOutput:
             masks = {name: values.pop(name, None) for name, _ in editor.masks}
@@ -104,7 +115,8 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
                 edited = edit_image(
                     editor, settings, model, clip, vae, image, edits, seed,
                     masks={name: mask for name, mask in masks.items() if mask is not None},
-                    negative=negative, reuses_source=reuse_source, inversion=inversion,
+                    regions=regions, negative=negative, reuses_source=reuse_source,
+                    inversion=inversion,
                 )  # fmt: skip
             return io.NodeOutput(edited)
 
@@ -146,12 +158,7 @@ class ALEEdit(io.ComfyNode):
                         "what Method Settings says, or else the paper."
                     ),
                 ),
-                sockets.Regions.Input(
-                    "regions",
-                    optional=True,
-                    tooltip=sockets.REGIONS_TOOLTIP
-                    + " Without it, the masks of the edits are used.",
-                ),
+                regions_input(),
                 reuse_input(),
                 negative_input(),
             ],
