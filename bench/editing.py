@@ -165,8 +165,9 @@ class Plan:
         """An editor's workflow for an edit, with what holds for all methods. names: of the uploaded
         image, then of the masks, which only some editors take."""
         source, *masks = names
-        if takes_masks(editor):
-            triples = [(o.source, o.target, n) for o, n in zip(edit.objects, masks, strict=True)]
+        pairs = [(o.source, o.target) for o in edit.objects]
+        triples = [(*pair, n) for pair, n in zip(pairs, masks, strict=True)] if masks else []
+        if editor == ALE:
             workflow = fill_workflow(
                 source,
                 triples,
@@ -175,8 +176,8 @@ class Plan:
                 checkpoint=self._checkpoint,
             )
         else:
-            pairs = [(o.source, o.target) for o in edit.objects]
-            workflow = editor_workflow(editor, source, pairs, Model(self._checkpoint))
+            given = triples if takes_masks(editor) else pairs
+            workflow = editor_workflow(editor, source, given, Model(self._checkpoint))
             apply_own_settings(workflow, {"seed": edit.seed, **self._sampling})
         if edit.source_prompt or edit.target_prompt:
             prompts = (edit.source_prompt, edit.target_prompt)

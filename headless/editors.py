@@ -24,13 +24,14 @@ TASK = frozenset(("model", "clip", "vae", "image", "edits", "negative"))
 @dataclass(frozen=True)
 class EditorFile:
     """One editor: its name, where its workflow is, and the title, class and settings of its node
-    there."""
+    there. takes_masks: whether it needs a mask for each edit."""
 
     name: str
     path: Path
     title: str
     class_type: str
     settings: Mapping[str, Any]
+    takes_masks: bool
 
 
 @lru_cache(maxsize=1)
@@ -48,7 +49,8 @@ def _read_editor(name: str, path: Path) -> EditorFile | None:
         class_type, inputs = node["class_type"], node["inputs"]
         if class_type.lower() == f"ale{name}" and TASK - {"negative"} <= set(inputs):
             title = workflow.title(node_id)
-            return EditorFile(name, path, title, class_type, read_settings(node))
+            settings = read_settings(node)
+            return EditorFile(name, path, title, class_type, settings, "regions" in inputs)
     return None
 
 
@@ -69,7 +71,7 @@ def require_editor(name: str) -> str:
 
 
 def takes_masks(name: str) -> bool:
-    return name == ALE
+    return name == ALE or editor_files()[name].takes_masks
 
 
 def find_editor_node(workflow: Workflow) -> str | None:

@@ -1,7 +1,7 @@
 """Fills the pack's workflows for one uploaded image and its edits.
 
 workflows/api/ale_edit.json takes one mask per edit; ale_edit_words.json finds the objects from the
-words of the edits; the other editors have a workflow each (editors.py). A workflow of one's own is
+words of the edits; the other editors have a workflow each (editors.py), some with masks. A workflow of one's own is
 filled by the same titles: "Source image"; and either "Edit 1", "Mask 1" and so on, or "Edit List".
 """
 
@@ -23,6 +23,11 @@ DEMO_GUIDANCE = {"source_guidance": 3.0, "target_guidance": 5.0}  # that model i
 DEMO_LOADER = "ALEDemoModelLoader"
 PROMPTS_NODE = "ALEFullPrompts"
 PROMPTS = ("source_prompt", "target_prompt")
+OWN_MASK: dict[str, Any] = {
+    "class_type": "LoadImageMask",
+    "inputs": {"image": "", "channel": "red"},
+}
+"""What loads a mask in ale_edit.json."""
 CUSTOM_TYPE = "custom"  # of edit: the schedule is the one given, not the type's own
 
 # A setting's name -> the nodes' inputs that it stands for, whichever of them a workflow has.
@@ -123,18 +128,33 @@ def words_workflow(
 
 
 def editor_workflow(
-    name: str, image: str, edits: Sequence[tuple[str, str]], model: Model = Model()
+    name: str, image: str, edits: Sequence[tuple[str, ...]], model: Model = Model()
 ) -> Workflow:
     """The workflow of an editor of editor_files for an uploaded image and edits: the editor's own,
-    with a model and an image in the place of the demo world's."""
-    workflow = Workflow.load(editor_files()[name].path)
+    with a model and an image in the place of the demo world's. An editor that takes masks needs an
+    uploaded mask in each edit."""
+    editor = editor_files()[name]
+    workflow = Workflow.load(editor.path)
     workflow.replace(find_class(workflow, "ALEDemoScene"), "LoadImage", {"image": image})
     workflow.rename(find_class(workflow, "LoadImage"), "Source image")
+    if editor.takes_masks:
+        if len(edits[0]) == 2:
+            raise ValueError(f"{editor.title} needs a mask for each edit. Give masks.")
+        use_masks(workflow)
     fill_edits(workflow, image, edits)
     workflow.keep_only(result_title(workflow))
     workflow.rename(find_class(workflow, DEMO_LOADER), "Model")
     use_model(workflow, "Model", model)
     return workflow
+
+
+def use_masks(workflow: Workflow) -> None:
+    """Put edits that have masks of their own in the place of Edit List and Regions."""
+    workflow.replace("Edit List", "ALEEditObject", {"source": "", "target": ""})
+    workflow.rename("Edit List", "Edit 1")
+    workflow.add("Mask 1", **OWN_MASK)
+    workflow.connect("Edit 1", "mask", "Mask 1")
+    workflow.remove("Regions")
 
 
 def result_title(workflow: Workflow) -> str:
