@@ -25,7 +25,7 @@ OF_COMFYUI = ("model", "sampling")
 """Categories that the front end translates itself."""
 
 NAMES = frozenset(
-    ("ALE Edit", "InfEdit", "MasaCtrl", "clip", "vae", "eta", "kappa", "json", "sigmas")
+    ("ALE Edit", "CPAM", "InfEdit", "MasaCtrl", "clip", "vae", "eta", "kappa", "json", "sigmas")
     + ("Free-Prompt-Editing", "Plug-and-Play", "Prompt-to-Prompt", "SDEdit")
     + ("TE", "TI", "PSNR", "MSE", "SSIM", "LPIPS")
 )

@@ -1,8 +1,9 @@
 """Fills the pack's workflows for one uploaded image and its edits.
 
 workflows/api/ale_edit.json takes one mask per edit; ale_edit_words.json finds the objects from the
-words of the edits; the other editors have a workflow each (editors.py), some with masks. A workflow of one's own is
-filled by the same titles: "Source image"; and either "Edit 1", "Mask 1" and so on, or "Edit List".
+words of the edits; the other editors have a workflow each (editors.py), some with masks. A workflow
+of one's own is filled by the same titles: "Source image"; and either "Edit 1", "Mask 1" and so on,
+or "Edit List".
 """
 
 import re

@@ -24,7 +24,7 @@ from ale_edit.bench.methods import (
     spoil_mask,
 )
 from ale_edit.editors import COMPARED
-from ale_edit.headless.editors import editor_files
+from ale_edit.headless.editors import editor_files, takes_masks
 from ale_edit.headless.edits import editor_workflow
 from ale_edit.prompts.edits import END_OF_TEXT as STRATEGIES
 
@@ -34,6 +34,7 @@ GROUND = {
     "pnp": {"time_steps": "LCM"},
     "sdedit": {"time_steps": "LCM", "strength": 0.6},
     "p2p": {"time_steps": "LCM"},
+    "cpam": {"time_steps": "LCM"},
 }
 """Beyond steps and guidance, what puts an editor on the ground of ALE-Edit."""
 
@@ -42,7 +43,8 @@ def filled(method: Method) -> dict:
     if method.editor == ALE.editor:
         workflow = fill_workflow("a.png", [("a", "b", "m.png")], seed=0, edit_type="color")
     else:
-        workflow = editor_workflow(method.editor, "a.png", [("a", "b")])
+        edit = ("a", "b", "m.png") if takes_masks(method.editor) else ("a", "b")
+        workflow = editor_workflow(method.editor, "a.png", [edit])
     method.apply(workflow, ["a brown-colored goat", "ball made of gold"])
     return {workflow.title(k): node["inputs"] for k, node in workflow.nodes.items()}
 

@@ -11,6 +11,7 @@ pytestmark = [pytest.mark.comfy, pytest.mark.ci]
 STEPS, POSITIONS = 15, 32 * 32
 ROWS = {"ale": 4 * STEPS, "infedit": 6 * STEPS, "masactrl": 4 * STEPS}
 ROWS |= {"p2p": 5 * STEPS, "fpe": 5 * STEPS, "pnp": 4 * STEPS, "sdedit": 18}
+ROWS |= {"cpam": 5 * STEPS}
 """Of a whole edit, its inversion included."""
 
 

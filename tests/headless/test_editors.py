@@ -34,6 +34,12 @@ every_editor = pytest.mark.parametrize("editor", OTHERS, ids=lambda editor: edit
 MODELS = (Model(), Model("c.ckpt"), Model("c.ckpt", lcm=True), Model("c.ckpt", "l.safetensors"))
 
 
+def given_to(editor: EditorFile) -> list[tuple[str, ...]]:
+    """The edits, with masks for an editor that takes them."""
+    masks = [(f"{k}.png",) if editor.takes_masks else () for k in range(len(WORDS))]
+    return [(*pair, *mask) for pair, mask in zip(WORDS, masks, strict=True)]
+
+
 def jobs_of(folder: Path, how: JobDefaults = PLAIN, **columns: str) -> list[Job]:
     rows = [{**row, **columns} for row in write_inputs(folder, 1)]
     return build_jobs(name_rows(read_table(write_csv(folder / "edits.csv", rows))), how)
@@ -53,7 +59,7 @@ def test_a_setting_of_a_table_is_an_input_of_the_editors_node(editor: EditorFile
     """Of one that was added to a published node, or may be left out, as well."""
     inputs = object_info()[editor.class_type]["input"]
     linked = {"model", "clip", "vae", "image", "edits", "negative", "inversion"}
-    linked |= {name for given in EDITORS for name, _ in given.masks}
+    linked |= {"regions", *(name for given in EDITORS for name, _ in given.masks)}
     assert set(editor.settings) == {*inputs["required"], *inputs.get("optional", {})} - linked
     assert set(editor.settings) <= set(setting_names())
 
@@ -71,12 +77,20 @@ def test_an_unknown_editor_is_told_with_those_that_there_are(tmp_path):
 @every_editor
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_a_workflow_edits_an_image_by_a_model_without_the_demo_world(editor, model):
-    workflow = editor_workflow(editor.name, "i.png", WORDS, model)
+    workflow = editor_workflow(editor.name, "i.png", given_to(editor), model)
     titles = workflow.titles()
     assert workflow.inputs("Source image") == {"image": "i.png"}
-    assert workflow.inputs("Edit List") == {"text": "wolf -> goat\nmoon -> ball"}
     own = workflow.inputs(editor.title)
-    assert own["image"] == [titles["Source image"], 0] and own["edits"] == [titles["Edit List"], 0]
+    if editor.takes_masks:
+        assert workflow.inputs("Mask 2") == {"image": "1.png", "channel": "red"}
+        last = workflow.inputs("Edit 2")
+        assert (last["source"], last["target"]) == WORDS[1]
+        assert last["mask"] == [titles["Mask 2"], 0] and last["previous"] == [titles["Edit 1"], 0]
+        assert "regions" not in own
+    else:
+        assert workflow.inputs("Edit List") == {"text": "wolf -> goat\nmoon -> ball"}
+    edits = titles["Edit 2" if editor.takes_masks else "Edit List"]
+    assert own["image"] == [titles["Source image"], 0] and own["edits"] == [edits, 0]
     assert workflow.inputs("Edited image")["images"] == [titles[editor.title], 0]
     links = [v for n in workflow.nodes.values() for v in n["inputs"].values() if type(v) is list]
     assert all(link[0] in workflow.nodes for link in links)
@@ -91,7 +105,8 @@ def test_a_workflow_edits_an_image_by_a_model_without_the_demo_world(editor, mod
 @every_editor
 def test_a_column_chooses_the_editor_of_a_row_and_an_option_that_of_the_others(editor, tmp_path):
     rows = write_inputs(tmp_path, 2)
-    rows = [{**rows[0], "masks": "", "editor": editor.name}, rows[1]]
+    masks = rows[0]["masks"] if editor.takes_masks else ""
+    rows = [{**rows[0], "masks": masks, "editor": editor.name}, rows[1]]
     table = write_csv(tmp_path / "edits.csv", rows)
     first, second = build_jobs(name_rows(read_table(table)), JobDefaults())
     assert editor.class_type in first.workflow.classes()
@@ -223,6 +238,8 @@ def test_the_command_edits_by_any_editor(editor, tmp_path, capsys):
     write_inputs(tmp_path / "in", 1)
     argv = ["--image", str(tmp_path / "in" / "p0.png"), "--edit", "box -> ring"]
     argv += ["--editor", editor.name, "--out", str(tmp_path / "out"), "--set", "steps=3"]
+    if editor.takes_masks:
+        argv += ["--mask", str(tmp_path / "in" / "m0.png")]
     server = FakeServer()
     assert run_edit(argv, server) == 0
     (ran,) = server.ran
@@ -240,10 +257,17 @@ def test_a_wrong_editor_on_the_command_line_is_one_sentence(tmp_path, capsys):
     assert f"There is no editor 'InfEdit'. {THERE_ARE}" in capsys.readouterr().err
 
 
+def test_an_editor_that_needs_masks_asks_for_them(tmp_path):
+    with pytest.raises(Problems, match="line 2: CPAM needs a mask for each edit. Give masks."):
+        jobs_of(tmp_path, editor="cpam", masks="")
+
+
 @pytest.mark.parametrize("editor", COMPARED, ids=lambda editor: editor.name)
 def test_a_setting_that_is_not_given_is_the_editors_default(editor):
     """All but the guidance, which goes by the model."""
-    found = settings_of(editor_workflow(editor.name, "i.png", WORDS))
+    found = settings_of(
+        editor_workflow(editor.name, "i.png", given_to(editor_files()[editor.name]))
+    )
     default = asdict(editor.settings())
     guidance = {name for name in default if name.endswith("_guidance")}
     assert {n: v for n, v in found.items() if n in default and n not in guidance} == {

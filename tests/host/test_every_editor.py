@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor
 
 from ale_edit.attention.control import Control, running_order
-from ale_edit.editors import EDITORS, ale, fpe, infedit, masactrl, p2p, pnp, sdedit
+from ale_edit.editors import EDITORS, ale, cpam, fpe, infedit, masactrl, p2p, pnp, sdedit
 from ale_edit.editors.editor import Editor
 from ale_edit.host.attention.adapter import running_controls
 from ale_edit.host.attention.self_injection import apply_self_injection
@@ -38,11 +38,16 @@ SETTINGS = {
     "p2p": p2p.P2PSettings(
         steps=STEPS, cross_share=0.75, self_share=0.5, reweight="and: 2", blend_words="wolf"
     ),
+    "cpam": cpam.CPAMSettings(steps=STEPS, strategy="pose / view", start_step_share=0.25),
 }
-ROWS = {"ale": 60, "infedit": 90, "masactrl": 60, "p2p": 60, "fpe": 60, "pnp": 45, "sdedit": 30}
+ROWS = {
+    "ale": 60, "infedit": 90, "masactrl": 60, "p2p": 60, "fpe": 60, "pnp": 45, "sdedit": 30,
+    "cpam": 60,
+}  # fmt: skip
 """In 15 steps of the edit alone."""
 PUBLISHED_ROWS = {
     "ale": 60, "infedit": 90, "masactrl": 300, "p2p": 250, "fpe": 300, "pnp": 200, "sdedit": 60,
+    "cpam": 300,
 }  # fmt: skip
 """Of a whole edit with the paper's settings, its inversion included (methods.md F); without the 949
 further steps of Plug-and-Play's published inversion."""

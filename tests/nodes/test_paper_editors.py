@@ -38,6 +38,9 @@ def edit(editor: Editor, model: Any, clip: Any, vae: Any) -> Edit:
     def run_node(**inputs: Any) -> Tensor:
         usual = {"model": model, "clip": clip, "vae": vae, "steps": STEPS, "image": picture()}
         usual["edits"] = masked(*inputs.get("image", usual["image"]).shape[1:3])
+        if isinstance(inputs.get("negative"), str):
+            tokens = clip.tokenize(inputs["negative"])
+            inputs = {**inputs, "negative": clip.encode_from_tokens_scheduled(tokens)}
         return one(editor.node_id, **{**usual, **inputs})
 
     return run_node
@@ -84,7 +87,7 @@ def test_the_papers_negative_prompt_is_used_unless_another_is_connected(
     "editor", [e for e in EDITORS if e.grow_regions is None], ids=lambda editor: editor.name
 )
 def test_masks_of_the_edits_change_nothing(edit: Edit) -> None:
-    """But for ALE Edit, whose regions they are."""
+    """But for editors whose regions they are."""
     assert torch.equal(edit(edits=one("ALEEditList", text=TEXT)), edit(edits=masked()))
 
 
@@ -163,6 +166,20 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "blend_start": ({"blend_words": "goat", "blend_threshold": 0.9}, 0.6),
         "ets_prompt": ({}, "goat hat"),
     },
+    "cpam": {
+        "strategy": ({}, "remove"),
+        "steps": ({}, 3),
+        "source_guidance": ({"inversion_method": "DDIM", "negative": "blurry"}, 3.0),
+        "target_guidance": ({}, 5.0),
+        "strength": ({}, 0.5),
+        "inversion_method": ({}, "DDIM"),
+        "time_steps": ({}, "LCM"),
+        "expansion": ({}, 0.5),
+        "plain_share": ({}, 0.9),
+        "start_step_share": ({"strategy": "pose / view"}, 0.6),
+        "start_layer_share": ({"strategy": "pose / view"}, 0.0),
+        "mask_threshold": ({"strategy": "pose / view"}, 0.6),
+    },
 }
 
 
@@ -183,7 +200,8 @@ def test_every_setting_changes_the_image(editor: Editor, edit: Edit) -> None:
 def test_the_node_has_the_inputs_of_every_editor_and_its_settings_between_them(
     editor: Editor,
 ) -> None:
-    """Those that a published node did not have come last, and so do an inversion and masks."""
+    """Those that a published node did not have come last, and so do an inversion, masks and
+    regions."""
     names = [entry.id for entry in schema(editor.node_id).inputs]
     fields = dataclasses.fields(editor.settings)
     first, later = (
@@ -194,5 +212,6 @@ def test_the_node_has_the_inputs_of_every_editor_and_its_settings_between_them(
     reuse = ["reuse_source"] if editor.branches(editor.settings())[0].name == "source" else []
     inversion = ["inversion"] if "inversion_method" in [*first, *later] else []
     masks = [name for name, _ in editor.masks]
-    assert names == [*task, *first, *reuse, "negative", *later, *inversion, *masks]
+    regions = ["regions"] if editor.grow_regions is not None else []
+    assert names == [*task, *first, *reuse, "negative", *later, *inversion, *masks, *regions]
     assert nodes()[editor.node_id].__name__ == editor.node_id

@@ -53,8 +53,8 @@ def test_no_schema_has_changed() -> None:
     )
 
 
-def test_there_are_thirty_seven_nodes() -> None:
-    assert len(nodes()) == 37
+def test_there_are_thirty_eight_nodes() -> None:
+    assert len(nodes()) == 38
 
 
 @every_node
