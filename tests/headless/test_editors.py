@@ -30,6 +30,7 @@ WORDS = [("wolf", "goat"), ("moon", "ball")]
 THERE_ARE = f"There are: {', '.join(sorted(editor.name for editor in EDITORS))}."
 PLAIN = JobDefaults()
 OTHERS = tuple(editor_files().values())
+WITHOUT_MASKS = [editor for editor in OTHERS if not editor.takes_masks]
 every_editor = pytest.mark.parametrize("editor", OTHERS, ids=lambda editor: editor.name)
 MODELS = (Model(), Model("c.ckpt"), Model("c.ckpt", lcm=True), Model("c.ckpt", "l.safetensors"))
 
@@ -164,7 +165,7 @@ def test_a_setting_for_all_may_be_one_that_only_rows_of_one_editor_take(tmp_path
     assert first.asked["settings"]["steps"] == second.asked["settings"]["steps"] == 4
 
 
-@every_editor
+@pytest.mark.parametrize("editor", WITHOUT_MASKS, ids=lambda editor: editor.name)
 def test_masks_for_an_editor_that_takes_none_are_told_once_and_change_nothing(editor, tmp_path):
     told: list[str] = []
     rows = name_rows(read_table(write_csv(tmp_path / "edits.csv", write_inputs(tmp_path, 3))))
