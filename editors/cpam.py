@@ -199,10 +199,9 @@ class CPAMControl(Control):
         """The published code: object and background in every position, mixed by the mask, which is
         nowhere 0 or 1."""
         keeps = self._keeps_object(call.layer, call.step)
-        of_object, of_rest = (
-            attend_in_parts(call, self._find_parts(call, *make), "target")
-            for make in ((object_everywhere, keeps), (rest_everywhere,))
-        )
+        whole = self._find_parts(call, object_everywhere, keeps)
+        of_object = attend_in_parts(call, whole, "target")
+        of_rest = attend_in_parts(call, self._find_parts(call, rest_everywhere), "target")
         masks = [target for _, target in self._find_cells(call.layer)]
         shares = torch.stack(masks).to(of_rest).clamp(LEAST_SHARE, 1 - LEAST_SHARE)[..., None]
         return of_object * shares + of_rest * (1 - shares)

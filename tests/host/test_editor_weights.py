@@ -16,7 +16,7 @@ from ale_edit.host.editing import open_edit
 from ale_edit.inversion.stored import INVERSION_METHODS
 from ale_edit.tests.families import FAMILIES
 from ale_edit.tests.host.runs import relative_error
-from ale_edit.tests.host.test_every_editor import SETTINGS
+from ale_edit.tests.host.test_every_editor import SETTINGS, regions_for
 from ale_edit.tests.host.test_families_weights import budget, rounded, stored, with_lora
 from ale_edit.tests.tiny import edits_of, source_latent
 
@@ -37,8 +37,9 @@ every_case = pytest.mark.parametrize(
 def run(case: Case, model: Any, clip: Any) -> Tensor:
     """As the node runs it."""
     editor, settings = case
+    given = {"regions": regions_for(editor), "reuses_source": False}
     with torch.inference_mode():
-        opened = open_edit(editor, settings, model, clip, edits_of(PAIRS), reuses_source=False)
+        opened = open_edit(editor, settings, model, clip, edits_of(PAIRS), **given)
         return opened.sample(source_latent(), 5, lambda *_: None)
 
 

@@ -16,7 +16,7 @@ from ale_edit.host.editing import open_edit
 from ale_edit.host.inverting.methods import invert_by
 from ale_edit.inversion.stored import INVERSION_METHODS, Schedule
 from ale_edit.tests.host.runs import plain, relative_error, with_option
-from ale_edit.tests.host.test_every_editor import SETTINGS
+from ale_edit.tests.host.test_every_editor import SETTINGS, regions_for
 from ale_edit.tests.oracle.bridge import comfy_clip, comfy_model
 from ale_edit.tests.tiny import edits_of, source_latent
 
@@ -92,8 +92,10 @@ def test_an_edit_is_that_of_the_noise_that_v_means(editor: Editor, method: str |
     if method is not None:
         settings = type(settings)(**{**vars(settings), "inversion_method": method})
 
+    given = {"regions": regions_for(editor), "reuses_source": False}
+
     def run(own: Any) -> Tensor:
-        opened = open_edit(editor, settings, own, clip, edits_of(PAIRS), reuses_source=False)
+        opened = open_edit(editor, settings, own, clip, edits_of(PAIRS), **given)
         with torch.inference_mode():
             return opened.sample(latent, 5, lambda *_: None)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import floor, isqrt
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class Settings:
     strategy: str = "replace"
     boxes: tuple[Box, ...] = ((6, 9, 42, 40), (20, 81, 60, 106))
     sampling: Sampling = Sampling(method="direct")
-    variant: str = "paper"
+    variant: Literal["paper", "published code"] = "paper"
     expansion: str | None = None
     plain: float = 0.0
     start_step: Fraction = Fraction(3, 50)
@@ -120,7 +120,7 @@ class CPAMAttention:
                     outs[row] = self.adapted(attn, q[row], k, v, row, outs[row])
         elif self.settings.has_control:
             self.keep_map(attn, q[TARGET_COND], k[TARGET_COND])
-            _, target = self.masks(q.shape[1])
+            target = self.masks(q.shape[1])[1]
             of_null = self.attend(attn, q[TARGET_COND], k[SOURCE_COND], v[SOURCE_COND])
             mine = target[:, None, None]
             outs[TARGET_COND] = torch.where(mine, outs[TARGET_COND], of_null)
