@@ -137,8 +137,9 @@ class ControlInputs:
     read_word: a word in the tokens of the text encoder.
     self_layers: number of the model's self-attention layers. variant: the paper, or the published
         code where the two differ. regions: the editor's masks (Editor.masks) of each image, under
-        their names, where any are connected. cell: pixels along each side of a latent cell.
-    advise: gives the person a notice, a whole sentence.
+        their names, where any are connected; or the regions of the edits (Editor.grow_regions).
+    cell: pixels along each side of a latent cell. advise: gives the person a notice, a whole
+        sentence. seed: of the run; image j has seed + j.
     """
 
     source: EncodedPrompt
@@ -150,6 +151,7 @@ class ControlInputs:
     cell: int = USUAL_CELL
     phrases: tuple[tuple[str, str], ...] = ()
     advise: Callable[[str], object] = lambda sentence: None
+    seed: int = 0
 
 
 def plan_virtual_inversion(settings: RunSettings, eta: float = 1.0) -> SamplingPlan:

@@ -14,6 +14,7 @@ from ale_edit.attention.control import Control, running_order
 from ale_edit.editors import (
     EDITORS,
     ale,
+    cpam,
     diffedit,
     fpe,
     infedit,
@@ -22,7 +23,7 @@ from ale_edit.editors import (
     p2p,
     pnp,
     sdedit,
-)  # fmt: skip
+)
 from ale_edit.editors.editor import Editor
 from ale_edit.host.attention.adapter import running_controls
 from ale_edit.host.attention.self_injection import apply_self_injection
@@ -51,17 +52,18 @@ SETTINGS = {
     "p2p": p2p.P2PSettings(
         steps=STEPS, cross_share=0.75, self_share=0.5, reweight="and: 2", blend_words="wolf"
     ),
+    "cpam": cpam.CPAMSettings(steps=STEPS, strategy="pose / view", start_step_share=0.25),
 }
 OPTIMISED_ROWS = {"mag-edit": 2 * (1 + 1)}
 """In STEPS steps: of the source and of each update, in the first half."""
 ROWS = {
     "ale": 60, "infedit": 90, "masactrl": 60, "p2p": 60, "fpe": 60, "pnp": 45, "sdedit": 30,
-    "diffedit": 30, "mag-edit": 60 + 7 * (1 + 1),
+    "diffedit": 30, "cpam": 60, "mag-edit": 60 + 7 * (1 + 1),
 }  # fmt: skip
 """In 15 steps of the edit alone."""
 PUBLISHED_ROWS = {
     "ale": 60, "infedit": 90, "masactrl": 300, "p2p": 250, "fpe": 300, "pnp": 200, "sdedit": 60,
-    "diffedit": 200 - 40, "mag-edit": 700 + 750 + 200,
+    "diffedit": 200 - 40, "cpam": 300, "mag-edit": 700 + 750 + 200,
 }  # fmt: skip
 """Of a whole edit with the paper's settings, its inversion included (methods.md F); without the 949
 further steps of Plug-and-Play's published inversion, and the 40 of DiffEdit's mask."""

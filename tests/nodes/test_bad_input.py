@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ale_edit.demo import models, weights
+from ale_edit.tests.nodes.bad_cpam import CPAM_CASES
 from ale_edit.tests.nodes.bad_diffedit import DIFFEDIT_CASES
 from ale_edit.tests.nodes.bad_editors import EDITOR_CASES
 from ale_edit.tests.nodes.bad_edits import EDIT_CASES, REGION_CASES
@@ -41,6 +42,7 @@ CASES = [
     *SAMPLING_CASES,
     *EDITOR_CASES,
     *MASACTRL_CASES,
+    *CPAM_CASES,
     *DIFFEDIT_CASES,
     *MAG_EDIT_CASES,
 ]

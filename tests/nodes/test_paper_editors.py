@@ -38,6 +38,9 @@ def edit(editor: Editor, model: Any, clip: Any, vae: Any) -> Edit:
     def run_node(**inputs: Any) -> Tensor:
         usual = {"model": model, "clip": clip, "vae": vae, "steps": STEPS, "image": picture()}
         usual["edits"] = masked(*inputs.get("image", usual["image"]).shape[1:3])
+        if isinstance(inputs.get("negative"), str):
+            tokens = clip.tokenize(inputs["negative"])
+            inputs = {**inputs, "negative": clip.encode_from_tokens_scheduled(tokens)}
         return one(editor.node_id, **{**usual, **inputs})
 
     return run_node
@@ -199,6 +202,20 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "self_share": (QUICK, 0.0),
         "blend_share": (QUICK, 1.0),
     },
+    "cpam": {
+        "strategy": ({}, "remove"),
+        "steps": ({}, 3),
+        "source_guidance": ({"inversion_method": "DDIM", "negative": "blurry"}, 3.0),
+        "target_guidance": ({}, 5.0),
+        "strength": ({}, 0.5),
+        "inversion_method": ({}, "DDIM"),
+        "time_steps": ({}, "LCM"),
+        "expansion": ({}, 0.5),
+        "plain_share": ({}, 0.9),
+        "start_step_share": ({"strategy": "pose / view"}, 0.6),
+        "start_layer_share": ({"strategy": "pose / view"}, 0.0),
+        "mask_threshold": ({"strategy": "pose / view"}, 0.6),
+    },
 }
 
 
@@ -219,7 +236,8 @@ def test_every_setting_changes_the_image(editor: Editor, edit: Edit) -> None:
 def test_the_node_has_the_inputs_of_every_editor_and_its_settings_between_them(
     editor: Editor,
 ) -> None:
-    """Those that a published node did not have come last, and so do an inversion and masks."""
+    """Those that a published node did not have come last, and so do an inversion, masks and
+    regions."""
     names = [entry.id for entry in schema(editor.node_id).inputs]
     fields = dataclasses.fields(editor.settings)
     first, later = (
