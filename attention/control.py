@@ -14,6 +14,9 @@ A Control acts in three ways:
 - `features` says which branch's features a branch takes out of a ResBlock (Plug-and-Play).
 - `outputs` computes a branch's attention output itself, from the queries, keys and values of the
   branches.
+
+Beside that, `optimise` may change the latents that a step starts from, by gradients through the
+network.
 """
 
 from __future__ import annotations
@@ -143,6 +146,17 @@ class Call:
         return (probs.to(v) @ values).transpose(1, 2).flatten(2)
 
 
+class Evaluate(Protocol):
+    """One evaluation of the network under the control: latents (B, C, h, w) under the text of a
+    branch, in the conditional half of guidance -> their denoised prediction (B, C, h, w).
+
+    What the branch reads of another is what that one left when it was evaluated last; so a branch
+    that is read comes first. Autograd records the evaluation where the latents require a gradient.
+    """
+
+    def __call__(self, branch: str, latents: Tensor) -> Tensor: ...
+
+
 class Control:
     """A method's attention control for one run. State of the run may live here.
 
@@ -204,6 +218,20 @@ class Control:
         """
         return latents
 
+    def optimises(self, step: Step) -> bool:
+        """Whether `optimise` is to be called before a step."""
+        return False
+
+    def optimise(
+        self, latents: Mapping[str, Tensor], step: Step, evaluate: Evaluate
+    ) -> Mapping[str, Tensor]:
+        """The latents (B, C, h, w) by branch that a step starts from, changed where the method
+        optimises them. Called where autograd records.
+
+        Raises ValueError, with the step, when a loss or a gradient is not finite.
+        """
+        return latents
+
     def acts_in_network(self) -> bool:
         """Whether the control has routes, features or outputs at all."""
         return bool(self.kinds) or self.has_routes() or self.has_features()
@@ -213,6 +241,9 @@ class Control:
 
     def has_features(self) -> bool:
         return type(self).features is not Control.features
+
+    def has_optimisation(self) -> bool:
+        return type(self).optimise is not Control.optimise
 
 
 def first_step(share: float, steps: int) -> int:

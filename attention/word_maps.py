@@ -40,17 +40,14 @@ def replace_words(source: Tensor, own: Tensor, shares: Tensor) -> Tensor:
     return torch.where((shares < 0).any(0), own, replaced)
 
 
-class WordMaps:
-    """Maps of words, summed over heads, layers and steps of one run.
-
-    They come from the encoder's and decoder's layers on the coarsest grid with at least 16 cells on
-    its short side (SD 1.5 at 512 pixels: the five layers of 16 x 16 cells), or where a latent is
-    too small for that, on the finest grid. Which grid that is shows in the first step.
+class GridMaps:
+    """Maps of the encoder's and decoder's layers on one grid: the coarsest with at least 16 cells
+    on its short side (SD 1.5 at 512 pixels: the five layers of 16 x 16 cells), or where a latent is
+    too small for that, the finest. Which grid that is shows in the first step.
     """
 
     def __init__(self) -> None:
         self._grid: tuple[int, int] | None = None
-        self._sums: dict[str, Tensor] = {}
 
     def takes(self, layer: Layer) -> bool:
         """Whether the maps of a layer count, as far as is known of the others."""
@@ -58,10 +55,53 @@ class WordMaps:
             return False
         return self._grid is None or fitness(layer.grid) >= fitness(self._grid)
 
+    def forget(self) -> None:
+        """Drop the maps and keep their grid."""
+        raise NotImplementedError
+
+    def _turn_to(self, layer: Layer) -> None:
+        """Go over to the grid of a layer that counts; maps of another grid are dropped."""
+        if layer.grid != self._grid:
+            self._grid = layer.grid
+            self.forget()
+
+
+class LayerMaps(GridMaps):
+    """Whole maps (B, heads, L, N) of one evaluation by branch, each layer's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._maps: dict[str, list[Tensor]] = {}
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        assert self._grid is not None
+        return self._grid
+
+    def add(self, layer: Layer, maps: Mapping[str, Tensor]) -> None:
+        """Add the maps by branch of a layer that counts."""
+        self._turn_to(layer)
+        for branch, map_of_layer in maps.items():
+            self._maps.setdefault(branch, []).append(map_of_layer)
+
+    def take(self, branch: str) -> list[Tensor]:
+        """The maps of a branch, which are not kept here any longer."""
+        return self._maps.pop(branch, [])
+
+    def forget(self) -> None:
+        self._maps = {}
+
+
+class WordMaps(GridMaps):
+    """Maps of words, summed over heads, layers and steps of one run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sums: dict[str, Tensor] = {}
+
     def add(self, layer: Layer, maps: Mapping[str, Tensor]) -> None:
         """Add the maps (B, heads, L, W) by name of a layer that counts."""
-        if layer.grid != self._grid:
-            self._grid, self._sums = layer.grid, {}
+        self._turn_to(layer)
         for name, map_of_words in maps.items():
             summed = map_of_words.sum(1)
             self._sums[name] = self._sums[name] + summed if name in self._sums else summed
@@ -89,7 +129,6 @@ class WordMaps:
         return interpolate(greatest / greatest.amax((-1, -2), keepdim=True), size) > threshold
 
     def forget(self) -> None:
-        """Drop the maps and keep their grid, for maps of one step."""
         self._sums = {}
 
     def foreground(self, name: str, size: tuple[int, int], threshold: float) -> Tensor | None:
@@ -122,6 +161,13 @@ def fitness(grid: tuple[int, int]) -> tuple[bool, int]:
     cells = grid[0] * grid[1]
     is_fine_enough = min(grid) >= LEAST_CELLS
     return is_fine_enough, -cells if is_fine_enough else cells
+
+
+def find_grid(latent: tuple[int, int]) -> tuple[int, int]:
+    """The grid that counts in a UNet whose layers are on the latent's grid (h, w), on its half and
+    on its quarter."""
+    halved = [tuple(-(-side // divisor) for side in latent) for divisor in (1, 2, 4)]
+    return max(((h, w) for h, w in halved), key=fitness)
 
 
 def query_parts(call: Call, branches: Sequence[str]) -> list[slice]:

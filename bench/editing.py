@@ -165,8 +165,11 @@ class Plan:
         """An editor's workflow for an edit, with what holds for all methods. names: of the uploaded
         image, then of the masks, which only some editors take."""
         source, *masks = names
+        edits: list[tuple[str, ...]] = [(o.source, o.target) for o in edit.objects]
         if takes_masks(editor):
-            triples = [(o.source, o.target, n) for o, n in zip(edit.objects, masks, strict=True)]
+            edits = [(*pair, mask) for pair, mask in zip(edits, masks, strict=True)]
+        if editor == ALE:
+            triples = [(given[0], given[1], given[2]) for given in edits]
             workflow = fill_workflow(
                 source,
                 triples,
@@ -175,8 +178,7 @@ class Plan:
                 checkpoint=self._checkpoint,
             )
         else:
-            pairs = [(o.source, o.target) for o in edit.objects]
-            workflow = editor_workflow(editor, source, pairs, Model(self._checkpoint))
+            workflow = editor_workflow(editor, source, edits, Model(self._checkpoint))
             apply_own_settings(workflow, {"seed": edit.seed, **self._sampling})
         if edit.source_prompt or edit.target_prompt:
             prompts = (edit.source_prompt, edit.target_prompt)

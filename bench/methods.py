@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..editors import COMPARED, p2p
+from ..editors import COMPARED, mag_edit, p2p
 from ..editors.editor import SOURCE, Editor
 from ..headless import Workflow
 from ..headless.editors import ALE as ALE_EDITOR
@@ -126,20 +126,30 @@ LCM = (
 DEFAULT = (*COMPONENTS, CODE)
 
 
+NAMES = {mag_edit.EDITOR.name: "mag-token"}
+"""Methods of editors that have others beside them by which they are named."""
+
+
+def name_of(editor: Editor) -> str:
+    """The name of an editor's method with its defaults."""
+    return NAMES.get(editor.name, editor.name)
+
+
 def _by_editor(editor: Editor) -> tuple[Method, Method]:
     """An editor on the ground of `ale`, with its model, and steps and guidance by editing.Plan; and
     with all settings of its paper, by the same model."""
     paper = editor.paper if editor.paper is not None else editor.settings()
     ground = _settings_beside_ale(editor)
+    name = name_of(editor)
     return (
         Method(
-            editor.name,
+            name,
             editor.title,
             {editor.title: ground} if ground else {},
             editor=editor.name,
         ),
         Method(
-            f"{editor.name}-paper",
+            f"{name}-paper",
             f"{editor.title}, its paper's settings",
             {editor.title: asdict(paper)},
             editor=editor.name,
@@ -185,8 +195,27 @@ P2P_METHODS = (
     ),
     _change_p2p("direct-p2p", f"Direct inversion + {P2P.label}", inversion_method="direct"),
 )
-BESIDE_ALE = (*(_by_editor(editor)[0] for editor in COMPARED), MASACTRL_DDIM, *P2P_METHODS)
-BY_PAPERS = tuple(_by_editor(editor)[1] for editor in COMPARED)
+
+
+def _choose_spatial_ratio(token: Method) -> Method:
+    """With early stop, which the published code of this constraint always has."""
+    ((title, inputs),) = token.inputs.items()
+    return replace(
+        token,
+        name=token.name.replace("token", "spatial"),
+        label=token.label.replace(title, f"{title}, spatial ratio"),
+        inputs={title: {**inputs, "constraint": "spatial ratio", "early_stop": True}},
+    )
+
+
+MAG_SPATIAL, MAG_SPATIAL_PAPER = map(_choose_spatial_ratio, _by_editor(mag_edit.EDITOR))
+BESIDE_ALE = (
+    *(_by_editor(editor)[0] for editor in COMPARED),
+    MASACTRL_DDIM,
+    *P2P_METHODS,
+    MAG_SPATIAL,
+)
+BY_PAPERS = (*(_by_editor(editor)[1] for editor in COMPARED), MAG_SPATIAL_PAPER)
 
 
 def all_methods() -> dict[str, Method]:

@@ -25,8 +25,9 @@ OF_COMFYUI = ("model", "sampling")
 """Categories that the front end translates itself."""
 
 NAMES = frozenset(
-    ("ALE Edit", "InfEdit", "MasaCtrl", "clip", "vae", "eta", "kappa", "json", "sigmas")
-    + ("Free-Prompt-Editing", "Plug-and-Play", "Prompt-to-Prompt", "SDEdit", "DiffEdit")
+    ("ALE Edit", "CPAM", "DiffEdit", "InfEdit", "MAG-Edit", "MasaCtrl", "clip", "vae", "eta")
+    + ("kappa", "json", "sigmas")
+    + ("Free-Prompt-Editing", "Plug-and-Play", "Prompt-to-Prompt", "SDEdit")
     + ("TE", "TI", "PSNR", "MSE", "SSIM", "LPIPS")
 )
 """Texts that may stay as they are in every language."""

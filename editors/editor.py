@@ -143,12 +143,14 @@ class EditBranch:
 class ControlInputs:
     """What the control of one run is made from.
 
-    source, target: the base prompts. read_word: a word in the tokens of the text encoder.
+    source, target: the base prompts. phrases: the source and the target phrase of each edit.
+    read_word: a word in the tokens of the text encoder.
     self_layers: number of the model's self-attention layers. variant: the paper, or the published
         code where the two differ. regions: the editor's masks (Editor.masks) of each image, under
-        their names, where any are connected; or those of the edits. cell: pixels along each side of
-        a latent cell. edits: the branches of the edits (Editor.has_edit_branches).
-    advise: gives the person a notice, a whole sentence.
+        their names, where any are connected; or the regions of the edits (Editor.grow_regions,
+        has_edit_branches). cell: pixels along each side of a latent cell. advise: gives the person
+        a notice, a whole sentence. edits: the branches of the edits (Editor.has_edit_branches).
+    seed: of the run; image j has seed + j.
     """
 
     source: EncodedPrompt
@@ -158,8 +160,10 @@ class ControlInputs:
     variant: Variant = "paper"
     regions: Regions | None = None
     cell: int = USUAL_CELL
+    phrases: tuple[tuple[str, str], ...] = ()
     advise: Callable[[str], object] = lambda sentence: None
     edits: tuple[EditBranch, ...] = ()
+    seed: int = 0
 
 
 def plan_virtual_inversion(settings: RunSettings, eta: float = 1.0) -> SamplingPlan:

@@ -25,15 +25,18 @@ SOURCE_GUIDANCE = (
 SourcePrompt: TypeAlias = Literal["empty", "edits"]
 
 
-def inversion_setting(default: Start, **shown: object) -> Start:
+def inversion_setting(default: Start, *, papers: Start = "DDIM", **shown: object) -> Start:
+    """papers: the method that the paper uses."""
+    ddim = "as in the paper" if papers == "DDIM" else "deterministic"
+    null_text = "as in the paper, DDIM" if papers == "null-text" else "DDIM"
     return setting(
         default,
         "How the edit gets from the image to noise. virtual: without inversion, as in ALE "
-        "Edit. DDIM: as in the paper. direct: DDIM, and the source branch follows the image "
+        f"Edit. DDIM: {ddim}. direct: DDIM, and the source branch follows the image "
         "exactly. negative-prompt: DDIM, with the source prompt as the negative prompt. "
-        "null-text: DDIM, then optimises a negative text for each step, which takes minutes. "
-        "edit-friendly: DDPM with stored noise maps, and the source branch follows the image "
-        "exactly.",
+        f"null-text: {null_text}, then optimises a negative text for each step, which takes "
+        "minutes. edit-friendly: DDPM with stored noise maps, and the source branch follows the "
+        "image exactly.",
         choices=STARTS,
         **shown,
     )

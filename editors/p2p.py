@@ -100,6 +100,20 @@ def p2p_control(settings: P2PSettings, inputs: ControlInputs) -> P2PControl:
     Raises ValueError when a prompt is empty, the prompts don't fit the edit mode, a word of the
     settings is in no prompt, or a setting could have no effect.
     """
+    words = find_mapper(settings, inputs)
+    blended, kept = (
+        _blend_rows(name, getattr(settings, name), inputs)
+        for name in ("blend_words", "subtract_words")
+    )
+    _require_blend(settings, blended, kept)
+    return P2PControl(settings, words, blended, kept)
+
+
+def find_mapper(settings: P2PSettings, inputs: ControlInputs) -> WordMapper:
+    """What the source's maps become for the words of the target.
+
+    Raises ValueError as `p2p_control`.
+    """
     source, target = inputs.source, inputs.target
     for side, prompt in (("source", source), ("target", target)):
         if not prompt.tokens.words:
@@ -119,13 +133,7 @@ def p2p_control(settings: P2PSettings, inputs: ControlInputs) -> P2PControl:
                 "image in both prompts of the edits."
             )
         mapper = alignment.mapper
-    factors = _factors(settings, target, inputs.read_word)
-    blended, kept = (
-        _blend_rows(name, getattr(settings, name), inputs)
-        for name in ("blend_words", "subtract_words")
-    )
-    _require_blend(settings, blended, kept)
-    return P2PControl(settings, WordMapper(mapper, shares, factors), blended, kept)
+    return WordMapper(mapper, shares, _factors(settings, target, inputs.read_word))
 
 
 def _factors(
@@ -249,14 +257,14 @@ class P2PControl(Control):
         return {}
 
     def acts(self, layer: Layer, step: Step, is_cond: bool) -> bool:
-        return is_cond and (is_cross_step(self._settings, step) or self._takes(layer))
+        return is_cond and (is_cross_step(self._settings, step) or self.keeps(layer))
 
     def outputs(self, call: Call) -> Mapping[str, Tensor]:
         """Cross-attention with the source's map, seen by the target's words. Keeps the maps of the
         words of the local blend on the way."""
         if "target" not in call.running:
             return {}
-        replaces, keeps = is_cross_step(self._settings, call.step), self._takes(call.layer)
+        replaces, keeps = is_cross_step(self._settings, call.step), self.keeps(call.layer)
         q_s, q_t, v = call.q["source"], call.q["target"], call.v["target"]
         outputs: list[Tensor] = []
         maps: list[Mapping[str, Tensor]] = []
@@ -267,18 +275,21 @@ class P2PControl(Control):
                 own = self._words.carry(source, own)
                 outputs.append(call.mix(own, v))
             if keeps:
-                maps.append(self._sum_words(source, own))
+                maps.append(self.maps_to_keep(source, own))
         if keeps:
-            self._maps.add(
+            self.keep(
                 call.layer, {name: torch.cat([part[name] for part in maps], 2) for name in maps[0]}
             )
         return {"target": torch.cat(outputs, 1)} if replaces else {}
 
-    def _takes(self, layer: Layer) -> bool:
+    def keeps(self, layer: Layer) -> bool:
         """Whether the maps of a layer go into a local blend."""
         return bool(self._blended) and self._maps.takes(layer)
 
-    def _sum_words(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def keep(self, layer: Layer, maps: Mapping[str, Tensor]) -> None:
+        self._maps.add(layer, maps)
+
+    def maps_to_keep(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The maps (B, heads, L, 1) that count for a local blend: of each prompt's words, summed
         over their tokens; the target's are those that it attends with."""
         chosen = {"blended": self._blended, "kept": self._kept}

@@ -1,8 +1,9 @@
 """The editors that rows may name: ALE-Edit, and those that are one node with a workflow of its own.
 
 An editor is found by its workflow, workflows/nodes/api/NAME.json, whose node ALENAME takes a model,
-an image and its edits; the node's other inputs are the editor's settings. So a new editor needs no
-line here.
+an image, its edits and a number of steps; the node's other inputs are the editor's settings. Two
+words of a name have a hyphen between them, in the file an underscore and in the node nothing. So a
+new editor needs no line here.
 """
 
 from collections.abc import Mapping
@@ -19,36 +20,41 @@ ALE = "ale"
 WORKFLOWS = ROOT / "workflows" / "nodes" / "api"
 TASK = frozenset(("model", "clip", "vae", "image", "edits", "negative"))
 """What every editor is given by other nodes."""
+REGIONS_INPUT = "regions"
+"""What an editor that acts in masks of the objects is given, too."""
 
 
 @dataclass(frozen=True)
 class EditorFile:
     """One editor: its name, where its workflow is, and the title, class and settings of its node
-    there."""
+    there. takes_masks: whether it needs a mask for each edit."""
 
     name: str
     path: Path
     title: str
     class_type: str
     settings: Mapping[str, Any]
+    takes_masks: bool
 
 
 @lru_cache(maxsize=1)
 def editor_files() -> dict[str, EditorFile]:
     """The editors besides ALE-Edit, by name."""
     paths = sorted(WORKFLOWS.glob("*.json"))
-    found = (_read_editor(path.stem, path) for path in paths)
+    found = (_read_editor(path.stem.replace("_", "-"), path) for path in paths)
     return {editor.name: editor for editor in found if editor is not None}
 
 
 def _read_editor(name: str, path: Path) -> EditorFile | None:
     """The editor of a workflow; None where it is about another node."""
     workflow = Workflow.load(path)
+    wanted = f"ale{name.replace('-', '')}"
     for node_id, node in workflow.nodes.items():
         class_type, inputs = node["class_type"], node["inputs"]
-        if class_type.lower() == f"ale{name}" and TASK - {"negative"} <= set(inputs):
+        if class_type.lower() == wanted and {*TASK, "steps"} - {"negative"} <= set(inputs):
             title = workflow.title(node_id)
-            return EditorFile(name, path, title, class_type, read_settings(node))
+            settings, takes_masks = read_settings(node), REGIONS_INPUT in inputs
+            return EditorFile(name, path, title, class_type, settings, takes_masks)
     return None
 
 
@@ -69,7 +75,7 @@ def require_editor(name: str) -> str:
 
 
 def takes_masks(name: str) -> bool:
-    return name == ALE
+    return name == ALE or editor_files()[name].takes_masks
 
 
 def find_editor_node(workflow: Workflow) -> str | None:

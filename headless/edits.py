@@ -1,8 +1,9 @@
 """Fills the pack's workflows for one uploaded image and its edits.
 
 workflows/api/ale_edit.json takes one mask per edit; ale_edit_words.json finds the objects from the
-words of the edits; the other editors have a workflow each (editors.py). A workflow of one's own is
-filled by the same titles: "Source image"; and either "Edit 1", "Mask 1" and so on, or "Edit List".
+words of the edits; the other editors have a workflow each (editors.py), some with masks. A workflow
+of one's own is filled by the same titles: "Source image"; and either "Edit 1", "Mask 1" and so on,
+or "Edit List".
 """
 
 import re
@@ -23,6 +24,11 @@ DEMO_GUIDANCE = {"source_guidance": 3.0, "target_guidance": 5.0}  # that model i
 DEMO_LOADER = "ALEDemoModelLoader"
 PROMPTS_NODE = "ALEFullPrompts"
 PROMPTS = ("source_prompt", "target_prompt")
+OWN_MASK: dict[str, Any] = {
+    "class_type": "LoadImageMask",
+    "inputs": {"image": "", "channel": "red"},
+}
+"""What loads a mask in ale_edit.json."""
 CUSTOM_TYPE = "custom"  # of edit: the schedule is the one given, not the type's own
 
 # A setting's name -> the nodes' inputs that it stands for, whichever of them a workflow has.
@@ -123,11 +129,17 @@ def words_workflow(
 
 
 def editor_workflow(
-    name: str, image: str, edits: Sequence[tuple[str, str]], model: Model = Model()
+    name: str, image: str, edits: Sequence[tuple[str, ...]], model: Model = Model()
 ) -> Workflow:
-    """The workflow of an editor of editor_files for an uploaded image and edits: the editor's own,
-    with a model and an image in the place of the demo world's."""
-    workflow = Workflow.load(editor_files()[name].path)
+    """The workflow of an editor of editor_files for an uploaded image and edits, with an uploaded
+    mask each where it takes masks: the editor's own, with a model, an image and masks in the place
+    of the demo world's."""
+    editor = editor_files()[name]
+    workflow = Workflow.load(editor.path)
+    if editor.takes_masks:
+        if len(edits[0]) == 2:
+            raise ValueError(f"{editor.title} edits inside masks. Give a mask for each edit.")
+        use_masks(workflow)
     workflow.replace(find_class(workflow, "ALEDemoScene"), "LoadImage", {"image": image})
     workflow.rename(find_class(workflow, "LoadImage"), "Source image")
     fill_edits(workflow, image, edits)
@@ -135,6 +147,15 @@ def editor_workflow(
     workflow.rename(find_class(workflow, DEMO_LOADER), "Model")
     use_model(workflow, "Model", model)
     return workflow
+
+
+def use_masks(workflow: Workflow) -> None:
+    """Put an edit with a mask of its own in the place of the list of edits and its masks."""
+    del workflow.inputs(find_class(workflow, "ALERegions"))["masks"]
+    workflow.replace("Edit List", "ALEEditObject", {"source": "", "target": ""})
+    workflow.rename("Edit List", "Edit 1")
+    workflow.add("Mask 1", **OWN_MASK)
+    workflow.connect("Edit 1", "mask", "Mask 1")
 
 
 def result_title(workflow: Workflow) -> str:

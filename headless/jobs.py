@@ -16,6 +16,7 @@ from PIL import Image
 from .editors import ALE, editor_files, require_editor, takes_masks
 from .edits import (
     CUSTOM_TYPE,
+    OWN_MASK,
     REGIONS,
     RESULTS,
     Model,
@@ -36,7 +37,6 @@ from .table import Problems, Row
 from .workflow import Workflow
 
 DEFAULT_TYPE = "object"  # keeps the least of a shape: a wrong guess leaves the least behind
-OWN_MASK = {"class_type": "LoadImageMask", "inputs": {"channel": "red"}}  # of ale_edit.json
 UNUSED = ("Save reconstruction", "Decode source", "Detections")
 
 
@@ -227,7 +227,7 @@ def _fill_workflow(row: Row, defaults: JobDefaults, image: str, masks: Sequence[
         return workflow
     editor = defaults.editor_of(row)
     if editor != ALE:
-        workflow = editor_workflow(editor, image, row.edits, defaults.model)
+        workflow = editor_workflow(editor, image, edits or row.edits, defaults.model)
     elif edits:
         workflow = mask_workflow(image, edits, defaults.model)
     else:

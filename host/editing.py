@@ -25,7 +25,6 @@ from ..editors.editor import (
     S,
     SamplingPlan,
     SelfAttentionInjection,
-    Start,
 )
 from ..inversion.stored import (
     REPLAYED,
@@ -42,6 +41,13 @@ from .attention.rgb_cam import apply_rgb_cam
 from .attention.self_injection import apply_self_injection
 from .attention.unet import require_cross_attention, self_attention_layers
 from .comfy_types import Conditioning, RunCallback
+from .edit_checks import (
+    advise_guidance,
+    advise_negative,
+    require_decoded,
+    require_one_text,
+    require_size,
+)
 from .inverting.methods import invert_by
 from .inverting.sampler import inversion_sampler, noise_sampler
 from .messages import name_node, tell
@@ -51,7 +57,6 @@ from .sampling.branch_guider import BranchGuider, Evaluation
 from .sampling.branch_inputs import Branch
 from .sampling.branch_sampler import BranchSampler
 from .sampling.latents import pixels_per_cell
-from .sampling.run_checks import require_width
 from .sampling.schedule import sigmas_of
 from .sampling.virtual_inversion import virtual_inversion_sampler
 from .segmenting.disagreement import find_place
@@ -67,6 +72,7 @@ from .text.end_tokens import substitute_rows
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+    from comfy.samplers import CFGGuider
     from comfy.sd import CLIP, VAE
 
 
@@ -203,6 +209,7 @@ def open_edit(
     for part in editor.parts(settings):
         patched = _apply_part(patched, part, regions, editor.title)
     texts, prompts = _encode_sides(editor, clip, edits)
+    optimises = False
     for conditioning in texts.values():
         require_one_text(conditioning, model, editor.title)
     tell_unknown_words(clip, edits)
@@ -213,7 +220,7 @@ def open_edit(
         target, words = texts["target"], prompts["target"]
         if plain := editor.end_prompt(settings).strip():
             texts["target"] = substitute_rows(clip, target, words, plain)
-        patched = _add_own_control(
+        patched, optimises = _add_own_control(
             editor, settings, patched, clip, edits, prompts, regions,
             tuple(branch for branch, _ in branches.values()),
         )  # fmt: skip
@@ -245,8 +252,9 @@ def open_edit(
     named = [branch(own) for own in editor.branches(settings)]
     named += [Branch(name, conditioning) for name, (_, conditioning) in branches.items()]
     guider = BranchGuider(
-        patched, named, negative, evaluation=evaluation, reuses_source=reuses_source
-    )
+        patched, named, negative, evaluation=evaluation, reuses_source=reuses_source,
+        optimises=optimises,
+    )  # fmt: skip
     if inversion is not None and inversion.null_texts is not None:
         advise_guidance(inversion, guidance, editor.title)
     return OpenEdit(guider, model, plan, texts, text, negative, guidance, inversion)
@@ -302,8 +310,9 @@ def _add_own_control(
     prompts: Mapping[Side, EncodedPrompt],
     regions: Regions | None,
     branches: tuple[EditBranch, ...],
-) -> ModelPatcher:
-    """A clone of a MODEL under the control that the editor makes, if it makes one."""
+) -> tuple[ModelPatcher, bool]:
+    """A clone of a MODEL under the control that the editor makes, if it makes one, and whether that
+    control optimises latents."""
     inputs = ControlInputs(
         source=prompts["source"],
         target=prompts["target"],
@@ -312,6 +321,7 @@ def _add_own_control(
         variant=edits.settings.variant,
         regions=regions,
         cell=pixels_per_cell(model),
+        phrases=tuple(zip(edits.sources, edits.targets, strict=True)),
         edits=branches,
     )
     advising = replace(inputs, advise=lambda sentence: tell(f"{editor.title}: {sentence}"))
@@ -320,71 +330,12 @@ def _add_own_control(
         with name_node(editor.title):
             return editor.make_control(settings, inputs)
 
-    if make_control(advising) is None:  # refuses before the image is encoded
-        return model
-    return add_control(
-        model, f"ale_edit.{editor.name}", lambda *_: make_control(inputs), editor.title
-    )
+    first = make_control(advising)  # refuses before the image is encoded
+    if first is None:
+        return model, False
 
+    def open_run(guider: CFGGuider, _: Tensor) -> Control | None:
+        return make_control(replace(inputs, seed=cast(BranchGuider, guider).seed))
 
-def advise_negative(start: Start, guidance: float, node: str) -> None:
-    """Gives a notice where an inversion puts its own text in the place of the negative input."""
-    if start == "negative-prompt":
-        own = "the source prompt"
-    elif start == "null-text" and not math.isclose(guidance, 1.0):
-        own = "texts that it optimises for each step"
-    else:
-        return
-    tell(
-        f"{node}: {start} inversion replaces the negative input with {own}. Disconnect negative, "
-        "or use another inversion method."
-    )
-
-
-def advise_guidance(inversion: Inversion, guidance: float, node: str) -> None:
-    """Gives a notice where null texts were found at another guidance than the edit runs at."""
-    if inversion.method == "null-text" and abs(inversion.guidance - guidance) > 1e-6:
-        tell(
-            f"{node}: the inversion's null texts were found at guidance {inversion.guidance:g}, "
-            f"but the edit runs at {guidance:g}; the source will not be followed well. Set "
-            "source_guidance to the inversion's guidance."
-        )
-
-
-def require_size(image: Tensor, model: ModelPatcher, node: str) -> None:
-    """Raises ValueError when an image is smaller than one cell of the latent."""
-    height, width = image.shape[1:3]
-    least = pixels_per_cell(model)
-    if min(height, width) < least:
-        raise ValueError(
-            f"{node}: the image input is {height}x{width} (height x width); at least {least} "
-            "pixels a side are needed. Connect a larger image."
-        )
-
-
-def require_one_text(conditioning: Conditioning, model: ModelPatcher, node: str) -> None:
-    """Raises ValueError for a text encoder that gives several texts, or those of another model."""
-    if len(conditioning) != 1:
-        raise ValueError(
-            f"{node}: the clip input gives {len(conditioning)} texts, one for each part of a "
-            "schedule of hooks, where one is needed. Connect a CLIP whose hooks stay the same in "
-            "all steps."
-        )
-    width = model.model.model_config.unet_config.get("context_dim")
-    if width is not None:
-        require_width("clip", conditioning[0][0].shape[-1], width, node)
-
-
-def require_decoded(edited: Tensor, image: Tensor, model: ModelPatcher, node: str) -> None:
-    """Raises ValueError for a VAE whose picture is not the encoded one's, or none."""
-    size, made, most = image.shape[1:3], edited.shape[1:3], pixels_per_cell(model)
-    if not all(0 <= whole - part < most for whole, part in zip(size, made, strict=True)):
-        raise ValueError(
-            f"{node}: the vae input makes a picture of {made[0]}x{made[1]} (height x width) of one "
-            f"of {size[0]}x{size[1]}. Connect the VAE of the same checkpoint."
-        )
-    if not bool(edited.isfinite().all()):
-        raise ValueError(
-            f"{node}: the vae input makes a picture of numbers that are not finite. Use a VAE in "
-            "fp32 (--fp32-vae): one in fp16 makes such numbers of some pictures."
-        )
+    patched = add_control(model, f"ale_edit.{editor.name}", open_run, editor.title)
+    return patched, first.has_optimisation()

@@ -7,13 +7,22 @@ the largest of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import comfy.model_management
 import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock, attention_pytorch
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .comfy_types import Cond, Options
+
+ROWS_OF_GRADIENTS = 4
+"""Rows without gradients that take as much memory as one with them."""
 
 
 @contextmanager
@@ -35,6 +44,53 @@ def leaf(tensor: Tensor, *, requires_grad: bool = False) -> Tensor:
 def stop_if_interrupted() -> None:
     """Raises ComfyUI's own exception once the person has pressed Cancel."""
     comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+@contextmanager
+def checkpoint_blocks(network: nn.Module) -> Iterator[None]:
+    """Let autograd keep only the inputs of a UNet's blocks. What is inside one is computed again
+    when its gradients are, which takes a third more time and a fraction of the memory.
+
+    ComfyUI's own checkpoint asks for gradients of the weights, which get none here.
+    """
+    blocks = [m for m in network.modules() if isinstance(m, ResBlock | BasicTransformerBlock)]
+    before = {block: vars(block).get("forward") for block in blocks}
+    for block in blocks:
+        block.forward = partial(_run_block, block.forward)
+    try:
+        yield
+    finally:
+        for block, forward in before.items():
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward
+
+
+def _run_block(run: Callable[..., Tensor], x: Tensor, *args: Any, **named: Any) -> Tensor:
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return run(x, *args, **named)
+    if "transformer_options" in named:  # the UNet writes into it for each block
+        named["transformer_options"] = dict(named["transformer_options"])
+    out: Any = checkpoint(run, x, *args, use_reentrant=False, **named)
+    return out
+
+
+def use_differentiable_attention(options: Options) -> None:
+    """Let calls with these transformer_options attend by PyTorch's own attention; some others that
+    ComfyUI may have selected (SageAttention, FlashAttention) have no gradients."""
+    options["optimized_attention_override"] = lambda selected, *args, **named: attention_pytorch(
+        *args, **named
+    )
+
+
+def ordinary_entry(cond: Cond) -> Cond:
+    """A conditioning entry whose tensors autograd can save."""
+    own = {
+        name: type(given)(leaf(given.cond)) if isinstance(given.cond, Tensor) else given
+        for name, given in cond["model_conds"].items()
+    }
+    return {**cond, "model_conds": own}
 
 
 def _make_ordinary(model: nn.Module) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from comfy_api.latest import io
 
 from ..editors.diffedit import MaskSettings
-from ..host.editing import require_one_text, require_size
+from ..host.edit_checks import require_one_text, require_size
 from ..host.pictures import read_pictures
 from ..host.sampling.latents import pixels_per_cell
 from ..host.segmenting.disagreement import NODE, map_edits

@@ -19,13 +19,13 @@ from ..prompts.edits import VARIANTS, Edits, Variant, require_choice, set_varian
 from ..regions.paste import paste_background as paste
 from ..regions.preview import preview_image
 from ..regions.regions import Regions
-from . import sockets
 from .inputs import (
     ale_inputs,
     choose_schedule,
     inversion_input,
     mask_input,
     negative_input,
+    regions_input,
     reuse_input,
     schedule_inputs,
     setting_input,
@@ -67,6 +67,7 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
             inverts = any(field.name == "inversion_method" for field in fields)
             last = [*later, inversion_input()] if inverts else later
             masks = [mask_input(*named) for named in editor.masks]
+            places = [regions_input()] if editor.grow_regions is not None else []
             return io.Schema(
                 node_id=editor.node_id,
                 display_name=editor.title,
@@ -79,6 +80,7 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
                     negative_input(editor.negative, inverts),
                     *last,
                     *masks,
+                    *places,
                 ],
                 outputs=[image_output()],
             )
@@ -95,6 +97,7 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
             reuse_source: bool = True,
             negative: Conditioning | None = None,
             inversion: Inversion | None = None,
+            regions: Regions | None = None,
             **values: Any,
         ) -> io.NodeOutput:
             masks = {name: values.pop(name, None) for name, _ in editor.masks}
@@ -104,7 +107,8 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
                 edited = edit_image(
                     editor, settings, model, clip, vae, image, edits, seed,
                     masks={name: mask for name, mask in masks.items() if mask is not None},
-                    negative=negative, reuses_source=reuse_source, inversion=inversion,
+                    regions=regions, negative=negative, reuses_source=reuse_source,
+                    inversion=inversion,
                 )  # fmt: skip
             return io.NodeOutput(edited)
 
@@ -146,12 +150,7 @@ class ALEEdit(io.ComfyNode):
                         "what Method Settings says, or else the paper."
                     ),
                 ),
-                sockets.Regions.Input(
-                    "regions",
-                    optional=True,
-                    tooltip=sockets.REGIONS_TOOLTIP
-                    + " Without it, the masks of the edits are used.",
-                ),
+                regions_input(),
                 reuse_input(),
                 negative_input(),
             ],

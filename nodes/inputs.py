@@ -82,6 +82,15 @@ def inversion_input() -> io.Input:
     )
 
 
+def regions_input() -> io.Input:
+    """Where an editor acts."""
+    return sockets.Regions.Input(
+        "regions",
+        optional=True,
+        tooltip=sockets.REGIONS_TOOLTIP + " Without it, the masks of the edits are used.",
+    )
+
+
 def mask_input(name: str, tooltip: str) -> io.Input:
     """An optional mask of an editor."""
     return io.Mask.Input(name, optional=True, tooltip=tooltip)

@@ -7,13 +7,14 @@ resized; its variant here counts pixels, so a cell belongs to what covers it (do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .regions import THRESHOLD
+from .regions import THRESHOLD, fit_masks
 
 MIN_SHARE = 0.25
 
@@ -51,6 +52,25 @@ def coverage(masks: Tensor, height: int, width: int, variant: str) -> Tensor:
             covered[:, cell[0], cell[1]] = False
             covered[i, cell[0], cell[1]] = True
     return covered
+
+
+def sample_masks(
+    masks: Tensor, names: Sequence[str], grid: tuple[int, int], latent: tuple[int, int], cell: int
+) -> Tensor:
+    """(K, *grid) bool: masks (K, H, W) of the named objects on a grid of a latent (h, w), by
+    nearest sampling. cell: pixels along each side of a latent cell.
+
+    Raises ValueError for a mask without a cell.
+    """
+    fitted = fit_masks(masks, cell * latent[0], cell * latent[1], cell)
+    cells = coverage(fitted, *grid, "published code")
+    for name, own in zip(names, cells, strict=True):
+        if not own.any():
+            raise ValueError(
+                f'the mask of "{name}" has no cell of the {grid[0]}x{grid[1]} (height x width) of '
+                "the attention maps. Enlarge the mask or the image, or remove the edit."
+            )
+    return cells
 
 
 def paint_cells(cells: Tensor, size: tuple[int, int], cell: int) -> Tensor:

@@ -100,8 +100,12 @@ def add_control(
 
 def running_controls(options: Options) -> list[Control]:
     """The controls of a run, by its transformer_options."""
-    run: AttentionRun | None = options.get(RUN_KEY)
-    return [control for control, _ in run.controls] if run else []
+    return [control for control, _ in controls_with_nodes(options)]
+
+
+def controls_with_nodes(options: Options) -> list[tuple[Control, str]]:
+    """The controls of a run, each with the node to name in errors."""
+    return options[RUN_KEY].controls if RUN_KEY in options else []
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from ..sampling.branch_sampler import (
     step_mask,
 )
 from ..sampling.noise_levels import least_sigma, level_at
+from ..sampling.optimising import optimise_latents
 from ..sampling.run_checks import require_width
 from .fingerprint import fingerprint_model
 
@@ -153,10 +154,11 @@ def _sample_branches(
     guider = cast("BranchGuider", model.inner_model)
     extra_args = dict(extra_args)
     edit_mask = extra_args.pop("denoise_mask", None)
-    latents = dict.fromkeys(guider.branch_names, start)
+    latents: dict[str, Tensor] = dict.fromkeys(guider.branch_names, start)
     before: dict[str, Tensor] = {}
     for step, level in enumerate(levels[:-1]):
         prepare(step)
+        latents = optimise_latents(latents, guider, sigmas, step, extra_args)
         denoised = predict_branches(model, latents, sigmas[step], extra_args)
         if callback is not None:
             callback(

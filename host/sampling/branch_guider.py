@@ -24,7 +24,8 @@ from ..attention.adapter import running_controls
 from ..attention.rows import STEP_KEY, add_latent, add_step, step_of, take_branches
 from ..attention.store import STORE_KEY, StepStore
 from ..attention.unet import require_cross_attention
-from ..comfy_types import Conditioning, Conds, Options
+from ..comfy_types import Cond, Conditioning, Conds, Options
+from ..gradients import ROWS_OF_GRADIENTS
 from ..messages import NodeName
 from ..patching import WRAPPERS
 from ..text.conditioning import BRANCHES_KEY
@@ -83,7 +84,8 @@ class BranchGuider(comfy.samplers.CFGGuider):
 
     negative: the CONDITIONING that all branches share. evaluation: "together" is faster; "in turn"
     needs less memory. reuses_source: whether to keep the source branch for the next edit of the
-    same image, and use the last run's.
+    same image, and use the last run's. optimises: whether a control optimises latents, for which
+    branches are also evaluated one by one.
 
     Raises ValueError for a model without cross-attention, when a branch has several entries or
     texts, and when branches differ in anything but their texts.
@@ -97,13 +99,16 @@ class BranchGuider(comfy.samplers.CFGGuider):
         *,
         evaluation: Evaluation = "together",
         reuses_source: bool = True,
+        optimises: bool = False,
     ) -> None:
         require_cross_attention(model, NODE)
         super().__init__(model)
         require_alike({b.name: b.conditioning for b in branches}, self.model_patcher, NODE)
         self.branch_names: Names = tuple(branch.name for branch in branches)
         self.reuses_source = reuses_source
+        self.seed = 0
         self._evaluation = evaluation
+        self._optimises = optimises
         self._guidance = {branch.name: branch.guidance for branch in branches}
         convert = comfy.sampler_helpers.convert_cond
         self._branches = {b.name: convert(b.conditioning)[0] for b in branches}
@@ -124,8 +129,9 @@ class BranchGuider(comfy.samplers.CFGGuider):
         require_branch_sampler(sampler, NODE)
         self._require_inputs(latent_image, sigmas)
         batch = latent_image.shape[0]
+        self.seed = kwargs.get("seed") or 0
         self.original_conds = self._conds(self.branch_names, batch)
-        if self._evaluation == "in turn":
+        if self._evaluation == "in turn" or self._optimises:
             for name in self.branch_names:
                 self.original_conds.update(self._conds((name,), batch))
         (positive,), negative = self.original_conds["positive"], self.original_conds["negative"]
@@ -206,6 +212,10 @@ class BranchGuider(comfy.samplers.CFGGuider):
                 own = texts["c_crossattn"]
                 texts["c_crossattn"] = type(own)(text.to(own.cond).repeat(count, 1, 1))
 
+    def branch_entries(self, name: str) -> list[Cond]:
+        """The conditional entries of a branch that is evaluated alone."""
+        return self.conds[self._keys((name,))[0]]
+
     def _open_source_branch(self, inputs: dict[str, object], batch: int) -> None:
         """Take the source branch of an earlier run with the same inputs, or begin one."""
         self._source_branch = find(self.model_patcher.model, inputs)
@@ -243,6 +253,8 @@ class BranchGuider(comfy.samplers.CFGGuider):
     ) -> Any:
         """Let ComfyUI reserve memory for all rows of a call, as many as branches an image."""
         count = 1 if self._evaluation == "in turn" else len(self.branch_names)
+        if self._optimises:
+            count = max(count, ROWS_OF_GRADIENTS)
         return executor(model, [count * noise_shape[0], *noise_shape[1:]], *args, **kwargs)
 
     # -- one step ----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ branches of a guider."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -27,9 +27,12 @@ from .branch_sampler import (
     step_mask,
 )
 from .noise_levels import is_flow, is_largest, level_at
+from .optimising import optimise_latents
 
 if TYPE_CHECKING:
     from comfy.model_sampling import ModelSamplingDiscrete
+
+    from .branch_guider import BranchGuider
 
 NODE = NodeName("Virtual Inversion")
 
@@ -72,6 +75,7 @@ def sample_virtual_inversion(
     latents = dict.fromkeys(names, _first_latent(x0, noise.draw(x0), sampling, schedule[0]))
     edits = {EDITED: x0}
     for step, after in enumerate(levels[1:]):
+        latents = optimise_latents(latents, cast("BranchGuider", guider), sigmas, step, extra_args)
         predicted = predict_branches(model, latents, sigmas[step], extra_args)
         source = predicted.pop(SOURCE)
         edits = {name: predict_edit(x0, source, own) for name, own in predicted.items()}

@@ -20,11 +20,12 @@ from ale_edit.bench.methods import (
     erode,
     fill_box,
     find_methods,
+    name_of,
     shift,
     spoil_mask,
 )
 from ale_edit.editors import COMPARED
-from ale_edit.headless.editors import editor_files
+from ale_edit.headless.editors import editor_files, takes_masks
 from ale_edit.headless.edits import editor_workflow
 from ale_edit.prompts.edits import END_OF_TEXT as STRATEGIES
 
@@ -35,6 +36,8 @@ GROUND = {
     "sdedit": {"time_steps": "LCM", "strength": 0.6},
     "diffedit": {"time_steps": "LCM", "strength": 0.8},
     "p2p": {"time_steps": "LCM"},
+    "mag-edit": {"time_steps": "LCM"},
+    "cpam": {"time_steps": "LCM"},
 }
 """Beyond steps and guidance, what puts an editor on the ground of ALE-Edit."""
 
@@ -43,7 +46,8 @@ def filled(method: Method) -> dict:
     if method.editor == ALE.editor:
         workflow = fill_workflow("a.png", [("a", "b", "m.png")], seed=0, edit_type="color")
     else:
-        workflow = editor_workflow(method.editor, "a.png", [("a", "b")])
+        masks = ("m.png",) if takes_masks(method.editor) else ()
+        workflow = editor_workflow(method.editor, "a.png", [("a", "b", *masks)])
     method.apply(workflow, ["a brown-colored goat", "ball made of gold"])
     return {workflow.title(k): node["inputs"] for k, node in workflow.nodes.items()}
 
@@ -91,7 +95,8 @@ def test_the_ablations_are_those_of_tables_12_and_13():
 @pytest.mark.parametrize("editor", COMPARED, ids=lambda editor: editor.name)
 def test_an_editor_is_a_method_and_with_its_papers_settings_another(editor):
     methods = all_methods()
-    plain, paper = methods[editor.name], methods[f"{editor.name}-paper"]
+    name = name_of(editor)
+    plain, paper = methods[name], methods[f"{name}-paper"]
     assert (plain.editor, plain.label) == (editor.name, editor.title)
     (ground,) = plain.inputs.values() or [{}]
     assert ground == GROUND.get(editor.name, {})
@@ -101,13 +106,25 @@ def test_an_editor_is_a_method_and_with_its_papers_settings_another(editor):
     assert paper.editor == editor.name and paper.masks([], 0) == []
 
 
+def test_mag_edit_has_a_method_for_each_constraint():
+    found = {
+        name: filled(all_methods()[name])["MAG-Edit"]
+        for name in ("mag-token", "mag-spatial", "mag-token-paper", "mag-spatial-paper")
+    }
+    assert {name: own["constraint"] for name, own in found.items()} == {
+        name: f"{name.split('-')[1]} ratio" for name in found
+    }
+    spatial = {"constraint": "spatial ratio", "early_stop": True}
+    assert found["mag-spatial-paper"] == {**found["mag-token-paper"], **spatial}
+
+
 def test_the_papers_settings_are_those_of_the_papers():
     steps = {"infedit": (15, 1.0, 2.0), "masactrl": (50, 7.5, 7.5)}  # methods.md: B, C
     steps |= {"fpe": (50, 7.5, 7.5), "pnp": (50, 1.0, 7.5)}
     assert all_methods()["sdedit-paper"].inputs == {
         "SDEdit": {"steps": 50, "target_guidance": 7.5, "strength": 0.6, "time_steps": "DDIM"}
     }
-    steps |= {"p2p": (50, 7.5, 7.5)}
+    steps |= {"p2p": (50, 7.5, 7.5), "mag-token": (50, 7.5, 7.5)}
     for name, expected in steps.items():
         (inputs,) = all_methods()[f"{name}-paper"].inputs.values()
         found = tuple(inputs[k] for k in ("steps", "source_guidance", "target_guidance"))

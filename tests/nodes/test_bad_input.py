@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from ale_edit.demo import models, weights
+from ale_edit.tests.nodes.bad_cpam import CPAM_CASES
 from ale_edit.tests.nodes.bad_diffedit import DIFFEDIT_CASES
 from ale_edit.tests.nodes.bad_editors import EDITOR_CASES
 from ale_edit.tests.nodes.bad_edits import EDIT_CASES, REGION_CASES
 from ale_edit.tests.nodes.bad_input import CURE, Case, World
 from ale_edit.tests.nodes.bad_inversions import ELSEWHERE, INVERSION_CASES
+from ale_edit.tests.nodes.bad_mag_edit import MAG_EDIT_CASES
 from ale_edit.tests.nodes.bad_masactrl import MASACTRL_CASES
 from ale_edit.tests.nodes.bad_models import MODEL_CASES, NO_UNET, OTHER_MODEL_CASES
 from ale_edit.tests.nodes.bad_patches import OF_NODES_NOT_HERE, PATCH_CASES
@@ -40,7 +42,9 @@ CASES = [
     *SAMPLING_CASES,
     *EDITOR_CASES,
     *MASACTRL_CASES,
+    *CPAM_CASES,
     *DIFFEDIT_CASES,
+    *MAG_EDIT_CASES,
 ]
 
 

@@ -38,6 +38,9 @@ def edit(editor: Editor, model: Any, clip: Any, vae: Any) -> Edit:
     def run_node(**inputs: Any) -> Tensor:
         usual = {"model": model, "clip": clip, "vae": vae, "steps": STEPS, "image": picture()}
         usual["edits"] = masked(*inputs.get("image", usual["image"]).shape[1:3])
+        if isinstance(inputs.get("negative"), str):
+            tokens = clip.tokenize(inputs["negative"])
+            inputs = {**inputs, "negative": clip.encode_from_tokens_scheduled(tokens)}
         return one(editor.node_id, **{**usual, **inputs})
 
     return run_node
@@ -93,6 +96,8 @@ def test_masks_of_the_edits_change_nothing(edit: Edit) -> None:
 
 FOUND = {"edits": one("ALEEditList", text=TEXT), "mask_threshold": 0.95, "mask_clamp": 1.0}
 BY_WORDS = {"source_prompt": "edits", "source_words": "wolf", "target_words": "goat"}
+QUICK = {"inversion_method": "DDIM", "iterations": 0}
+STRONG = {"inversion_method": "DDIM", "iterations": 2, "scale": 100.0, "blend_share": 0.0}
 # for each setting, the inputs beside which it counts, and another value
 CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
     "infedit": {
@@ -178,6 +183,39 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "blend_start": ({"blend_words": "goat", "blend_threshold": 0.9}, 0.6),
         "ets_prompt": ({}, "goat hat"),
     },
+    "mag-edit": {
+        "steps": ({}, 3),
+        "source_guidance": (QUICK, 3.0),
+        "target_guidance": ({}, 5.0),
+        "strength": (QUICK, 0.5),
+        "inversion_method": ({}, "direct"),
+        "time_steps": (QUICK, "LCM"),
+        "constraint": (STRONG, "spatial ratio"),
+        "scale": (STRONG, 10.0),
+        "iterations": (STRONG, 0),
+        "optimise_share": (STRONG, 1.0),
+        "early_stop": ({**STRONG, "constraint": "spatial ratio", "iterations": 30}, True),
+        "edit_words": ({**STRONG, "cross_share": 0.0}, "red"),
+        "negative_words": (STRONG, "wolf"),
+        "negative_scale": ({**STRONG, "negative_words": "wolf"}, 20.0),
+        "cross_share": (QUICK, 0.0),
+        "self_share": (QUICK, 0.0),
+        "blend_share": (QUICK, 1.0),
+    },
+    "cpam": {
+        "strategy": ({}, "remove"),
+        "steps": ({}, 3),
+        "source_guidance": ({"inversion_method": "DDIM", "negative": "blurry"}, 3.0),
+        "target_guidance": ({}, 5.0),
+        "strength": ({}, 0.5),
+        "inversion_method": ({}, "DDIM"),
+        "time_steps": ({}, "LCM"),
+        "expansion": ({}, 0.5),
+        "plain_share": ({}, 0.9),
+        "start_step_share": ({"strategy": "pose / view"}, 0.6),
+        "start_layer_share": ({"strategy": "pose / view"}, 0.0),
+        "mask_threshold": ({"strategy": "pose / view"}, 0.6),
+    },
 }
 
 
@@ -198,7 +236,8 @@ def test_every_setting_changes_the_image(editor: Editor, edit: Edit) -> None:
 def test_the_node_has_the_inputs_of_every_editor_and_its_settings_between_them(
     editor: Editor,
 ) -> None:
-    """Those that a published node did not have come last, and so do an inversion and masks."""
+    """Those that a published node did not have come last, and so do an inversion, masks and
+    regions."""
     names = [entry.id for entry in schema(editor.node_id).inputs]
     fields = dataclasses.fields(editor.settings)
     first, later = (
@@ -209,5 +248,6 @@ def test_the_node_has_the_inputs_of_every_editor_and_its_settings_between_them(
     reuse = ["reuse_source"] if editor.branches(editor.settings())[0].name == "source" else []
     inversion = ["inversion"] if "inversion_method" in [*first, *later] else []
     masks = [name for name, _ in editor.masks]
-    assert names == [*task, *first, *reuse, "negative", *later, *inversion, *masks]
+    regions = ["regions"] if editor.grow_regions is not None else []
+    assert names == [*task, *first, *reuse, "negative", *later, *inversion, *masks, *regions]
     assert nodes()[editor.node_id].__name__ == editor.node_id

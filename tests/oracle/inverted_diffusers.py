@@ -125,14 +125,15 @@ def edit_inverted(
     negative: str = "",
     seed: int = 0,
     begin: Callable[[int, int], None] = lambda step, count: None,
+    optimise: Callable[[Tensor, Tensor, int], Tensor] = lambda source, target, t: target,
     blend: Callable[[Tensor, Tensor, int], Tensor] = lambda source, target, step: target,
 ) -> list[Step]:
     """The whole edit of one image, the target's steps, and last the result.
 
     texts: of the inversion, the source and the target. attention: a processor, or None. seed: of
         edit-friendly's noises. begin: called before a step with its number and how many there are.
-        blend: the latents of source
-        and target after a step -> the target's.
+        optimise: the latents of source and target before the step of a time step -> the target's.
+        blend: the latents of source and target after a step -> the target's.
     """
     away = encoder.encode(texts[0] if sampling.method == "negative-prompt" else negative)
     is_by_maps = sampling.method == "edit-friendly"
@@ -147,6 +148,7 @@ def edit_inverted(
     record = []
     for i, t in enumerate(schedule):
         begin(i, len(schedule))
+        z_t = optimise(z_s, z_t, t)
         rows = torch.stack([z_s, z_t, z_s, z_t])
         if attention is None:
             e = network(rows, t, text)

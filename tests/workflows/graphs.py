@@ -195,7 +195,7 @@ def own_workflow(node_id: str) -> str:
         return "text_to_regions"
     for editor in EDITORS:
         if editor.node_id == node_id:
-            return editor.name
+            return editor.name.replace("-", "_")
     words = re.findall(r"LCM|DINO|SAM|CLIP|[A-Z][a-z]+", node_id.removeprefix("ALE"))
     return "_".join(words).lower()
 
