@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import ale, diffedit, fpe, infedit, masactrl, p2p, pnp, sdedit
+from . import ale, cpam, diffedit, fpe, infedit, ledits, mag_edit, masactrl, p2p, pnp, sdedit
 from .editor import Editor
 
 EDITORS: tuple[Editor[Any], ...] = (
@@ -14,6 +14,9 @@ EDITORS: tuple[Editor[Any], ...] = (
     pnp.EDITOR,
     sdedit.EDITOR,
     diffedit.EDITOR,
+    ledits.EDITOR,
+    cpam.EDITOR,
+    mag_edit.EDITOR,
 )
 """All editors; host/editing.py runs each of them. Nodes, help pages, workflows, tests, benches and
 edit.py go by this list."""

@@ -35,6 +35,7 @@ GROUND = {
     "pnp": {"time_steps": "LCM"},
     "sdedit": {"time_steps": "LCM", "strength": 0.6},
     "diffedit": {"time_steps": "LCM", "strength": 0.8},
+    "ledits": {"strength": 0.85},
     "p2p": {"time_steps": "LCM"},
     "mag-edit": {"time_steps": "LCM"},
     "cpam": {"time_steps": "LCM"},

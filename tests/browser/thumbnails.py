@@ -25,6 +25,7 @@ SHOWN = {
     "cpam": ("Source", "Edited image"),
     "diff_edit_mask": ("Regions preview", "Differences"),
     "diffedit": ("Source", "Edited image"),
+    "ledits": ("Source", "Edited image"),
     "demo_detector_loader": ("Regions", "Object masks"),
     "demo_model_loader": ("Generated image",),
     "demo_scene": ("Image", "Masks"),

@@ -85,12 +85,16 @@ def test_the_papers_negative_prompt_is_used_unless_another_is_connected(
 
 @pytest.mark.parametrize(
     "editor",
-    [e for e in EDITORS if e.grow_regions is None and e.find_mask is None],
+    [
+        e
+        for e in EDITORS
+        if e.grow_regions is None and e.find_mask is None and not e.has_edit_branches
+    ],
     ids=lambda editor: editor.name,
 )
 def test_masks_of_the_edits_change_nothing(edit: Edit) -> None:
-    """But for ALE Edit, whose regions they are, and DiffEdit, which finds those that are not
-    there."""
+    """But for ALE Edit, whose regions they are, DiffEdit, which finds those that are not there, and
+    LEDITS++, which keeps each edit inside its own."""
     assert torch.equal(edit(edits=one("ALEEditList", text=TEXT)), edit(edits=masked()))
 
 
@@ -201,6 +205,14 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "cross_share": (QUICK, 0.0),
         "self_share": (QUICK, 0.0),
         "blend_share": (QUICK, 1.0),
+    },
+    "ledits": {
+        "steps": ({}, 3),
+        "strength": ({}, 0.5),
+        "scale": ({}, 10.0),
+        "scales": ({}, "goat with red hat: -5"),
+        "threshold": ({}, 0.5),
+        "places": ({}, "everywhere"),
     },
     "cpam": {
         "strategy": ({}, "remove"),
