@@ -59,7 +59,7 @@ class LEDITSSettings(Settings):
         "0.15 of them: 0.85. Higher: the edit may change more.",
         0.85,
     )
-    scale: float = guidance_setting(
+    edit_guidance: float = guidance_setting(
         5.0, "How strongly each edit is guided towards its target phrase. 0 gives the image back."
     )
     scales: str = setting(
@@ -206,7 +206,7 @@ def ledits_control(settings: LEDITSSettings, inputs: ControlInputs) -> LEDITSCon
         Concept(
             edit.name,
             _rows_of(edit),
-            own.get(edit.phrase.text, settings.scale),
+            own.get(edit.phrase.text, settings.edit_guidance),
             edit.region,
         )
         for edit in inputs.edits

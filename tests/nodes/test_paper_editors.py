@@ -209,7 +209,7 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
     "ledits": {
         "steps": ({}, 3),
         "strength": ({}, 0.5),
-        "scale": ({}, 10.0),
+        "edit_guidance": ({}, 10.0),
         "scales": ({}, "goat with red hat: -5"),
         "threshold": ({}, 0.5),
         "places": ({}, "everywhere"),
