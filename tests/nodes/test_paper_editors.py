@@ -102,6 +102,7 @@ FOUND = {"edits": one("ALEEditList", text=TEXT), "mask_threshold": 0.95, "mask_c
 BY_WORDS = {"source_prompt": "edits", "source_words": "wolf", "target_words": "goat"}
 QUICK = {"inversion_method": "DDIM", "iterations": 0}
 STRONG = {"inversion_method": "DDIM", "iterations": 2, "scale": 100.0, "blend_share": 0.0}
+SOMEWHERE = {"places": "guidance"}  # random weights: the two masks have no place in common
 # for each setting, the inputs beside which it counts, and another value
 CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
     "infedit": {
@@ -207,11 +208,11 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "blend_share": (QUICK, 1.0),
     },
     "ledits": {
-        "steps": ({}, 3),
-        "strength": ({}, 0.5),
-        "edit_guidance": ({}, 10.0),
-        "scales": ({}, "goat with red hat: -5"),
-        "threshold": ({}, 0.5),
+        "steps": (SOMEWHERE, 3),
+        "strength": (SOMEWHERE, 0.5),
+        "edit_guidance": (SOMEWHERE, 10.0),
+        "scales": (SOMEWHERE, "goat with red hat: -5"),
+        "threshold": (SOMEWHERE, 0.5),
         "places": ({}, "everywhere"),
     },
     "cpam": {
