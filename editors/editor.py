@@ -124,7 +124,7 @@ class SamplingPlan:
 
     start: Start
     schedule: Schedule
-    prompt: BranchText = "source"
+    prompt: Literal["source", "target", "empty"] = "source"
     convention: Convention = "published code"
     eta: float = 1.0
 

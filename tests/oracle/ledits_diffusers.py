@@ -115,7 +115,7 @@ def seen(recorder: Recorder, row: int, tokens: int, size: tuple[int, int], q: fl
         for dy in range(3)
         for dx in range(3)
     )
-    mask = smoothed >= np.quantile(smoothed, q)
+    mask = np.asarray(smoothed >= np.quantile(smoothed, q))
     ys = [y * grid[0] // size[0] for y in range(size[0])]
     xs = [x * grid[1] // size[1] for x in range(size[1])]
     return torch.from_numpy(mask[ys][:, xs]).float()

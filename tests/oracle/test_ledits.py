@@ -40,8 +40,12 @@ def translate(settings: Settings) -> ledits.LEDITSSettings:
 
 
 LEDITS = EditorMethod(
-    ledits.EDITOR, translate, edit, prompts=lambda settings: PHRASES, adds_result=True
-)  # type: ignore[arg-type]
+    ledits.EDITOR,
+    translate,
+    edit,
+    prompts=lambda settings: (PHRASES[0], PHRASES[1]),
+    adds_result=True,
+)
 
 
 def masks_of(settings: Settings, scene: Scene) -> list[Any]:
@@ -49,7 +53,7 @@ def masks_of(settings: Settings, scene: Scene) -> list[Any]:
     masks = []
     for rows in settings.given:
         mask = None if rows is None else torch.zeros(8 * scene.size[0], 8 * scene.size[1])
-        if mask is not None:
+        if mask is not None and rows is not None:
             mask[: 8 * rows] = 1
         masks.append(mask)
     return masks
