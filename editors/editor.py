@@ -20,7 +20,9 @@ from ..regions.regions import USUAL_CELL, Regions
 if TYPE_CHECKING:
     from .diffedit import MaskSettings
 
-BranchText: TypeAlias = Literal["source", "target", "empty", "negative"]
+PromptText: TypeAlias = Literal["source", "target", "empty"]
+"""Which prompt an image is inverted with."""
+BranchText: TypeAlias = PromptText | Literal["negative"]
 """Which prompt a branch is conditioned on."""
 
 
@@ -124,7 +126,7 @@ class SamplingPlan:
 
     start: Start
     schedule: Schedule
-    prompt: Literal["source", "target", "empty"] = "source"
+    prompt: PromptText = "source"
     convention: Convention = "published code"
     eta: float = 1.0
 
