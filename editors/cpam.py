@@ -163,8 +163,9 @@ class CPAMControl(Control):
         if call.step.number != self._step:
             self._step = call.step.number
             mask = self._maps.mask(self._settings.mask_threshold)
-            self._refined = None if mask is None else mask.float().cpu()
-            self._parts.clear()
+            if mask is not None:
+                self._refined = mask.float().cpu()
+                self._parts.clear()
         if call.layer.kind == "self":
             return self._adapt(call)
         if self._strategy.is_refined:
@@ -336,7 +337,7 @@ def cpam_control(settings: CPAMSettings, inputs: ControlInputs) -> CPAMControl:
 
 def _masks_of(raw: Tensor, settings: CPAMSettings) -> Masks:
     """raw: (K, H, W), those of the objects."""
-    is_set = settings.expansion != BY_STRATEGY
+    is_set = settings.expansion >= 0
     share = settings.expansion if is_set else STRATEGIES[settings.strategy].expansion
     objects = raw.amax(0)
     return Masks(objects, grow_by_area(objects, share))

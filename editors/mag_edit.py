@@ -140,7 +140,9 @@ def find_objects(settings: MagEditSettings, inputs: ControlInputs) -> list[Objec
     sources, targets = ([pair[i] for pair in inputs.phrases] for i in range(2))
     source, target, read_word = inputs.source, inputs.target, inputs.read_word
     own = find_phrases("target", targets, target, read_word)
-    theirs = find_phrases("source", sources, source, read_word)
+    theirs: Sequence[Rows] = [()] * len(sources)
+    if settings.negative_words.strip():
+        theirs = find_phrases("source", sources, source, read_word)
     unaligned = tuple((align(source.tokens, target.tokens).mapper < 0).nonzero().flatten().tolist())
     chosen = find_named_words("edit_words", settings.edit_words, "target", target, read_word)
     for word, rows in chosen.items():
@@ -358,13 +360,17 @@ def mag_edit_control(settings: MagEditSettings, inputs: ControlInputs) -> Contro
     if inputs.regions is None:
         raise ValueError("there are no regions to edit. Connect the masks of the objects.")
     objects = [ObjectWords(target, ()) for _, target in inputs.phrases]
-    if settings.iterations > 0 and settings.optimise_share > 0:
+    is_optimised = settings.iterations > 0 and settings.optimise_share > 0
+    if is_optimised:
         objects = find_objects(settings, inputs)
-        for one in inputs.regions.images:
-            height, width = one.dilated.shape[-2:]
-            latent = (height // inputs.cell, width // inputs.cell)
-            names = [each.name for each in objects]
+    names = [each.name for each in objects]
+    for one in inputs.regions.images:
+        height, width = one.dilated.shape[-2:]
+        latent = (height // inputs.cell, width // inputs.cell)
+        if is_optimised:
             sample_masks(one.dilated, names, find_grid(latent), latent, inputs.cell)
+        if is_optimised or settings.blend_share > 0:
+            sample_masks(one.dilated, names, latent, latent, inputs.cell)
     return MagEditControl(settings, words, objects, inputs.regions, inputs.cell)
 
 

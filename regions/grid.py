@@ -67,8 +67,8 @@ def sample_masks(
     for name, own in zip(names, cells, strict=True):
         if not own.any():
             raise ValueError(
-                f'the mask of "{name}" has no cell of the {grid[0]}x{grid[1]} (height x width) of '
-                "the attention maps. Paint a larger mask, use a larger image, or remove the edit."
+                f'the mask of "{name}" has no cell of the {grid[0]}x{grid[1]} (height x width) on '
+                "which the edit acts. Paint a larger mask, use a larger image, or remove the edit."
             )
     return cells
 
