@@ -326,9 +326,7 @@ def cpam_control(settings: CPAMSettings, inputs: ControlInputs) -> CPAMControl:
     Raises ValueError for masks that leave nothing to do, that no cell of the latent sees, and for a
     target phrase that is not in the target prompt where the mask follows it.
     """
-    if inputs.regions is None:
-        raise ValueError("there are no regions to edit. Connect the masks of the objects.")
-    images = [_masks_of(one.raw, settings) for one in inputs.regions.images]
+    images = [_masks_of(one.raw, settings) for one in inputs.require_regions().images]
     for masks in images:
         _require_masks(masks, settings, inputs)
     rows = _find_rows(inputs) if STRATEGIES[settings.strategy].is_refined else ()

@@ -73,6 +73,18 @@ def sample_masks(
     return cells
 
 
+def find_mask_cells(
+    images: Sequence[Tensor], size: tuple[int, int], cell: int, device: torch.device
+) -> Tensor:
+    """(B, 1, h, w) bool: the cells of latents of a size (h, w) in which any of an image's masks
+    (K, H, W) has a pixel. images: those of each image, or of one for all. cell: pixels along each
+    side of a latent cell."""
+    height, width = size
+    fitted = (fit_masks(masks, cell * height, cell * width, cell) for masks in images)
+    found = [~latent_background(masks, height, width, "paper") for masks in fitted]
+    return torch.stack(found)[:, None].to(device)
+
+
 def paint_cells(cells: Tensor, size: tuple[int, int], cell: int) -> Tensor:
     """Values (B, h, w) of latent cells on the pixels of an image: (B, *size). The pixels that a VAE
     crops are as those beside them.
