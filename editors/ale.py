@@ -237,15 +237,16 @@ class BlendingControl(Control):
         return {**denoised, "target": blend(source, target, self._background(target))}
 
     def _background(self, latent: Tensor) -> Tensor:
-        """(1 or B, 1, h, w): 1 where the source stays."""
-        key = (*latent.shape[-2:], latent.device)
+        """(1 or B, 1, h, w), with the latent's further dimensions: 1 where the source stays."""
+        key = (latent.ndim, *latent.shape[-2:], latent.device)
         if key not in self._weights:
             height, width = latent.shape[-2:]
             each = [
                 background_weights(one, height, width, self._variant, self._is_soft, self._cell)
                 for one in self._regions.images
             ]
-            self._weights[key] = torch.stack(each)[:, None].to(latent.device)
+            weights = torch.stack(each).to(latent.device)
+            self._weights[key] = weights.reshape(len(each), *[1] * (latent.ndim - 3), height, width)
         return self._weights[key]
 
 

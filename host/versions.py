@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import comfy.model_sampling
+
 MAHIRO = "Mahiro (Positive-Biased Guidance in ComfyUI 0.33)"
 MAHIRO_MODULE = "nodes_mahiro"
 """End of the name of a core module; ComfyUI loads it by its path."""
@@ -38,6 +40,13 @@ def pixels_per_cell_of(latent_format: LatentFormat) -> int:
     """Pixels of the image along one side of a latent cell."""
     ratio = getattr(latent_format, "spacial_downscale_ratio", None)
     return int(ratio or RATIOS_ON_THE_FLOOR.get(type(latent_format).__name__, 8))
+
+
+def samples_by_flow(sampling: object) -> bool:
+    """Whether a model_sampling mixes image and noise (flow matching) instead of adding noise: not
+    where 0.33's IMG_TO_IMG_FLOW starts from another image."""
+    other = getattr(comfy.model_sampling, "IMG_TO_IMG_FLOW", ())
+    return isinstance(sampling, comfy.model_sampling.CONST) and not isinstance(sampling, other)
 
 
 def noise_scale_of(sampling: object) -> float:

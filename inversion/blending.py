@@ -14,8 +14,8 @@ from torch import Tensor
 def blend(source: Tensor, target: Tensor, background: Tensor) -> Tensor:
     """source where background is 1, target where it is 0, and between them a mixture.
 
-    source, target: (B, C, h, w); background: (h, w), or (B, 1, h, w) with each image's own; bool or
-    in [0, 1].
+    source, target: (B, C, h, w), or with one more dimension; background: (h, w), or (B, 1, h, w)
+    with each image's own, and as many dimensions; bool or in [0, 1].
     """
     if background.dtype == torch.bool:
         return torch.where(background, source, target)

@@ -25,15 +25,23 @@ def lcm_timesteps(steps: int, strength: float = 1.0) -> list[int]:
             f"steps is {steps}; a latent consistency schedule has 1 to {ORIGINAL_STEPS} steps. Set "
             f"steps between 1 and {ORIGINAL_STEPS}."
         )
+    spacing = TRAIN_STEPS // ORIGINAL_STEPS
+    origin = [spacing * (i + 1) - 1 for i in range(ORIGINAL_STEPS)][::-1]
+    timesteps = [origin[math.floor(i * ORIGINAL_STEPS / steps)] for i in range(steps)]
+    return timesteps[steps - count_kept(steps, strength) :]
+
+
+def count_kept(steps: int, strength: float) -> int:
+    """How many of the steps a strength keeps, the last ones.
+
+    Raises ValueError when none is left, or for a strength that is no share.
+    """
     if not 0 < strength <= 1:
         raise ValueError(
             f"strength is {strength}, which is not a valid share of the steps. "
             "Set it above 0 and at most 1."
         )
-    spacing = TRAIN_STEPS // ORIGINAL_STEPS
-    origin = [spacing * (i + 1) - 1 for i in range(ORIGINAL_STEPS)][::-1]
-    timesteps = [origin[math.floor(i * ORIGINAL_STEPS / steps)] for i in range(steps)]
-    kept = timesteps[steps - int(steps * strength) :]
+    kept = int(steps * strength)
     if not kept:
         raise ValueError(
             f"{steps} steps at strength {strength} leave no step to sample. Raise the steps or the "

@@ -81,41 +81,6 @@ def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, width: int = W
     return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
 
 
-def tiny_flux() -> Any:
-    """A MODEL without UNet cross-attention: Flux's own classes."""
-    import comfy.model_base
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    from ale_edit.tests.versions import FLUX_CONFIG
-
-    config = comfy.supported_models.Flux(
-        {
-            "image_model": "flux",
-            "in_channels": 4,
-            "out_channels": 4,
-            "vec_in_dim": 16,
-            "context_in_dim": WIDTH,
-            "hidden_size": 32,
-            "mlp_ratio": 2.0,
-            "num_heads": 2,
-            "depth": 1,
-            "depth_single_blocks": 1,
-            "axes_dim": [4, 6, 6],
-            "theta": 10_000,
-            "patch_size": 2,
-            "qkv_bias": True,
-            "guidance_embed": False,
-            "dtype": torch.float32,
-            **FLUX_CONFIG,
-        }
-    )
-    config.set_inference_dtype(torch.float32, None)
-    model = comfy.model_base.Flux(config)
-    cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
-
-
 def tiny_controlnet(seed: int = 4, width: int = WIDTH) -> Any:
     """A CONTROL_NET for tiny_model, or for one that reads another width of text; its zero
     convolutions are not zero."""

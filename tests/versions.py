@@ -19,6 +19,12 @@ IS_0_33 = VERSION >= (0, 33)
 FLUX_CONFIG: dict[str, Any] = {"txt_ids_dims": []} if IS_0_33 else {}
 """What Flux's classes ask for besides: 0.33 lets a model number its text's positions."""
 
+CHROMA_CONFIG: dict[str, Any] = {**FLUX_CONFIG, "vec_in_dim": None} if IS_0_33 else {}
+"""The same for Chroma, which has Flux's settings in 0.33."""
+
+FLUX2_CONFIG: dict[str, Any] = {"txt_ids_dims": [3]} if IS_0_33 else {}
+"""The same for Flux.2, whose text is numbered; 0.3.75 numbers it wherever there are four axes."""
+
 PASSED_ON: dict[str, tuple[str, ...]] = (
     {
         "SaveImage": ("IMAGE",),

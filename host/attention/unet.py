@@ -78,7 +78,7 @@ def require_cross_attention(model: ModelPatcher, node: str) -> None:
     """Raises ValueError when the model input of `node` is not a UNet that makes one image at a time
     from text: with self-attention and cross-attention in every transformer."""
     diffusion_model = model.get_model_object("diffusion_model")
-    if reason := _unsuitable(diffusion_model):
+    if reason := find_misfit(diffusion_model):
         raise ValueError(
             f"{node}: the model input is a {type(model.model).__name__} "
             f"({type(diffusion_model).__name__}), {reason}. Connect a checkpoint of SD 1.5, SD 2 "
@@ -86,7 +86,8 @@ def require_cross_attention(model: ModelPatcher, node: str) -> None:
         )
 
 
-def _unsuitable(diffusion_model: Module) -> str | None:
+def find_misfit(diffusion_model: Module) -> str | None:
+    """Why a network is no UNet that makes one image at a time from text; None where it is one."""
     if not cross_attention_layers(diffusion_model):
         return "which has no UNet cross-attention layers"
     if any(hasattr(module, "time_stack") for module in diffusion_model.modules()):

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...editors.ale import BlendingControl
 from ...regions.regions import Regions
 from ..attention.adapter import add_control
-from ..attention.unet import require_cross_attention
+from ..flow_families import require_editable
 from ..messages import NodeName
 from ..patching import BLENDING_KEY
 from ..regions import masks_of_latent
@@ -28,7 +28,7 @@ def apply_background_blending(
     model: ModelPatcher, regions: Regions, is_soft: bool = False
 ) -> ModelPatcher:
     """A clone of a MODEL that keeps the source outside the regions, under a guider of branches."""
-    require_cross_attention(model, NODE)
+    require_editable(model, NODE)
 
     def make_control(guider: CFGGuider, latent_image: Tensor) -> BlendingControl | None:
         require_branches(guider, ("source", "target"), NODE)

@@ -23,8 +23,8 @@ from torch import Tensor
 from ..attention.adapter import running_controls
 from ..attention.rows import STEP_KEY, add_latent, add_step, step_of, take_branches
 from ..attention.store import STORE_KEY, StepStore
-from ..attention.unet import require_cross_attention
 from ..comfy_types import Cond, Conditioning, Conds, Options
+from ..flow_families import find_family, require_editable
 from ..gradients import ROWS_OF_GRADIENTS
 from ..messages import NodeName
 from ..patching import WRAPPERS
@@ -33,26 +33,14 @@ from .branch_inputs import (
     Branch,
     make_branches_entry,
     make_negative_entry,
-    require_active,
     require_alike,
-    require_control,
-    require_pooled,
-    require_same_hidden_part,
+    shares_rows,
+    spread_guidance,
 )
 from .branch_order import is_any_read, order_in_turn, reads_cond, runs_cond_first
 from .guidance import call_halves, call_model, guide, keeps_rows
-from .run_checks import (
-    advise_size,
-    require_area,
-    require_branch_sampler,
-    require_finite,
-    require_latent,
-    require_noise_space,
-    require_own_guidance,
-    require_sigmas,
-    require_text_width,
-    require_whole_rows,
-)
+from .run_checks import require_branch_sampler, require_finite
+from .run_inputs import require_run
 from .source_branch import (
     SOURCE,
     SourceBranch,
@@ -60,7 +48,7 @@ from .source_branch import (
     forget,
     is_source_separable,
     keep,
-    run_inputs,
+    source_inputs,
 )
 
 if TYPE_CHECKING:
@@ -87,8 +75,10 @@ class BranchGuider(comfy.samplers.CFGGuider):
     same image, and use the last run's. optimises: whether a control optimises latents, for which
     branches are also evaluated one by one.
 
-    Raises ValueError for a model without cross-attention, when a branch has several entries or
-    texts, and when branches differ in anything but their texts.
+    Where attention sees text without a mask, branches whose texts differ in length run in turn.
+
+    Raises ValueError for a model that is neither a UNet nor a known flow transformer, when a branch
+    has several entries or texts, and when branches differ in anything but their texts.
     """
 
     def __init__(
@@ -101,7 +91,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         reuses_source: bool = True,
         optimises: bool = False,
     ) -> None:
-        require_cross_attention(model, NODE)
+        require_editable(model, NODE)
         super().__init__(model)
         require_alike({b.name: b.conditioning for b in branches}, self.model_patcher, NODE)
         self.branch_names: Names = tuple(branch.name for branch in branches)
@@ -113,6 +103,10 @@ class BranchGuider(comfy.samplers.CFGGuider):
         convert = comfy.sampler_helpers.convert_cond
         self._branches = {b.name: convert(b.conditioning)[0] for b in branches}
         self._negative = convert(negative)
+        self._family = find_family(model)
+        self._has_whole_entry = self._family is None or shares_rows(self._branches)
+        if not self._has_whole_entry:
+            self._evaluation = "in turn"
         self._source_branch: SourceBranch | None = None
         self.cfg = self._guidance.get("target", 1.0)  # what other nodes take for the run's scale
 
@@ -127,14 +121,19 @@ class BranchGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         """Run the sampler; as CFGGuider.sample, after checking what would give a wrong image."""
         require_branch_sampler(sampler, NODE)
-        self._require_inputs(latent_image, sigmas)
+        guided = [name for name in self.branch_names if not self._is_off(name, self.model_options)]
+        require_run(
+            self.model_patcher, self._branches, self._negative, latent_image, sigmas,
+            self.model_options, bool(guided), NODE,
+        )  # fmt: skip
         batch = latent_image.shape[0]
         self.seed = kwargs.get("seed") or 0
-        self.original_conds = self._conds(self.branch_names, batch)
+        whole = self.branch_names if self._has_whole_entry else self.branch_names[:1]
+        self.original_conds = self._conds(whole, batch)
         if self._evaluation == "in turn" or self._optimises:
             for name in self.branch_names:
                 self.original_conds.update(self._conds((name,), batch))
-        (positive,), negative = self.original_conds["positive"], self.original_conds["negative"]
+        (positive,), negative = (self.original_conds[key] for key in self._keys(whole))
         is_separable = is_source_separable(self.model_patcher, sampler, positive, negative)
         if not (self.reuses_source and is_separable and SOURCE in self._branches and not args):
             forget(self.model_patcher.model)
@@ -147,7 +146,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
                 "guidance": self._guidance[SOURCE],
             }
             source = self._branches[SOURCE]
-            inputs = run_inputs(self.model_patcher, positive, source, negative, numbers)
+            inputs = source_inputs(self.model_patcher, positive, source, negative, numbers)
             self._open_source_branch(inputs, batch)
         try:
             out = super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -183,26 +182,6 @@ class BranchGuider(comfy.samplers.CFGGuider):
         """The branches whose guidance is on, by their scales."""
         return tuple(name for name in names if not math.isclose(self._guidance[name], 1.0))
 
-    def _require_inputs(self, latent_image: Tensor, sigmas: Tensor) -> None:
-        model = self.model_patcher
-        require_noise_space(model, NODE)
-        require_sigmas(sigmas, NODE)
-        require_latent(latent_image, model, NODE)
-        require_whole_rows(self.model_options, NODE)
-        require_own_guidance(model, NODE)
-        for name, cond in [*self._branches.items(), *(("negative", c) for c in self._negative)]:
-            require_text_width(name, cond, model, NODE)
-            require_area(name, cond, latent_image, NODE)
-            require_control(name, cond, latent_image.shape[0], model, NODE)
-        advise_size(latent_image, model, NODE)
-        require_pooled(self._branches, model, NODE)
-        first = self.branch_names[0]
-        require_active(first, [self._branches[first]], sigmas, model, NODE)
-        if not all(self._is_off(name, self.model_options) for name in self.branch_names):
-            last = self._branches[self.branch_names[-1]]
-            require_same_hidden_part(last, self._negative, model, NODE)
-            require_active("negative", self._negative, sigmas, model, NODE)
-
     def replace_negative_text(self, text: Tensor) -> None:
         """Put another text (1 or B, L, D) in the place of the negative input's, from the running
         step on. All branches share it."""
@@ -223,18 +202,20 @@ class BranchGuider(comfy.samplers.CFGGuider):
             self._source_branch = SourceBranch(inputs)
             return
         logger.info("%s: the source branch of the last edit is used again.", str(NODE))
-        self.original_conds.update(self._conds(self._other_names(), batch))
+        if self._evaluation == "together":
+            self.original_conds.update(self._conds(self._other_names(), batch))
 
     def _other_names(self) -> Names:
         return tuple(name for name in self.branch_names if name != SOURCE)
 
     def outer_sample(self, *args: Any, **kwargs: Any) -> Tensor:
-        comfy.patcher_extension.add_wrapper(
-            WRAPPERS.PREPARE_SAMPLING,
-            self._prepare_branches,
-            self.model_options,
-            is_model_options=True,
-        )
+        for kind, wrapper in (
+            (WRAPPERS.PREPARE_SAMPLING, self._prepare_branches),
+            (WRAPPERS.SAMPLER_SAMPLE, self._sample_branches),
+        ):
+            comfy.patcher_extension.add_wrapper(
+                kind, wrapper, self.model_options, is_model_options=True
+            )
         try:
             return super().outer_sample(*args, **kwargs)
         finally:
@@ -256,6 +237,13 @@ class BranchGuider(comfy.samplers.CFGGuider):
         if self._optimises:
             count = max(count, ROWS_OF_GRADIENTS)
         return executor(model, [count * noise_shape[0], *noise_shape[1:]], *args, **kwargs)
+
+    def _sample_branches(self, executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Any:
+        """Give each row its branch's embedded guidance, where the model has one: ComfyUI has
+        encoded the texts now, with one number an entry."""
+        if self._family is not None and self._family.guidance is not None:
+            spread_guidance(self.conds, self._branches, self._family.guidance)
+        return executor(*args, **kwargs)
 
     # -- one step ----------------------------------------------------------------------------------
 

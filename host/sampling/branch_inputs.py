@@ -19,16 +19,17 @@ import torch
 from torch import Tensor
 
 from ..attention.unet import cross_attention_layers
-from ..comfy_types import Cond, Conditioning
+from ..comfy_types import Cond, Conditioning, Conds
 from ..compare import is_same
+from ..flow_families import find_family
 from ..text.conditioning import BRANCHES_KEY, ORE_KEY, TARGET, EntryBranches
 
 if TYPE_CHECKING:
     from comfy.controlnet import ControlBase
     from comfy.model_patcher import ModelPatcher
 
-OWN_KEYS = {"pooled_output", ORE_KEY}
-"""Entries of a conditioning that each branch has its own of."""
+OWN_KEYS = {"pooled_output", ORE_KEY, "attention_mask", "guidance"}
+"""Entries of a conditioning that each branch has its own of. UNets do not read the last two."""
 CORE_TEXTS = {"prompt_type"}
 """Entries in words that ComfyUI's models read."""
 DEFAULTS = {
@@ -121,12 +122,23 @@ def _add_defaults(options: Cond, model: ModelPatcher) -> Cond:
     return {**meant, **given}
 
 
-def require_pooled(branches: Mapping[str, Cond], model: ModelPatcher, node: str) -> None:
-    """Raises ValueError when a model that reads pooled outputs (SDXL) is given them for some
-    branches alone."""
-    if model.model.model_config.unet_config.get("adm_in_channels") is None:
+def require_pooled(
+    branches: Mapping[str, Cond], negative: Sequence[Cond], model: ModelPatcher, node: str
+) -> None:
+    """Raises ValueError when a model that reads pooled outputs is given them for some branches
+    alone, or, where it is a flow transformer (SD 3, Flux.1), not for all texts."""
+    config = model.model.model_config.unet_config
+    if config.get("adm_in_channels") is None and config.get("vec_in_dim") is None:
         return
     missing = [name for name, cond in branches.items() if cond.get("pooled_output") is None]
+    family = find_family(model)
+    if family is not None:
+        missing += ["negative" for cond in negative if cond.get("pooled_output") is None]
+        if missing:
+            raise ValueError(
+                f"{node}: the {missing[0]} input has no pooled output, which {family.title} needs. "
+                f"Encode it with the text encoders of {family.title}, CLIP-L among them."
+            )
     if 0 < len(missing) < len(branches):
         raise ValueError(
             f"{node}: the {missing[0]} input has no pooled output, the other one has. Connect "
@@ -245,6 +257,37 @@ def make_negative_entry(cond: Cond, branches: Sequence[str], batch: int) -> Cond
     own = EntryBranches(tuple(branches), tokens={b: cond["cross_attn"].shape[1] for b in branches})
     entry = repeat_mask(cond, batch, len(branches))
     return {"prompt_type": "negative", **entry, BRANCHES_KEY: own, "uuid": uuid4()}
+
+
+def shares_rows(branches: Mapping[str, Cond]) -> bool:
+    """Whether the texts of branches can be rows of one call where attention does not mask text: of
+    one length, with the same mask, and with an embedded guidance all or none."""
+    first, *others = branches.values()
+    return all(
+        cond["cross_attn"].shape[1] == first["cross_attn"].shape[1]
+        and is_same(cond.get("attention_mask"), first.get("attention_mask"))
+        and _has_guidance(cond) == _has_guidance(first)
+        for cond in others
+    )
+
+
+def _has_guidance(cond: Cond) -> bool:
+    """Flux Disable Guidance sets None."""
+    return cond.get("guidance", 0.0) is not None
+
+
+def spread_guidance(conds: Conds, branches: Mapping[str, Cond], default: float) -> None:
+    """Put each branch's embedded guidance into its rows of the encoded entries of a run."""
+    for key, entries in conds.items():
+        for cond in entries if not key.endswith("negative") else ():
+            given = cond["model_conds"].get("guidance")
+            names = cond[BRANCHES_KEY].branches
+            if given is None or len(names) == 1:
+                continue
+            batch = cond["cross_attn"].shape[0] // len(names)
+            values = [float(branches[name].get("guidance", default)) for name in names]
+            rows = torch.tensor(values).repeat_interleave(batch)
+            cond["model_conds"]["guidance"] = type(given)(rows.to(given.cond))
 
 
 def repeat_mask(cond: Cond, batch: int, branches: int) -> Cond:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import comfy.model_sampling
 import torch
 from comfy.model_sampling import ModelSamplingDiscrete
 
 from ...inversion.update_rule import Level
-from ..versions import noise_scale_of
-
-
-def is_flow(sampling: object) -> bool:
-    """Whether a model_sampling mixes image and noise (flow matching) instead of adding noise."""
-    return isinstance(sampling, comfy.model_sampling.CONST)
+from ..versions import noise_scale_of, samples_by_flow
 
 
 def level_at(sampling: object, sigma: float) -> Level:
     """The noise level at a sigma."""
-    if is_flow(sampling):
+    if samples_by_flow(sampling):
         return Level(1 - sigma, sigma * noise_scale_of(sampling))
     return Level(1.0, sigma)
 

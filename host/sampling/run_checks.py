@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..comfy_types import Cond, Options
+from ..flow_families import find_family, find_text_width
 from ..patching import WRAPPERS
 from ..versions import CFG_OVERRIDE_MODULE, MAHIRO, MAHIRO_MODULE, SCALING_NODE
 from .latents import pixels_per_cell
@@ -85,12 +86,20 @@ def require_noise_space(model: ModelPatcher, node: str) -> None:
 
 def require_latent(latent: Tensor, model: ModelPatcher, node: str) -> None:
     """Raises ValueError when a latent is empty, not finite, or not of the model's shape."""
-    channels = model.get_model_object("latent_format").latent_channels
-    if latent.ndim != 4 or latent.shape[1] != channels:
+    latent_format = model.get_model_object("latent_format")
+    channels = latent_format.latent_channels
+    frames = ["1 frame"] * (latent_format.latent_dimensions - 2)
+    if latent.ndim != 4 + len(frames) or latent.shape[1] != channels:
+        shape = ", ".join(["batch", f"{channels}", *frames, "height", "width"])
         raise ValueError(
             f"{node}: the latent of this run has the shape {tuple(latent.shape)}; the model needs "
-            f"(batch, {channels}, height, width). Encode the source image with the VAE of the "
-            "same checkpoint."
+            f"({shape}). Encode the source image with the VAE of the same checkpoint."
+        )
+    if frames and latent.shape[2] != 1:
+        raise ValueError(
+            f"{node}: the latent of this run holds {latent.shape[2]} frames, since this VAE takes "
+            "a batch of images for a clip. Encode the images one by one and edit each, or join "
+            "their latents with Latent Batch."
         )
     if not bool(torch.isfinite(latent).all()):
         raise ValueError(
@@ -109,7 +118,8 @@ def require_area(name: str, cond: Cond, latent: Tensor, node: str) -> None:
     area = cond.get("area")
     if not area or area[0] == "percentage":
         return
-    sides, size = len(area) // 2, latent.shape[2:]
+    sides = len(area) // 2
+    size = latent.shape[-sides:]
     if any(start >= side for start, side in zip(area[sides:], size, strict=False)):
         raise ValueError(
             f"{node}: the area of the {name} input begins at {tuple(area[sides:])}, the latent of "
@@ -166,7 +176,9 @@ def advise_size(latent: Tensor, model: ModelPatcher, node: str) -> None:
 
 def require_text_width(name: str, cond: Cond, model: ModelPatcher, node: str) -> None:
     """Raises ValueError when the conditioning of input `name` is another text encoder's."""
-    expected = model.model.model_config.unet_config.get("context_dim")
+    expected = find_text_width(model)
+    if find_family(model) is None:
+        expected = model.model.model_config.unet_config.get("context_dim")
     if expected is not None:
         require_width(name, cond["cross_attn"].shape[-1], expected, node)
 

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from ...inversion.ddim import ddim_timesteps
+from ...inversion.flow_schedule import flow_shares
 from ...inversion.lcm_schedule import TRAIN_STEPS, lcm_timesteps
 from ...inversion.second_order import second_order_timesteps
 from ...inversion.stored import Schedule
 from ..attention.unet import require_cross_attention
+from ..flow_families import find_family, require_editable
 from ..messages import NodeName, name_node
 from .run_checks import require_noise_space
 
@@ -24,8 +26,15 @@ SPREADS = {"DDIM": ddim_timesteps, "LCM": lcm_timesteps, "LEDITS++": second_orde
 
 
 def lcm_sigmas(model: ModelPatcher, steps: int, strength: float) -> Tensor:
-    """The sigmas (kept steps + 1,) of a latent consistency schedule; see `sigmas_of`."""
-    return sigmas_of(model, Schedule(steps, strength, "LCM"))
+    """The sigmas (kept steps + 1,) of a latent consistency schedule; see `sigmas_of`. Those of a
+    flow transformer are its own, evenly spaced before its shift."""
+    require_editable(model, NODE)
+    if find_family(model) is None:
+        return sigmas_of(model, Schedule(steps, strength, "LCM"))
+    with name_node(NODE):
+        shares = flow_shares(steps, strength)
+    sampling = model.get_model_object("model_sampling")
+    return torch.tensor([*(float(sampling.percent_to_sigma(share)) for share in shares), 0.0])
 
 
 def sigmas_of(model: ModelPatcher, schedule: Schedule) -> Tensor:

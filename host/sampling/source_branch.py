@@ -24,6 +24,7 @@ from ..comfy_types import Cond
 from ..compare import is_same
 from ..patching import OWN_KEY
 from ..text.conditioning import BRANCHES_KEY, ORE_KEY
+from .branch_inputs import OWN_KEYS
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -130,7 +131,7 @@ def is_source_separable(
     return not any(cond.get(key) is not None for cond in conds for key in COUPLING_KEYS)
 
 
-def run_inputs(
+def source_inputs(
     patcher: ModelPatcher,
     entry: Cond,
     source: Cond,
@@ -147,8 +148,8 @@ def run_inputs(
         "weight patches": {key: len(patches) for key, patches in patcher.patches.items()},
         "objects": dict(patcher.object_patches),
         "model sampling": patcher.get_model_object("model_sampling").state_dict(),
-        "source": {key: source.get(key) for key in ("cross_attn", "pooled_output")},
-        "entry": _describe(entry, ("cross_attn", "pooled_output")),
+        "source": {key: source.get(key) for key in OWN_KEYS - {ORE_KEY}},
+        "entry": _describe(entry, ("cross_attn", *OWN_KEYS)),
         "negative": [_describe(cond, ()) for cond in negative],
         **numbers,
     }

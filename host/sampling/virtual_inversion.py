@@ -18,6 +18,7 @@ from ...inversion.update_rule import (
 )
 from ..comfy_types import Options, StepCallback
 from ..messages import NodeName
+from ..versions import samples_by_flow
 from .branch_sampler import (
     EDITED,
     BranchSampler,
@@ -26,7 +27,7 @@ from .branch_sampler import (
     predict_branches,
     step_mask,
 )
-from .noise_levels import is_flow, is_largest, level_at
+from .noise_levels import is_largest, level_at
 from .optimising import optimise_latents
 
 if TYPE_CHECKING:
@@ -105,6 +106,6 @@ def _first_latent(
 ) -> Tensor:
     """Every branch's latent at the first sigma. From the model's largest sigma on, InfEdit starts
     from noise that holds no image."""
-    if not is_flow(sampling) and is_largest(sampling, sigma):
+    if not samples_by_flow(sampling) and is_largest(sampling, sigma):
         return pure_noise(noise, sigma)
     return noise_image(x0, noise, level_at(sampling, sigma))

@@ -18,13 +18,13 @@ from ale_edit.host.attention.self_injection import apply_self_injection
 from ale_edit.host.sampling.blending import apply_background_blending
 from ale_edit.host.sampling.schedule import lcm_sigmas
 from ale_edit.regions.regions import make_regions
+from ale_edit.tests.host.flow_models import tiny_aura_flow
 from ale_edit.tests.host.refusals import refuses, sample
 from ale_edit.tests.host.runs import edit, generate, guide, patched, plain, side, two_branch_guider
 from ale_edit.tests.tiny import (
     edits_of,
     source_latent,
     tiny_clip,
-    tiny_flux,
     tiny_model,
     two_regions,
 )
@@ -149,8 +149,8 @@ def test_a_strength_that_leaves_no_step(model):
     ],
 )
 def test_a_model_without_unet_cross_attention(apply, node):
-    words = [node, "model input", "Flux", "no UNet cross-attention", "SD 1.5"]
-    refuses(words, lambda: apply(tiny_flux()))
+    words = [node, "model input", "AuraFlow", "no UNet cross-attention", "SD 1.5"]
+    refuses(words, lambda: apply(tiny_aura_flow()))
 
 
 # -- regions against the latent --------------------------------------------------------------------

@@ -1,8 +1,8 @@
 import comfy.ldm.modules.attention
 
 from ale_edit.host.attention.unet import cross_attention_layers
+from ale_edit.tests.host.flow_models import flow_model
 from ale_edit.tests.host.runs import generate, plain, with_option
-from ale_edit.tests.tiny import tiny_flux
 
 
 def test_every_cross_attention_layer_is_found_under_the_key_that_comfyui_calls_it_by(model, clip):
@@ -29,4 +29,4 @@ def test_the_layers_are_the_attn2_modules(model):
 
 
 def test_flux_has_none():
-    assert cross_attention_layers(tiny_flux().model.diffusion_model) == {}
+    assert cross_attention_layers(flow_model("Flux.1").model.diffusion_model) == {}

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 
+from ale_edit.tests.host.flow_models import flow_model, tiny_aura_flow
 from ale_edit.tests.nodes.graph import TEXT, edits_with_masks, one, picture, run
 from ale_edit.tests.tiny import (
     tiny_clip,
-    tiny_flux,
     two_boxes,
 )
 
@@ -50,8 +50,13 @@ class World:
 
     @cached_property
     def flux(self) -> Any:
-        """A MODEL without a UNet."""
-        return tiny_flux()
+        """A MODEL without a UNet, of a known family."""
+        return flow_model("Flux.1")
+
+    @cached_property
+    def aura_flow(self) -> Any:
+        """A MODEL without a UNet, of a family that is not known."""
+        return tiny_aura_flow()
 
     @cached_property
     def other_clip(self) -> Any:
