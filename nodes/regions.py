@@ -11,7 +11,7 @@ from ..host.regions import regions_from_edits
 from ..prompts.edits import Edits
 from ..regions.paste import paste_background
 from ..regions.preview import preview_batch
-from ..regions.regions import USUAL_CELL, Regions, object_masks, soft_backgrounds
+from ..regions.regions import LARGEST_CELL, Regions, object_masks, soft_backgrounds
 from . import sockets
 from .inputs import ale_inputs
 
@@ -143,7 +143,7 @@ class PasteBackground(io.ComfyNode):
     @classmethod
     def execute(cls, edited: Tensor, source: Tensor, regions: Regions) -> io.NodeOutput:
         with name_node("Paste Background"):
-            return io.NodeOutput(paste_background(edited, source, regions, USUAL_CELL))
+            return io.NodeOutput(paste_background(edited, source, regions, LARGEST_CELL))
 
 
 NODES = [RegionsNode, PasteBackground]

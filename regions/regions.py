@@ -20,8 +20,11 @@ from torch import Tensor
 THRESHOLD = 0.5
 ASPECT_TOLERANCE = 0.05
 USUAL_CELL = 8
-"""Pixels along each side of a latent cell of SD 1.5, SD 2 and SDXL. For what has neither a model
-nor a VAE to ask: Regions, Paste Background and the scores, which take images and masks alone."""
+"""Pixels along each side of a latent cell of most models. For what has neither a model nor a VAE to
+ask: Regions and the scores, which take images and masks alone."""
+LARGEST_CELL = 16
+"""The same of the model with the largest cells, Flux.2: Paste Background allows for what its VAE
+crops."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,7 @@ QWEN: dict[str, Any] = {
 Z_IMAGE: dict[str, Any] = {
     **{"in_channels": 16, "dim": 256, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 4},
     **{"n_kv_heads": 4, "multiple_of": 1, "ffn_dim_multiplier": 8 / 3, "qk_norm": True},
-    **{"cap_feat_dim": TEXT, "axes_dims": [16, 24, 24], "axes_lens": [64, 32, 32]},
+    **{"cap_feat_dim": TEXT, "axes_dims": [16, 24, 24], "axes_lens": [256, 32, 32]},
     **{"rope_theta": 256.0, "z_image_modulation": True, "time_scale": 1000.0},
     "pad_tokens_multiple": 32,
 }
@@ -86,9 +86,20 @@ class FlowModel:
         config = getattr(comfy.supported_models, self.config)({**named, **self.layout})
         config.set_inference_dtype(torch.float32, None)
         model = config.get_model({}, "")
+        if self.config == "ZImage":  # diffusers' middle width is fixed
+            model.diffusion_model.t_embedder = wide_time_embedder()
         randomise(model.diffusion_model)
         cpu = torch.device("cpu")
         return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def wide_time_embedder() -> Any:
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.mmdit import TimestepEmbedder
+
+    return TimestepEmbedder(
+        1024, output_size=256, dtype=torch.float32, operations=comfy.ops.manual_cast
+    )
 
 
 MODELS = {
