@@ -26,7 +26,7 @@ OF_COMFYUI = ("model", "sampling")
 
 NAMES = frozenset(
     ("ALE Edit", "CPAM", "DiffEdit", "InfEdit", "LEDITS++", "MAG-Edit", "MasaCtrl")
-    + ("clip", "vae", "eta", "kappa", "json", "sigmas")
+    + ("clip", "vae", "eta", "kappa", "zeta", "n_avg", "json", "sigmas")
     + ("Free-Prompt-Editing", "Plug-and-Play", "Prompt-to-Prompt", "SDEdit")
     + ("TE", "TI", "PSNR", "MSE", "SSIM", "LPIPS")
 )

@@ -34,7 +34,7 @@ def lcm_timesteps(steps: int, strength: float = 1.0) -> list[int]:
 def count_kept(steps: int, strength: float) -> int:
     """How many of the steps a strength keeps, the last ones.
 
-    Raises ValueError when none is left, or for a strength that is no share.
+    Raises ValueError when none is left, or for a strength that is not in (0, 1].
     """
     if not 0 < strength <= 1:
         raise ValueError(

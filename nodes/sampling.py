@@ -128,6 +128,29 @@ class VirtualInversion(io.ComfyNode):
                         "1 is FlowEdit's rule."
                     ),
                 ),
+                io.Float.Input(
+                    "zeta",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip=(
+                        "How strongly each step pulls the edit back to the source. 0 (default) is "
+                        "off; 0.01 with kappa 1 is FlowAlign's value."
+                    ),
+                ),
+                io.Int.Input(
+                    "n_avg",
+                    default=1,
+                    min=1,
+                    max=16,
+                    optional=True,
+                    tooltip=(
+                        "Draws of noise in each step, whose predictions are averaged. Each one "
+                        "costs a step. More than 1 requires eta 1."
+                    ),
+                ),
             ],
             outputs=[
                 io.Sampler.Output(display_name="sampler", tooltip="For SamplerCustomAdvanced.")
@@ -135,9 +158,11 @@ class VirtualInversion(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, eta: float, kappa: float = 0.0) -> io.NodeOutput:
+    def execute(
+        cls, eta: float, kappa: float = 0.0, zeta: float = 0.0, n_avg: int = 1
+    ) -> io.NodeOutput:
         with name_node(SAMPLER):
-            return io.NodeOutput(virtual_inversion_sampler(eta, kappa))
+            return io.NodeOutput(virtual_inversion_sampler(eta, kappa, zeta, n_avg))
 
 
 class LCMSchedule(io.ComfyNode):

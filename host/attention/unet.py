@@ -87,7 +87,7 @@ def require_cross_attention(model: ModelPatcher, node: str) -> None:
 
 
 def find_misfit(diffusion_model: Module) -> str | None:
-    """Why a network is no UNet that makes one image at a time from text; None where it is one."""
+    """Why a network is not a UNet that makes one image at a time from text; None where it is."""
     if not cross_attention_layers(diffusion_model):
         return "which has no UNet cross-attention layers"
     if any(hasattr(module, "time_stack") for module in diffusion_model.modules()):

@@ -44,7 +44,8 @@ class BranchSampler(comfy.samplers.KSAMPLER):
         """Whether the source branch is the same whatever the others are, and depends on nothing but
         the image, the text, the seed and the schedule."""
         rule = self.extra_options.get("rule")
-        return isinstance(rule, UpdateRule) and rule.is_source_free
+        has_one_draw = self.extra_options.get("n_avg", 1) == 1
+        return isinstance(rule, UpdateRule) and rule.is_source_free and has_one_draw
 
 
 def predict_branches(

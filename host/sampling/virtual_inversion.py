@@ -38,10 +38,23 @@ if TYPE_CHECKING:
 NODE = NodeName("Virtual Inversion")
 
 
-def virtual_inversion_sampler(eta: float = 1.0, kappa: float = 0.0) -> BranchSampler:
+def virtual_inversion_sampler(
+    eta: float = 1.0, kappa: float = 0.0, zeta: float = 0.0, n_avg: int = 1
+) -> BranchSampler:
     """A SAMPLER. eta in [0, 1] is the share of fresh noise in each step's variance; kappa in [0, 1]
-    goes from DDCM to FlowEdit."""
-    return BranchSampler(sample_virtual_inversion, {"rule": UpdateRule(kappa=kappa, eta=eta)})
+    goes from DDCM to FlowEdit; zeta in [0, 1] is FlowAlign's; n_avg: draws of noise a step.
+
+    Raises ValueError for values out of range, and where draws would not share their noise.
+    """
+    if n_avg < 1:
+        raise ValueError(f"n_avg is {n_avg}. Set it to 1 or more.")
+    if n_avg > 1 and eta != 1:
+        raise ValueError(
+            f"n_avg is {n_avg} and eta {eta}: an average over draws of noise needs fresh noise "
+            "alone. Set eta to 1, or n_avg to 1."
+        )
+    rule = UpdateRule(kappa=kappa, zeta=zeta, eta=eta)
+    return BranchSampler(sample_virtual_inversion, {"rule": rule, "n_avg": n_avg})
 
 
 def sample_virtual_inversion(
@@ -52,8 +65,10 @@ def sample_virtual_inversion(
     callback: StepCallback | None = None,
     disable: bool | None = None,
     rule: UpdateRule | None = None,
+    n_avg: int = 1,
 ) -> Tensor:
-    """The edited latents (B, C, h, w); DDCM unless another rule is given.
+    """The edited latents (B, C, h, w); DDCM unless another rule is given. Each step's prediction is
+    the mean over n_avg draws of noise.
 
     Reads the source image from model.latent_image and draws its noise on the CPU, so that item j of
     a batch at a seed is the single run at seed + j; the noisy latents that ComfyUI passes in x are
@@ -80,6 +95,18 @@ def sample_virtual_inversion(
         predicted = predict_branches(model, latents, sigmas[step], extra_args)
         source = predicted.pop(SOURCE)
         edits = {name: predict_edit(x0, source, own) for name, own in predicted.items()}
+        for count in range(1, n_avg):
+            fresh = noise.draw(x0)
+            begun = (
+                noise_image(x0, fresh, levels[step])
+                if step
+                else _first_latent(x0, fresh, sampling, schedule[0])
+            )
+            moved = {name: begun + (own - latents[SOURCE]) for name, own in latents.items()}
+            predicted = predict_branches(model, moved, sigmas[step], extra_args)
+            source = predicted.pop(SOURCE)
+            for name, own in predicted.items():
+                edits[name] += (predict_edit(x0, source, own) - edits[name]) / (count + 1)
         if read_edit_mask is not None:
             mask = step_mask(read_edit_mask, guider, sigmas, step, extra_args)
             edits = {name: torch.lerp(x0, edit, mask) for name, edit in edits.items()}

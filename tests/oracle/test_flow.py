@@ -148,6 +148,28 @@ def test_kappa_1_is_flow_edit(name, lengths):
     assert relative_error(result, expected[-1]) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["Flux.1", "Qwen-Image"])
+def test_flow_align_is_a_preset(name):
+    """Guidance from the source prompt towards the target, on the edited branch alone."""
+    texts, latent = conditioning(name, (20, 33, 20)), source(name, batch=2)
+    texts["negative"] = texts["source"]
+    _, result = edit(name, texts, latent, (1.0, 3.0), kappa=1.0, zeta=0.01)
+    same = task(name, texts, latent, (1.0, 3.0))
+    expected = oracle.flow_edit(same, network(name), zeta=0.01)[-1]
+    assert relative_error(result, expected) < 1e-4
+    assert relative_error(oracle.flow_edit(same, network(name))[-1], expected) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["SD 3.5", "Flux.2"])
+def test_an_average_over_draws_is_flow_edits(name):
+    texts, latent = conditioning(name, (20, 20, 20)), source(name, batch=2)
+    guidance = (1.0, 2.0)
+    _, result = edit(name, texts, latent, guidance, kappa=1.0, n_avg=3)
+    averaged = task(name, texts, latent, guidance, draws=3)
+    expected = oracle.flow_edit(averaged, network(name))[-1]
+    assert relative_error(result, expected) < 1e-4
+
+
 def require_same_steps(made: list[Tensor], expected: list[Tensor]) -> None:
     assert len(made) == len(expected) == STEPS
     errors = [relative_error(a, b) for a, b in zip(made, expected, strict=True)]
