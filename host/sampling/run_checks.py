@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import comfy.model_sampling
 import torch
@@ -20,6 +20,7 @@ from ..versions import CFG_OVERRIDE_MODULE, MAHIRO, MAHIRO_MODULE, SCALING_NODE
 from .latents import pixels_per_cell
 
 if TYPE_CHECKING:
+    from comfy.latent_formats import LatentFormat
     from comfy.model_patcher import ModelPatcher
     from comfy.samplers import CFGGuider, Sampler
 
@@ -86,7 +87,7 @@ def require_noise_space(model: ModelPatcher, node: str) -> None:
 
 def require_latent(latent: Tensor, model: ModelPatcher, node: str) -> None:
     """Raises ValueError when a latent is empty, not finite, or not of the model's shape."""
-    latent_format = model.get_model_object("latent_format")
+    latent_format = cast("LatentFormat", model.get_model_object("latent_format"))
     channels = latent_format.latent_channels
     frames = ["1 frame"] * (latent_format.latent_dimensions - 2)
     if latent.ndim != 4 + len(frames) or latent.shape[1] != channels:

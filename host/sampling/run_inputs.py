@@ -68,8 +68,8 @@ def require_run(
     first = next(iter(branches))
     require_active(first, [branches[first]], sigmas, model, node)
     if is_guided:
-        last = next(reversed(branches.values()))
-        require_same_hidden_part(last, negative, model, node)
+        last = list(branches)[-1]
+        require_same_hidden_part(branches[last], negative, model, node)
         require_active("negative", negative, sigmas, model, node)
 
 

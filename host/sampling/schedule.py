@@ -19,7 +19,7 @@ from .run_checks import require_noise_space
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
-    from comfy.model_sampling import ModelSamplingDiscrete
+    from comfy.model_sampling import ModelSamplingDiscrete, ModelSamplingDiscreteFlow
 
 NODE = NodeName("LCM Schedule")
 SPREADS = {"DDIM": ddim_timesteps, "LCM": lcm_timesteps, "LEDITS++": second_order_timesteps}
@@ -33,7 +33,7 @@ def lcm_sigmas(model: ModelPatcher, steps: int, strength: float) -> Tensor:
         return sigmas_of(model, Schedule(steps, strength, "LCM"))
     with name_node(NODE):
         shares = flow_shares(steps, strength)
-    sampling = model.get_model_object("model_sampling")
+    sampling = cast("ModelSamplingDiscreteFlow", model.get_model_object("model_sampling"))
     return torch.tensor([*(float(sampling.percent_to_sigma(share)) for share in shares), 0.0])
 
 

@@ -77,9 +77,11 @@ def test_blending_keeps_the_background_to_the_bit(name):
     cell = pixels_per_cell(model)
     mask = box_mask(8 * cell, 8 * cell, top=0, left=0, bottom=4 * cell, right=8 * cell)
     regions = make_regions([mask], ["a"], 0.0)
-    texts = [flow_text(name, seed) for seed in (1, 2, 3)]
+    source, target, negative = (flow_text(name, seed) for seed in (1, 2, 3))
     for kappa in (0.0, 1.0):
-        guider = two_branch_guider(apply_background_blending(model, regions), *texts)
+        guider = two_branch_guider(
+            apply_background_blending(model, regions), source, target, negative
+        )
         made = edit(guider, latent, kappa)
         below = (made - latent)[..., 4:, :]
         above = (made - latent)[..., :4, :]
@@ -89,10 +91,12 @@ def test_blending_keeps_the_background_to_the_bit(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_item_of_a_batch_is_the_run_at_its_seed(name):
-    texts = [flow_text(name, seed, 20) for seed in (1, 2, 3)]
+    source, target, negative = (flow_text(name, seed, 20) for seed in (1, 2, 3))
     latent = flow_latent(name, batch=2, height=6)
-    both = edit(two_branch_guider(flow_model(name), *texts), latent, kappa=0.5)
-    alone = edit(two_branch_guider(flow_model(name), *texts), latent[1:], kappa=0.5, seed=6)
+    both = edit(two_branch_guider(flow_model(name), source, target, negative), latent, kappa=0.5)
+    alone = edit(
+        two_branch_guider(flow_model(name), source, target, negative), latent[1:], kappa=0.5, seed=6
+    )
     assert relative_error(both[1:], alone) < 1e-4
 
 

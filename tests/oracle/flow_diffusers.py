@@ -15,13 +15,13 @@ from typing import Any
 import comfy.utils
 import numpy as np
 import torch
-from diffusers import (
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
+from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
-    Flux2Transformer2DModel,
-    FluxTransformer2DModel,
-    QwenImageTransformer2DModel,
-    SD3Transformer2DModel,
-    ZImageTransformer2DModel,
 )
 from einops import rearrange
 from torch import Tensor, nn
@@ -39,6 +39,10 @@ class Text:
 
     def rows(self, count: int) -> Tensor:
         return self.tokens.expand(count, -1, -1)
+
+    def pooled_rows(self, count: int) -> Tensor:
+        assert self.pooled is not None
+        return self.pooled.expand(count, -1)
 
 
 Velocity = Callable[[Tensor, float, Text], Tensor]
@@ -93,7 +97,7 @@ def flux(model: Any) -> Velocity:
         v = network(
             hidden_states=rearrange(x, PATCHES, p=2, q=2),
             encoder_hidden_states=text.rows(len(x)),
-            pooled_projections=text.pooled.expand(len(x), -1),
+            pooled_projections=text.pooled_rows(len(x)),
             timestep=times(x, t),
             img_ids=grid_ids(height, width, 3),
             txt_ids=torch.zeros(len(text.tokens), 3),
@@ -163,7 +167,7 @@ def sd3(model: Any) -> Velocity:
         return network(
             hidden_states=x,
             encoder_hidden_states=text.rows(len(x)),
-            pooled_projections=text.pooled.expand(len(x), -1),
+            pooled_projections=text.pooled_rows(len(x)),
             timestep=times(x, 1000 * t),
         ).sample
 
@@ -242,11 +246,13 @@ def schedule(name: str, steps: int) -> list[float]:
 
 def diffusers_schedule(name: str, steps: int) -> list[float]:
     """The sigmas of diffusers' scheduler, the last one 0."""
-    own = dict(SHIFTS[name])
-    mu = own.pop("mu", None)
-    scheduler = FlowMatchEulerDiscreteScheduler(**own, use_dynamic_shifting=mu is not None)
+    own = SHIFTS[name]
+    mu = own.get("mu")
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        shift=own.get("shift", 1.0), use_dynamic_shifting=mu is not None
+    )
     scheduler.set_timesteps(sigmas=list(np.linspace(1, 1 / steps, steps)), mu=mu)
-    return scheduler.sigmas.tolist()
+    return torch.as_tensor(scheduler.sigmas).tolist()
 
 
 # -- methods ---------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def edit(
     latent: Tensor,
     guidance: tuple[float, float],
     patch: Any = lambda model: model,
-    **settings: float,
+    **settings: Any,
 ) -> tuple[list[Tensor], Tensor]:
     """The predictions after each step, and the result, as the network sees them."""
     model = flow_model(name)
@@ -123,7 +123,10 @@ def task(
 ) -> Task:
     image = flow_model(name).get_model_object("latent_format").process_in(latent)
     own = {side: oracle_text(text) for side, text in texts.items()}
-    return Task(image, *own.values(), guidance, oracle.schedule(name, STEPS), SEED, **more)
+    sigmas = oracle.schedule(name, STEPS)
+    return Task(
+        image, own["source"], own["target"], own["negative"], guidance, sigmas, SEED, **more
+    )
 
 
 LENGTHS = {"one length": (20, 20, 20), "three lengths": (20, 33, 3)}
