@@ -141,3 +141,21 @@ def record_texts(guider: BranchGuider) -> list[int]:
         "apply_model", wrapper, guider.model_options, is_model_options=True
     )
     return seen
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"n_avg": 0}, "n_avg is 0. Set it to 1 or more."),
+        ({"n_avg": 2, "eta": 0.5}, "n_avg is 2 and eta 0.5.*Set eta to 1, or n_avg to 1."),
+        ({"zeta": 1.5}, "zeta is 1.5. Set it between 0 and 1."),
+    ],
+)
+def test_settings_that_no_run_can_have(settings, words):
+    with pytest.raises(ValueError, match=words):
+        virtual_inversion_sampler(**settings)
+
+
+def test_draws_of_noise_keep_no_source_branch():
+    assert virtual_inversion_sampler().keeps_source_apart
+    assert not virtual_inversion_sampler(n_avg=2).keeps_source_apart
