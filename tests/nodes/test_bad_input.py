@@ -17,6 +17,7 @@ from ale_edit.tests.nodes.bad_cpam import CPAM_CASES
 from ale_edit.tests.nodes.bad_diffedit import DIFFEDIT_CASES
 from ale_edit.tests.nodes.bad_editors import EDITOR_CASES
 from ale_edit.tests.nodes.bad_edits import EDIT_CASES, REGION_CASES
+from ale_edit.tests.nodes.bad_flow import FLOW_CASES
 from ale_edit.tests.nodes.bad_input import CURE, Case, World
 from ale_edit.tests.nodes.bad_inversions import ELSEWHERE, INVERSION_CASES
 from ale_edit.tests.nodes.bad_ledits import LEDITS_CASES
@@ -38,6 +39,7 @@ CASES = [
     *EDIT_CASES,
     *REGION_CASES,
     *MODEL_CASES,
+    *FLOW_CASES,
     *OTHER_MODEL_CASES,
     *PATCH_CASES,
     *SAMPLING_CASES,
