@@ -35,6 +35,7 @@ from .methods import (
     NAIVE,
     SCHEDULES,
     Method,
+    find_methods,
 )
 from .options import tables_arguments
 from .page import page
@@ -59,6 +60,17 @@ class PaperTable:
     counts: tuple[int, ...] = ()
 
 
+RELATED = find_methods(("cpam", "diffedit", "ledits"))
+GRADIENTS = find_methods(("mag-token", "mag-spatial"))
+"""They take minutes an edit, so their table has fewer edits."""
+
+
+def _compared(methods: Sequence[Method]) -> list[Method]:
+    """Those of the editors that ALE-Edit's paper compares with, and of SDEdit."""
+    others = {method.editor for method in (*RELATED, *GRADIENTS)}
+    return [method for method in methods if method.editor not in others]
+
+
 TABLES = (
     PaperTable("components", "Component ablation (the paper's table 13)", COMPONENTS),
     PaperTable("end-of-text", "End-of-text strategies (table 12)", END_OF_TEXT),
@@ -74,8 +86,18 @@ TABLES = (
         "mask-errors", "Mask errors, by a fraction of the image's height", (NAIVE, *MASK_ERRORS)
     ),
     PaperTable("variants", "Paper and published code", (ALE, CODE), by_type=True),
-    PaperTable("editors", "Editors, with one model, steps and guidance", (NAIVE, ALE, *BESIDE_ALE)),
-    PaperTable("editors-paper", "Editors, with their papers' settings", (NAIVE, ALE, *BY_PAPERS)),
+    PaperTable(
+        "editors",
+        "Editors, with one model, steps and guidance",
+        (NAIVE, ALE, *_compared(BESIDE_ALE)),
+    ),
+    PaperTable(
+        "editors-paper",
+        "Editors, with their papers' settings",
+        (NAIVE, ALE, *_compared(BY_PAPERS)),
+    ),
+    PaperTable("related", "Related systems", (NAIVE, ALE, *RELATED)),
+    PaperTable("gradients", "Related systems that optimise", (NAIVE, ALE, *GRADIENTS)),
     PaperTable("lcm", "Latent consistency LoRA, guidance 1 and 2", (NAIVE, ALE, *LCM)),
 )
 
