@@ -24,7 +24,7 @@ FORMAT = "ale_edit.inversion"
 VERSION = 1
 LONGEST = 200  # bytes of a name, before its number
 NOTHING = "no inversion was saved yet"
-TENSORS = ("latents", "null_texts", "noise_maps")
+TENSORS = ("latents", "null_texts", "noise_maps", "word_vectors", "word_texts")
 
 
 def save_inversion(inversion: Inversion, prefix: str) -> str:
@@ -47,6 +47,7 @@ def save_inversion(inversion: Inversion, prefix: str) -> str:
         "model": inversion.model,
         "convention": inversion.convention,
         "guidance": inversion.guidance,
+        "word_rows": inversion.word_rows,
     }
     partial = path.with_suffix(".part")
     try:
@@ -93,6 +94,7 @@ def load_inversion(name: str) -> Inversion:
             raise ValueError("version")
         facts["schedule"] = Schedule(**facts["schedule"])
         facts["sigmas"] = tuple(facts["sigmas"])
+        facts["word_rows"] = tuple(facts.get("word_rows", ()))  # older files have none
         inversion = Inversion(**facts, **tensors)
         if fault := find_fault(inversion):
             raise ValueError(fault)

@@ -210,6 +210,21 @@ class BranchGuider(comfy.samplers.CFGGuider):
                 own = texts["c_crossattn"]
                 texts["c_crossattn"] = type(own)(text.to(own.cond).repeat(count, 1, 1))
 
+    def replace_text(self, branch: str, text: Tensor) -> None:
+        """Put another text (1 or B, L, D) in the place of a branch's, from the running step on."""
+        for key, conds in self.conds.items():
+            for cond in conds if not key.endswith("negative") else ():
+                names = cond[BRANCHES_KEY].branches
+                if branch in names:
+                    texts = cond["model_conds"]
+                    own = texts["c_crossattn"]
+                    size, place = len(own.cond) // len(names), names.index(branch)
+                    rows = own.cond.clone()
+                    rows[place * size : (place + 1) * size] = text.to(rows).repeat(
+                        1, rows.shape[1] // text.shape[1], 1
+                    )
+                    texts["c_crossattn"] = type(own)(rows)
+
     def branch_entries(self, name: str) -> list[Cond]:
         """The conditional entries of a branch that is evaluated alone."""
         return self.conds[self._keys((name,))[0]]

@@ -1,0 +1,243 @@
+"""Dynamic Prompt Learning: the embeddings of the nouns are learned step by step, until their
+attention maps show their objects; then Prompt-to-Prompt edits with them.
+
+Wang, Yang, Yang, Butt, van de Weijer: Dynamic Prompt Learning: Addressing Cross-Attention Leakage
+for Text-Based Image Editing, NeurIPS 2023 (arXiv 2309.15664), with the numbers of its published
+code; and LocInv (Tang, Wang, van de Weijer, arXiv 2405.01496), whose losses take the objects' masks
+in place of clusters. Words that an edit replaces keep their own embeddings in the target prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..attention.control import Layer, Route, Step
+from ..inversion.dynamic_words import PACES, LearningSettings, Pace
+from ..inversion.stored import Schedule, TimeSteps
+from ..prompts.alignment import Rows
+from ..prompts.object_words import find_named_words, find_phrases, inside
+from ..prompts.word_replacement import find_everywhere, split_words
+from ..regions.phrases import clean_phrase, head_noun
+from .editor import (
+    ControlInputs,
+    Editor,
+    SamplingPlan,
+    WordsToLearn,
+    guidance_setting,
+    setting,
+    share_setting,
+)
+from .inverted import time_steps_setting
+from .p2p import P2PControl, WordControlSettings, find_blends, find_mapper
+
+Priors = Literal["clusters", "masks"]
+PRIORS: tuple[str, ...] = get_args(Priors)
+ARTICLES = frozenset(("a", "an", "the"))
+
+
+@dataclass(frozen=True)
+class DPLSettings(WordControlSettings):
+    """The defaults are the paper's, with the numbers of the published code."""
+
+    source_guidance: float = guidance_setting(7.5, "CFG scale of the source branch.")
+    cross_share: float = share_setting(
+        0.8, "Share of the steps, from the first, in which words keep their place in the image."
+    )
+    self_share: float = share_setting(
+        0.4,
+        "Share of the steps, from the first, that keep the source's structure. High for "
+        "colours and materials, low for new shapes.",
+    )
+    time_steps: TimeSteps = time_steps_setting("DDIM")
+    nouns: str = setting(
+        "",
+        "Words of the source prompt to learn, each the name of an object. Empty: the noun of each "
+        "source phrase of the edits.",
+    )
+    priors: Priors = setting(
+        "clusters",
+        "What the maps of the nouns should follow. clusters: away from the background, which is "
+        "found without masks, and from each other. masks: into the masks of the edits, as in "
+        "LocInv.",
+        choices=PRIORS,
+    )
+    updates: int = setting(
+        21,
+        "Most updates of the nouns a step. Each takes about three times as long as an evaluation "
+        "of the model. 31 in LocInv; 0: null-text inversion.",
+        min=0,
+        max=200,
+        step=1,
+    )
+    null_updates: int = setting(
+        51,
+        "Updates of the negative text a step, as in null-text inversion. 31 in LocInv.",
+        min=0,
+        max=200,
+        step=1,
+    )
+    thresholds: float = setting(
+        1.0,
+        "Factor on the paper's losses at which the updates of a step end. Lower: more updates.",
+        min=0.0,
+        max=10.0,
+        step=0.05,
+    )
+    adjective_binding: bool = setting(
+        False,
+        "Also draws each noun to the words before it in its source phrase, such as a colour, as in "
+        "LocInv.",
+    )
+    schedule: Pace = setting(
+        "paper",
+        "cheap: a quarter of the updates of the nouns, in every second step, and at most 10 of the "
+        "negative text, until the image is followed well enough. Many times faster.",
+        choices=PACES,
+    )
+
+    @property
+    def learning(self) -> LearningSettings:
+        return LearningSettings(self.updates, self.null_updates, self.thresholds, self.schedule)
+
+
+# -- words -----------------------------------------------------------------------------------------
+
+
+def find_words(settings: DPLSettings, inputs: ControlInputs) -> WordsToLearn:
+    """The nouns to learn, where they stand in the source prompt.
+
+    Raises ValueError for a noun that is not there, stands beyond the first chunk or has no mask
+    where masks are the priors, and for settings that could have no effect.
+    """
+    source = inputs.source
+    phrases = [phrase for phrase, _ in inputs.phrases]
+    places = find_phrases("source", phrases, source, inputs.read_word)
+    found = _named(settings, inputs, places) or _heads(inputs, phrases, places)
+    length = len(source.tokens.chunks[0])
+    for noun, rows, _ in found:
+        if any(row >= length for row in rows):
+            raise ValueError(
+                f'the noun "{noun}" stands behind the first {length - 2} tokens of the source '
+                f'prompt ("{source.text}"), whose words alone can be learned. Shorten the prompt, '
+                "or move the noun to its beginning."
+            )
+    adjectives: tuple[Rows, ...] = ()
+    if settings.adjective_binding:
+        adjectives = tuple(
+            () if k is None else _adjectives(inputs, phrases[k], places[k], rows)
+            for _, rows, k in found
+        )
+        if not any(adjectives):
+            raise ValueError(
+                f"adjective_binding finds no word before a noun in the source phrases "
+                f"({', '.join(phrases)}). Write the objects' adjectives into them, or turn "
+                "adjective_binding off."
+            )
+    nouns = tuple(rows for _, rows, _ in found)
+    if settings.priors == "clusters":
+        return WordsToLearn(nouns, settings.learning, adjectives)
+    if inputs.regions is None:
+        raise ValueError(
+            'priors is "masks", but the edits have no masks. Connect a mask to each edit, or set '
+            'priors to "clusters".'
+        )
+    objects = []
+    for noun, _, k in found:
+        if k is None:
+            raise ValueError(
+                f'the noun "{noun}" is in no source phrase of the edits ({", ".join(phrases)}), so '
+                'it has no mask. Leave it out of nouns, or set priors to "clusters".'
+            )
+        objects.append(k)
+    return WordsToLearn(
+        nouns, settings.learning, adjectives, inputs.regions, tuple(objects), inputs.cell
+    )
+
+
+Noun = tuple[str, Rows, int | None]
+"""A noun, its rows, and the number of its phrase."""
+
+
+def _named(settings: DPLSettings, inputs: ControlInputs, places: list[Rows]) -> list[Noun]:
+    """The nouns of the setting: of a noun in several phrases, each is one of its own."""
+    found: list[Noun] = []
+    chosen = find_named_words("nouns", settings.nouns, "source", inputs.source, inputs.read_word)
+    for noun, rows in chosen.items():
+        parts = [(k, part) for k, place in enumerate(places) if (part := inside(rows, place))]
+        found += [(noun, part, k) for k, part in parts] or [(noun, rows, None)]
+    return found
+
+
+def _heads(inputs: ControlInputs, phrases: list[str], places: list[Rows]) -> list[Noun]:
+    found: list[Noun] = []
+    for k, (phrase, place) in enumerate(zip(phrases, places, strict=True)):
+        cleaned = clean_phrase(phrase)
+        noun = head_noun(cleaned) if cleaned else ""
+        rows = find_everywhere(inputs.source.tokens, inputs.read_word(noun)) if noun else ()
+        if not (own := inside(rows, place)):
+            raise ValueError(
+                f'the source phrase "{phrase}" has no noun that could be learned. Name an object '
+                "in it, or write the words to learn into nouns."
+            )
+        found.append((noun, own, k))
+    return found
+
+
+def _adjectives(inputs: ControlInputs, phrase: str, place: Rows, noun: Rows) -> Rows:
+    """The rows of the words before a noun in its phrase, without articles."""
+    found: set[int] = set()
+    for word in split_words(phrase):
+        if word.lower() not in ARTICLES:
+            rows = find_everywhere(inputs.source.tokens, inputs.read_word(word))
+            found.update(row for row in inside(rows, place) if row < min(noun))
+    return tuple(sorted(found))
+
+
+# -- control ---------------------------------------------------------------------------------------
+
+
+class DPLControl(P2PControl):
+    """Prompt-to-Prompt's control, with the source's self-attention on coarser grids alone."""
+
+    def routes(self, layer: Layer, step: Step, is_cond: bool) -> Mapping[str, Route]:
+        return super().routes(layer, step, is_cond) if layer.is_quarter_or_coarser else {}
+
+
+def dpl_control(settings: DPLSettings, inputs: ControlInputs) -> DPLControl:
+    """The control of one run.
+
+    Raises ValueError as `p2p_control`, and for a target that is the source.
+    """
+    if inputs.source.text.strip() == inputs.target.text.strip() and not settings.reweight.strip():
+        raise ValueError(
+            f'the target prompt is the source prompt ("{inputs.source.text}"), so nothing would '
+            "change. Write what the objects become into the edits, or words with factors into "
+            "reweight."
+        )
+    words = find_mapper(settings, inputs)
+    return DPLControl(settings, words, *find_blends(settings, inputs))
+
+
+def plan_learning(settings: DPLSettings) -> SamplingPlan:
+    schedule = Schedule(settings.steps, settings.strength, settings.time_steps)
+    return SamplingPlan("DPL", schedule, "source")
+
+
+EDITOR = Editor(
+    name="dpl",
+    title="DPL",
+    node_id="ALEDPL",
+    description=(
+        "Edits several objects without masks: first learns embeddings of their nouns whose "
+        "attention stays on the objects, then edits by Prompt-to-Prompt. Takes minutes; the "
+        "learned words can be saved. Dynamic Prompt Learning (NeurIPS 2023, arXiv 2309.15664) and "
+        "LocInv (arXiv 2405.01496)."
+    ),
+    settings=DPLSettings,
+    make_control=dpl_control,
+    plan=plan_learning,
+    learn=find_words,
+    grow_regions=lambda settings: 0.0 if settings.priors == "masks" else None,
+)
