@@ -16,8 +16,8 @@ CLUSTERS = 5
 TRIES = 10
 ITERATIONS = 100
 LEAST_SCORE = 0.2
-"""Mean of a noun's map over a cluster, from 0 at its least to 1 at its greatest, from which on the
-cluster is the noun's."""
+"""Mean of a noun's map over a cluster, less its least value and as a share of its greatest, above
+which the cluster is the noun's."""
 
 
 def find_background(
