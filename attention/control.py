@@ -31,6 +31,8 @@ LayerKind: TypeAlias = Literal["self", "cross"]
 Reads: TypeAlias = Mapping[str, frozenset[str]]
 """For each branch that a control changes, the other branches that it reads."""
 UncondReads: TypeAlias = Literal["uncond", "cond", "nothing"]
+IMAGE = "image"
+"""The image itself, beside the branches that `Control.blend_latents` is given."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,11 @@ class Control:
 
     def blend_latents(self, latents: Mapping[str, Tensor], step: Step) -> Mapping[str, Tensor]:
         """The latents (B, C, h, w) by branch that a step leads to, changed where the method blends
-        branches; after the last step, the images."""
+        branches; after the last step, the images.
+
+        IMAGE: the image itself at the level that the step leads to, by its inversion or with noise.
+        It cannot be changed.
+        """
         return latents
 
     def optimises(self, step: Step) -> bool:

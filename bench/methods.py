@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..editors import COMPARED, mag_edit, p2p
-from ..editors.editor import Editor
+from ..editors.editor import SOURCE, Editor
 from ..headless import Workflow
 from ..headless.editors import ALE as ALE_EDITOR
 from ..prompts.edits import JOINER
@@ -158,13 +158,14 @@ def _by_editor(editor: Editor) -> tuple[Method, Method]:
 
 
 def _settings_beside_ale(editor: Editor) -> dict[str, Any]:
-    """What puts an editor on the ground of `ale`, beyond SAMPLING: its time steps. An editor that
-    starts from noise keeps its own strength; at ale's, nothing of the image would be left."""
+    """What puts an editor on the ground of `ale`, beyond SAMPLING: its time steps. An editor
+    without a source branch keeps its own strength; at ale's, little or nothing of the image would
+    be left."""
     settings = editor.settings()
     found = {}
     if "time_steps" in {setting.name for setting in fields(settings)}:
         found["time_steps"] = "LCM"
-    if editor.plan(settings).start == "noise":
+    if all(branch.name != SOURCE.name for branch in editor.branches(settings)):
         found["strength"] = settings.strength
     return found
 
@@ -196,7 +197,7 @@ P2P_METHODS = (
 )
 
 
-def _with_spatial_ratio(token: Method) -> Method:
+def _choose_spatial_ratio(token: Method) -> Method:
     """With early stop, which the published code of this constraint always has."""
     ((title, inputs),) = token.inputs.items()
     return replace(
@@ -207,7 +208,7 @@ def _with_spatial_ratio(token: Method) -> Method:
     )
 
 
-MAG_SPATIAL, MAG_SPATIAL_PAPER = map(_with_spatial_ratio, _by_editor(mag_edit.EDITOR))
+MAG_SPATIAL, MAG_SPATIAL_PAPER = map(_choose_spatial_ratio, _by_editor(mag_edit.EDITOR))
 BESIDE_ALE = (
     *(_by_editor(editor)[0] for editor in COMPARED),
     MASACTRL_DDIM,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import ale, fpe, infedit, mag_edit, masactrl, p2p, pnp, sdedit
+from . import ale, cpam, diffedit, fpe, infedit, mag_edit, masactrl, p2p, pnp, sdedit
 from .editor import Editor
 
 EDITORS: tuple[Editor[Any], ...] = (
@@ -13,6 +13,8 @@ EDITORS: tuple[Editor[Any], ...] = (
     fpe.EDITOR,
     pnp.EDITOR,
     sdedit.EDITOR,
+    diffedit.EDITOR,
+    cpam.EDITOR,
     mag_edit.EDITOR,
 )
 """All editors; host/editing.py runs each of them. Nodes, help pages, workflows, tests, benches and

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from ..attention.control import Control
 from ..inversion.ddim import Convention
@@ -17,6 +17,9 @@ from ..inversion.stored import InversionMethod, Schedule
 from ..prompts.alignment import EncodedPrompt, Rows, Word
 from ..prompts.edits import Variant, require_choice
 from ..regions.regions import USUAL_CELL, Regions
+
+if TYPE_CHECKING:
+    from .diffedit import MaskSettings
 
 BranchText: TypeAlias = Literal["source", "target", "empty"]
 """Which prompt a branch is conditioned on."""
@@ -65,8 +68,9 @@ def strength_setting(
         "Share of the steps to run, counted from the end. Below 1, the edit starts from the "
         "noised source image and stays closer to it."
     ),
+    default: float = 1.0,
 ) -> float:
-    return setting(1.0, tooltip, min=0.05, max=1.0, step=0.05)
+    return setting(default, tooltip, min=0.05, max=1.0, step=0.05)
 
 
 @dataclass(frozen=True)
@@ -157,8 +161,9 @@ class ControlInputs:
     read_word: a word in the tokens of the text encoder.
     self_layers: number of the model's self-attention layers. variant: the paper, or the published
         code where the two differ. regions: the editor's masks (Editor.masks) of each image, under
-        their names, where any are connected. cell: pixels along each side of a latent cell.
-    advise: gives the person a notice, a whole sentence.
+        their names, where any are connected; or the regions of the edits (Editor.grow_regions).
+    cell: pixels along each side of a latent cell. advise: gives the person a notice, a whole
+        sentence. seed: of the run; image j has seed + j.
     """
 
     source: EncodedPrompt
@@ -170,6 +175,7 @@ class ControlInputs:
     cell: int = USUAL_CELL
     phrases: tuple[tuple[str, str], ...] = ()
     advise: Callable[[str], object] = lambda sentence: None
+    seed: int = 0
 
 
 def plan_virtual_inversion(settings: RunSettings, eta: float = 1.0) -> SamplingPlan:
@@ -214,8 +220,10 @@ class Editor(Generic[S]):
         how it samples.
     texts: how the edits are encoded: as prompts, or as Object-Restricted Embeddings.
     grow_regions: (settings) -> by how much the masks of the edits grow into its regions, a fraction
-        of the image's height, or None for settings that do not use those masks; None for an editor
+        of the image's height, or None for settings that do not need those masks; None for an editor
         that never does.
+    find_mask: (settings) -> how the place of the edit is found where the edits have no masks; None
+        for an editor that does not look for it.
     masks: its optional inputs for masks, each with its tooltip. paper: settings with the numbers of
         the paper itself, where the defaults are others. negative: the prompt that branches are
         guided away from where the person gives none. end_prompt: (settings) -> the prompt whose
@@ -235,6 +243,7 @@ class Editor(Generic[S]):
     plan: Callable[[S], SamplingPlan] = plan_virtual_inversion
     texts: Literal["prompts", "objects"] = "prompts"
     grow_regions: Callable[[S], float | None] | None = None
+    find_mask: Callable[[S], MaskSettings] | None = None
     masks: tuple[tuple[str, str], ...] = ()
     paper: S | None = None
     negative: str = ""

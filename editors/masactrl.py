@@ -180,7 +180,7 @@ class MaskedControl(MasaCtrlControl):
         return {}
 
     def outputs(self, call: Call) -> Mapping[str, Tensor]:
-        return {"target": attend_in_parts(call, self.parts(call), "target", "source")}
+        return {"target": attend_in_parts(call, self.parts(call), "target")}
 
     def parts(self, call: Call) -> Sequence[Sequence[Part]]:
         """Foreground and background of each image, or of one for all."""

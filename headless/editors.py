@@ -1,9 +1,9 @@
 """The editors that rows may name: ALE-Edit, and those that are one node with a workflow of its own.
 
 An editor is found by its workflow, workflows/nodes/api/NAME.json, whose node ALENAME takes a model,
-an image and its edits; the node's other inputs are the editor's settings. Two words of a name have
-a hyphen between them, in the file an underscore and in the node nothing. So a new editor needs no
-line here.
+an image, its edits and a number of steps; the node's other inputs are the editor's settings. Two
+words of a name have a hyphen between them, in the file an underscore and in the node nothing. So a
+new editor needs no line here.
 """
 
 from collections.abc import Mapping
@@ -27,14 +27,14 @@ REGIONS_INPUT = "regions"
 @dataclass(frozen=True)
 class EditorFile:
     """One editor: its name, where its workflow is, and the title, class and settings of its node
-    there, and whether it acts in masks of the objects."""
+    there. takes_masks: whether it needs a mask for each edit."""
 
     name: str
     path: Path
     title: str
     class_type: str
     settings: Mapping[str, Any]
-    takes_masks: bool = False
+    takes_masks: bool
 
 
 @lru_cache(maxsize=1)
@@ -51,7 +51,7 @@ def _read_editor(name: str, path: Path) -> EditorFile | None:
     wanted = f"ale{name.replace('-', '')}"
     for node_id, node in workflow.nodes.items():
         class_type, inputs = node["class_type"], node["inputs"]
-        if class_type.lower() == wanted and TASK - {"negative"} <= set(inputs):
+        if class_type.lower() == wanted and {*TASK, "steps"} - {"negative"} <= set(inputs):
             title = workflow.title(node_id)
             settings, takes_masks = read_settings(node), REGIONS_INPUT in inputs
             return EditorFile(name, path, title, class_type, settings, takes_masks)

@@ -1,8 +1,9 @@
 """Fills the pack's workflows for one uploaded image and its edits.
 
 workflows/api/ale_edit.json takes one mask per edit; ale_edit_words.json finds the objects from the
-words of the edits; the other editors have a workflow each (editors.py). A workflow of one's own is
-filled by the same titles: "Source image"; and either "Edit 1", "Mask 1" and so on, or "Edit List".
+words of the edits; the other editors have a workflow each (editors.py), some with masks. A workflow
+of one's own is filled by the same titles: "Source image"; and either "Edit 1", "Mask 1" and so on,
+or "Edit List".
 """
 
 import re
@@ -23,6 +24,11 @@ DEMO_GUIDANCE = {"source_guidance": 3.0, "target_guidance": 5.0}  # that model i
 DEMO_LOADER = "ALEDemoModelLoader"
 PROMPTS_NODE = "ALEFullPrompts"
 PROMPTS = ("source_prompt", "target_prompt")
+OWN_MASK: dict[str, Any] = {
+    "class_type": "LoadImageMask",
+    "inputs": {"image": "", "channel": "red"},
+}
+"""What loads a mask in ale_edit.json."""
 CUSTOM_TYPE = "custom"  # of edit: the schedule is the one given, not the type's own
 
 # A setting's name -> the nodes' inputs that it stands for, whichever of them a workflow has.
@@ -148,7 +154,7 @@ def use_masks(workflow: Workflow) -> None:
     del workflow.inputs(find_class(workflow, "ALERegions"))["masks"]
     workflow.replace("Edit List", "ALEEditObject", {"source": "", "target": ""})
     workflow.rename("Edit List", "Edit 1")
-    workflow.add("Mask 1", "LoadImageMask", {"image": "", "channel": "red"})
+    workflow.add("Mask 1", **OWN_MASK)
     workflow.connect("Edit 1", "mask", "Mask 1")
 
 

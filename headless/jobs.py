@@ -16,6 +16,7 @@ from PIL import Image
 from .editors import ALE, editor_files, require_editor, takes_masks
 from .edits import (
     CUSTOM_TYPE,
+    OWN_MASK,
     REGIONS,
     RESULTS,
     Model,
@@ -36,7 +37,6 @@ from .table import Problems, Row
 from .workflow import Workflow
 
 DEFAULT_TYPE = "object"  # keeps the least of a shape: a wrong guess leaves the least behind
-OWN_MASK = {"class_type": "LoadImageMask", "inputs": {"channel": "red"}}  # of ale_edit.json
 UNUSED = ("Save reconstruction", "Decode source", "Detections")
 
 

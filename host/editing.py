@@ -42,7 +42,13 @@ from .attention.rgb_cam import apply_rgb_cam
 from .attention.self_injection import apply_self_injection
 from .attention.unet import require_cross_attention, self_attention_layers
 from .comfy_types import Conditioning, RunCallback
-from .inverting.advice import advise_guidance, advise_negative
+from .edit_checks import (
+    advise_guidance,
+    advise_negative,
+    require_decoded,
+    require_one_text,
+    require_size,
+)
 from .inverting.dynamic_words import WordLearner
 from .inverting.methods import invert_by
 from .inverting.sampler import inversion_sampler, noise_sampler
@@ -53,9 +59,9 @@ from .sampling.branch_guider import BranchGuider, Evaluation
 from .sampling.branch_inputs import Branch
 from .sampling.branch_sampler import BranchSampler
 from .sampling.latents import pixels_per_cell
-from .sampling.run_checks import require_width
 from .sampling.schedule import sigmas_of
 from .sampling.virtual_inversion import virtual_inversion_sampler
+from .segmenting.disagreement import find_place
 from .text.embedding import (
     embed_side,
     encode_prompt,
@@ -68,6 +74,7 @@ from .text.end_tokens import substitute_rows
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+    from comfy.samplers import CFGGuider
     from comfy.sd import CLIP, VAE
 
 
@@ -94,33 +101,54 @@ def edit_image(
     """Edit a batch of images (B, H, W, 3 or 4) in [0, 1]: (B, H, W, 3), at exactly the same size.
 
     regions: where the editor acts, of each image or one for all; if None, the masks of the edits
-        (Editor.grow_regions), or else those of `masks`. masks: of the editor's mask inputs
-        (Editor.masks) that are connected, one or one for each image. negative: CONDITIONING that
-        all branches share; the editor's own prompt if None. reuses_source: take the source branch
-        from the last edit where it is the same. inversion: of this image, in place of the one that
-        the editor makes. keep_inversion: is given the one that the edit started from, if any.
+        (Editor.grow_regions), those of `masks`, or the place that it finds (Editor.find_mask).
+        masks: of the editor's mask inputs (Editor.masks) that are connected, one or one for each
+        image. negative: CONDITIONING that all branches share; the editor's own prompt if None.
+        reuses_source: take the source branch from the last edit where it is the same. inversion: of
+        this image, in place of the one that the editor makes. keep_inversion: is given the one that
+        the edit started from, if any.
     """
     require_size(image, model, editor.title)
     if regions is None:
-        regions = _find_regions(editor, settings, edits, image, masks or {})
+        regions = _read_regions(editor, settings, edits, image, masks or {})
     if editor.grow_regions is not None and regions is not None:
         _require_same_objects(edits, regions, image, editor.title)
+    latent: Tensor | None = None
+    if editor.find_mask is not None and regions is None:
+        sigmas_of(model, editor.plan(settings).schedule)  # refuses before the mask is looked for
+        require_one_text(encode_text(clip, ""), model, editor.title)
+        latent = encode_image(vae, image)
+        size, how = (image.shape[1], image.shape[2]), editor.find_mask(settings)
+        regions = find_place(model, clip, edits, latent, how, seed, size)
     edit = open_edit(
         editor, settings, model, clip, edits,
         regions=regions, negative=negative, reuses_source=reuses_source, inversion=inversion,
         keep_inversion=keep_inversion,
     )  # fmt: skip
-    edited = edit.edit_image(vae, image, seed)
+    edited = edit.edit_latent(vae, encode_image(vae, image) if latent is None else latent, seed)
     require_decoded(edited, image, model, editor.title)
     return restore_size(edited, image, pixels_per_cell(model))
 
 
-def _find_regions(
+def encode_image(vae: VAE, image: Tensor) -> Tensor:
+    """The latents of images (B, H, W, 1, 3 or 4)."""
+    return cast(Tensor, vae.encode(image[..., :3].expand(-1, -1, -1, 3)))
+
+
+def _read_regions(
     editor: Editor[S], settings: S, edits: Edits, image: Tensor, masks: Mapping[str, Tensor]
 ) -> Regions | None:
+    """Those of the masks that the person gave."""
     if editor.grow_regions is not None:
         grown = editor.grow_regions(settings)
         return None if grown is None else regions_on_images(edits, image, grown)
+    if editor.find_mask is not None and any(edit.mask is not None for edit in edits.items):
+        if bare := [edit.source for edit in edits.items if edit.mask is None]:
+            raise ValueError(
+                f'{editor.title}: some of the edits have a mask, but "{bare[0]}" has none. Connect '
+                "a mask to every Edit Object, or to none, so that the place is found."
+            )
+        return regions_on_images(edits, image, 0.0)
     size = (image.shape[1], image.shape[2])
     return regions_from_inputs(masks, size, len(image), editor.title)
 
@@ -157,9 +185,9 @@ class OpenEdit:
     learner: WordLearner | None = None
     keep_inversion: Callable[[Inversion], object] = lambda inversion: None
 
-    def edit_image(self, vae: VAE, image: Tensor, seed: int) -> Tensor:
-        """Encode, sample, decode: (B, H, W, 3)."""
-        samples = self.sample(cast(Tensor, vae.encode(image[..., :3].expand(-1, -1, -1, 3))), seed)
+    def edit_latent(self, vae: VAE, latent: Tensor, seed: int) -> Tensor:
+        """Sample and decode: (B, H, W, 3)."""
+        samples = self.sample(latent, seed)
         return vae.decode(samples.to(comfy.model_management.intermediate_device()))
 
     def sample(self, latent: Tensor, seed: int, callback: RunCallback | None = None) -> Tensor:
@@ -338,46 +366,9 @@ def _add_own_control(
     first = make_control(advising)  # refuses before the image is encoded
     if first is None:
         return model, False
-    patched = add_control(
-        model, f"ale_edit.{editor.name}", lambda *_: make_control(inputs), editor.title
-    )
+
+    def open_run(guider: CFGGuider, _: Tensor) -> Control | None:
+        return make_control(replace(inputs, seed=cast(BranchGuider, guider).seed))
+
+    patched = add_control(model, f"ale_edit.{editor.name}", open_run, editor.title)
     return patched, first.has_optimisation()
-
-
-def require_size(image: Tensor, model: ModelPatcher, node: str) -> None:
-    """Raises ValueError when an image is smaller than one cell of the latent."""
-    height, width = image.shape[1:3]
-    least = pixels_per_cell(model)
-    if min(height, width) < least:
-        raise ValueError(
-            f"{node}: the image input is {height}x{width} (height x width); at least {least} "
-            "pixels a side are needed. Connect a larger image."
-        )
-
-
-def require_one_text(conditioning: Conditioning, model: ModelPatcher, node: str) -> None:
-    """Raises ValueError for a text encoder that gives several texts, or those of another model."""
-    if len(conditioning) != 1:
-        raise ValueError(
-            f"{node}: the clip input gives {len(conditioning)} texts, one for each part of a "
-            "schedule of hooks, where one is needed. Connect a CLIP whose hooks stay the same in "
-            "all steps."
-        )
-    width = model.model.model_config.unet_config.get("context_dim")
-    if width is not None:
-        require_width("clip", conditioning[0][0].shape[-1], width, node)
-
-
-def require_decoded(edited: Tensor, image: Tensor, model: ModelPatcher, node: str) -> None:
-    """Raises ValueError for a VAE whose picture is not the encoded one's, or none."""
-    size, made, most = image.shape[1:3], edited.shape[1:3], pixels_per_cell(model)
-    if not all(0 <= whole - part < most for whole, part in zip(size, made, strict=True)):
-        raise ValueError(
-            f"{node}: the vae input makes a picture of {made[0]}x{made[1]} (height x width) of one "
-            f"of {size[0]}x{size[1]}. Connect the VAE of the same checkpoint."
-        )
-    if not bool(edited.isfinite().all()):
-        raise ValueError(
-            f"{node}: the vae input makes a picture of numbers that are not finite. Use a VAE in "
-            "fp32 (--fp32-vae): one in fp16 makes such numbers of some pictures."
-        )

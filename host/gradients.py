@@ -70,7 +70,7 @@ def checkpoint_blocks(network: nn.Module) -> Iterator[None]:
 def _run_block(run: Callable[..., Tensor], x: Tensor, *args: Any, **named: Any) -> Tensor:
     if not (torch.is_grad_enabled() and x.requires_grad):
         return run(x, *args, **named)
-    if "transformer_options" in named:  # the UNet writes into it as it goes on to other blocks
+    if "transformer_options" in named:  # the UNet writes into it for each block
         named["transformer_options"] = dict(named["transformer_options"])
     out: Any = checkpoint(run, x, *args, use_reentrant=False, **named)
     return out

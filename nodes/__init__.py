@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import (
     demo,
+    diffedit,
     editors,
     grounding,
     inversion,
@@ -21,6 +22,7 @@ MODULES = (
     regions,
     grounding,
     word_maps,
+    diffedit,
     model,
     sampling,
     inversion,

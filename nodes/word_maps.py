@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 from comfy_api.latest import io
 
 from ..host.attention.word_maps import NODE, map_words
-from ..host.editing import require_size
+from ..host.edit_checks import require_size
 from ..host.messages import name_node
 from ..host.pictures import read_pictures
 from ..inversion.stored import Inversion

@@ -177,6 +177,28 @@ def base_prompt(phrases: tuple[str, ...]) -> str:
     return JOINER.join(phrases)
 
 
+def edit_alone(edits: Edits, place: int) -> Edits:
+    """The same edits, of which one alone changes anything. The full source prompt becomes the
+    target prompt by its phrases; one edit keeps its own full prompts.
+
+    Raises ValueError when the source phrase does not occur in the full source prompt.
+    """
+    if len(edits.items) == 1:
+        return edits
+    chosen, full = edits.items[place], edits.source_prompt
+    if full is not None and chosen.source not in full:
+        raise ValueError(
+            f'the source phrase "{chosen.source}" of the edits does not occur in the source_prompt '
+            f'of Full Prompts ("{full}"). Use the same words in both.'
+        )
+    others = tuple(replace(edit, target=edit.source) for edit in edits.items)
+    return replace(
+        edits,
+        items=(*others[:place], chosen, *others[place + 1 :]),
+        target_prompt=None if full is None else full.replace(chosen.source, chosen.target, 1),
+    )
+
+
 def set_variant(edits: Edits, variant: Variant) -> Edits:
     """The same edits under another variant of the method."""
     return replace(edits, settings=replace(edits.settings, variant=variant))

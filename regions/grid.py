@@ -73,6 +73,21 @@ def sample_masks(
     return cells
 
 
+def paint_cells(cells: Tensor, size: tuple[int, int], cell: int) -> Tensor:
+    """Values (B, h, w) of latent cells on the pixels of an image: (B, *size). The pixels that a VAE
+    crops are as those beside them.
+
+    cell: pixels along each side of a latent cell.
+    """
+    pixels = cells.repeat_interleave(cell, -2).repeat_interleave(cell, -1)
+    (above, below), (left, right) = (
+        (rest // 2, rest - rest // 2)
+        for rest in (whole - own for whole, own in zip(size, pixels.shape[-2:], strict=True))
+    )
+    padding = (left, right, above, below)
+    return F.pad(pixels[:, None].float(), padding, mode="replicate")[:, 0]
+
+
 def _choose_cell(mask: Tensor, covered: Tensor) -> tuple[int, int]:
     """The (row, column) in which `mask` (H, W) has the most pixels, sparing cells that are another
     object's only one; where all of its cells are such, the nearest other cell to its centre."""

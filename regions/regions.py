@@ -155,6 +155,17 @@ def _dilate(mask: Tensor, radius: int) -> Tensor:
     return torch.from_numpy(out).to(mask.dtype)
 
 
+def grow_by_area(mask: Tensor, share: float) -> Tensor:
+    """A binary mask (H, W) grown by a square whose side is a share of that of a square of its
+    area (CPAM's published code)."""
+    side = int(float(mask.sum()) ** 0.5 * share + 1e-9)
+    height, width = mask.shape
+    for kernel in ((side, 1), (1, side)) if side > 1 else ():
+        before = (kernel[0] // 2, kernel[1] // 2)
+        mask = F.max_pool2d(mask[None], kernel, stride=1, padding=before)[0, :height, :width]
+    return mask
+
+
 def fit_masks(masks: Tensor, height: int, width: int, cell: int) -> Tensor:
     """Masks (K, h, w) brought to (K, height, width), the pixels that a latent stands for.
 

@@ -179,7 +179,7 @@ def _sample_branches(
             )
         latents = {name: advance(latents[name], own, step) for name, own in denoised.items()}
         replay(latents, step)
-        latents = blend_latents(latents, guider, sigmas, step)
+        latents = blend_latents(latents, image_at(step + 1), guider, sigmas, step)
         if edit_mask is not None:
             mask = step_mask(edit_mask, guider, sigmas, step, extra_args)
             latents[EDITED] = torch.lerp(image_at(step + 1), latents[EDITED], mask)

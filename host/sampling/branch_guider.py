@@ -106,6 +106,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         require_alike({b.name: b.conditioning for b in branches}, self.model_patcher, NODE)
         self.branch_names: Names = tuple(branch.name for branch in branches)
         self.reuses_source = reuses_source
+        self.seed = 0
         self._evaluation = evaluation
         self._optimises = optimises
         self._guidance = {branch.name: branch.guidance for branch in branches}
@@ -128,6 +129,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         require_branch_sampler(sampler, NODE)
         self._require_inputs(latent_image, sigmas)
         batch = latent_image.shape[0]
+        self.seed = kwargs.get("seed") or 0
         self.original_conds = self._conds(self.branch_names, batch)
         if self._evaluation == "in turn" or self._optimises:
             for name in self.branch_names:

@@ -10,7 +10,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...attention.control import Control, Step
+from ...attention.control import IMAGE, Control, Step
 from ...inversion.update_rule import UpdateRule
 from ..attention.adapter import running_controls
 from ..comfy_types import Options
@@ -57,14 +57,18 @@ def predict_branches(
 
 
 def blend_latents(
-    latents: Mapping[str, Tensor], guider: CFGGuider, sigmas: Tensor, step: int
+    latents: Mapping[str, Tensor], image: Tensor, guider: CFGGuider, sigmas: Tensor, step: int
 ) -> dict[str, Tensor]:
-    """The latents (B, C, h, w) by branch after a step, as the controls of the run leave them."""
+    """The latents (B, C, h, w) by branch after a step, as the controls of the run leave them.
+
+    image: of the image itself, at the level that the step leads to.
+    """
     options = guider.model_options.get("transformer_options", {})
     for control in running_controls(options):
         if type(control).blend_latents is not Control.blend_latents:
             now = Step(step, len(sigmas) - 1, float(sigmas[step]))
-            latents = control.blend_latents(latents, now)
+            blended = control.blend_latents({**latents, IMAGE: image}, now)
+            latents = {name: blended[name] for name in latents}
     return dict(latents)
 
 

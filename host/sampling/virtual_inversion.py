@@ -95,9 +95,9 @@ def sample_virtual_inversion(
         if schedule[step + 1] > 0:
             latents = rule.advance(latents, x0, edits, levels[step], after, noise.draw(x0))
             latents = {name: latents[name] for name in names}
-            latents = blend_latents(latents, guider, sigmas, step)
+            latents = blend_latents(latents, latents[SOURCE], guider, sigmas, step)
     result = {SOURCE: x0, **edits, EDITED: rule.finish(x0, edits[EDITED])}
-    return blend_latents(result, guider, sigmas, len(levels) - 2)[EDITED]
+    return blend_latents(result, x0, guider, sigmas, len(levels) - 2)[EDITED]
 
 
 def _first_latent(

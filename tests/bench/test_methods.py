@@ -34,8 +34,10 @@ GROUND = {
     "fpe": {"time_steps": "LCM"},
     "pnp": {"time_steps": "LCM"},
     "sdedit": {"time_steps": "LCM", "strength": 0.6},
+    "diffedit": {"time_steps": "LCM", "strength": 0.8},
     "p2p": {"time_steps": "LCM"},
     "mag-edit": {"time_steps": "LCM"},
+    "cpam": {"time_steps": "LCM"},
 }
 """Beyond steps and guidance, what puts an editor on the ground of ALE-Edit."""
 

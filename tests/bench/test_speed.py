@@ -10,8 +10,9 @@ import torch
 pytestmark = [pytest.mark.comfy, pytest.mark.ci]
 STEPS, POSITIONS = 15, 32 * 32
 ROWS = {"ale": 4 * STEPS, "infedit": 6 * STEPS, "masactrl": 4 * STEPS}
-ROWS |= {"p2p": 5 * STEPS, "fpe": 5 * STEPS, "pnp": 4 * STEPS, "sdedit": 18}
+ROWS |= {"p2p": 5 * STEPS, "fpe": 5 * STEPS, "pnp": 4 * STEPS, "sdedit": 18, "diffedit": 36}
 ROWS |= {"mag-edit": (5 + 12) * STEPS + 7 * 16}  # with null-text inversion
+ROWS |= {"cpam": 5 * STEPS}
 """Of a whole edit, its inversion included."""
 
 

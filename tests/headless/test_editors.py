@@ -31,6 +31,10 @@ THERE_ARE = f"There are: {', '.join(sorted(editor.name for editor in EDITORS))}.
 PLAIN = JobDefaults()
 OTHERS = tuple(editor_files().values())
 every_editor = pytest.mark.parametrize("editor", OTHERS, ids=lambda editor: editor.name)
+MASKED = tuple(editor for editor in OTHERS if editor.takes_masks)
+every_maskless_editor = pytest.mark.parametrize(
+    "editor", [e for e in OTHERS if not e.takes_masks], ids=lambda editor: editor.name
+)
 MODELS = (Model(), Model("c.ckpt"), Model("c.ckpt", lcm=True), Model("c.ckpt", "l.safetensors"))
 
 
@@ -68,7 +72,7 @@ def test_an_unknown_editor_is_told_with_those_that_there_are(tmp_path):
         jobs_of(tmp_path, editor="other")
 
 
-@every_editor
+@every_maskless_editor
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_a_workflow_edits_an_image_by_a_model_without_the_demo_world(editor, model):
     workflow = editor_workflow(editor.name, "i.png", WORDS, model)
@@ -88,7 +92,27 @@ def test_a_workflow_edits_an_image_by_a_model_without_the_demo_world(editor, mod
     assert not [c for c in complaints(workflow, object_info()) if "Loader" not in c.class_type]
 
 
-@every_editor
+@pytest.mark.parametrize("editor", MASKED, ids=lambda editor: editor.name)
+@pytest.mark.parametrize("model", MODELS, ids=str)
+def test_an_editor_that_takes_masks_gets_one_for_each_edit(editor, model):
+    edits = [(*pair, f"m{number}.png") for number, pair in enumerate(WORDS)]
+    workflow = editor_workflow(editor.name, "i.png", edits, model)
+    titles, own = workflow.titles(), workflow.inputs(editor.title)
+    assert own["image"] == [titles["Source image"], 0] and own["edits"] == [titles["Edit 2"], 0]
+    assert workflow.inputs("Regions")["edits"] == [titles["Edit 2"], 0]
+    assert own["regions"] == [titles["Regions"], 0] and "masks" not in workflow.inputs("Regions")
+    for number, (source, target, mask) in enumerate(edits, 1):
+        given = workflow.inputs(f"Edit {number}")
+        assert (given["source"], given["target"]) == (source, target)
+        assert given["mask"] == [titles[f"Mask {number}"], 0]
+        assert workflow.inputs(f"Mask {number}")["image"] == mask
+    assert not {"ALEDemoScene", "ALEEditList"} & workflow.classes()
+    assert not [c for c in complaints(workflow, object_info()) if "Load" not in c.class_type]
+    with pytest.raises(ValueError, match="edits inside masks. Give a mask for each edit"):
+        editor_workflow(editor.name, "i.png", WORDS, model)
+
+
+@every_maskless_editor
 def test_a_column_chooses_the_editor_of_a_row_and_an_option_that_of_the_others(editor, tmp_path):
     rows = write_inputs(tmp_path, 2)
     rows = [{**rows[0], "masks": "", "editor": editor.name}, rows[1]]
@@ -149,7 +173,7 @@ def test_a_setting_for_all_may_be_one_that_only_rows_of_one_editor_take(tmp_path
     assert first.asked["settings"]["steps"] == second.asked["settings"]["steps"] == 4
 
 
-@every_editor
+@every_maskless_editor
 def test_masks_for_an_editor_that_takes_none_are_told_once_and_change_nothing(editor, tmp_path):
     told: list[str] = []
     rows = name_rows(read_table(write_csv(tmp_path / "edits.csv", write_inputs(tmp_path, 3))))
@@ -165,7 +189,8 @@ def test_masks_for_an_editor_that_takes_none_are_told_once_and_change_nothing(ed
 def test_whole_prompts_reach_every_editor(tmp_path):
     for editor in editor_files().values():
         how = JobDefaults(editor=editor.name)
-        (job,) = jobs_of(tmp_path, how, masks="", source_prompt="a box on grass")
+        masks = {} if editor.takes_masks else {"masks": ""}
+        (job,) = jobs_of(tmp_path, how, source_prompt="a box on grass", **masks)
         edits = job.workflow.inputs(editor.title)["edits"]
         assert job.workflow.title(edits[0]) == "Full Prompts"
         assert job.workflow.inputs("Full Prompts")["source_prompt"] == "a box on grass"
@@ -218,7 +243,7 @@ def run_edit(argv: Sequence[str], server: FakeServer) -> int:
     return asyncio.run(whole())
 
 
-@every_editor
+@every_maskless_editor
 def test_the_command_edits_by_any_editor(editor, tmp_path, capsys):
     write_inputs(tmp_path / "in", 1)
     argv = ["--image", str(tmp_path / "in" / "p0.png"), "--edit", "box -> ring"]
@@ -243,7 +268,8 @@ def test_a_wrong_editor_on_the_command_line_is_one_sentence(tmp_path, capsys):
 @pytest.mark.parametrize("editor", COMPARED, ids=lambda editor: editor.name)
 def test_a_setting_that_is_not_given_is_the_editors_default(editor):
     """All but the guidance, which goes by the model."""
-    found = settings_of(editor_workflow(editor.name, "i.png", WORDS))
+    mask = ("m.png",) if takes_masks(editor.name) else ()
+    found = settings_of(editor_workflow(editor.name, "i.png", [(*pair, *mask) for pair in WORDS]))
     default = asdict(editor.settings())
     guidance = {name for name in default if name.endswith("_guidance")}
     assert {n: v for n, v in found.items() if n in default and n not in guidance} == {

@@ -37,11 +37,9 @@ every_case = pytest.mark.parametrize(
 def run(case: Case, model: Any, clip: Any) -> Tensor:
     """As the node runs it."""
     editor, settings = case
+    given = {"regions": regions_for(editor), "reuses_source": False}
     with torch.inference_mode():
-        opened = open_edit(
-            editor, settings, model, clip, edits_of(PAIRS),
-            regions=regions_for(editor), reuses_source=False,
-        )  # fmt: skip
+        opened = open_edit(editor, settings, model, clip, edits_of(PAIRS), **given)
         return opened.sample(source_latent(), 5, lambda *_: None)
 
 

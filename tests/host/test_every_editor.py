@@ -11,7 +11,19 @@ import pytest
 from torch import Tensor
 
 from ale_edit.attention.control import Control, running_order
-from ale_edit.editors import EDITORS, ale, fpe, infedit, mag_edit, masactrl, p2p, pnp, sdedit
+from ale_edit.editors import (
+    EDITORS,
+    ale,
+    cpam,
+    diffedit,
+    fpe,
+    infedit,
+    mag_edit,
+    masactrl,
+    p2p,
+    pnp,
+    sdedit,
+)
 from ale_edit.editors.editor import Editor
 from ale_edit.host.attention.adapter import running_controls
 from ale_edit.host.attention.self_injection import apply_self_injection
@@ -36,23 +48,25 @@ SETTINGS = {
     "pnp": pnp.PnPSettings(steps=STEPS),
     "sdedit": sdedit.SDEditSettings(steps=STEPS, strength=1.0),
     "mag-edit": mag_edit.MagEditSettings(steps=STEPS, iterations=1),
+    "diffedit": diffedit.DiffEditSettings(steps=STEPS, strength=1.0),
     "p2p": p2p.P2PSettings(
         steps=STEPS, cross_share=0.75, self_share=0.5, reweight="and: 2", blend_words="wolf"
     ),
+    "cpam": cpam.CPAMSettings(steps=STEPS, strategy="pose / view", start_step_share=0.25),
 }
 OPTIMISED_ROWS = {"mag-edit": 2 * (1 + 1)}
 """In STEPS steps: of the source and of each update, in the first half."""
 ROWS = {
     "ale": 60, "infedit": 90, "masactrl": 60, "p2p": 60, "fpe": 60, "pnp": 45, "sdedit": 30,
-    "mag-edit": 60 + 7 * (1 + 1),
+    "diffedit": 30, "cpam": 60, "mag-edit": 60 + 7 * (1 + 1),
 }  # fmt: skip
 """In 15 steps of the edit alone."""
 PUBLISHED_ROWS = {
     "ale": 60, "infedit": 90, "masactrl": 300, "p2p": 250, "fpe": 300, "pnp": 200, "sdedit": 60,
-    "mag-edit": 700 + 750 + 200,
+    "diffedit": 200 - 40, "cpam": 300, "mag-edit": 700 + 750 + 200,
 }  # fmt: skip
 """Of a whole edit with the paper's settings, its inversion included (methods.md F); without the 949
-further steps of Plug-and-Play's published inversion."""
+further steps of Plug-and-Play's published inversion, and the 40 of DiffEdit's mask."""
 
 every_editor = pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
 
@@ -86,7 +100,8 @@ def guide_by(
 
 def regions_for(editor: Editor) -> Regions | None:
     """Those of an editor that cannot do without."""
-    return None if editor.grow_regions is None else two_regions()
+    needs_regions = editor.grow_regions is not None or editor.find_mask is not None
+    return two_regions() if needs_regions else None
 
 
 def controls_of(guider: Any) -> list[Control]:

@@ -92,11 +92,10 @@ def test_an_edit_is_that_of_the_noise_that_v_means(editor: Editor, method: str |
     if method is not None:
         settings = type(settings)(**{**vars(settings), "inversion_method": method})
 
+    given = {"regions": regions_for(editor), "reuses_source": False}
+
     def run(own: Any) -> Tensor:
-        opened = open_edit(
-            editor, settings, own, clip, edits_of(PAIRS),
-            regions=regions_for(editor), reuses_source=False,
-        )  # fmt: skip
+        opened = open_edit(editor, settings, own, clip, edits_of(PAIRS), **given)
         with torch.inference_mode():
             return opened.sample(latent, 5, lambda *_: None)
 

@@ -57,15 +57,19 @@ INVERSION_CASES = [
             (f"{title}: ", "5 DDIM steps", "4 "),
         )
         for node_id, title in INVERTED.items()
-        if node_id != "ALEP2P"  # which has no empty source prompt
+        if node_id not in ("ALEP2P", "ALEMAGEdit")  # which have no empty source prompt
     ),
 ]
-ELSEWHERE = (  # tests/nodes/test_inversion.py and test_not_finite.py, tests/host/test_null_text.py
+# tests/nodes/test_inversion.py and test_not_finite.py, tests/host/test_null_text.py and
+# test_mag_edit.py
+ELSEWHERE = (
     "the inversion has",
     "the error at step",
     "of the inversion gave NaN",
     "there is no inversion",
     "holds no inversion",
     "which is not a valid file name in",
+    "Lower scale",
+    "the gradients of latents of",
 )
 """Sentences that help pages quote and other tests provoke."""

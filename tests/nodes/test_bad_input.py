@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from ale_edit.demo import models, weights
+from ale_edit.tests.nodes.bad_cpam import CPAM_CASES
+from ale_edit.tests.nodes.bad_diffedit import DIFFEDIT_CASES
 from ale_edit.tests.nodes.bad_editors import EDITOR_CASES
 from ale_edit.tests.nodes.bad_edits import EDIT_CASES, REGION_CASES
 from ale_edit.tests.nodes.bad_input import CURE, Case, World
@@ -40,6 +42,8 @@ CASES = [
     *SAMPLING_CASES,
     *EDITOR_CASES,
     *MASACTRL_CASES,
+    *CPAM_CASES,
+    *DIFFEDIT_CASES,
     *MAG_EDIT_CASES,
 ]
 
@@ -99,7 +103,9 @@ def test_the_help_page_explains_it(case: Case) -> None:
 def test_every_node_that_takes_a_model_refuses_one_without_a_unet() -> None:
     takers = {i for i in NODE_IDS if any(e.io_type == "MODEL" for e in schema(i).inputs)}
     assert takers == {
-        case.page for case in MODEL_CASES + EDITOR_CASES + INVERSION_CASES if case.quote == NO_UNET
+        case.page
+        for case in MODEL_CASES + EDITOR_CASES + INVERSION_CASES + DIFFEDIT_CASES
+        if case.quote == NO_UNET
     }
 
 

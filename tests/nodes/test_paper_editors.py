@@ -38,6 +38,9 @@ def edit(editor: Editor, model: Any, clip: Any, vae: Any) -> Edit:
     def run_node(**inputs: Any) -> Tensor:
         usual = {"model": model, "clip": clip, "vae": vae, "steps": STEPS, "image": picture()}
         usual["edits"] = masked(*inputs.get("image", usual["image"]).shape[1:3])
+        if isinstance(inputs.get("negative"), str):
+            tokens = clip.tokenize(inputs["negative"])
+            inputs = {**inputs, "negative": clip.encode_from_tokens_scheduled(tokens)}
         return one(editor.node_id, **{**usual, **inputs})
 
     return run_node
@@ -81,13 +84,17 @@ def test_the_papers_negative_prompt_is_used_unless_another_is_connected(
 
 
 @pytest.mark.parametrize(
-    "editor", [e for e in EDITORS if e.grow_regions is None], ids=lambda editor: editor.name
+    "editor",
+    [e for e in EDITORS if e.grow_regions is None and e.find_mask is None],
+    ids=lambda editor: editor.name,
 )
 def test_masks_of_the_edits_change_nothing(edit: Edit) -> None:
-    """But for ALE Edit, whose regions they are."""
+    """But for ALE Edit, whose regions they are, and DiffEdit, which finds those that are not
+    there."""
     assert torch.equal(edit(edits=one("ALEEditList", text=TEXT)), edit(edits=masked()))
 
 
+FOUND = {"edits": one("ALEEditList", text=TEXT), "mask_threshold": 0.95, "mask_clamp": 1.0}
 BY_WORDS = {"source_prompt": "edits", "source_words": "wolf", "target_words": "goat"}
 QUICK = {"inversion_method": "DDIM", "iterations": 0}
 STRONG = {"inversion_method": "DDIM", "iterations": 2, "scale": 100.0, "blend_share": 0.0}
@@ -148,6 +155,17 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "strength": ({}, 0.8),
         "time_steps": ({}, "LCM"),
     },
+    "diffedit": {
+        "steps": ({}, 3),
+        "target_guidance": ({}, 5.0),
+        "strength": ({}, 0.5),
+        "time_steps": ({}, "LCM"),
+        "source_prompt": ({}, "edits"),
+        "mask_maps": (FOUND, 2),
+        "mask_strength": (FOUND, 0.9),
+        "mask_threshold": (FOUND, 0.7),
+        "mask_clamp": (FOUND, 1.03),
+    },
     "p2p": {
         "steps": ({}, 3),
         "source_guidance": ({}, 3.0),
@@ -184,6 +202,20 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "self_share": (QUICK, 0.0),
         "blend_share": (QUICK, 1.0),
     },
+    "cpam": {
+        "strategy": ({}, "remove"),
+        "steps": ({}, 3),
+        "source_guidance": ({"inversion_method": "DDIM", "negative": "blurry"}, 3.0),
+        "target_guidance": ({}, 5.0),
+        "strength": ({}, 0.5),
+        "inversion_method": ({}, "DDIM"),
+        "time_steps": ({}, "LCM"),
+        "expansion": ({}, 0.5),
+        "plain_share": ({}, 0.9),
+        "start_step_share": ({"strategy": "pose / view"}, 0.6),
+        "start_layer_share": ({"strategy": "pose / view"}, 0.0),
+        "mask_threshold": ({"strategy": "pose / view"}, 0.6),
+    },
 }
 
 
@@ -204,7 +236,8 @@ def test_every_setting_changes_the_image(editor: Editor, edit: Edit) -> None:
 def test_the_node_has_the_inputs_of_every_editor_and_its_settings_between_them(
     editor: Editor,
 ) -> None:
-    """Those that a published node did not have come last, and so do an inversion and masks."""
+    """Those that a published node did not have come last, and so do an inversion, masks and
+    regions."""
     names = [entry.id for entry in schema(editor.node_id).inputs]
     fields = dataclasses.fields(editor.settings)
     first, later = (

@@ -53,8 +53,8 @@ def test_no_schema_has_changed() -> None:
     )
 
 
-def test_there_are_thirty_eight_nodes() -> None:
-    assert len(nodes()) == 38
+def test_there_are_forty_one_nodes() -> None:
+    assert len(nodes()) == 41
 
 
 @every_node

@@ -178,12 +178,17 @@ def optimiser_in_double(settings: Settings, scene: Scene) -> Optimiser:
     return Optimiser(replace(both.network, unet=unet), both.encoder, settings, scene.size)
 
 
-@pytest.mark.parametrize("settings", [PLAIN, SPATIAL, AVOIDING], ids=["token", "spatial", "words"])
+@pytest.mark.parametrize(
+    ("settings", "bound"),
+    [(PLAIN, 1e-5), (SPATIAL, 1e-5), (AVOIDING, 5e-5)],
+    ids=["token", "spatial", "words"],
+)
 def test_losses_gradients_and_updates_equal_the_oracles_in_double_precision(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, bound: float, monkeypatch: pytest.MonkeyPatch
 ):
-    """From the pack's own latents: the first loss and gradient of each step, and the latents after
-    all of its updates. The pack computes in single precision."""
+    """From the pack's own latents: the first loss and gradient of each step, and the way of the
+    latents through all of its updates. The pack computes in single precision, and with negative
+    words takes the difference of two gradients, whose rounding errors stay."""
     seen = see_updates(settings, SMALL, monkeypatch)
     assert [len(step.gradients) for step in seen] == [2, 2]
     oracle, steps = optimiser_in_double(settings, SMALL), settings.sampling.timesteps()
@@ -191,14 +196,15 @@ def test_losses_gradients_and_updates_equal_the_oracles_in_double_precision(
         z_s, z_t = step.z_s.double(), step.z_t.double()
         after = oracle(z_s, z_t, number, len(steps), steps[number])
         first, gradient = oracle.updates[0], oracle.updates[0].gradient
+        way = float((after - z_t).abs().max())
         errors_found = {
             "loss": max(abs(a - b) for a, b in zip(step.losses[0], first.losses, strict=True)),
             "gradient": float((step.gradients[0] - gradient).abs().max() / gradient.abs().max()),
-            "latents": float((step.after - after).abs().max()),
+            "way": float((step.after - after).abs().max()) / way,
         }
-        print({name: f"{error:.1e}" for name, error in errors_found.items()})
-        assert errors_found["loss"] <= 1e-5 and errors_found["gradient"] <= 1e-5
-        assert errors_found["latents"] <= 1e-4 < FAR < float((step.after - step.z_t).abs().max())
+        print(f"way {way:.1e}", {name: f"{error:.1e}" for name, error in errors_found.items()})
+        assert errors_found["loss"] <= 1e-5 and errors_found["gradient"] <= bound
+        assert errors_found["way"] <= BOUND and way > 1e-3
         oracle.updates.clear()
 
 

@@ -6,6 +6,7 @@ from ale_edit.prompts.edits import (
     Edits,
     MethodSettings,
     base_prompt,
+    edit_alone,
     make_edit,
     parse_edits,
     set_variant,
@@ -90,3 +91,23 @@ def test_a_line_ends_at_a_line_feed_or_a_return_alone():
     (edit,) = parse_edits("grey\u2028wolf -> red\u0085fox")
     assert edit.source == "grey\u2028wolf" and edit.target == "red\u0085fox"
     assert len(parse_edits("a -> b\r\nc -> d\re -> f\n")) == 3
+
+
+def test_one_edit_alone_leaves_the_other_objects_as_they_are():
+    edits = Edits(parse_edits("wolf -> goat\nmoon -> ball"))
+    first, second = (edit_alone(edits, k) for k in range(2))
+    assert (first.prompt("source"), first.prompt("target")) == ("wolf and moon", "goat and moon")
+    assert (second.prompt("source"), second.prompt("target")) == ("wolf and moon", "wolf and ball")
+
+
+def test_one_edit_alone_changes_its_phrase_of_the_full_source_prompt():
+    full = Edits(parse_edits("wolf -> goat\nmoon -> ball"), "a wolf under a moon", "a goat, a ball")
+    assert edit_alone(full, 1).prompt("source") == "a wolf under a moon"
+    assert edit_alone(full, 1).prompt("target") == "a wolf under a ball"
+    with pytest.raises(ValueError, match='"moon" of the edits does not occur in the source_prompt'):
+        edit_alone(Edits(full.items, "a wolf under a lamp"), 1)
+
+
+def test_a_single_edit_keeps_its_full_prompts():
+    single = Edits(parse_edits("wolf -> goat"), "a wolf", "a goat at night")
+    assert edit_alone(single, 0) is single

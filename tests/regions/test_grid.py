@@ -7,7 +7,14 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
-from ale_edit.regions.grid import cell_groups, coverage, find_hidden_objects, latent_background
+from ale_edit.regions.grid import (
+    cell_groups,
+    coverage,
+    find_hidden_objects,
+    latent_background,
+    paint_cells,
+)
+from ale_edit.regions.regions import fit_masks
 from ale_edit.tests.tiny import box_mask, randn
 
 SIZES = [(16, 16), (8, 8), (4, 4), (2, 2), (6, 9), (5, 7), (1, 1)]
@@ -188,3 +195,14 @@ def test_the_published_foreground_is_larger_than_what_the_latent_grid_samples():
     foreground = ~latent_background(masks, 16, 16, "published code")
     assert not (sampled & ~foreground).any()
     assert foreground.sum() > sampled.sum()
+
+
+@pytest.mark.parametrize("size", [(32, 48), (39, 48), (33, 55)])
+def test_painted_cells_are_those_that_the_latent_gets_back(size: tuple[int, int]):
+    """Whatever a VAE crops."""
+    cells = randn(2, 4, 6) > 0.5
+    pixels = paint_cells(cells, size, 8)
+    assert pixels.shape == (2, *size)
+    for own, painted in zip(cells, pixels, strict=True):
+        fitted = fit_masks(painted[None], 32, 48, 8)
+        assert torch.equal(latent_background(fitted, 4, 6, "paper"), ~own)

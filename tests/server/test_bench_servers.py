@@ -200,9 +200,13 @@ def test_where_the_only_server_dies_images_stay_and_another_one_goes_on(pair, tm
     assert not find_pending(plan.tasks, pytest.fail)
 
 
+def ask(server: Any, path: str) -> Any:
+    with urllib.request.urlopen(server.url + path, timeout=60) as reply:
+        return json.load(reply)
+
+
 def queued(server: Any) -> int:
-    with urllib.request.urlopen(f"{server.url}/queue", timeout=60) as reply:
-        queue = json.load(reply)
+    queue = ask(server, "/queue")
     return len(queue["queue_running"]) + len(queue["queue_pending"])
 
 
@@ -217,13 +221,17 @@ def test_a_run_that_is_stopped_takes_its_workflows_from_the_servers(pair, tmp_pa
         assert queued(pair[0]) > 0
         raise KeyboardInterrupt
 
+    before = set(ask(pair[0], "/history"))
     with pytest.raises(KeyboardInterrupt), local_workers([pair[0].url]) as workers:
         edit_all([*quick.tasks, *slow.tasks], workers, stop)
-    left = [queued(pair[0])]
-    while left[-1] and len(left) < 20:  # the one at work ends at its next step
+    assert not ask(pair[0], "/queue")["queue_pending"]
+    for _ in range(600):  # the one at work ends at its next step
+        if not queued(pair[0]):
+            break
         time.sleep(0.1)
-        left.append(queued(pair[0]))
-    assert not left[-1]
+    runs = {key: run for key, run in ask(pair[0], "/history").items() if key not in before}
+    ends = [run["status"]["status_str"] for run in runs.values()]
+    assert not queued(pair[0]) and ends.count("success") == 1, ends
 
 
 def test_a_dask_scheduler_that_is_not_there_is_named(monkeypatch):

@@ -4,8 +4,10 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from ale_edit.demo.finder import ATTRIBUTES, FoundObject, SceneFinder
 from ale_edit.demo.render import render
 from ale_edit.demo.scenes import make_scene
 from ale_edit.headless import NodeFailed
@@ -16,6 +18,15 @@ ROOM = 6  # pixels around an object that its edit may change
 
 def numbers(file: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"), dtype=float)
+
+
+def find(image: np.ndarray) -> list[FoundObject]:
+    return SceneFinder.load().find(torch.from_numpy(image) / 255)
+
+
+def best_words(found: FoundObject) -> set[str]:
+    """The likeliest shape, colour and material of an object."""
+    return {max(words, key=lambda word: found.words[word]) for words in ATTRIBUTES}
 
 
 def outside(masks: np.ndarray) -> np.ndarray:
@@ -54,6 +65,26 @@ def test_masactrl_keeps_the_background_that_no_word_names(run):
     changes = [np.abs(images[t] - images["Source"])[outside(masks.numpy())].mean() for t in titles]
     print(f"background: {changes[0]:.1f} of 255, without the control {changes[1]:.1f}")
     assert changes[0] < changes[1] / 2
+
+
+@pytest.mark.slow
+def test_a_removed_object_is_found_no_more(run):
+    images = {title: numbers(file) for title, file in run(load_workflow("remove_object")).items()}
+    source, edited = (find(images[title]) for title in ("Source", "Edited image"))
+    assert [best_words(found) for found in source] == [{"cross", "purple", "brick"}]
+    assert edited == []
+
+
+@pytest.mark.slow
+def test_a_changed_background_keeps_the_object(run):
+    _, masks = render(make_scene(1, 1))
+    workflow = load_workflow("change_background")
+    images = {title: numbers(file) for title, file in run(workflow).items()}
+    source, edited = images["Source"], images["Edited image"]
+    changed = np.abs(edited - source)[outside(masks.numpy())].mean()
+    print(f"background: {changed:.1f} of 255")
+    assert changed > 8
+    assert [best_words(found) for found in find(edited)] == [{"cross", "purple", "brick"}]
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import json
 import re
 import shutil
 import subprocess
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,28 @@ def quick(seed: int) -> Workflow:
     return workflow
 
 
-def post(server: Any, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+def post(server: Any, body: dict[str, Any], path: str = "/prompt") -> tuple[int, dict[str, Any]]:
     request = urllib.request.Request(
-        f"{server.url}/prompt", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        server.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
         with urllib.request.urlopen(request) as reply:
-            return reply.status, json.load(reply)
+            return reply.status, json.loads(reply.read() or b"{}")
     except urllib.error.HTTPError as refused:
         return refused.code, json.load(refused)
+
+
+def get(server: Any, path: str) -> Any:
+    with urllib.request.urlopen(server.url + path) as reply:
+        return json.load(reply)
+
+
+def wait_for(found: Callable[[], Any]) -> Any:
+    for _ in range(1200):
+        if value := found():
+            return value
+        time.sleep(0.1)
+    raise TimeoutError
 
 
 def run_to_end(server: Any, body: dict[str, Any]) -> dict[str, Any]:
@@ -116,6 +130,36 @@ def test_a_wrong_value_is_in_node_errors_though_the_rest_runs_and_unknown_inputs
     workflow.keep_only("Edited image")
     status, answer = post(server, {"prompt": workflow.nodes, "client_id": "me"})
     assert status == 400 and set(answer["node_errors"]) == {"7"}
+
+
+def test_a_node_that_does_not_exist_is_named_by_the_error(server):
+    workflow = quick(seed=15)
+    workflow.nodes["7"]["class_type"] = "ALEEdt"
+    status, answer = post(server, {"prompt": workflow.nodes, "client_id": "me"})
+    assert status == 400 and "ALEEdt" in answer["error"]["message"]
+
+
+def test_a_stopped_run_says_so_and_a_removed_one_has_no_history(server):
+    def queued() -> tuple[list[str], list[str]]:
+        lists = get(server, "/queue")
+        running, waiting = ([e[1] for e in lists[f"queue_{n}"]] for n in ("running", "pending"))
+        return running, waiting
+
+    bodies = []
+    for seed in (16, 17):
+        workflow = quick(seed)
+        workflow.fill("ALE Edit", steps=50)
+        bodies.append({"prompt": workflow.nodes, "client_id": "me"})
+    first, second = (post(server, body)[1]["prompt_id"] for body in bodies)
+    wait_for(lambda: queued() == ([first], [second]))
+    post(server, {"delete": [second]}, "/queue")
+    assert queued() == ([first], [])
+    post(server, {"prompt_id": first}, "/interrupt")
+    entry = wait_for(lambda: get(server, f"/history/{first}"))[first]
+    assert entry["status"]["status_str"] == "error"
+    assert "execution_interrupted" in [name for name, _ in entry["status"]["messages"]]
+    assert "execution_error" not in [name for name, _ in entry["status"]["messages"]]
+    assert get(server, f"/history/{second}") == {} and queued() == ([], [])
 
 
 def test_an_uploaded_picture_takes_the_place_of_the_scene(server):

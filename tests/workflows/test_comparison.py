@@ -8,6 +8,7 @@ import pytest
 
 from ale_edit.bench.methods import SAMPLING, all_methods
 from ale_edit.editors import EDITORS
+from ale_edit.headless.editors import takes_masks
 from ale_edit.headless.edits import (
     LCM_GUIDANCE,
     Model,
@@ -19,7 +20,7 @@ from ale_edit.headless.edits import (
 from ale_edit.headless.workflow import Workflow
 from ale_edit.tests.workflows.graphs import api_path
 
-METHODS = ("infedit", "masactrl", "p2p", "p2p-ets", "fpe", "pnp", "sdedit")
+METHODS = ("infedit", "masactrl", "p2p", "p2p-ets", "fpe", "pnp", "sdedit", "diffedit", "cpam")
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 COMPARISONS = {
     "compare_editors": (
@@ -58,7 +59,8 @@ def test_an_editor_has_the_settings_of_the_bench(name: str, method_name: str):
         fill_workflow("i.png", [(*pair, "m.png") for pair in pairs], checkpoint=checkpoint)
     )
     sampling = {setting: ale[setting] for setting in SAMPLING}
-    bench = editor_workflow(method.editor, "i.png", pairs, Model(checkpoint))
+    given = [(*pair, "m.png") for pair in pairs] if takes_masks(method.editor) else pairs
+    bench = editor_workflow(method.editor, "i.png", given, Model(checkpoint))
     apply_own_settings(bench, {**sampling, **(LCM_GUIDANCE if checkpoint else {}), "seed": 0})
     method.apply(bench, [target for _, target in pairs])
     title = next(iter(method.inputs), method.label)

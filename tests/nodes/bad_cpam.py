@@ -1,0 +1,83 @@
+"""Bad input of CPAM.
+
+Imported by tests as `ale_edit.tests.nodes.bad_cpam`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ale_edit.prompts.edits import set_variant
+from ale_edit.tests.nodes.bad_editors import HATS, edit_by, masked
+from ale_edit.tests.nodes.bad_input import Case, World, listed, regions
+from ale_edit.tests.nodes.graph import one
+
+
+def cpam(world: World, **inputs: Any) -> Any:
+    return edit_by("ALECPAM", world, **inputs)
+
+
+def tiny_mask() -> Any:
+    """An edit whose mask is a few pixels between the first pixels of two cells."""
+    mask = torch.zeros(64, 64)
+    mask[18:21, 19:22] = 1
+    return one("ALEEditObject", source="wolf", target="goat", mask=mask)
+
+
+def in_other_prompt() -> Any:
+    return one("ALEFullPrompts", edits=masked(), source_prompt="", target_prompt="a small cat")
+
+
+CPAM_CASES = [
+    Case(
+        "an unknown strategy",
+        lambda w: cpam(w, strategy="other"),
+        "ALECPAM",
+        "the strategy input is",
+        ("CPAM: ", '"other"', "add, replace, replace (refined), pose / view, background, remove"),
+    ),
+    Case(
+        "edits without masks in CPAM",
+        lambda w: cpam(w, edits=listed(HATS)),
+        "ALECPAM",
+        "has no region",
+        ("CPAM: ", '"wolf with hat -> goat with hat"', "Connect a mask to its Edit Object"),
+    ),
+    Case(
+        "regions of other edits in CPAM",
+        lambda w: cpam(w, edits=listed(HATS), regions=regions()),
+        "ALECPAM",
+        "the regions input has",
+        ("CPAM: ", "1 objects", "2 ("),
+    ),
+    Case(
+        "removal of the whole image",
+        lambda w: cpam(w, strategy="remove", edits=masked()),
+        "ALECPAM",
+        "the masks cover the whole image",
+        ("CPAM: ", "no background to fill them with", "invert the mask"),
+    ),
+    Case(
+        "a background of nothing",
+        lambda w: cpam(w, strategy="background", edits=masked()),
+        "ALECPAM",
+        "the masks cover the whole image",
+        ("CPAM: ", "no background to change"),
+    ),
+    Case(
+        "a mask between the pixels that the published code reads",
+        lambda w: cpam(w, edits=set_variant(tiny_mask(), "published code")),
+        "ALECPAM",
+        "covers no cell of the",
+        ("CPAM: ", "8x8", "choose the variant paper"),
+    ),
+    Case(
+        "a mask that is to follow a phrase that the prompt does not have",
+        lambda w: cpam(w, strategy="replace (refined)", edits=in_other_prompt()),
+        "ALECPAM",
+        "so the mask cannot follow it",
+        ("CPAM: ", '"goat"', '"a small cat"', "choose the strategy replace"),
+    ),
+]
