@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..editors import COMPARED, mag_edit, p2p
+from ..editors import COMPARED, dpl, mag_edit, p2p
 from ..editors.editor import SOURCE, Editor
 from ..headless import Workflow
 from ..headless.editors import ALE as ALE_EDITOR
@@ -158,13 +158,15 @@ def _by_editor(editor: Editor) -> tuple[Method, Method]:
 
 
 def _settings_beside_ale(editor: Editor) -> dict[str, Any]:
-    """What puts an editor on the ground of `ale`, beyond SAMPLING: its time steps. An editor
-    without a source branch keeps its own strength; at ale's, little or nothing of the image would
-    be left."""
+    """What puts an editor on the ground of `ale`, beyond SAMPLING: its time steps, and
+    the paper's schedule of updates. An editor without a source branch keeps its own strength; at
+    ale's, little or nothing of the image would be left."""
     settings = editor.settings()
     found = {}
     if "time_steps" in {setting.name for setting in fields(settings)}:
         found["time_steps"] = "LCM"
+    if editor is dpl.EDITOR:  # its workflow has the cheap one
+        found["schedule"] = dpl.DPLSettings().schedule
     if all(branch.name != SOURCE.name for branch in editor.branches(settings)):
         found["strength"] = settings.strength
     return found
@@ -209,13 +211,28 @@ def _choose_spatial_ratio(token: Method) -> Method:
 
 
 MAG_SPATIAL, MAG_SPATIAL_PAPER = map(_choose_spatial_ratio, _by_editor(mag_edit.EDITOR))
+
+
+def _as_locinv(method: Method) -> Method:
+    ((title, inputs),) = method.inputs.items()
+    own = {"priors": "masks", "updates": 31, "null_updates": 31}
+    return replace(
+        method,
+        name=method.name.replace("dpl", "locinv"),
+        label=method.label.replace(title, "LocInv"),
+        inputs={title: {**inputs, **own}},
+    )
+
+
+LOCINV, LOCINV_PAPER = map(_as_locinv, _by_editor(dpl.EDITOR))
 BESIDE_ALE = (
     *(_by_editor(editor)[0] for editor in COMPARED),
     MASACTRL_DDIM,
     *P2P_METHODS,
     MAG_SPATIAL,
+    LOCINV,
 )
-BY_PAPERS = (*(_by_editor(editor)[1] for editor in COMPARED), MAG_SPATIAL_PAPER)
+BY_PAPERS = (*(_by_editor(editor)[1] for editor in COMPARED), MAG_SPATIAL_PAPER, LOCINV_PAPER)
 
 
 def all_methods() -> dict[str, Method]:

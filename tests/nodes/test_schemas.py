@@ -54,7 +54,7 @@ def test_no_schema_has_changed() -> None:
 
 
 def test_there_are_forty_one_nodes() -> None:
-    assert len(nodes()) == 41
+    assert len(nodes()) == 42
 
 
 @every_node

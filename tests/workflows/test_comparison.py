@@ -39,7 +39,7 @@ def values(inputs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if not isinstance(value, list)}
 
 
-IN_MINUTES = {"ALEMAGEdit"}
+IN_MINUTES = {"ALEMAGEdit", "ALEDPL"}
 
 
 @every_comparison
