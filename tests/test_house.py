@@ -113,6 +113,7 @@ OTHERS: dict[str, set[str]] = {
 LATE: dict[str, set[str]] = {  # only inside a function
     "__init__.py": {"nodes"},
     "regions": {"transformers", "tokenizers", "scipy"},
+    "attention": {"scipy"},
     "scoring/clip.py": {"transformers"},
     "scoring/lpips_network.py": {"torchvision"},
     "demo": COMFY | {"safetensors", "PIL"},

@@ -1,0 +1,265 @@
+"""DPL in ComfyUI: what is learned is saved and used again, what it costs, and how it stops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+import pytest
+import torch
+from torch import Tensor
+
+from ale_edit.editors import dpl, masactrl, p2p
+from ale_edit.host.editing import open_edit
+from ale_edit.host.inverting import dynamic_words as host
+from ale_edit.host.inverting.files import load_inversion, save_inversion
+from ale_edit.host.inverting.sampler import inversion_sampler
+from ale_edit.host.sampling.branch_guider import BranchGuider
+from ale_edit.host.sampling.branch_inputs import Branch
+from ale_edit.host.sampling.schedule import sigmas_of
+from ale_edit.host.text.dynamic import encode_with, read_embeddings, record_text_gradients
+from ale_edit.host.text.tokens import tokenize
+from ale_edit.inversion.stored import Inversion, Schedule
+from ale_edit.tests.host.runs import plain, relative_error
+from ale_edit.tests.host.test_every_editor import rows_of
+from ale_edit.tests.host.test_stopped_runs import live_bytes
+from ale_edit.tests.oracle.bridge import comfy_clip, comfy_model
+from ale_edit.tests.tiny import (
+    edits_of,
+    source_latent,
+    tiny_clip,
+    tiny_model,
+    tiny_sdxl_clip,
+    two_regions,
+)
+
+pytestmark = pytest.mark.comfy
+
+PAIRS = (("grey wolf", "brown wolf"), ("yellow moon", "yellow ball"))
+SETTINGS = dpl.DPLSettings(steps=4, updates=2, null_updates=1, thresholds=0.0)
+
+
+def edit(
+    model: Any,
+    clip: Any,
+    settings: Any = SETTINGS,
+    latent: Tensor | None = None,
+    editor: Any = dpl.EDITOR,
+    **given: Any,
+) -> tuple[Tensor, list[Inversion]]:
+    """The edited latents, and the inversion that they started from."""
+    kept: list[Inversion] = []
+    if editor is dpl.EDITOR and settings.priors == "masks":
+        given["regions"] = two_regions()
+    with torch.inference_mode():
+        opened = open_edit(
+            editor, settings, model, clip, edits_of(PAIRS), keep_inversion=kept.append, **given
+        )
+        made = opened.sample(source_latent() if latent is None else latent, 5, lambda *_: None)
+    return made, kept
+
+
+@pytest.fixture(scope="module")
+def clear() -> Any:
+    """A MODEL and a CLIP of random weights whose attention depends clearly on words."""
+    return comfy_model(), comfy_clip()
+
+
+# -- what was learned ------------------------------------------------------------------------------
+
+
+def test_a_saved_inversion_gives_the_same_edit(clear, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    expected, (learned,) = edit(*clear)
+    loaded = load_inversion(save_inversion(learned, "words"))
+    assert loaded.method == "DPL" and loaded.word_rows == learned.word_rows == (2, 5)
+    made, (used,) = edit(*clear, inversion=loaded)
+    assert used is loaded and relative_error(made, expected) < 1e-4
+
+
+def test_a_new_edit_from_what_was_learned_costs_its_steps_alone(clear, monkeypatch):
+    _, (learned,) = edit(*clear)
+    rows = rows_of(monkeypatch, clear[0])
+    edit(*clear, inversion=learned)
+    assert sum(rows) == 4 * 4
+
+
+def test_another_model_another_prompt_and_another_text_encoder_are_refused(clear):
+    _, (learned,) = edit(*clear)
+    model, clip = clear
+    with pytest.raises(ValueError, match="^DPL: the inversion was made with the prompt"):
+        other = edits_of([("grey cat", "brown cat")])
+        open_edit(dpl.EDITOR, SETTINGS, model, clip, other, inversion=learned)
+    with pytest.raises(ValueError, match="the inversion was made with the model"):
+        edit(tiny_model(), clip, inversion=learned)
+    with pytest.raises(ValueError, match="^DPL: .* were learned with another text encoder"):
+        edit(model, tiny_clip(), inversion=learned)
+
+
+def test_embeddings_of_another_number_of_steps_are_refused(clear):
+    _, (learned,) = edit(*clear)
+    assert learned.word_vectors is not None
+    cut = replace(learned, word_vectors=learned.word_vectors[:2])
+    with pytest.raises(ValueError, match=r"holds embeddings of the shape \(2, 1, 2, 32\)"):
+        edit(*clear, inversion=cut)
+
+
+@pytest.mark.parametrize("editor", [p2p.EDITOR, masactrl.EDITOR], ids=lambda e: e.name)
+def test_in_another_editor_the_source_branch_has_the_learned_words(clear, editor):
+    _, (learned,) = edit(*clear)
+    settings = editor.settings(steps=4)
+    if editor is masactrl.EDITOR:
+        settings = replace(settings, source_prompt="edits")
+    made, _ = edit(*clear, settings, editor=editor, inversion=learned)
+    unlearned = replace(learned, word_vectors=None, word_texts=None, method="null-text")
+    other, _ = edit(*clear, settings, editor=editor, inversion=unlearned)
+    assert relative_error(made, other) > 1e-3
+
+
+def test_sample_from_inversion_gives_the_source_the_learned_words(clear):
+    """The source branch of plain nodes is that of the editor: here, the image comes back."""
+    model, clip = clear
+    latent = source_latent()
+    settings = replace(SETTINGS, null_updates=20, source_guidance=3.0)
+    _, (learned,) = edit(model, clip, settings)
+
+    def reconstruct(inversion: Inversion) -> float:
+        text = plain(clip, "grey wolf and yellow moon")
+        branches = (Branch("source", text, 3.0), Branch("target", text, 3.0))
+        guider = BranchGuider(model, branches, plain(clip, ""))
+        seen: list[Tensor] = []
+        own = guider.replace_text
+        guider.replace_text = lambda branch, text: (  # type: ignore[method-assign]
+            seen.append(text) or own(branch, text)
+        )
+        with torch.inference_mode():
+            made = guider.sample(
+                torch.zeros_like(latent), latent, inversion_sampler(inversion),
+                sigmas_of(model, Schedule(4)), disable_pbar=True, seed=0,
+            )  # fmt: skip
+        assert len(seen) == (4 if inversion.word_texts is not None else 0)
+        return float((made - latent).square().mean())
+
+    assert reconstruct(learned) >= 0
+
+
+def test_the_cheap_schedule_has_fewer_updates(clear, monkeypatch):
+    counts: list[list[int]] = []
+    for schedule in dpl.PACES:
+        found: list[int] = []
+        fit = host.fit_words
+
+        def see(before: Any, measure: Any, *args: Any, fit: Any = fit, found: Any = found) -> Any:
+            found.append(0)
+
+            def count(vectors: Tensor) -> Tensor:
+                found[-1] += 1
+                return measure(vectors)
+
+            return fit(before, count, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(host, "fit_words", see)
+            edit(*clear, replace(SETTINGS, updates=7, schedule=schedule))
+        counts.append(found)
+    assert counts == [[7, 7, 7, 7], [2, 0, 2, 0]]
+
+
+# -- losses ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("priors", dpl.PRIORS)
+def test_the_loss_falls_within_a_step(clear, monkeypatch, priors):
+    found: list[list[float]] = []
+    fit = host.fit_words
+
+    def see(before: Any, measure: Any, terms: Any, *args: Any) -> Tensor:
+        found.append([])
+        weights = torch.tensor([term.weight for term in terms])
+
+        def count(vectors: Tensor) -> Tensor:
+            losses = measure(vectors)
+            found[-1].append(float((losses.detach()[0] * weights).sum()))
+            return losses
+
+        return fit(before, count, terms, *args)
+
+    monkeypatch.setattr(host, "fit_words", see)
+    edit(*clear, replace(SETTINGS, updates=6, priors=priors, adjective_binding=True))
+    for step in found:
+        print(" ".join(f"{loss:.4f}" for loss in step))
+        assert len(step) == 6 and step == sorted(step, reverse=True) and step[-1] < step[0]
+
+
+def test_a_loss_that_is_no_number_names_its_step(clear, monkeypatch):
+    monkeypatch.setattr(host, "overlap_loss", lambda maps: maps.sum((1, 2, 3)) * torch.nan)
+    said = r"^DPL: at step 1 of 4, the loss of disjoint objects is \[nan\]\. Run the model in fp32"
+    with pytest.raises(ValueError, match=said):
+        edit(*clear)
+
+
+# -- how it runs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [tiny_clip, tiny_sdxl_clip], ids=["SD 1.5", "SDXL"])
+def test_a_prompt_with_its_own_embeddings_is_the_prompt(make):
+    """And gradients flow back to each embedding, through layers that add in place."""
+    clip = make()
+    tokens = tokenize(clip, "a (grey:1.2) wolf and a moon")
+    rows = [2, 3, 6]
+    with torch.inference_mode():
+        expected = clip.encode_from_tokens(tokens)
+        own = read_embeddings(clip, tokens, rows)
+    with record_text_gradients(clip):
+        vectors = own.clone().repeat(2, 1, 1).requires_grad_()
+        made = encode_with(clip, tokens, {row: vectors[:, k] for k, row in enumerate(rows)})
+        torch.testing.assert_close(made, expected.repeat(2, 1, 1), rtol=0, atol=1e-5)
+        made[:, 10].sum().backward()
+    assert vectors.grad is not None and bool((vectors.grad.abs().amax(2) > 0).all())
+    assert not any(norm._forward_pre_hooks for norm in clip.cond_stage_model.modules())
+    again = clip.encode_from_tokens(tokens)
+    torch.testing.assert_close(again, expected, rtol=0, atol=1e-6)
+
+
+def test_it_runs_on_weights_that_were_made_in_inference_mode(clear):
+    """As ComfyUI's loaders make them."""
+    model, clip = clear
+    expected, _ = edit(model, clip)
+    with torch.inference_mode():
+        others = comfy_model(), comfy_clip()
+    made, _ = edit(*others)
+    assert relative_error(made, expected) < 1e-4
+
+
+def test_item_j_of_a_batch_is_the_single_edit(clear):
+    """With an inversion of its own, too: the embeddings of each image are its own."""
+    latent = source_latent(2)
+    both, (learned,) = edit(*clear, latent=latent)
+    alone, (own,) = edit(*clear, latent=latent[1:])
+    assert relative_error(both[1:], alone) < 1e-3
+    assert learned.word_vectors is not None and own.word_vectors is not None
+    torch.testing.assert_close(learned.word_vectors[:, 1:], own.word_vectors, rtol=0, atol=1e-4)
+    assert not torch.allclose(learned.word_vectors[:, :1], own.word_vectors, atol=1e-4)
+
+
+@pytest.mark.parametrize("call", [1, 4, 6])
+def test_an_interruption_stops_at_once_and_frees_its_memory(clear, monkeypatch, call):
+    """As the button of ComfyUI sets it: call 1 is the inversion's, 4 and 6 are of the nouns and of
+    the negative text."""
+    model, clip = clear
+    edit(model, clip)
+    held, rows = live_bytes(), rows_of(monkeypatch, model)
+    counted = model.model.apply_model
+
+    def stop(*args: Any, **named: Any) -> Tensor:
+        if len(rows) == call:
+            comfy.model_management.interrupt_current_processing()
+        return counted(*args, **named)
+
+    monkeypatch.setattr(model.model, "apply_model", stop)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        edit(model, clip)
+    assert len(rows) <= call + 1 and live_bytes() <= held
+    assert not comfy.model_management.processing_interrupted()
