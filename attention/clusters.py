@@ -7,6 +7,8 @@ published code.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,7 +47,9 @@ def cluster_rows(rows: Tensor, seed: int) -> Tensor:
     best, least = np.zeros(len(data), dtype=np.int64), np.inf
     for _ in range(TRIES):
         start = _draw_centers(data, draws)
-        centers, labels = kmeans2(data, start, iter=ITERATIONS, minit="matrix")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a cluster that is left empty
+            centers, labels = kmeans2(data, start, iter=ITERATIONS, minit="matrix")
         spread = float(((data - centers[labels]) ** 2).sum())
         if spread < least:
             best, least = labels, spread

@@ -165,8 +165,8 @@ def _settings_beside_ale(editor: Editor) -> dict[str, Any]:
     found = {}
     if "time_steps" in {setting.name for setting in fields(settings)}:
         found["time_steps"] = "LCM"
-    if editor is dpl.EDITOR:  # its workflow has the cheap one
-        found["schedule"] = dpl.DPLSettings().schedule
+    if editor is dpl.EDITOR:
+        found["schedule"] = "paper"
     if all(branch.name != SOURCE.name for branch in editor.branches(settings)):
         found["strength"] = settings.strength
     return found

@@ -39,7 +39,7 @@ ARTICLES = frozenset(("a", "an", "the"))
 
 @dataclass(frozen=True)
 class DPLSettings(WordControlSettings):
-    """The defaults are the paper's, with the numbers of the published code."""
+    """The defaults are those of the paper and its published code, but for the schedule."""
 
     source_guidance: float = guidance_setting(7.5, "CFG scale of the source branch.")
     cross_share: float = share_setting(
@@ -91,7 +91,7 @@ class DPLSettings(WordControlSettings):
         "LocInv.",
     )
     schedule: Pace = setting(
-        "paper",
+        "cheap",
         "cheap: a quarter of the updates of the nouns, in every second step, and at most 10 of the "
         "negative text, until the image is followed well enough. Many times faster.",
         choices=PACES,
@@ -236,6 +236,7 @@ EDITOR = Editor(
         "LocInv (arXiv 2405.01496)."
     ),
     settings=DPLSettings,
+    paper=DPLSettings(schedule="paper"),
     make_control=dpl_control,
     plan=plan_learning,
     learn=find_words,

@@ -226,7 +226,7 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "null_updates": ({}, 5),
         "thresholds": (LEARNED, 10.0),
         "adjective_binding": ({**LEARNED, "edits": RED_HAT}, True),
-        "schedule": (LEARNED, "cheap"),
+        "schedule": (LEARNED, "paper"),
     },
     "cpam": {
         "strategy": ({}, "remove"),
