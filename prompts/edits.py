@@ -189,7 +189,7 @@ def edit_alone(edits: Edits, place: int) -> Edits:
     if full is not None and chosen.source not in full:
         raise ValueError(
             f'the source phrase "{chosen.source}" of the edits does not occur in the source_prompt '
-            f'of Full Prompts ("{full}"). Use the same words in both.'
+            f'("{full}"). Use the same words in both.'
         )
     others = tuple(replace(edit, target=edit.source) for edit in edits.items)
     return replace(

@@ -68,7 +68,7 @@ def sample_masks(
         if not own.any():
             raise ValueError(
                 f'the mask of "{name}" has no cell of the {grid[0]}x{grid[1]} (height x width) of '
-                "the attention maps. Enlarge the mask or the image, or remove the edit."
+                "the attention maps. Paint a larger mask, use a larger image, or remove the edit."
             )
     return cells
 

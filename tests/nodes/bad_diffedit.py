@@ -82,7 +82,7 @@ DIFFEDIT_CASES = [
         "a phrase that the full source prompt does not have",
         lambda w: find(w, TWO, prompts=("a wolf below a lamp", "")),
         "ALEDiffEditMask",
-        "does not occur in the source_prompt of Full Prompts",
+        "does not occur in the source_prompt",
         ("DiffEdit Mask: ", '"moon"', '"a wolf below a lamp"'),
     ),
     Case(

@@ -66,7 +66,7 @@ EDIT_CASES = [
         "three masks for two images",
         lambda w: w.edit(edits=one("ALEEditObject", mask=boxes()[[0, 0, 1]]), image=picture(2)),
         "ALEEdit",
-        "one object takes one (or one for each of the",
+        "one object takes one",
         ("ALE Edit", 'the mask of "wolf" holds 3 masks', "2 images"),
     ),
     Case(
@@ -160,7 +160,7 @@ REGION_CASES = [
         "more masks than edits",
         lambda w: regions(masks=torch.cat([boxes(), boxes()])),
         "ALERegions",
-        "masks, but 2 of 2 edits need one",
+        "edits need one",
         ("Regions", "masks input", "4 masks"),
     ),
     Case(

@@ -101,7 +101,7 @@ OTHERS = [
     (SMALL, sampled(PLAIN, method="negative-prompt")),
     (SMALL, sampled(PLAIN, method="direct")),
     (SMALL, sampled(PLAIN, method="edit-friendly")),
-    (SMALL, sampled(replace(PLAIN, scale=0.5), spacing="LCM", source_guidance=1.0)),
+    (SMALL, sampled(replace(PLAIN, scale=0.25, iterations=1), spacing="LCM", source_guidance=1.0)),
     (SMALL, sampled(PLAIN, strength=0.5)),
 ]
 
