@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..attention.control import Layer, Route, Step
+from ..attention.word_maps import find_grid
 from ..inversion.dynamic_words import PACES, LearningSettings, Pace
 from ..inversion.stored import Schedule, TimeSteps
 from ..prompts.alignment import Rows
 from ..prompts.object_words import find_named_words, find_phrases, inside
 from ..prompts.word_replacement import find_everywhere, split_words
+from ..regions.grid import sample_masks
 from ..regions.phrases import clean_phrase, head_noun
 from .editor import (
     ControlInputs,
@@ -151,6 +153,10 @@ def find_words(settings: DPLSettings, inputs: ControlInputs) -> WordsToLearn:
                 'it has no mask. Leave it out of nouns, or set priors to "clusters".'
             )
         objects.append(k)
+    for one in inputs.regions.images:  # refuses before anything is sampled
+        height, width = one.dilated.shape[-2:]
+        latent = (height // inputs.cell, width // inputs.cell)
+        sample_masks(one.dilated, one.names, find_grid(latent), latent, inputs.cell)
     return WordsToLearn(
         nouns, settings.learning, adjectives, inputs.regions, tuple(objects), inputs.cell
     )

@@ -50,7 +50,7 @@ def image_output() -> io.Output:
 
 def inversion_output() -> io.Output:
     return sockets.Inversion.Output(
-        display_name="inversion",
+        display_name="learned words",
         tooltip="What was learned of this image, for Save Inversion and for further edits.",
     )
 

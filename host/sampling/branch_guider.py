@@ -33,6 +33,7 @@ from .branch_inputs import (
     Branch,
     make_branches_entry,
     make_negative_entry,
+    replace_rows,
     require_active,
     require_alike,
     require_control,
@@ -214,18 +215,8 @@ class BranchGuider(comfy.samplers.CFGGuider):
 
     def replace_text(self, branch: str, text: Tensor) -> None:
         """Put another text (1 or B, L, D) in the place of a branch's, from the running step on."""
-        for key, conds in self.conds.items():
-            for cond in conds if not key.endswith("negative") else ():
-                names = cond[BRANCHES_KEY].branches
-                if branch in names:
-                    texts = cond["model_conds"]
-                    own = texts["c_crossattn"]
-                    size, place = len(own.cond) // len(names), names.index(branch)
-                    rows = own.cond.clone()
-                    rows[place * size : (place + 1) * size] = text.to(rows).repeat(
-                        1, rows.shape[1] // text.shape[1], 1
-                    )
-                    texts["c_crossattn"] = type(own)(rows)
+        for key in (key for key in self.conds if not key.endswith("negative")):
+            replace_rows(self.conds[key], branch, text)
 
     def branch_entries(self, name: str) -> list[Cond]:
         """The conditional entries of a branch that is evaluated alone."""

@@ -247,6 +247,18 @@ def make_negative_entry(cond: Cond, branches: Sequence[str], batch: int) -> Cond
     return {"prompt_type": "negative", **entry, BRANCHES_KEY: own, "uuid": uuid4()}
 
 
+def replace_rows(conds: Sequence[Cond], branch: str, text: Tensor) -> None:
+    """Put another text (1 or B, L, D) in the place of a branch's in processed entries of ours."""
+    for cond in (cond for cond in conds if branch in cond[BRANCHES_KEY].branches):
+        names, texts = cond[BRANCHES_KEY].branches, cond["model_conds"]
+        own = texts["c_crossattn"]
+        size, place = len(own.cond) // len(names), names.index(branch)
+        rows = own.cond.clone()
+        given = text.to(rows).repeat(1, rows.shape[1] // text.shape[1], 1)
+        rows[place * size : (place + 1) * size] = given
+        texts["c_crossattn"] = type(own)(rows)
+
+
 def repeat_mask(cond: Cond, batch: int, branches: int) -> Cond:
     """A conditioning entry whose masks, one for each image, are repeated for every branch."""
     mask = cond.get("mask")

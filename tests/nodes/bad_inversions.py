@@ -71,5 +71,7 @@ ELSEWHERE = (
     "which is not a valid file name in",
     "Lower scale",
     "the gradients of latents of",
+    "the loss of",
+    "were learned with another text encoder",
 )
 """Sentences that help pages quote and other tests provoke."""
