@@ -33,7 +33,6 @@ from .branch_inputs import (
     Branch,
     make_branches_entry,
     make_negative_entry,
-    replace_rows,
     require_active,
     require_alike,
     require_control,
@@ -212,11 +211,6 @@ class BranchGuider(comfy.samplers.CFGGuider):
                 texts, count = cond["model_conds"], len(cond[BRANCHES_KEY].branches)
                 own = texts["c_crossattn"]
                 texts["c_crossattn"] = type(own)(text.to(own.cond).repeat(count, 1, 1))
-
-    def replace_text(self, branch: str, text: Tensor) -> None:
-        """Put another text (1 or B, L, D) in the place of a branch's, from the running step on."""
-        for key in (key for key in self.conds if not key.endswith("negative")):
-            replace_rows(self.conds[key], branch, text)
 
     def branch_entries(self, name: str) -> list[Cond]:
         """The conditional entries of a branch that is evaluated alone."""
