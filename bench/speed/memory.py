@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from ...demo.world import demo_edits
-from ...editors import EDITORS, mag_edit, p2p
+from ...editors import EDITORS, dpl, mag_edit, p2p
 from ...editors.editor import Editor, make_no_control
 from ...host.editing import edit_image
 from ...host.sampling.virtual_inversion import virtual_inversion_sampler
@@ -100,6 +100,7 @@ def editor_cases() -> list[EditorCase]:
     special = {
         "p2p": EditorCase(p2p.EDITOR, blended, ", local blend", 1.5),
         "mag-edit": EditorCase(mag_edit.EDITOR, target=None),
+        "dpl": EditorCase(dpl.EDITOR, target=None),
     }
     cases = [special.get(editor.name, EditorCase(editor)) for editor in EDITORS]
     null_text = {"inversion_method": "null-text"}
