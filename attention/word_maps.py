@@ -134,10 +134,9 @@ class WordMaps(GridMaps):
     def foreground(self, name: str, size: tuple[int, int], threshold: float) -> Tensor | None:
         """(B, *size) bool: where the map of the words together, from 0 at its least to 1 at its
         greatest place, reaches a threshold. None before a layer that counts has run."""
-        if name not in self._sums:
+        together = self.together(name)
+        if together is None:
             return None
-        assert self._grid is not None
-        together = self._sums[name].sum(-1).unflatten(-1, self._grid)[:, None]
         least, greatest = (f(together, (-1, -2), keepdim=True) for f in (torch.amin, torch.amax))
         spread = (together - least) / (greatest - least)  # NaN, nowhere, where all are alike
         return interpolate(spread, size)[:, 0] >= threshold
@@ -145,6 +144,13 @@ class WordMaps(GridMaps):
     def sums(self, name: str) -> Tensor:
         """(B, W, h, w) on their own grid."""
         return self._sums[name].movedim(-1, 1).unflatten(-1, self.grid)
+
+    def together(self, name: str) -> Tensor | None:
+        """(B, 1, h, w) on their own grid: the maps of the words together. None before a layer that
+        counts has run."""
+        if name not in self._sums:
+            return None
+        return self._sums[name].sum(-1).unflatten(-1, self.grid)[:, None]
 
     def shares(self, name: str) -> Tensor:
         """(B, W, h, w) in [0, 1] on their own grid: each map as a share of its greatest value."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import ale, cpam, diffedit, dpl, fpe, infedit, mag_edit, masactrl, p2p, pnp, sdedit
+from . import ale, cpam, diffedit, dpl, fpe, infedit, ledits, mag_edit, masactrl, p2p, pnp, sdedit
 from .editor import Editor
 
 EDITORS: tuple[Editor[Any], ...] = (
@@ -14,6 +14,7 @@ EDITORS: tuple[Editor[Any], ...] = (
     pnp.EDITOR,
     sdedit.EDITOR,
     diffedit.EDITOR,
+    ledits.EDITOR,
     cpam.EDITOR,
     mag_edit.EDITOR,
     dpl.EDITOR,

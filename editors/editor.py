@@ -21,7 +21,9 @@ from ..regions.regions import USUAL_CELL, Regions
 if TYPE_CHECKING:
     from .diffedit import MaskSettings
 
-BranchText: TypeAlias = Literal["source", "target", "empty"]
+PromptText: TypeAlias = Literal["source", "target", "empty"]
+"""Which prompt an image is inverted with."""
+BranchText: TypeAlias = PromptText | Literal["negative"]
 """Which prompt a branch is conditioned on."""
 
 
@@ -125,7 +127,7 @@ class SamplingPlan:
 
     start: Start
     schedule: Schedule
-    prompt: BranchText = "source"
+    prompt: PromptText = "source"
     convention: Convention = "published code"
     eta: float = 1.0
 
@@ -154,6 +156,16 @@ class WordsToLearn:
 
 
 @dataclass(frozen=True, eq=False)
+class EditBranch:
+    """The branch of one edit: its name, its target phrase alone, and which of the regions is its
+    own, if it has one."""
+
+    name: str
+    phrase: EncodedPrompt
+    region: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class ControlInputs:
     """What the control of one run is made from.
 
@@ -161,9 +173,10 @@ class ControlInputs:
     read_word: a word in the tokens of the text encoder.
     self_layers: number of the model's self-attention layers. variant: the paper, or the published
         code where the two differ. regions: the editor's masks (Editor.masks) of each image, under
-        their names, where any are connected; or the regions of the edits (Editor.grow_regions).
-    cell: pixels along each side of a latent cell. advise: gives the person a notice, a whole
-        sentence. seed: of the run; image j has seed + j.
+        their names, where any are connected; or the regions of the edits (Editor.grow_regions,
+        has_edit_branches). cell: pixels along each side of a latent cell. advise: gives the person
+        a notice, a whole sentence. edits: the branches of the edits (Editor.has_edit_branches).
+    seed: of the run; image j has seed + j.
     """
 
     source: EncodedPrompt
@@ -175,6 +188,7 @@ class ControlInputs:
     cell: int = USUAL_CELL
     phrases: tuple[tuple[str, str], ...] = ()
     advise: Callable[[str], object] = lambda sentence: None
+    edits: tuple[EditBranch, ...] = ()
     seed: int = 0
 
 
@@ -218,6 +232,8 @@ class Editor(Generic[S]):
         inputs do not allow. parts: (settings) -> the controls that are nodes, too, in the order in
         which they act. branches: (settings) -> its branches, the source first. plan: (settings) ->
         how it samples.
+    has_edit_branches: whether each edit adds a branch, under its target phrase alone and without
+        guidance; such an editor uses the masks of the edits that have one.
     texts: how the edits are encoded: as prompts, or as Object-Restricted Embeddings.
     grow_regions: (settings) -> by how much the masks of the edits grow into its regions, a fraction
         of the image's height, or None for settings that do not need those masks; None for an editor
@@ -241,6 +257,7 @@ class Editor(Generic[S]):
     parts: Callable[[S], Sequence[Part]] = lambda settings: ()
     branches: Callable[[S], Sequence[BranchPlan]] = lambda settings: (SOURCE, TARGET)
     plan: Callable[[S], SamplingPlan] = plan_virtual_inversion
+    has_edit_branches: bool = False
     texts: Literal["prompts", "objects"] = "prompts"
     grow_regions: Callable[[S], float | None] | None = None
     find_mask: Callable[[S], MaskSettings] | None = None

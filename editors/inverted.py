@@ -7,7 +7,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 
 from ..inversion.stored import INVERSION_METHODS, TIME_STEPS, Schedule, TimeSteps
 from .editor import (
-    BranchText,
+    PromptText,
     RunSettings,
     SamplingPlan,
     Settings,
@@ -105,12 +105,12 @@ class DescribesSource(Protocol):
     def source_prompt(self) -> SourcePrompt: ...
 
 
-def source_text(settings: DescribesSource) -> BranchText:
+def source_text(settings: DescribesSource) -> PromptText:
     """The text of the source branch."""
     return "empty" if settings.source_prompt == "empty" else "source"
 
 
-def plan_inversion(settings: ChoosesInversion, prompt: BranchText = "source") -> SamplingPlan:
+def plan_inversion(settings: ChoosesInversion, prompt: PromptText = "source") -> SamplingPlan:
     """Sampling by `inversion_method` and `time_steps`. prompt: what the image is inverted with."""
     schedule = Schedule(settings.steps, settings.strength, settings.time_steps)
     return SamplingPlan(settings.inversion_method, schedule, prompt)

@@ -18,6 +18,7 @@ from ..editors.editor import (
     BranchPlan,
     BranchText,
     ControlInputs,
+    EditBranch,
     Editor,
     Part,
     RegionCrossAttention,
@@ -36,7 +37,7 @@ from ..inversion.stored import (
 from ..prompts.alignment import EncodedPrompt, align
 from ..prompts.edits import Edits, Side
 from ..regions.paste import restore_size
-from ..regions.regions import Regions, each_image
+from ..regions.regions import Regions
 from .attention.adapter import add_control
 from .attention.rgb_cam import apply_rgb_cam
 from .attention.self_injection import apply_self_injection
@@ -53,7 +54,7 @@ from .inverting.dynamic_words import WordLearner
 from .inverting.methods import invert_by
 from .inverting.sampler import inversion_sampler, noise_sampler
 from .messages import name_node, tell
-from .regions import regions_from_inputs, regions_on_images
+from .regions import read_regions, require_same_objects
 from .sampling.blending import apply_background_blending
 from .sampling.branch_guider import BranchGuider, Evaluation
 from .sampling.branch_inputs import Branch
@@ -66,6 +67,7 @@ from .text.embedding import (
     embed_side,
     encode_prompt,
     encode_text,
+    encode_whole,
     read_word,
     tell_unknown_words,
     tokenize_prompt,
@@ -110,9 +112,9 @@ def edit_image(
     """
     require_size(image, model, editor.title)
     if regions is None:
-        regions = _read_regions(editor, settings, edits, image, masks or {})
+        regions = read_regions(editor, settings, edits, image, masks or {})
     if editor.grow_regions is not None and regions is not None:
-        _require_same_objects(edits, regions, image, editor.title)
+        require_same_objects(edits, regions, image, editor.title)
     latent: Tensor | None = None
     if editor.find_mask is not None and regions is None:
         sigmas_of(model, editor.plan(settings).schedule)  # refuses before the mask is looked for
@@ -133,35 +135,6 @@ def edit_image(
 def encode_image(vae: VAE, image: Tensor) -> Tensor:
     """The latents of images (B, H, W, 1, 3 or 4)."""
     return cast(Tensor, vae.encode(image[..., :3].expand(-1, -1, -1, 3)))
-
-
-def _read_regions(
-    editor: Editor[S], settings: S, edits: Edits, image: Tensor, masks: Mapping[str, Tensor]
-) -> Regions | None:
-    """Those of the masks that the person gave."""
-    if editor.grow_regions is not None:
-        grown = editor.grow_regions(settings)
-        return None if grown is None else regions_on_images(edits, image, grown)
-    if editor.find_mask is not None and any(edit.mask is not None for edit in edits.items):
-        if bare := [edit.source for edit in edits.items if edit.mask is None]:
-            raise ValueError(
-                f'{editor.title}: some of the edits have a mask, but "{bare[0]}" has none. Connect '
-                "a mask to every Edit Object, or to none, so that the place is found."
-            )
-        return regions_on_images(edits, image, 0.0)
-    size = (image.shape[1], image.shape[2])
-    return regions_from_inputs(masks, size, len(image), editor.title)
-
-
-def _require_same_objects(edits: Edits, regions: Regions, image: Tensor, node: str) -> None:
-    with name_node(node):
-        each_image(regions, len(image))
-    if len(edits.items) != len(regions.names):
-        raise ValueError(
-            f"{node}: the edits input has {len(edits.items)} objects ({', '.join(edits.sources)}), "
-            f"the regions input has {len(regions.names)} ({', '.join(regions.names)}). Connect the "
-            f"same edits to {node} and to Regions."
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,11 +230,17 @@ def open_edit(
     for conditioning in texts.values():
         require_one_text(conditioning, model, editor.title)
     tell_unknown_words(clip, edits)
+    branches = _encode_edits(clip, edits) if editor.has_edit_branches else {}
+    for _, conditioning in branches.values():
+        require_one_text(conditioning, model, editor.title)
     if prompts:
         target, words = texts["target"], prompts["target"]
         if plain := editor.end_prompt(settings).strip():
             texts["target"] = substitute_rows(clip, target, words, plain)
-        inputs = _control_inputs(editor, model, clip, edits, prompts, regions)
+        inputs = _control_inputs(
+            editor, model, clip, edits, prompts, regions,
+            tuple(branch for branch, _ in branches.values()),
+        )  # fmt: skip
         patched, optimises = _add_own_control(editor, settings, patched, inputs)
         if editor.learn is not None:
             with name_node(editor.title):
@@ -293,9 +272,11 @@ def open_edit(
         is_known = own.name == SOURCE.name and plan.start in REPLAYED
         return Branch(own.name, texts[own.text], 1.0 if is_known else guidance)
 
-    branches = [branch(own) for own in editor.branches(settings)]
+    texts["negative"] = negative
+    named = [branch(own) for own in editor.branches(settings)]
+    named += [Branch(name, conditioning) for name, (_, conditioning) in branches.items()]
     guider = BranchGuider(
-        patched, branches, negative, evaluation=evaluation, reuses_source=reuses_source,
+        patched, named, negative, evaluation=evaluation, reuses_source=reuses_source,
         optimises=optimises,
     )  # fmt: skip
     if inversion is not None and inversion.null_texts is not None:
@@ -332,6 +313,19 @@ def _encode_sides(
     return texts, prompts
 
 
+def _encode_edits(clip: CLIP, edits: Edits) -> dict[str, tuple[EditBranch, Conditioning]]:
+    """The branch of each edit under its name, and its CONDITIONING."""
+    found: dict[str, tuple[EditBranch, Conditioning]] = {}
+    masked = 0
+    for k, edit in enumerate(edits.items):
+        conditioning, phrase = encode_whole(clip, edit.target, "the target phrase of the edits")
+        name = f"edit {k + 1}"
+        region = None if edit.mask is None else masked
+        masked += edit.mask is not None
+        found[name] = EditBranch(name, phrase, region), conditioning
+    return found
+
+
 def _control_inputs(
     editor: Editor[S],
     model: ModelPatcher,
@@ -339,6 +333,7 @@ def _control_inputs(
     edits: Edits,
     prompts: Mapping[Side, EncodedPrompt],
     regions: Regions | None,
+    branches: tuple[EditBranch, ...],
 ) -> ControlInputs:
     return ControlInputs(
         source=prompts["source"],
@@ -349,6 +344,7 @@ def _control_inputs(
         regions=regions,
         cell=pixels_per_cell(model),
         phrases=tuple(zip(edits.sources, edits.targets, strict=True)),
+        edits=branches,
     )
 
 

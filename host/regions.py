@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ..editors.editor import Editor, S
 from ..prompts.edits import ARROW, Edits, MethodSettings
 from ..regions.grid import coverage, find_hidden_objects
 from ..regions.regions import (
@@ -166,6 +168,38 @@ def assign_masks(edits: Edits, masks: Tensor | None, images: int) -> list[Tensor
         f"needed, {len(batch)} given. Connect a mask to its Edit Object or to the masks input of "
         "Regions, or remove the edit."
     )
+
+
+def read_regions(
+    editor: Editor[S], settings: S, edits: Edits, image: Tensor, masks: Mapping[str, Tensor]
+) -> Regions | None:
+    """Those of the masks that the person gave."""
+    if editor.grow_regions is not None:
+        grown = editor.grow_regions(settings)
+        return None if grown is None else regions_on_images(edits, image, grown)
+    if editor.find_mask is not None and any(edit.mask is not None for edit in edits.items):
+        if bare := [edit.source for edit in edits.items if edit.mask is None]:
+            raise ValueError(
+                f'{editor.title}: some of the edits have a mask, but "{bare[0]}" has none. Connect '
+                "a mask to every Edit Object, or to none, so that the place is found."
+            )
+        return regions_on_images(edits, image, 0.0)
+    if editor.has_edit_branches:
+        masked = replace(edits, items=tuple(edit for edit in edits.items if edit.mask is not None))
+        return regions_on_images(masked, image, 0.0) if masked.items else None
+    size = (image.shape[1], image.shape[2])
+    return regions_from_inputs(masks, size, len(image), editor.title)
+
+
+def require_same_objects(edits: Edits, regions: Regions, image: Tensor, node: str) -> None:
+    with name_node(node):
+        each_image(regions, len(image))
+    if len(edits.items) != len(regions.names):
+        raise ValueError(
+            f"{node}: the edits input has {len(edits.items)} objects ({', '.join(edits.sources)}), "
+            f"the regions input has {len(regions.names)} ({', '.join(regions.names)}). Connect the "
+            f"same edits to {node} and to Regions."
+        )
 
 
 def masks_of_latent(regions: Regions, latent: Tensor, cell: int, node: str) -> tuple[Tensor, ...]:

@@ -15,27 +15,34 @@ from torch import Tensor
 from .ddim import Convention
 
 ImageMethod: TypeAlias = Literal["DDIM", "direct", "negative-prompt", "null-text", "edit-friendly"]
-"""Methods that need an image and its prompt alone."""
+"""Methods that a person chooses from: they need an image and its prompt alone."""
 INVERSION_METHODS: tuple[str, ...] = get_args(ImageMethod)
-InversionMethod: TypeAlias = ImageMethod | Literal["DPL"]
+InversionMethod: TypeAlias = ImageMethod | Literal["DPL", "second-order"]
+"""DPL and LEDITS++ ("second-order") make their own."""
+BY_MAPS: tuple[str, ...] = ("edit-friendly", "second-order")
+"""Methods with a noise map for each step."""
 REPLAYED: tuple[str, ...] = ("direct", "edit-friendly")
 """Methods whose source branch takes the stored latents instead of its own."""
 OPTIMISED: tuple[str, ...] = ("null-text", "DPL")
 """Methods whose steps have negative texts of their own."""
 TimeSteps: TypeAlias = Literal["DDIM", "LCM"]
 TIME_STEPS: tuple[str, ...] = get_args(TimeSteps)
+"""Those that a person chooses from."""
+Spacing: TypeAlias = TimeSteps | Literal["LEDITS++"]
+SPACINGS: tuple[str, ...] = (*TIME_STEPS, "LEDITS++")
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """The steps of a run: how many at strength 1, the share that runs, and their spacing."""
+    """The steps of a run: how many at strength 1, the share that runs, and their spacing. LEDITS++
+    runs all steps at any strength, from a time step that it sets."""
 
     steps: int
     strength: float = 1.0
-    time_steps: TimeSteps = "DDIM"
+    time_steps: Spacing = "DDIM"
 
     def __post_init__(self) -> None:
-        if self.time_steps not in TIME_STEPS:
+        if self.time_steps not in SPACINGS:
             raise ValueError(
                 f'time_steps is "{self.time_steps}". Choose one of {", ".join(TIME_STEPS)}.'
             )
@@ -53,15 +60,14 @@ class Inversion:
         branch takes the stored latents as well. "negative-prompt" (Miyake, Iohara, Saito, Tanaka,
         arXiv 2305.16807): the source prompt is the negative one. "null-text" (Mokady, Hertz,
         Aberman, Pritch, Cohen-Or, CVPR 2023, arXiv 2211.09794): each step has a negative text of
-        its own. "edit-friendly" (edit_friendly.py): DDPM steps with stored noise maps. "DPL"
-        (dynamic_words.py): each step has embeddings of its own for some words of the prompt, and a
-        negative text of its own.
+        its own. "edit-friendly" (edit_friendly.py): DDPM steps with stored noise maps.
+        "second-order" (second_order.py): the same, of order 2. "DPL" (dynamic_words.py): each step
+        has embeddings of its own for some words of the prompt, and a negative text of its own.
     sigmas: N + 1 descending noise levels, the last one the image's. latents: (N + 1, B, C, h, w) at
         these levels, as the network sees the image. prompt: the text that was inverted with. model:
         the fingerprint of the model (host/inverting/fingerprint.py). guidance: the scale that null
         texts were found at, or that the inversion ran at.
-    null_texts: (N, B, L, D), of "null-text" and "DPL". noise_maps: (N, B, C, h, w), of
-        "edit-friendly".
+    null_texts: (N, B, L, D), of "null-text" and "DPL". noise_maps: (N, B, C, h, w), of BY_MAPS.
     word_rows, word_vectors, word_texts: of "DPL": the rows of the words' tokens in the
         prompt, their input embeddings (N, B, K, W), and the prompt encoded with them (N, B, L, D).
     """
@@ -97,8 +103,11 @@ def find_fault(inversion: Inversion) -> str:
     if len(latents) != len(levels):
         return f"the inversion holds {len(latents)} latents for {len(levels)} noise levels"
     wanted, maps = (inversion.steps, *latents.shape[1:]), inversion.noise_maps
-    if inversion.method == "edit-friendly" and maps is None:
-        return f"the inversion is edit-friendly, but holds no noise maps for its {wanted[0]} steps"
+    if inversion.method in BY_MAPS and maps is None:
+        return (
+            f"the inversion is {inversion.method}, but holds no noise maps for its {wanted[0]} "
+            "steps"
+        )
     if maps is not None and maps.shape != wanted:
         return (
             f"the inversion holds noise maps of the shape {tuple(maps.shape)} (steps, batch, "

@@ -36,8 +36,8 @@ def find_everywhere(prompt: Tokens, word: Word) -> Rows:
     )
 
 
-def parse_factors(text: str) -> list[tuple[str, float]]:
-    """Words with their factors: "goat: 2.0, ball: 1.5".
+def parse_factors(text: str, name: str = "reweight") -> list[tuple[str, float]]:
+    """Words with their factors: "goat: 2.0, ball: 1.5". name: of the setting.
 
     Raises ValueError for anything else.
     """
@@ -50,7 +50,7 @@ def parse_factors(text: str) -> list[tuple[str, float]]:
             factor = float("nan")
         if not (colon and word.strip() and abs(factor) < float("inf")):
             raise ValueError(
-                f'reweight has "{part}", which is not a word with a factor. Write it like '
+                f'{name} has "{part}", which is not a word with a factor. Write it like '
                 '"goat: 2.0, ball: 1.5".'
             )
         found.append((word.strip(), factor))

@@ -34,7 +34,7 @@ TARGETS = {"k3_over_plain": 1.05, "k10_over_plain": 1.08}
 RE_EDIT_TARGET = 0.6
 ROW_TARGETS = {
     "ale": 60, "infedit": 90, "masactrl": 60, "p2p": 75, "fpe": 75, "pnp": 60, "sdedit": 18,
-    "diffedit": 36, "cpam": 75,
+    "diffedit": 36, "ledits": 60, "cpam": 75,
 }  # fmt: skip
 IMPORT_TARGET_S = 0.1
 MOST_ROUNDS = 25

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...inversion.ddim import Convention
 from ...inversion.null_text import NullTextSettings
-from ...inversion.stored import Inversion, InversionMethod, Schedule
+from ...inversion.stored import BY_MAPS, Inversion, InversionMethod, Schedule
 from ..comfy_types import Conditioning, RunCallback
 from ..messages import tell
 from ..sampling.schedule import sigmas_of
@@ -39,7 +39,7 @@ def invert_by(
     """The inversion of a latent (B, C, h, w) as a VAE encodes it.
 
     conditioning: of the prompt. negative, guidance: of the edit, for null-text inversion; of the
-        inversion itself, for edit-friendly. seed: of the noises of edit-friendly. callback: called
+        inversion itself, for those by noise maps. seed: of their noises. callback: called
         after each step; by default it shows the progress on the running node.
 
     Null-text inversion at guidance 1 is DDIM inversion, with a notice: no text changes anything.
@@ -54,9 +54,9 @@ def invert_by(
     if callback is None:
         steps = len(sigmas_of(model, schedule)) - 1
         callback = latent_preview.prepare_callback(model, steps)
-    if method == "edit-friendly":
+    if method in BY_MAPS:
         return invert_edit_friendly(
-            model, conditioning, latent, schedule, prompt,
+            model, conditioning, latent, schedule, prompt, method=method,
             negative=negative, guidance=guidance, seed=seed, callback=callback,
         )  # fmt: skip
     inversion = invert_image(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...inversion.ddim import finish, predict_noise, step_to
 from ...inversion.edit_friendly import step_by_map
+from ...inversion.second_order import extrapolate
 from ...inversion.stored import (
     Inversion,
     require_same_latent,
@@ -87,10 +88,12 @@ def sample_from_inversion(
     stored = inversion.latents.to(x)
     maps = None if inversion.noise_maps is None else inversion.noise_maps.to(x)
 
-    def advance(x: Tensor, denoised: Tensor, step: int) -> Tensor:
+    def advance(x: Tensor, denoised: Tensor, before: Tensor | None, step: int) -> Tensor:
         level, after = inversion.sigmas[step : step + 2]
         if maps is None:
             return step_by_ddim(x, denoised, level, after)
+        if inversion.method == "second-order" and before is not None:
+            denoised = extrapolate(denoised, before, (inversion.sigmas[step - 1], level, after))
         return step_by_map(x, denoised, maps[step], level, after)
 
     def prepare(step: int) -> None:
@@ -127,7 +130,7 @@ def sample_from_noise(
     noise = ItemNoise((extra_args or {}).get("seed") or 0, x0.shape).draw(x0)
     at = [noise_image(x0, noise, level_at(sampling, level)) for level in levels]
 
-    def advance(x: Tensor, denoised: Tensor, step: int) -> Tensor:
+    def advance(x: Tensor, denoised: Tensor, before: Tensor | None, step: int) -> Tensor:
         return step_by_ddim(x, denoised, *levels[step : step + 2])
 
     return _sample_branches(
@@ -150,21 +153,22 @@ def _sample_branches(
     levels: Sequence[float],
     start: Tensor,
     image_at: Callable[[int], Tensor],
-    advance: Callable[[Tensor, Tensor, int], Tensor],
+    advance: Callable[[Tensor, Tensor, Tensor | None, int], Tensor],
     prepare: Callable[[int], None] = lambda step: None,
     replay: Callable[[dict[str, Tensor], int], None] = lambda latents, step: None,
 ) -> Tensor:
     """The steps of all branches from one latent.
 
     levels: one more than steps; the last one is the image's. image_at: the latents of the image
-        itself at a level, which a noise mask keeps. advance: latents, their denoised prediction and
-        the number of a step -> the next latents. prepare: called before a step. replay: called with
-        the latents that a step leads to.
+        itself at a level, which a noise mask keeps. advance: latents, their denoised prediction,
+        that of the step before (None at the first) and the number of a step -> the next latents.
+        prepare: called before a step. replay: called with the latents that a step leads to.
     """
     guider = cast("BranchGuider", model.inner_model)
     extra_args = dict(extra_args)
     edit_mask = extra_args.pop("denoise_mask", None)
     latents: dict[str, Tensor] = dict.fromkeys(guider.branch_names, start)
+    before: dict[str, Tensor] = {}
     for step, level in enumerate(levels[:-1]):
         prepare(step)
         latents = optimise_latents(latents, guider, sigmas, step, extra_args)
@@ -179,7 +183,11 @@ def _sample_branches(
                     "denoised": denoised[EDITED],
                 }
             )
-        latents = {name: advance(latents[name], own, step) for name, own in denoised.items()}
+        latents = {
+            name: advance(latents[name], own, before.get(name), step)
+            for name, own in denoised.items()
+        }
+        before = denoised
         replay(latents, step)
         latents = blend_latents(latents, image_at(step + 1), guider, sigmas, step)
         if edit_mask is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...inversion.ddim import ddim_timesteps
 from ...inversion.lcm_schedule import TRAIN_STEPS, lcm_timesteps
+from ...inversion.second_order import second_order_timesteps
 from ...inversion.stored import Schedule
 from ..attention.unet import require_cross_attention
 from ..messages import NodeName, name_node
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from comfy.model_sampling import ModelSamplingDiscrete
 
 NODE = NodeName("LCM Schedule")
+SPREADS = {"DDIM": ddim_timesteps, "LCM": lcm_timesteps, "LEDITS++": second_order_timesteps}
 
 
 def lcm_sigmas(model: ModelPatcher, steps: int, strength: float) -> Tensor:
@@ -34,9 +36,8 @@ def sigmas_of(model: ModelPatcher, schedule: Schedule) -> Tensor:
     require_cross_attention(model, NODE)
     require_noise_space(model, NODE)
     sampling = cast("ModelSamplingDiscrete", model.get_model_object("model_sampling"))
-    spread = lcm_timesteps if schedule.time_steps == "LCM" else ddim_timesteps
     with name_node(NODE):
-        steps = spread(schedule.steps, schedule.strength)
+        steps = SPREADS[schedule.time_steps](schedule.steps, schedule.strength)
     timesteps = torch.tensor(steps, dtype=torch.float32)
     sigmas = torch.tensor([float(sampling.sigma(timestep)) for timestep in timesteps])
     if not torch.equal(sampling.timestep(sigmas).to(timesteps), timesteps):

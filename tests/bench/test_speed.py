@@ -12,7 +12,7 @@ STEPS, POSITIONS = 15, 32 * 32
 ROWS = {"ale": 4 * STEPS, "infedit": 6 * STEPS, "masactrl": 4 * STEPS}
 ROWS |= {"p2p": 5 * STEPS, "fpe": 5 * STEPS, "pnp": 4 * STEPS, "sdedit": 18, "diffedit": 36}
 ROWS |= {"mag-edit": (5 + 12) * STEPS + 7 * 16}  # with null-text inversion
-ROWS |= {"cpam": 5 * STEPS}
+ROWS |= {"cpam": 5 * STEPS, "ledits": (1 + 1 + 2) * STEPS}  # of two objects
 ROWS |= {"dpl": 14 + 8 * 6 + 14 * 10 + 6 * STEPS}  # at most, with the cheap schedule
 """Of a whole edit, its inversion included."""
 

@@ -18,6 +18,7 @@ from ale_edit.tests.workflows.graphs import (
     NEED_FILES,
     NEED_PAINT,
     NOTES,
+    QUICK,
     ROOT,
     Json,
     inputs_of,
@@ -138,6 +139,9 @@ def test_a_workflow_opens_runs_and_shows_its_result(
         fill_in_demo_edit(front_end, "Self-Attention Injection")
         check_run(front_end, front_end.run())
     else:
+        for title, inputs in QUICK.get(name, {}).items():
+            for entry, value in inputs.items():
+                front_end.set_widget(title, entry, value)
         check_run(front_end, front_end.run())
         graph = front_end.shoot_graph(shot)
     save_pictures(front_end, name, graph, screenshots)

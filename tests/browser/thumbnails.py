@@ -26,6 +26,7 @@ SHOWN = {
     "diff_edit_mask": ("Regions preview", "Differences"),
     "dpl": ("Source", "Edited image"),
     "diffedit": ("Source", "Edited image"),
+    "ledits": ("Source", "Edited image"),
     "demo_detector_loader": ("Regions", "Object masks"),
     "demo_model_loader": ("Generated image",),
     "demo_scene": ("Image", "Masks"),

@@ -20,6 +20,7 @@ from ale_edit.tests.nodes.bad_editors import EDITOR_CASES
 from ale_edit.tests.nodes.bad_edits import EDIT_CASES, REGION_CASES
 from ale_edit.tests.nodes.bad_input import CURE, Case, World
 from ale_edit.tests.nodes.bad_inversions import ELSEWHERE, INVERSION_CASES
+from ale_edit.tests.nodes.bad_ledits import LEDITS_CASES
 from ale_edit.tests.nodes.bad_mag_edit import MAG_EDIT_CASES
 from ale_edit.tests.nodes.bad_masactrl import MASACTRL_CASES
 from ale_edit.tests.nodes.bad_models import MODEL_CASES, NO_UNET, OTHER_MODEL_CASES
@@ -46,6 +47,7 @@ CASES = [
     *CPAM_CASES,
     *DIFFEDIT_CASES,
     *DPL_CASES,
+    *LEDITS_CASES,
     *MAG_EDIT_CASES,
 ]
 

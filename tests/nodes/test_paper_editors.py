@@ -87,12 +87,16 @@ def test_the_papers_negative_prompt_is_used_unless_another_is_connected(
 
 @pytest.mark.parametrize(
     "editor",
-    [e for e in EDITORS if e.grow_regions is None and e.find_mask is None],
+    [
+        e
+        for e in EDITORS
+        if e.grow_regions is None and e.find_mask is None and not e.has_edit_branches
+    ],
     ids=lambda editor: editor.name,
 )
 def test_masks_of_the_edits_change_nothing(edit: Edit) -> None:
-    """But for ALE Edit, whose regions they are, and DiffEdit, which finds those that are not
-    there."""
+    """But for ALE Edit, whose regions they are, DiffEdit, which finds those that are not there, and
+    LEDITS++, which keeps each edit inside its own."""
     assert torch.equal(edit(edits=one("ALEEditList", text=TEXT)), edit(edits=masked()))
 
 
@@ -102,6 +106,7 @@ LEARNED = {"updates": 20, "thresholds": 0.0}
 RED_HAT = one("ALEEditList", text="red wolf -> red goat")
 QUICK = {"inversion_method": "DDIM", "iterations": 0}
 STRONG = {"inversion_method": "DDIM", "iterations": 2, "scale": 100.0, "blend_share": 0.0}
+SOMEWHERE = {"places": "guidance"}  # random weights: the two masks have no place in common
 # for each setting, the inputs beside which it counts, and another value
 CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
     "infedit": {
@@ -227,6 +232,14 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "thresholds": (LEARNED, 10.0),
         "adjective_binding": ({**LEARNED, "edits": RED_HAT}, True),
         "schedule": (LEARNED, "paper"),
+    },
+    "ledits": {
+        "steps": (SOMEWHERE, 3),
+        "strength": (SOMEWHERE, 0.5),
+        "edit_guidance": (SOMEWHERE, 10.0),
+        "scales": (SOMEWHERE, "goat with red hat: -5"),
+        "threshold": (SOMEWHERE, 0.5),
+        "places": ({}, "everywhere"),
     },
     "cpam": {
         "strategy": ({}, "remove"),
