@@ -165,8 +165,9 @@ class Evaluate(Protocol):
     """One evaluation of the network under the control: latents (B, C, h, w) under the text of a
     branch, in the conditional half of guidance -> their denoised prediction (B, C, h, w).
 
-    What the branch reads of another is what that one left when it was evaluated last; so a branch
-    that is read comes first. Autograd records the evaluation where the latents require a gradient.
+    What the branch reads of another is what that one left when it was evaluated first, within a
+    step; so a branch that is read comes first. Autograd records the evaluation where the latents
+    require a gradient.
     """
 
     def __call__(self, branch: str, latents: Tensor) -> Tensor: ...

@@ -163,8 +163,9 @@ class CPAMControl(Control):
         if call.step.number != self._step:
             self._step = call.step.number
             mask = self._maps.mask(self._settings.mask_threshold)
-            self._refined = None if mask is None else mask.float().cpu()
-            self._parts.clear()
+            if mask is not None:
+                self._refined = mask.float().cpu()
+                self._parts.clear()
         if call.layer.kind == "self":
             return self._adapt(call)
         if self._strategy.is_refined:
@@ -325,9 +326,7 @@ def cpam_control(settings: CPAMSettings, inputs: ControlInputs) -> CPAMControl:
     Raises ValueError for masks that leave nothing to do, that no cell of the latent sees, and for a
     target phrase that is not in the target prompt where the mask follows it.
     """
-    if inputs.regions is None:
-        raise ValueError("there are no regions to edit. Connect the masks of the objects.")
-    images = [_masks_of(one.raw, settings) for one in inputs.regions.images]
+    images = [_masks_of(one.raw, settings) for one in inputs.require_regions().images]
     for masks in images:
         _require_masks(masks, settings, inputs)
     rows = _find_rows(inputs) if STRATEGIES[settings.strategy].is_refined else ()
@@ -336,7 +335,7 @@ def cpam_control(settings: CPAMSettings, inputs: ControlInputs) -> CPAMControl:
 
 def _masks_of(raw: Tensor, settings: CPAMSettings) -> Masks:
     """raw: (K, H, W), those of the objects."""
-    is_set = settings.expansion != BY_STRATEGY
+    is_set = settings.expansion >= 0
     share = settings.expansion if is_set else STRATEGIES[settings.strategy].expansion
     objects = raw.amax(0)
     return Masks(objects, grow_by_area(objects, share))

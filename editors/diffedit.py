@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..attention.control import IMAGE, Control, Step
 from ..inversion.blending import blend
 from ..inversion.stored import TIME_STEPS, Schedule, TimeSteps
-from ..regions.grid import latent_background
-from ..regions.regions import Regions, fit_masks
+from ..regions.grid import find_mask_cells
+from ..regions.regions import Regions
 from .editor import (
     TARGET,
     ControlInputs,
@@ -182,10 +181,9 @@ class DiffEditControl(Control):
         height, width = latent.shape[-2:]
         key = height, width, latent.device
         if key not in self._backgrounds:
-            pixels = self._cell * height, self._cell * width
-            masks = [fit_masks(one.dilated, *pixels, self._cell) for one in self._regions.images]
-            found = [latent_background(own, height, width, "paper") for own in masks]
-            self._backgrounds[key] = torch.stack(found)[:, None].to(latent.device)
+            images = [one.dilated for one in self._regions.images]
+            is_touched = find_mask_cells(images, (height, width), self._cell, latent.device)
+            self._backgrounds[key] = ~is_touched
         return self._backgrounds[key]
 
 

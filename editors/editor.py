@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PromptText: TypeAlias = Literal["source", "target", "empty"]
 """Which prompt an image is inverted with."""
+NO_REGIONS = "there are no regions to edit. Connect the masks of the objects."
+
 BranchText: TypeAlias = PromptText | Literal["negative"]
 """Which prompt a branch is conditioned on."""
 
@@ -190,6 +192,12 @@ class ControlInputs:
     advise: Callable[[str], object] = lambda sentence: None
     edits: tuple[EditBranch, ...] = ()
     seed: int = 0
+
+    def require_regions(self) -> Regions:
+        """Raises ValueError where there are none."""
+        if self.regions is None:
+            raise ValueError(NO_REGIONS)
+        return self.regions
 
 
 def plan_virtual_inversion(settings: RunSettings, eta: float = 1.0) -> SamplingPlan:

@@ -26,8 +26,8 @@ from ..attention.control import Call, Control, Layer, LayerKind, Reads, Step
 from ..attention.word_maps import WordMaps, query_parts
 from ..inversion.stored import Schedule
 from ..prompts.word_replacement import parse_factors
-from ..regions.grid import latent_background
-from ..regions.regions import Regions, fit_masks
+from ..regions.grid import find_mask_cells
+from ..regions.regions import Regions
 from .editor import (
     BranchPlan,
     ControlInputs,
@@ -184,15 +184,9 @@ class LEDITSControl(Control):
         key = region, height, width, latent.device
         if key not in self._cells:
             assert self._regions is not None
-            pixels = self._cell * height, self._cell * width
-            found = [
-                ~latent_background(
-                    fit_masks(one.dilated[region][None], *pixels, self._cell),
-                    height, width, "paper",
-                )
-                for one in self._regions.images
-            ]  # fmt: skip
-            self._cells[key] = torch.stack(found)[:, None].to(latent)
+            own = [one.dilated[region][None] for one in self._regions.images]
+            is_touched = find_mask_cells(own, (height, width), self._cell, latent.device)
+            self._cells[key] = is_touched.to(latent)
         return self._cells[key]
 
 

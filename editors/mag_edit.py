@@ -140,7 +140,9 @@ def find_objects(settings: MagEditSettings, inputs: ControlInputs) -> list[Objec
     sources, targets = ([pair[i] for pair in inputs.phrases] for i in range(2))
     source, target, read_word = inputs.source, inputs.target, inputs.read_word
     own = find_phrases("target", targets, target, read_word)
-    theirs = find_phrases("source", sources, source, read_word)
+    theirs: Sequence[Rows] = [()] * len(sources)
+    if settings.negative_words.strip():
+        theirs = find_phrases("source", sources, source, read_word)
     unaligned = tuple((align(source.tokens, target.tokens).mapper < 0).nonzero().flatten().tolist())
     chosen = find_named_words("edit_words", settings.edit_words, "target", target, read_word)
     for word, rows in chosen.items():
@@ -253,17 +255,16 @@ class MagEditControl(P2PControl):
             for _ in range(settings.iterations):
                 x = x.detach().requires_grad_()
                 losses = self._losses("target", x, evaluate)
-                total = settings.scale * losses.sum(1)
-                if self._is_avoiding:
-                    away = self._losses("source", x, evaluate)
-                    total = total - settings.negative_scale * away.sum(1)
-                _require_finite(f"loss is {total.tolist()}", total, step)
+                loss = settings.scale * losses.sum(1)
+                _require_finite(f"loss is {loss.tolist()}", loss, step)
                 is_moving = is_moving & (losses.detach() > stop_below(settings, step)).any(1)
                 if not bool(is_moving.any()):
                     break
-                (gradient,) = torch.autograd.grad(total.sum() * LOSS_SCALE, x)
-                gradient = gradient.float() / LOSS_SCALE
-                _require_finite("gradient is not finite", gradient, step)
+                gradient = _find_gradient(loss, x, step)
+                if self._is_avoiding:  # once the graph of the first evaluation is gone
+                    away = settings.negative_scale * self._losses("source", x, evaluate).sum(1)
+                    _require_finite(f"loss is {away.tolist()}", away, step)
+                    gradient = gradient - _find_gradient(away, x, step)
                 moved = move_down(x.detach(), gradient, where, step.sigma).to(x)
                 x = torch.where(is_moving[:, None, None, None], moved, x.detach())
         finally:
@@ -331,6 +332,14 @@ def stop_below(settings: MagEditSettings, step: Step) -> float:
     )
 
 
+def _find_gradient(loss: Tensor, x: Tensor, step: Step) -> Tensor:
+    """Of a loss (B,) by the latents x (B, C, h, w), in 32 bits."""
+    (gradient,) = torch.autograd.grad(loss.sum() * LOSS_SCALE, x)
+    gradient = gradient.float() / LOSS_SCALE
+    _require_finite("gradient is not finite", gradient, step)
+    return gradient
+
+
 def _require_finite(found: str, values: Tensor, step: Step) -> None:
     if not bool(torch.isfinite(values).all()):
         raise ValueError(
@@ -355,17 +364,20 @@ def mag_edit_control(settings: MagEditSettings, inputs: ControlInputs) -> Contro
     cell of the maps.
     """
     words = find_mapper(_as_p2p(settings), inputs)
-    if inputs.regions is None:
-        raise ValueError("there are no regions to edit. Connect the masks of the objects.")
+    regions = inputs.require_regions()
     objects = [ObjectWords(target, ()) for _, target in inputs.phrases]
-    if settings.iterations > 0 and settings.optimise_share > 0:
+    is_optimised = settings.iterations > 0 and settings.optimise_share > 0
+    if is_optimised:
         objects = find_objects(settings, inputs)
-        for one in inputs.regions.images:
-            height, width = one.dilated.shape[-2:]
-            latent = (height // inputs.cell, width // inputs.cell)
-            names = [each.name for each in objects]
+    names = [each.name for each in objects]
+    for one in regions.images:
+        height, width = one.dilated.shape[-2:]
+        latent = (height // inputs.cell, width // inputs.cell)
+        if is_optimised:
             sample_masks(one.dilated, names, find_grid(latent), latent, inputs.cell)
-    return MagEditControl(settings, words, objects, inputs.regions, inputs.cell)
+        if is_optimised or settings.blend_share > 0:
+            sample_masks(one.dilated, names, latent, latent, inputs.cell)
+    return MagEditControl(settings, words, objects, regions, inputs.cell)
 
 
 EDITOR = Editor(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..attention.control import Control
 from ..editors.editor import (
+    NO_REGIONS,
     SOURCE,
     BranchPlan,
     BranchText,
@@ -114,7 +115,7 @@ def edit_image(
     if regions is None:
         regions = read_regions(editor, settings, edits, image, masks or {})
     if editor.grow_regions is not None and regions is not None:
-        require_same_objects(edits, regions, image, editor.title)
+        require_same_objects(edits, regions, image, pixels_per_cell(model), editor.title)
     latent: Tensor | None = None
     if editor.find_mask is not None and regions is None:
         sigmas_of(model, editor.plan(settings).schedule)  # refuses before the mask is looked for
@@ -293,7 +294,7 @@ def _apply_part(
     if isinstance(part, SelfAttentionInjection):
         return apply_self_injection(model, part.share)
     if regions is None:
-        raise ValueError(f"{node}: there are no regions to edit. Connect the masks of the objects.")
+        raise ValueError(f"{node}: {NO_REGIONS}")
     if isinstance(part, RegionCrossAttention):
         return apply_rgb_cam(model, regions)
     return apply_background_blending(model, regions)

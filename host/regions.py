@@ -191,9 +191,16 @@ def read_regions(
     return regions_from_inputs(masks, size, len(image), editor.title)
 
 
-def require_same_objects(edits: Edits, regions: Regions, image: Tensor, node: str) -> None:
+def require_same_objects(
+    edits: Edits, regions: Regions, image: Tensor, cell: int, node: str
+) -> None:
+    """Raises ValueError for regions of another number of objects or images, or of another shape,
+    than the edits and images (B, H, W, C). cell: pixels along each side of a latent cell."""
+    height, width = (n // cell * cell for n in image.shape[1:3])
     with name_node(node):
         each_image(regions, len(image))
+        for one in regions.images:  # refuses another shape before anything is sampled
+            fit_masks(one.raw, height, width, cell)
     if len(edits.items) != len(regions.names):
         raise ValueError(
             f"{node}: the edits input has {len(edits.items)} objects ({', '.join(edits.sources)}), "

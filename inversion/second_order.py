@@ -33,8 +33,8 @@ def second_order_timesteps(steps: int, strength: float) -> list[int]:
     most = round(TRAIN_STEPS * strength) - 1
     if not 2 <= steps <= most:
         raise ValueError(
-            f"{steps} steps at strength {strength:g} leave no step to sample: there are {most} "
-            "time steps to choose from, and at least 2 are needed. Set steps between 2 and "
+            f"{steps} steps do not fit at strength {strength:g}: there are {most} time steps to "
+            "choose from, and at least 2 are needed. Set steps between 2 and "
             f"{max(most, 2)}, or raise the strength."
         )
     return torch.linspace(most, 1, steps, dtype=torch.float64).round().int().tolist()

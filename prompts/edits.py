@@ -8,7 +8,7 @@ the phrases are given.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -186,17 +186,34 @@ def edit_alone(edits: Edits, place: int) -> Edits:
     if len(edits.items) == 1:
         return edits
     chosen, full = edits.items[place], edits.source_prompt
-    if full is not None and chosen.source not in full:
+    others = tuple(replace(edit, target=edit.source) for edit in edits.items)
+    items = (*others[:place], chosen, *others[place + 1 :])
+    if full is None:
+        return replace(edits, items=items, target_prompt=None)
+    where = _find_phrases(full, edits.sources)[place]
+    if where is None:
         raise ValueError(
             f'the source phrase "{chosen.source}" of the edits does not occur in the source_prompt '
             f'("{full}"). Use the same words in both.'
         )
-    others = tuple(replace(edit, target=edit.source) for edit in edits.items)
-    return replace(
-        edits,
-        items=(*others[:place], chosen, *others[place + 1 :]),
-        target_prompt=None if full is None else full.replace(chosen.source, chosen.target, 1),
-    )
+    target_prompt = full[: where.start] + chosen.target + full[where.stop :]
+    return replace(edits, items=items, target_prompt=target_prompt)
+
+
+def _find_phrases(text: str, phrases: Sequence[str]) -> list[slice | None]:
+    """Where each phrase is, by whole words in any case: the longest phrase first, none overlapping,
+    equal phrases in order (as prompts/spans.py finds them in tokens)."""
+    found: list[slice | None] = [None] * len(phrases)
+    taken: list[slice] = []
+    for i in sorted(range(len(phrases)), key=lambda i: (-len(phrases[i]), i)):
+        pattern = rf"(?<!\w){re.escape(phrases[i])}(?!\w)"
+        for match in re.finditer(pattern, text, re.IGNORECASE):
+            start, stop = match.span()
+            if all(stop <= other.start or other.stop <= start for other in taken):
+                found[i] = slice(start, stop)
+                taken.append(slice(start, stop))
+                break
+    return found
 
 
 def set_variant(edits: Edits, variant: Variant) -> Edits:

@@ -67,10 +67,22 @@ def sample_masks(
     for name, own in zip(names, cells, strict=True):
         if not own.any():
             raise ValueError(
-                f'the mask of "{name}" has no cell of the {grid[0]}x{grid[1]} (height x width) of '
-                "the attention maps. Paint a larger mask, use a larger image, or remove the edit."
+                f'the mask of "{name}" has no cell of the {grid[0]}x{grid[1]} (height x width) on '
+                "which the edit acts. Paint a larger mask, use a larger image, or remove the edit."
             )
     return cells
+
+
+def find_mask_cells(
+    images: Sequence[Tensor], size: tuple[int, int], cell: int, device: torch.device
+) -> Tensor:
+    """(B, 1, h, w) bool: the cells of latents of a size (h, w) in which any of an image's masks
+    (K, H, W) has a pixel. images: those of each image, or of one for all. cell: pixels along each
+    side of a latent cell."""
+    height, width = size
+    fitted = (fit_masks(masks, cell * height, cell * width, cell) for masks in images)
+    found = [~latent_background(masks, height, width, "paper") for masks in fitted]
+    return torch.stack(found)[:, None].to(device)
 
 
 def paint_cells(cells: Tensor, size: tuple[int, int], cell: int) -> Tensor:

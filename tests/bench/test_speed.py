@@ -161,10 +161,9 @@ def test_the_peak_of_an_edit_is_printed_beside_that_of_plain_sampling(report: di
         assert found["plain_bytes"] > 0
         assert all(0.5 < found[f"k{k}_over_plain"] < 10 for k in (1, 3, 10))
     found = memory["editors"]["found"]
-    assert {name.partition(",")[0] for name in found} == ROWS.keys()
-    for name in ("p2p, null-text inversion", "mag-edit", "dpl"):
-        gradients = found.pop(name)
-        assert gradients["target"] is None and gradients["over_plain"] > 1
+    assert {name.partition(",")[0] for name in found} == ROWS.keys() - {"dpl", "mag-edit"}
+    gradients = found.pop("p2p, null-text inversion")
+    assert gradients["target"] is None and gradients["over_plain"] > 1
     assert all(0.5 < editor["over_plain"] < 10 and editor["target"] for editor in found.values())
 
 

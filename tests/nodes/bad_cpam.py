@@ -11,7 +11,7 @@ import torch
 
 from ale_edit.prompts.edits import set_variant
 from ale_edit.tests.nodes.bad_editors import HATS, edit_by, masked
-from ale_edit.tests.nodes.bad_input import Case, World, listed, regions
+from ale_edit.tests.nodes.bad_input import Case, World, boxes, listed, regions
 from ale_edit.tests.nodes.graph import one
 
 
@@ -51,6 +51,13 @@ CPAM_CASES = [
         "ALECPAM",
         "the regions input has",
         ("CPAM: ", "1 objects", "2 ("),
+    ),
+    Case(
+        "regions of another shape in CPAM",
+        lambda w: cpam(w, edits=listed(), regions=regions(masks=boxes().repeat_interleave(2, 1))),
+        "ALECPAM",
+        "their shapes differ",
+        ("CPAM: ", "128x64", "64x64"),
     ),
     Case(
         "removal of the whole image",

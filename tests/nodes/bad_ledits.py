@@ -27,7 +27,7 @@ LEDITS_CASES = [
         "more steps than time steps in LEDITS++",
         lambda w: ledits(w, steps=200, strength=0.1),
         "ALELEDITS",
-        "leave no step to sample",
+        "do not fit at strength",
         ("LEDITS++: ", "200 steps", "strength 0.1", "between 2 and 99"),
     ),
     Case(

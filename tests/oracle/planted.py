@@ -302,6 +302,11 @@ def exchanged_branches(right: Any) -> Any:
     return wrong
 
 
+def spread_by(name: str, wrong: Any) -> Any:
+    """SPREADS with a wrong way to spread time steps under one name."""
+    return lambda right: right | {name: wrong(right[name])}
+
+
 def first_items_noise(right: Any) -> Any:
     def wrong(seed: int, shape: Any) -> Any:
         noise = right(seed, shape)
@@ -364,13 +369,13 @@ LOOP = [
     ),
     Mistake(
         "old diffusers' time steps",
-        "host.sampling.schedule:lcm_timesteps",
-        lambda right: lambda steps, *_: [999 - 60 * i for i in range(steps)],
+        "host.sampling.schedule:SPREADS",
+        spread_by("LCM", lambda right: lambda steps, *_: [999 - 60 * i for i in range(steps)]),
     ),
     Mistake(
         "time steps off by one",
-        "host.sampling.schedule:lcm_timesteps",
-        lambda right: lambda *args: [t - 1 for t in right(*args)],
+        "host.sampling.schedule:SPREADS",
+        spread_by("LCM", lambda right: lambda *args: [t - 1 for t in right(*args)]),
     ),
 ]
 

@@ -202,7 +202,7 @@ MISTAKES = [
     ),
     Mistake(
         "inside and outside exchanged",
-        "editors.diffedit:latent_background",
+        "editors.diffedit:find_mask_cells",
         lambda right: lambda *args: ~right(*args),
         PLAIN,
     ),

@@ -193,7 +193,7 @@ MISTAKES = [
     ),
     Mistake(
         "an edit's own mask upside down",
-        "editors.ledits:latent_background",
+        "editors.ledits:find_mask_cells",
         lambda right: lambda *args: ~right(*args),
         Settings(given=(None, 3), threshold=0.5),
     ),

@@ -15,7 +15,7 @@ from ale_edit.editors import sdedit
 from ale_edit.inversion.stored import Schedule
 
 from .editor_edit import BATCH, PROMPTS, SMALL, Method, run_pack, worst_error
-from .planted import Mistake
+from .planted import Mistake, spread_by
 from .sdedit_diffusers import Settings, edit
 from .whole_edit import SEED, twins
 
@@ -99,8 +99,8 @@ MISTAKES = [
     ),
     Mistake(
         "a step too early",
-        "host.sampling.schedule:ddim_timesteps",
-        lambda right: lambda steps, strength: right(steps, strength + 1 / steps)[:-1],
+        "host.sampling.schedule:SPREADS",
+        spread_by("DDIM", lambda right: lambda steps, s: right(steps, s + 1 / steps)[:-1]),
         PLAIN,
     ),
     Mistake(

@@ -108,6 +108,26 @@ def test_one_edit_alone_changes_its_phrase_of_the_full_source_prompt():
         edit_alone(Edits(full.items, "a wolf under a lamp"), 1)
 
 
+@pytest.mark.parametrize(
+    ("lines", "source_prompt", "place", "target_prompt"),
+    [
+        (
+            "cat -> dog\nlamp -> moon",
+            "a catalog, a cat and a lamp",
+            0,
+            "a catalog, a dog and a lamp",
+        ),
+        ("ball -> box\nball -> star", "a ball and a ball", 1, "a ball and a star"),
+        ("ball -> box\nred ball -> star", "a red ball and a ball", 0, "a red ball and a box"),
+        ("box -> star\nmoon -> sun", "Box and moon", 0, "star and moon"),
+    ],
+)
+def test_one_edit_alone_changes_its_own_words(lines, source_prompt, place, target_prompt):
+    """Whole words, equal phrases in order, the longest phrase first, in any case."""
+    alone = edit_alone(Edits(parse_edits(lines), source_prompt), place)
+    assert alone.prompt("target") == target_prompt
+
+
 def test_a_single_edit_keeps_its_full_prompts():
     single = Edits(parse_edits("wolf -> goat"), "a wolf", "a goat at night")
     assert edit_alone(single, 0) is single
