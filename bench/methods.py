@@ -158,15 +158,13 @@ def _by_editor(editor: Editor) -> tuple[Method, Method]:
 
 
 def _settings_beside_ale(editor: Editor) -> dict[str, Any]:
-    """What puts an editor on the ground of `ale`, beyond SAMPLING: its time steps, and
-    the paper's schedule of updates. An editor without a source branch keeps its own strength; at
-    ale's, little or nothing of the image would be left."""
+    """What puts an editor on the ground of `ale`, beyond SAMPLING: its time steps. An editor
+    without a source branch keeps its own strength; at ale's, little or nothing of the image would
+    be left."""
     settings = editor.settings()
     found = {}
     if "time_steps" in {setting.name for setting in fields(settings)}:
         found["time_steps"] = "LCM"
-    if editor is dpl.EDITOR:
-        found["schedule"] = "paper"
     if all(branch.name != SOURCE.name for branch in editor.branches(settings)):
         found["strength"] = settings.strength
     return found

@@ -10,7 +10,7 @@ in place of clusters. Words that an edit replaces keep their own embeddings in t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from ..attention.control import Layer, Route, Step
@@ -20,7 +20,7 @@ from ..inversion.stored import Schedule, TimeSteps
 from ..prompts.alignment import Rows
 from ..prompts.object_words import find_named_words, find_phrases, inside
 from ..prompts.word_replacement import find_everywhere, split_words
-from ..regions.grid import sample_masks
+from ..regions.grid import require_cells
 from ..regions.phrases import clean_phrase, head_noun
 from .editor import (
     ControlInputs,
@@ -107,98 +107,107 @@ class DPLSettings(WordControlSettings):
 # -- words -----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Noun:
+    """A noun of the source prompt: its rows there, and the number of the phrase that it is in."""
+
+    word: str
+    rows: Rows
+    phrase: int | None
+
+
 def find_words(settings: DPLSettings, inputs: ControlInputs) -> WordsToLearn:
     """The nouns to learn, where they stand in the source prompt.
 
     Raises ValueError for a noun that is not there, stands beyond the first chunk or has no mask
     where masks are the priors, and for settings that could have no effect.
     """
-    source = inputs.source
     phrases = [phrase for phrase, _ in inputs.phrases]
-    places = find_phrases("source", phrases, source, inputs.read_word)
-    found = _named(settings, inputs, places) or _heads(inputs, phrases, places)
-    length = len(source.tokens.chunks[0])
-    for noun, rows, _ in found:
-        if any(row >= length for row in rows):
-            raise ValueError(
-                f'the noun "{noun}" stands behind the first {length - 2} tokens of the source '
-                f'prompt ("{source.text}"), whose words alone can be learned. Shorten the prompt, '
-                "or move the noun to its beginning."
-            )
-    adjectives: tuple[Rows, ...] = ()
+    places = find_phrases("source", phrases, inputs.source, inputs.read_word)
+    nouns = _named_nouns(settings, inputs, places) or _head_nouns(inputs, phrases, places)
+    _require_first_chunk(nouns, inputs)
+    words = WordsToLearn(tuple(noun.rows for noun in nouns), settings.learning)
     if settings.adjective_binding:
-        adjectives = tuple(
-            () if k is None else _adjectives(inputs, phrases[k], places[k], rows)
-            for _, rows, k in found
-        )
-        if not any(adjectives):
-            raise ValueError(
-                f"adjective_binding finds no word before a noun in the source phrases "
-                f"({', '.join(phrases)}). Write the objects' adjectives into them, or turn "
-                "adjective_binding off."
-            )
-    nouns = tuple(rows for _, rows, _ in found)
-    if settings.priors == "clusters":
-        return WordsToLearn(nouns, settings.learning, adjectives)
-    if inputs.regions is None:
-        raise ValueError(
-            'priors is "masks", but the edits have no masks. Connect a mask to each edit, or set '
-            'priors to "clusters".'
-        )
-    objects = []
-    for noun, _, k in found:
-        if k is None:
-            raise ValueError(
-                f'the noun "{noun}" is in no source phrase of the edits ({", ".join(phrases)}), so '
-                'it has no mask. Leave it out of nouns, or set priors to "clusters".'
-            )
-        objects.append(k)
-    for one in inputs.regions.images:  # refuses before anything is sampled
-        height, width = one.dilated.shape[-2:]
-        latent = (height // inputs.cell, width // inputs.cell)
-        sample_masks(one.dilated, one.names, find_grid(latent), latent, inputs.cell)
-    return WordsToLearn(
-        nouns, settings.learning, adjectives, inputs.regions, tuple(objects), inputs.cell
-    )
+        adjectives = _find_adjectives(nouns, inputs, phrases, places)
+        words = replace(words, adjectives=adjectives)
+    if settings.priors == "masks":
+        regions, objects = inputs.require_regions(), _find_objects(nouns, phrases)
+        masks = [one.dilated[list(objects)] for one in regions.images]
+        require_cells(masks, [regions.names[k] for k in objects], inputs.cell, find_grid)
+        words = replace(words, regions=regions, objects=objects, cell=inputs.cell)
+    return words
 
 
-Noun = tuple[str, Rows, int | None]
-"""A noun, its rows, and the number of its phrase."""
-
-
-def _named(settings: DPLSettings, inputs: ControlInputs, places: list[Rows]) -> list[Noun]:
-    """The nouns of the setting: of a noun in several phrases, each is one of its own."""
+def _named_nouns(settings: DPLSettings, inputs: ControlInputs, places: list[Rows]) -> list[Noun]:
+    """The words of the setting: one that is in several phrases is a noun of each."""
     found: list[Noun] = []
     chosen = find_named_words("nouns", settings.nouns, "source", inputs.source, inputs.read_word)
-    for noun, rows in chosen.items():
+    for word, rows in chosen.items():
         parts = [(k, part) for k, place in enumerate(places) if (part := inside(rows, place))]
-        found += [(noun, part, k) for k, part in parts] or [(noun, rows, None)]
+        found += [Noun(word, part, k) for k, part in parts] or [Noun(word, rows, None)]
     return found
 
 
-def _heads(inputs: ControlInputs, phrases: list[str], places: list[Rows]) -> list[Noun]:
+def _head_nouns(inputs: ControlInputs, phrases: list[str], places: list[Rows]) -> list[Noun]:
+    """The noun of each phrase."""
     found: list[Noun] = []
     for k, (phrase, place) in enumerate(zip(phrases, places, strict=True)):
         cleaned = clean_phrase(phrase)
-        noun = head_noun(cleaned) if cleaned else ""
-        rows = find_everywhere(inputs.source.tokens, inputs.read_word(noun)) if noun else ()
+        word = head_noun(cleaned) if cleaned else ""
+        rows = find_everywhere(inputs.source.tokens, inputs.read_word(word)) if word else ()
         if not (own := inside(rows, place)):
             raise ValueError(
                 f'the source phrase "{phrase}" has no noun that could be learned. Name an object '
                 "in it, or write the words to learn into nouns."
             )
-        found.append((noun, own, k))
+        found.append(Noun(word, own, k))
     return found
 
 
-def _adjectives(inputs: ControlInputs, phrase: str, place: Rows, noun: Rows) -> Rows:
-    """The rows of the words before a noun in its phrase, without articles."""
-    found: set[int] = set()
-    for word in split_words(phrase):
-        if word.lower() not in ARTICLES:
-            rows = find_everywhere(inputs.source.tokens, inputs.read_word(word))
-            found.update(row for row in inside(rows, place) if row < min(noun))
-    return tuple(sorted(found))
+def _require_first_chunk(nouns: list[Noun], inputs: ControlInputs) -> None:
+    length = len(inputs.source.tokens.chunks[0])
+    for noun in nouns:
+        if max(noun.rows) >= length:
+            raise ValueError(
+                f'the noun "{noun.word}" comes after the first {length - 2} tokens of the source '
+                f'prompt ("{inputs.source.text}"); only those can be learned. Shorten the prompt, '
+                "or move the noun to its beginning."
+            )
+
+
+def _find_adjectives(
+    nouns: list[Noun], inputs: ControlInputs, phrases: list[str], places: list[Rows]
+) -> tuple[Rows, ...]:
+    """Of each noun, the rows of the words before it in its phrase, without articles."""
+    found: list[Rows] = []
+    for noun in nouns:
+        own: set[int] = set()
+        for word in split_words(phrases[noun.phrase]) if noun.phrase is not None else ():
+            if word.lower() not in ARTICLES:
+                rows = find_everywhere(inputs.source.tokens, inputs.read_word(word))
+                own.update(r for r in inside(rows, places[noun.phrase]) if r < min(noun.rows))
+        found.append(tuple(sorted(own)))
+    if not any(found):
+        raise ValueError(
+            f"adjective_binding finds no word before a noun in the source phrases "
+            f"({', '.join(phrases)}). Write the objects' adjectives into them, or turn "
+            "adjective_binding off."
+        )
+    return tuple(found)
+
+
+def _find_objects(nouns: list[Noun], phrases: list[str]) -> tuple[int, ...]:
+    """Of each noun, the number of its mask."""
+    found: list[int] = []
+    for noun in nouns:
+        if noun.phrase is None:
+            raise ValueError(
+                f'the noun "{noun.word}" is in no source phrase of the edits '
+                f"({', '.join(phrases)}), so it has no mask. Leave it out of nouns, or set priors "
+                'to "clusters".'
+            )
+        found.append(noun.phrase)
+    return tuple(found)
 
 
 # -- control ---------------------------------------------------------------------------------------

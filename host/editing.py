@@ -183,14 +183,15 @@ class OpenEdit:
             return virtual_inversion_sampler(plan.eta)
         if self.inversion is None and plan.start == "noise":
             return noise_sampler()
-        inversion = self.inversion or self._invert(latent, seed)
+        inversion = self.inversion or self.invert(latent, seed)
         self.keep_inversion(inversion)
         texts = None
         if self.learner is not None and inversion.word_vectors is not None:
             texts = self.learner.find_texts(inversion)
         return inversion_sampler(inversion, texts)
 
-    def _invert(self, latent: Tensor, seed: int) -> Inversion:
+    def invert(self, latent: Tensor, seed: int) -> Inversion:
+        """What the edit starts from, where the editor makes an inversion."""
         plan, conditioning = self.plan, self.prompts[self.plan.prompt]
         if self.learner is not None:
             return self.learner.invert(

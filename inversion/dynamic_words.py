@@ -95,7 +95,7 @@ def fit_words(
         terms. An image whose losses are all below their thresholds keeps its embeddings while
         others go on.
 
-    Raises ValueError, with the step, when a loss is not finite.
+    Raises ValueError, with the step, when a loss or its gradient is not finite.
     """
     vectors = vectors.float().detach().clone().requires_grad_()
     adam = torch.optim.AdamW([vectors], lr=settings.learning_rate)
@@ -109,12 +109,14 @@ def fit_words(
     )
     for _ in range(settings.updates_at(step)):
         losses = measure(vectors).float().to(vectors.device)
-        _require_finite(losses, terms, step, steps)
+        for term, values in zip(terms, losses.detach().T, strict=True):
+            _require_finite(f"loss of {term.name}", values, step, steps)
         is_done = is_done | (losses.detach() < limits).all(1)
         if bool(is_done.all()):
             break
         total = (losses * weights).sum() * LOSS_SCALE
         (gradient,) = torch.autograd.grad(total, vectors)
+        _require_finite("gradient of each image", gradient.abs().amax((1, 2)), step, steps)
         vectors.grad = gradient / LOSS_SCALE
         before = vectors.detach().clone()
         adam.step()
@@ -123,10 +125,9 @@ def fit_words(
     return vectors.detach()
 
 
-def _require_finite(losses: Tensor, terms: Sequence[LossTerm], step: int, steps: int) -> None:
-    for term, values in zip(terms, losses.detach().T, strict=True):
-        if not bool(torch.isfinite(values).all()):
-            raise ValueError(
-                f"at step {step + 1} of {steps}, the loss of {term.name} is {values.tolist()}. Run "
-                "the model in fp32 or bf16."
-            )
+def _require_finite(name: str, values: Tensor, step: int, steps: int) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(
+            f"at step {step + 1} of {steps}, the {name} is {values.tolist()}. Run the model in "
+            "fp32 or bf16."
+        )

@@ -123,15 +123,16 @@ def _find_fault_of_words(inversion: Inversion) -> str:
     if vectors is None or texts is None or nulls is None or not inversion.word_rows:
         return "the inversion is of DPL, but holds no embeddings or no texts of them"
     wanted = inversion.steps, inversion.latents.shape[1]
-    if vectors.shape[:2] != wanted or vectors.shape[2] != len(inversion.word_rows):
+    if vectors.shape[:-1] != (*wanted, len(inversion.word_rows)):
         return (
             f"the inversion holds embeddings of the shape {tuple(vectors.shape)} (steps, batch, "
             f"words, channels), but needs {(*wanted, len(inversion.word_rows))} and channels"
         )
-    if texts.shape[:2] != wanted or texts.shape[2:] != nulls.shape[2:] or len(nulls) != wanted[0]:
+    if {texts.shape[:2], nulls.shape[:2]} != {wanted} or texts.shape[3:] != nulls.shape[3:]:
         return (
             f"the inversion holds texts of the shapes {tuple(texts.shape)} and "
-            f"{tuple(nulls.shape)} for {wanted[0]} steps of {wanted[1]} images"
+            f"{tuple(nulls.shape)} (steps, batch, tokens, channels), but needs {wanted} and the "
+            "same channels"
         )
     return ""
 
@@ -142,9 +143,13 @@ def require_whole(inversion: Inversion) -> None:
         raise ValueError(f"{fault}. Invert the image again.")
 
 
+def is_prompt_of(inversion: Inversion, prompt: str) -> bool:
+    return inversion.prompt.strip() == prompt.strip()
+
+
 def require_same_prompt(inversion: Inversion, prompt: str) -> None:
     """Raises ValueError when an inversion was made with another prompt."""
-    if inversion.prompt.strip() != prompt.strip():
+    if not is_prompt_of(inversion, prompt):
         raise ValueError(
             f'the inversion was made with the prompt "{inversion.prompt}", but this edit starts '
             f'from "{prompt}". Invert the image again with this prompt.'

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-import comfy.samplers
 import latent_preview
 import torch
 from torch import Tensor
@@ -84,9 +83,10 @@ class WordLearner:
         callback: RunCallback | None = None,
     ) -> Inversion:
         """The inversion of a latent (B, C, h, w) as a VAE encodes it; see `invert_by`."""
-        words, sigmas = self.words, sigmas_of(self.model, schedule)
+        words = self.words
         if callback is None:
-            callback = latent_preview.prepare_callback(self.model, len(sigmas) - 1)
+            steps = len(sigmas_of(self.model, schedule)) - 1
+            callback = latent_preview.prepare_callback(self.model, steps)
         recorder = LayoutRecorder(words.nouns, SOURCE)
         model = add_control(self.model, "ale_edit.dpl", lambda *_: recorder, self.node)
         model.set_additional_models(TEXT_ENCODER, [self.clip.patcher])
@@ -103,10 +103,7 @@ class WordLearner:
         if math.isclose(guidance, 1.0):  # where no negative text changes anything
             null_text = replace(null_text, updates=0)
         sampler = WordSampler(inversion, null_text, self, recorder, terms, measure)
-        guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(watched, negative)
-        guider.set_cfg(guidance)
-        guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, callback=callback, seed=0)
+        sampler.follow(model, watched, negative, latent, callback)
         return replace(
             inversion,
             method="DPL",
@@ -192,6 +189,10 @@ class WordLearner:
             "skip, or invert the image again."
         )
 
+    def read_vectors(self) -> Tensor:
+        """(K, W) the words' own embeddings, where the search starts."""
+        return read_embeddings(self.clip, self.source, self.words.rows)
+
     def encode(self, vectors: Tensor, rows: Sequence[int]) -> Tensor:
         """(B, L, D) the source prompt with embeddings (B, K, W) at some rows."""
         own = {row: vectors[:, k] for k, row in enumerate(rows)}
@@ -212,12 +213,13 @@ def _find_background(recorder: LayoutRecorder) -> Tensor:
 def _find_cells(words: WordsToLearn, grid: tuple[int, int], latent: Tensor) -> Tensor:
     """(B or 1, K, *grid): the cells of each noun's mask."""
     assert words.regions is not None
-    size = (latent.shape[-2], latent.shape[-1])
+    size, objects = (latent.shape[-2], latent.shape[-1]), list(words.objects)
+    names = [words.regions.names[k] for k in objects]
     each = [
-        sample_masks(one.dilated, words.regions.names, grid, size, words.cell)
+        sample_masks(one.dilated[objects], names, grid, size, words.cell)
         for one in words.regions.images
     ]
-    return torch.stack(each)[:, list(words.objects)].float()
+    return torch.stack(each).float()
 
 
 class WordSampler(NullTextSampler):
@@ -273,6 +275,4 @@ class WordSampler(NullTextSampler):
         """The embeddings (B, K, W) that the search of a step starts from."""
         if self.vectors:
             return self.vectors[-1]
-        learner = self._learner
-        own = read_embeddings(learner.clip, learner.source, learner.words.rows)
-        return own.repeat(batch, 1, 1)
+        return self._learner.read_vectors().repeat(batch, 1, 1)

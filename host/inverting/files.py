@@ -47,8 +47,9 @@ def save_inversion(inversion: Inversion, prefix: str) -> str:
         "model": inversion.model,
         "convention": inversion.convention,
         "guidance": inversion.guidance,
-        "word_rows": inversion.word_rows,
     }
+    if inversion.word_rows:  # which earlier versions do not know
+        facts["word_rows"] = inversion.word_rows
     partial = path.with_suffix(".part")
     try:
         save_file(tensors, partial, {FORMAT: json.dumps(facts)})
@@ -94,7 +95,7 @@ def load_inversion(name: str) -> Inversion:
             raise ValueError("version")
         facts["schedule"] = Schedule(**facts["schedule"])
         facts["sigmas"] = tuple(facts["sigmas"])
-        facts["word_rows"] = tuple(facts.get("word_rows", ()))  # older files have none
+        facts["word_rows"] = tuple(facts.get("word_rows", ()))
         inversion = Inversion(**facts, **tensors)
         if fault := find_fault(inversion):
             raise ValueError(fault)

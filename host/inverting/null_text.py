@@ -15,6 +15,7 @@ from ...inversion.null_text import NullTextSettings, fit_null_text, guide
 from ...inversion.stored import Inversion
 from ..comfy_types import Cond, Conditioning, Options, RunCallback, StepCallback
 from ..gradients import (
+    explain_memory,
     leaf,
     record_gradients,
     stop_if_interrupted,
@@ -45,6 +46,22 @@ class NullTextSampler(comfy.samplers.KSAMPLER):
         self._node = node
         self.texts: list[Tensor] = []
 
+    def follow(
+        self,
+        model: ModelPatcher,
+        conditioning: Conditioning,
+        negative: Conditioning,
+        latent: Tensor,
+        callback: RunCallback | None = None,
+    ) -> None:
+        """Run by a MODEL. conditioning: of the inversion's prompt. negative: where the search for
+        the negative texts starts. latent: (B, C, h, w) of the image."""
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(conditioning, negative)
+        guider.set_cfg(self._settings.guidance)
+        sigmas = sigmas_of(model, self._inversion.schedule)
+        guider.sample(torch.zeros_like(latent), latent, self, sigmas, callback=callback, seed=0)
+
     def _sample(
         self,
         model: SamplerModel,
@@ -58,7 +75,7 @@ class NullTextSampler(comfy.samplers.KSAMPLER):
         network = guider.inner_model
         options = _differentiable((extra_args or {})["model_options"])
         levels, steps = inversion.sigmas, inversion.steps
-        with record_gradients(network), name_node(self._node):
+        with record_gradients(network), name_node(self._node), explain_memory(network, x.shape):
             (positive,), (negative,) = guider.conds["positive"], guider.conds["negative"]
             own = negative["model_conds"]["c_crossattn"]
             text = leaf(own.cond).float().repeat(len(x) // len(own.cond), 1, 1)
@@ -124,12 +141,8 @@ def add_null_texts(
     conditioning: of the prompt that the image was inverted with. latent: (B, C, h, w) of the image.
     """
     settings = settings or NullTextSettings()
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(conditioning, negative)
-    guider.set_cfg(settings.guidance)
     sampler = NullTextSampler(inversion, settings)
-    sigmas = sigmas_of(model, inversion.schedule)
-    guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, callback=callback, seed=0)
+    sampler.follow(model, conditioning, negative, latent, callback)
     return replace(
         inversion,
         method="null-text",

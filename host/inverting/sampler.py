@@ -22,7 +22,6 @@ from ...inversion.stored import (
 from ...inversion.update_rule import SOURCE, ItemNoise, noise_image
 from ..comfy_types import Options, StepCallback
 from ..messages import NodeName, name_node
-from ..sampling.branch_inputs import replace_rows
 from ..sampling.branch_sampler import (
     EDITED,
     BranchSampler,
@@ -100,8 +99,7 @@ def sample_from_inversion(
         if inversion.null_texts is not None:
             guider.replace_negative_text(inversion.null_texts[step % len(inversion.null_texts)])
         for branch, own in texts.items():
-            for key in (key for key in guider.conds if not key.endswith("negative")):
-                replace_rows(guider.conds[key], branch, own[step])
+            guider.replace_text(branch, own[step])
 
     def replay(latents: dict[str, Tensor], step: int) -> None:
         if inversion.replays_source and SOURCE in latents:

@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from ale_edit.demo.models import load_demo_model
+from ale_edit.demo.world import demo_edits, make_scene, render
 from ale_edit.editors import dpl, masactrl, p2p
 from ale_edit.host.editing import open_edit
 from ale_edit.host.inverting import dynamic_words as host
+from ale_edit.host.inverting import null_text
 from ale_edit.host.inverting.files import load_inversion, save_inversion
 from ale_edit.host.inverting.sampler import inversion_sampler
 from ale_edit.host.sampling.branch_guider import BranchGuider
@@ -22,7 +25,8 @@ from ale_edit.host.sampling.schedule import sigmas_of
 from ale_edit.host.text.dynamic import encode_with, read_embeddings, record_text_gradients
 from ale_edit.host.text.tokens import tokenize
 from ale_edit.inversion.stored import Inversion, Schedule
-from ale_edit.tests.host.runs import plain, relative_error
+from ale_edit.regions.regions import make_regions
+from ale_edit.tests.host.runs import plain, relative_error, use_opaque_attention
 from ale_edit.tests.host.test_every_editor import rows_of
 from ale_edit.tests.host.test_stopped_runs import live_bytes
 from ale_edit.tests.oracle.bridge import comfy_clip, comfy_model
@@ -96,6 +100,36 @@ def test_another_model_another_prompt_and_another_text_encoder_are_refused(clear
         edit(tiny_model(), clip, inversion=learned)
     with pytest.raises(ValueError, match="^DPL: .* were learned with another text encoder"):
         edit(model, tiny_clip(), inversion=learned)
+
+
+def test_a_prompt_of_two_chunks_has_learned_words_in_its_first(clear, tmp_path, monkeypatch):
+    """Beside negative texts of one chunk; saved and loaded, too."""
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    model, clip = clear
+    long = " ".join(["very"] * 80)
+    edits = edits_of(
+        PAIRS, None,
+        f"grey wolf and yellow moon over a {long} house",
+        f"brown wolf and yellow ball over a {long} house",
+    )  # fmt: skip
+    kept: list[Inversion] = []
+    with torch.inference_mode():
+        opened = open_edit(dpl.EDITOR, SETTINGS, model, clip, edits, keep_inversion=kept.append)
+        made = opened.sample(source_latent(), 5, lambda *_: None)
+        loaded = load_inversion(save_inversion(kept[0], "long"))
+        again = open_edit(dpl.EDITOR, SETTINGS, model, clip, edits, inversion=loaded)
+        other = again.sample(source_latent(), 5, lambda *_: None)
+    assert loaded.word_texts is not None and loaded.null_texts is not None
+    assert (loaded.word_texts.shape[2], loaded.null_texts.shape[2]) == (154, 77)
+    assert relative_error(other, made) < 1e-4
+
+
+def test_nouns_are_found_in_another_case(clear):
+    found = [
+        open_edit(dpl.EDITOR, replace(SETTINGS, nouns=nouns), *clear, edits_of(PAIRS)).learner
+        for nouns in ("wolf moon", "WOLF, Moon")
+    ]
+    assert all(own is not None and own.words.nouns == ((2,), (5,)) for own in found)
 
 
 def test_embeddings_of_another_number_of_steps_are_refused(clear):
@@ -174,8 +208,8 @@ def test_the_cheap_schedule_has_fewer_updates(clear, monkeypatch):
 # -- losses ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("priors", dpl.PRIORS)
-def test_the_loss_falls_within_a_step(clear, monkeypatch, priors):
+def watch_losses(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
+    """The weighted loss of each evaluation from now on, by step."""
     found: list[list[float]] = []
     fit = host.fit_words
 
@@ -191,14 +225,34 @@ def test_the_loss_falls_within_a_step(clear, monkeypatch, priors):
         return fit(before, count, terms, *args)
 
     monkeypatch.setattr(host, "fit_words", see)
-    edit(
-        clear[0],
-        clear[1],
-        replace(SETTINGS, updates=6, priors=priors, adjective_binding=True),
-    )
+    return found
+
+
+@pytest.mark.parametrize("priors", dpl.PRIORS)
+def test_the_loss_falls_within_a_step(clear, monkeypatch, priors):
+    found = watch_losses(monkeypatch)
+    edit(*clear, replace(SETTINGS, updates=6, priors=priors, adjective_binding=True))
+    assert len(found) == 4
     for step in found:
         print(" ".join(f"{loss:.4f}" for loss in step))
         assert len(step) == 6 and step == sorted(step, reverse=True) and step[-1] < step[0]
+
+
+@pytest.mark.parametrize("priors", dpl.PRIORS)
+def test_the_loss_falls_on_the_demo_world(monkeypatch, priors):
+    model, clip, vae = load_demo_model()
+    image, masks = render(make_scene(10_000, 2))  # of the seeds for choosing settings
+    edits = edits_of([pair[:2] for pair in demo_edits(10_000, name_colors=True)])
+    regions = make_regions(list(masks.float()), edits.sources, 0.0)
+    found = watch_losses(monkeypatch)
+    settings = replace(SETTINGS, priors=priors, updates=12, source_guidance=3.0)
+    with torch.inference_mode():
+        given = regions if priors == "masks" else None
+        opened = open_edit(dpl.EDITOR, settings, model, clip, edits, regions=given)
+        opened.invert(vae.encode(image[None]), 0)
+    for step in found:
+        print(" ".join(f"{loss:.4f}" for loss in step))
+    assert len(found) == 4 and all(step[-1] < step[0] for step in found)
 
 
 def test_a_loss_that_is_no_number_names_its_step(clear, monkeypatch):
@@ -206,6 +260,41 @@ def test_a_loss_that_is_no_number_names_its_step(clear, monkeypatch):
     said = r"^DPL: at step 1 of 4, the loss of disjoint objects is \[nan\]\. Run the model in fp32"
     with pytest.raises(ValueError, match=said):
         edit(*clear)
+
+
+def test_a_gradient_that_is_no_number_names_its_step(clear, monkeypatch):
+    def spoil(maps: Tensor) -> Tensor:
+        return (maps.sum((1, 2, 3)) * 0).abs().sqrt()
+
+    monkeypatch.setattr(host, "overlap_loss", spoil)
+    said = r"^DPL: at step 1 of 4, the gradient of each image is \[nan\]\. Run the model in fp32"
+    with pytest.raises(ValueError, match=said):
+        edit(*clear)
+
+
+def test_a_card_with_too_little_memory_says_what_gradients_need(clear, monkeypatch):
+    """While words are learned, and while null texts are optimised, here and in other editors."""
+
+    def fail(*args: Any, **named: Any) -> Tensor:
+        raise comfy.model_management.OOM_EXCEPTION("out of memory")
+
+    said = "the gradients of latents of 8x8 cells .* GB"
+    for place in ((host, "fit_words"), (null_text, "fit_null_text")):
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match=f"^DPL: {said}"):
+            patch.setattr(*place, fail)
+            edit(*clear)
+    monkeypatch.setattr(null_text, "fit_null_text", fail)
+    settings = p2p.P2PSettings(steps=4, inversion_method="null-text")
+    with pytest.raises(ValueError, match=f"^Invert Image: {said}"):
+        edit(*clear, settings, editor=p2p.EDITOR)
+
+
+def test_an_attention_without_gradients_is_not_used_for_them(clear, monkeypatch):
+    """As SageAttention's, which ComfyUI may have selected."""
+    expected, _ = edit(*clear)
+    use_opaque_attention(monkeypatch)
+    made, _ = edit(*clear)
+    assert relative_error(made, expected) < 1e-4
 
 
 # -- how it runs -----------------------------------------------------------------------------------
