@@ -18,7 +18,7 @@ from ..attention.word_maps import find_grid
 from ..inversion.dynamic_words import PACES, LearningSettings, Pace
 from ..inversion.stored import Schedule, TimeSteps
 from ..prompts.alignment import Rows
-from ..prompts.object_words import find_named_words, find_phrases, inside
+from ..prompts.object_words import find_named_words, find_phrases, inside, words_of_phrase
 from ..prompts.word_replacement import find_everywhere, split_words
 from ..regions.grid import require_cells
 from ..regions.phrases import clean_phrase, head_noun
@@ -181,12 +181,14 @@ def _find_adjectives(
     """Of each noun, the rows of the words before it in its phrase, without articles."""
     found: list[Rows] = []
     for noun in nouns:
-        own: set[int] = set()
-        for word in split_words(phrases[noun.phrase]) if noun.phrase is not None else ():
-            if word.lower() not in ARTICLES:
-                rows = find_everywhere(inputs.source.tokens, inputs.read_word(word))
-                own.update(r for r in inside(rows, places[noun.phrase]) if r < min(noun.rows))
-        found.append(tuple(sorted(own)))
+        before: set[int] = set()
+        if noun.phrase is not None:
+            words = (w for w in split_words(phrases[noun.phrase]) if w.lower() not in ARTICLES)
+            each = words_of_phrase(
+                " ".join(words), places[noun.phrase], inputs.source, inputs.read_word
+            )
+            before = {row for rows in each for row in rows if row < min(noun.rows)}
+        found.append(tuple(sorted(before)))
     if not any(found):
         raise ValueError(
             f"adjective_binding finds no word before a noun in the source phrases "

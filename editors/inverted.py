@@ -82,7 +82,7 @@ class SampledSettings(Settings):
 
 @dataclass(frozen=True)
 class InvertedSettings(SampledSettings):
-    """Inversion, by default that of the papers."""
+    """The same, and the inversion."""
 
     inversion_method: Start = inversion_setting("DDIM")
     time_steps: TimeSteps = time_steps_setting("DDIM")

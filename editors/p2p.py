@@ -35,7 +35,7 @@ BRANCHES = ("source", "target")
 
 @dataclass(frozen=True)
 class WordControlSettings(SampledSettings):
-    """What the control goes by. The defaults are those of PIE-Bench's script, which also reweights
+    """What the control acts by. The defaults are those of PIE-Bench's script, which also reweights
     the edited word by 2."""
 
     edit_mode: EditMode = setting(
@@ -81,7 +81,7 @@ class WordControlSettings(SampledSettings):
 
 @dataclass(frozen=True)
 class P2PSettings(WordControlSettings, InvertedSettings):
-    """All of the node."""
+    """The same, and what its own node has besides."""
 
     ets_prompt: str = setting(
         "",

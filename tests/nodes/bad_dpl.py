@@ -60,7 +60,7 @@ DPL_CASES = [
     case(
         "a noun beyond the first chunk",
         lambda w: dpl(w, "wolf -> goat", (f"{LONG} wolf", f"{LONG} goat")),
-        "stands behind the first 75 tokens",
+        "comes after the first 75 tokens",
         '"wolf"',
     ),
     case(

@@ -72,6 +72,7 @@ ELSEWHERE = (
     "Lower scale",
     "the gradients of latents of",
     "the loss of",
+    "the gradient of each image",
     "were learned with another text encoder",
 )
 """Sentences that help pages quote and other tests provoke."""
