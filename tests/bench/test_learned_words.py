@@ -32,7 +32,7 @@ def test_every_case_has_its_row(rows):
 
 
 def test_masks_raise_the_maps_of_their_objects(rows):
-    assert rows["LocInv"]["updated"] == 4 and rows["LocInv, cheap"]["updated"] == 2
+    assert rows["LocInv"]["updated"] > rows["LocInv, cheap"]["updated"] > 0
     assert rows["plain words"]["iou"] < rows["LocInv, cheap"]["iou"] < rows["LocInv"]["iou"]
 
 
