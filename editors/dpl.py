@@ -124,7 +124,7 @@ def find_words(settings: DPLSettings, inputs: ControlInputs) -> WordsToLearn:
     """
     phrases = [phrase for phrase, _ in inputs.phrases]
     places = find_phrases("source", phrases, inputs.source, inputs.read_word)
-    nouns = _named_nouns(settings, inputs, places) or _head_nouns(inputs, phrases, places)
+    nouns = _find_named_nouns(settings, inputs, places) or _find_head_nouns(inputs, phrases, places)
     _require_first_chunk(nouns, inputs)
     words = WordsToLearn(tuple(noun.rows for noun in nouns), settings.learning)
     if settings.adjective_binding:
@@ -138,7 +138,9 @@ def find_words(settings: DPLSettings, inputs: ControlInputs) -> WordsToLearn:
     return words
 
 
-def _named_nouns(settings: DPLSettings, inputs: ControlInputs, places: list[Rows]) -> list[Noun]:
+def _find_named_nouns(
+    settings: DPLSettings, inputs: ControlInputs, places: list[Rows]
+) -> list[Noun]:
     """The words of the setting: one that is in several phrases is a noun of each."""
     found: list[Noun] = []
     chosen = find_named_words("nouns", settings.nouns, "source", inputs.source, inputs.read_word)
@@ -148,7 +150,7 @@ def _named_nouns(settings: DPLSettings, inputs: ControlInputs, places: list[Rows
     return found
 
 
-def _head_nouns(inputs: ControlInputs, phrases: list[str], places: list[Rows]) -> list[Noun]:
+def _find_head_nouns(inputs: ControlInputs, phrases: list[str], places: list[Rows]) -> list[Noun]:
     """The noun of each phrase."""
     found: list[Noun] = []
     for k, (phrase, place) in enumerate(zip(phrases, places, strict=True)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management
 import folder_paths
@@ -125,8 +125,9 @@ def test_a_prompt_of_two_chunks_has_learned_words_in_its_first(clear, tmp_path, 
 
 
 def test_nouns_are_found_in_another_case(clear):
+    model, clip = clear
     found = [
-        open_edit(dpl.EDITOR, replace(SETTINGS, nouns=nouns), *clear, edits_of(PAIRS)).learner
+        open_edit(dpl.EDITOR, replace(SETTINGS, nouns=nouns), model, clip, edits_of(PAIRS)).learner
         for nouns in ("wolf moon", "WOLF, Moon")
     ]
     assert all(own is not None and own.words.nouns == ((2,), (5,)) for own in found)
@@ -231,7 +232,8 @@ def watch_losses(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
 @pytest.mark.parametrize("priors", dpl.PRIORS)
 def test_the_loss_falls_within_a_step(clear, monkeypatch, priors):
     found = watch_losses(monkeypatch)
-    edit(*clear, replace(SETTINGS, updates=6, priors=priors, adjective_binding=True))
+    model, clip = clear
+    edit(model, clip, replace(SETTINGS, updates=6, priors=priors, adjective_binding=True))
     assert len(found) == 4
     for step in found:
         print(" ".join(f"{loss:.4f}" for loss in step))
@@ -249,7 +251,7 @@ def test_the_loss_falls_on_the_demo_world(monkeypatch, priors):
     with torch.inference_mode():
         given = regions if priors == "masks" else None
         opened = open_edit(dpl.EDITOR, settings, model, clip, edits, regions=given)
-        opened.invert(vae.encode(image[None]), 0)
+        opened.invert(cast("Tensor", vae.encode(image[None])), 0)
     for step in found:
         print(" ".join(f"{loss:.4f}" for loss in step))
     assert len(found) == 4 and all(step[-1] < step[0] for step in found)
@@ -278,15 +280,16 @@ def test_a_card_with_too_little_memory_says_what_gradients_need(clear, monkeypat
     def fail(*args: Any, **named: Any) -> Tensor:
         raise comfy.model_management.OOM_EXCEPTION("out of memory")
 
+    model, clip = clear
     said = "the gradients of latents of 8x8 cells .* GB"
     for place in ((host, "fit_words"), (null_text, "fit_null_text")):
         with monkeypatch.context() as patch, pytest.raises(ValueError, match=f"^DPL: {said}"):
             patch.setattr(*place, fail)
-            edit(*clear)
+            edit(model, clip)
     monkeypatch.setattr(null_text, "fit_null_text", fail)
     settings = p2p.P2PSettings(steps=4, inversion_method="null-text")
     with pytest.raises(ValueError, match=f"^Invert Image: {said}"):
-        edit(*clear, settings, editor=p2p.EDITOR)
+        edit(model, clip, settings, editor=p2p.EDITOR)
 
 
 def test_an_attention_without_gradients_is_not_used_for_them(clear, monkeypatch):

@@ -59,7 +59,8 @@ def maps_by_hand(
         and name.endswith("attn2")
         and not name.startswith("middle_block")
     ]
-    texts = plain(clip, PROMPT)[0][0].repeat(len(latents), 1, 1, 1) if texts is None else texts
+    if texts is None:
+        texts = plain(clip, PROMPT)[0][0].repeat(len(latents), 1, 1, 1)
     try:
         with torch.inference_mode():
             for latent, sigma, text in zip(latents, sigmas, texts, strict=True):
