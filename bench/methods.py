@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..editors import COMPARED, mag_edit, p2p
+from ..editors import COMPARED, dpl, mag_edit, p2p
 from ..editors.editor import SOURCE, Editor
 from ..headless import Workflow
 from ..headless.editors import ALE as ALE_EDITOR
@@ -209,13 +209,28 @@ def _choose_spatial_ratio(token: Method) -> Method:
 
 
 MAG_SPATIAL, MAG_SPATIAL_PAPER = map(_choose_spatial_ratio, _by_editor(mag_edit.EDITOR))
+
+
+def _as_locinv(method: Method) -> Method:
+    ((title, inputs),) = method.inputs.items()
+    own = {"priors": "masks", "updates": 31, "null_updates": 31}
+    return replace(
+        method,
+        name=method.name.replace("dpl", "locinv"),
+        label=method.label.replace(title, "LocInv"),
+        inputs={title: {**inputs, **own}},
+    )
+
+
+LOCINV, LOCINV_PAPER = map(_as_locinv, _by_editor(dpl.EDITOR))
 BESIDE_ALE = (
     *(_by_editor(editor)[0] for editor in COMPARED),
     MASACTRL_DDIM,
     *P2P_METHODS,
     MAG_SPATIAL,
+    LOCINV,
 )
-BY_PAPERS = (*(_by_editor(editor)[1] for editor in COMPARED), MAG_SPATIAL_PAPER)
+BY_PAPERS = (*(_by_editor(editor)[1] for editor in COMPARED), MAG_SPATIAL_PAPER, LOCINV_PAPER)
 
 
 def all_methods() -> dict[str, Method]:

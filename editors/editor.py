@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from ..attention.control import Control
 from ..inversion.ddim import Convention
+from ..inversion.dynamic_words import LearningSettings
 from ..inversion.stored import InversionMethod, Schedule
-from ..prompts.alignment import EncodedPrompt, Word
+from ..prompts.alignment import EncodedPrompt, Rows, Word
 from ..prompts.edits import Variant, require_choice
 from ..regions.regions import USUAL_CELL, Regions
 
@@ -134,6 +135,29 @@ class SamplingPlan:
 
 
 @dataclass(frozen=True, eq=False)
+class WordsToLearn:
+    """Nouns of the source prompt whose embeddings an inversion learns, each by the rows of its
+    tokens.
+
+    adjectives: of each noun, () where it has none or its adjectives do not count. objects: of each
+        noun, the number of its mask in `regions`; without regions, the background is found by
+        clusters. cell: pixels along each side of a latent cell.
+    """
+
+    nouns: tuple[Rows, ...]
+    settings: LearningSettings
+    adjectives: tuple[Rows, ...] = ()
+    regions: Regions | None = None
+    objects: tuple[int, ...] = ()
+    cell: int = USUAL_CELL
+
+    @property
+    def rows(self) -> Rows:
+        """Of all tokens that are learned."""
+        return tuple(sorted({row for word in self.nouns for row in word}))
+
+
+@dataclass(frozen=True, eq=False)
 class EditBranch:
     """The branch of one edit: its name, its target phrase alone, and which of the regions is its
     own, if it has one."""
@@ -220,13 +244,16 @@ class Editor(Generic[S]):
         guidance; such an editor uses the masks of the edits that have one.
     texts: how the edits are encoded: as prompts, or as Object-Restricted Embeddings.
     grow_regions: (settings) -> by how much the masks of the edits grow into its regions, a fraction
-        of the image's height; None for an editor that does not need those masks.
+        of the image's height, or None for settings that do not need those masks; None for an editor
+        that never does.
     find_mask: (settings) -> how the place of the edit is found where the edits have no masks; None
         for an editor that does not look for it.
     masks: its optional inputs for masks, each with its tooltip. paper: settings with the numbers of
         the paper itself, where the defaults are others. negative: the prompt that branches are
         guided away from where the person gives none. end_prompt: (settings) -> the prompt whose
         end-of-text rows take the place of the target's (prompts/end_tokens.py); empty for none.
+    learn: (settings, inputs) -> the words that its own inversion learns; None for an editor without
+        one. Its node gives that inversion, too.
     """
 
     name: str
@@ -240,9 +267,10 @@ class Editor(Generic[S]):
     plan: Callable[[S], SamplingPlan] = plan_virtual_inversion
     has_edit_branches: bool = False
     texts: Literal["prompts", "objects"] = "prompts"
-    grow_regions: Callable[[S], float] | None = None
+    grow_regions: Callable[[S], float | None] | None = None
     find_mask: Callable[[S], MaskSettings] | None = None
     masks: tuple[tuple[str, str], ...] = ()
     paper: S | None = None
     negative: str = ""
     end_prompt: Callable[[S], str] = lambda settings: ""
+    learn: Callable[[S, ControlInputs], WordsToLearn] | None = None

@@ -36,7 +36,7 @@ from ..prompts.object_words import (
     share_among,
     words_of_phrase,
 )
-from ..regions.grid import sample_masks
+from ..regions.grid import require_cells, sample_masks
 from ..regions.regions import Regions
 from .editor import ControlInputs, Editor, Start, setting, share_setting
 from .inverted import InvertedSettings, inversion_setting, plan_inversion
@@ -370,13 +370,11 @@ def mag_edit_control(settings: MagEditSettings, inputs: ControlInputs) -> Contro
     if is_optimised:
         objects = find_objects(settings, inputs)
     names = [each.name for each in objects]
-    for one in regions.images:
-        height, width = one.dilated.shape[-2:]
-        latent = (height // inputs.cell, width // inputs.cell)
-        if is_optimised:
-            sample_masks(one.dilated, names, find_grid(latent), latent, inputs.cell)
-        if is_optimised or settings.blend_share > 0:
-            sample_masks(one.dilated, names, latent, latent, inputs.cell)
+    masks = [one.dilated for one in regions.images]
+    if is_optimised:
+        require_cells(masks, names, inputs.cell, find_grid)
+    if is_optimised or settings.blend_share > 0:
+        require_cells(masks, names, inputs.cell, lambda latent: latent)
     return MagEditControl(settings, words, objects, regions, inputs.cell)
 
 

@@ -20,6 +20,8 @@ ALE = "ale"
 WORKFLOWS = ROOT / "workflows" / "nodes" / "api"
 TASK = frozenset(("model", "clip", "vae", "image", "edits", "negative"))
 """What every editor is given by other nodes."""
+MASKLESS = {"priors": "clusters"}
+"""A setting with which an editor that takes masks does not need them."""
 REGIONS_INPUT = "regions"
 """What an editor that acts in masks of the objects is given, too."""
 
@@ -27,7 +29,7 @@ REGIONS_INPUT = "regions"
 @dataclass(frozen=True)
 class EditorFile:
     """One editor: its name, where its workflow is, and the title, class and settings of its node
-    there. takes_masks: whether it needs a mask for each edit."""
+    there. takes_masks: whether it has a use for a mask of each edit."""
 
     name: str
     path: Path
@@ -35,6 +37,10 @@ class EditorFile:
     class_type: str
     settings: Mapping[str, Any]
     takes_masks: bool
+
+    @property
+    def needs_masks(self) -> bool:
+        return self.takes_masks and not MASKLESS.items() <= self.settings.items()
 
 
 @lru_cache(maxsize=1)

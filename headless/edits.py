@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .editors import editor_files, find_editor_node, read_settings, setting_names
+from .editors import REGIONS_INPUT, editor_files, find_editor_node, read_settings, setting_names
 from .pack import WORKFLOWS
 from .workflow import Workflow
 
@@ -136,9 +136,11 @@ def editor_workflow(
     of the demo world's."""
     editor = editor_files()[name]
     workflow = Workflow.load(editor.path)
-    if editor.takes_masks:
-        if len(edits[0]) == 2:
+    if editor.takes_masks and len(edits[0]) == 2:
+        if editor.needs_masks:
             raise ValueError(f"{editor.title} edits inside masks. Give a mask for each edit.")
+        del workflow.inputs(editor.title)[REGIONS_INPUT]
+    elif editor.takes_masks:
         use_masks(workflow)
     workflow.replace(find_class(workflow, "ALEDemoScene"), "LoadImage", {"image": image})
     workflow.rename(find_class(workflow, "LoadImage"), "Source image")

@@ -175,7 +175,8 @@ def read_regions(
 ) -> Regions | None:
     """Those of the masks that the person gave."""
     if editor.grow_regions is not None:
-        return regions_on_images(edits, image, editor.grow_regions(settings))
+        grown = editor.grow_regions(settings)
+        return None if grown is None else regions_on_images(edits, image, grown)
     if editor.find_mask is not None and any(edit.mask is not None for edit in edits.items):
         if bare := [edit.source for edit in edits.items if edit.mask is None]:
             raise ValueError(

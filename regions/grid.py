@@ -7,7 +7,7 @@ resized; its variant here counts pixels, so a cell belongs to what covers it (do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +71,20 @@ def sample_masks(
                 "which the edit acts. Paint a larger mask, use a larger image, or remove the edit."
             )
     return cells
+
+
+def require_cells(
+    images: Sequence[Tensor],
+    names: Sequence[str],
+    cell: int,
+    find_grid: Callable[[tuple[int, int]], tuple[int, int]],
+) -> None:
+    """Raises ValueError for a mask of the images (K, H, W) without a cell, before anything is
+    sampled. find_grid: a latent's grid (h, w) -> that on which the masks act."""
+    for masks in images:
+        height, width = masks.shape[-2:]
+        latent = (height // cell, width // cell)
+        sample_masks(masks, names, find_grid(latent), latent, cell)
 
 
 def find_mask_cells(

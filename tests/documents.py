@@ -92,6 +92,7 @@ RUN: dict[str, str] = {
     "dev.py bench dataset ale photos --out bench/photos": "",
     "dev.py bench dataset pie PIE-Bench_v1/mapping_file.json --out bench/pie": "",
     "dev.py bench inversions --scenes 3": "--scenes 1 --steps 2",
+    "dev.py bench learned-words": "--scenes 1 --steps 2",
     "dev.py bench reliability --out output/reliability.json": "--quick --only interrupts",
     "dev.py bench speed": "--out speed.json --quick --only operations",
     "dev.py bench speed --out speed.json": "--quick --only operations",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..attention.unet import cross_attention_layers
-from ..comfy_types import Cond, Conditioning
+from ..comfy_types import Cond, Conditioning, Conds
 from ..compare import is_same
 from ..text.conditioning import BRANCHES_KEY, ORE_KEY, TARGET, EntryBranches
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from comfy.controlnet import ControlBase
     from comfy.model_patcher import ModelPatcher
 
+NEGATIVE = "negative"
+"""The end of the keys of a run's negative entries."""
 OWN_KEYS = {"pooled_output", ORE_KEY}
 """Entries of a conditioning that each branch has its own of."""
 CORE_TEXTS = {"prompt_type"}
@@ -245,6 +247,37 @@ def make_negative_entry(cond: Cond, branches: Sequence[str], batch: int) -> Cond
     own = EntryBranches(tuple(branches), tokens={b: cond["cross_attn"].shape[1] for b in branches})
     entry = repeat_mask(cond, batch, len(branches))
     return {"prompt_type": "negative", **entry, BRANCHES_KEY: own, "uuid": uuid4()}
+
+
+def replace_negative(conds: Conds, text: Tensor) -> None:
+    """Put another text (1 or B, L, D) in all negative entries of a run, for each of the branches
+    there."""
+    for key, entries in conds.items():
+        for entry in entries if key.endswith(NEGATIVE) else ():
+            count = len(entry[BRANCHES_KEY].branches)
+            _put_text(entry, text.to(_text_of(entry)).repeat(count, 1, 1))
+
+
+def replace_rows(conds: Conds, branch: str, text: Tensor) -> None:
+    """Put another text (1 or B, L, D) in the rows of a branch, in all conditional entries of a run
+    that have any."""
+    for key, entries in conds.items():
+        for entry in entries if not key.endswith(NEGATIVE) else ():
+            names = entry[BRANCHES_KEY].branches
+            if branch in names:
+                rows = _text_of(entry).clone()
+                own = rows.chunk(len(names))[names.index(branch)]
+                own.copy_(text.repeat(1, rows.shape[1] // text.shape[1], 1))
+                _put_text(entry, rows)
+
+
+def _text_of(entry: Cond) -> Tensor:
+    return entry["model_conds"]["c_crossattn"].cond
+
+
+def _put_text(entry: Cond, text: Tensor) -> None:
+    own = entry["model_conds"]
+    own["c_crossattn"] = type(own["c_crossattn"])(text)
 
 
 def repeat_mask(cond: Cond, batch: int, branches: int) -> Cond:

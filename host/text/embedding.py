@@ -107,6 +107,11 @@ def encode_prompt(clip: CLIP, edits: Edits, side: Side) -> tuple[Conditioning, E
     return conditioning, EncodedPrompt(edits.prompt(side), tokens, conditioning[0][0][0])
 
 
+def tokenize_prompt(clip: CLIP, edits: Edits, side: Side) -> Tokenized:
+    """The base prompt of one side in tokens, as `encode_prompt` encodes it."""
+    return _tokenize_side(clip, edits, side, tokenize(clip, "")).base
+
+
 def encode_text(clip: CLIP, text: str) -> Conditioning:
     """A text as CLIP Text Encode gives it."""
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))

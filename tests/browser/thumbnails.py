@@ -24,6 +24,7 @@ SHOWN = {
     "compare_editors": ("All editors",),
     "cpam": ("Source", "Edited image"),
     "diff_edit_mask": ("Regions preview", "Differences"),
+    "dpl": ("Source", "Edited image"),
     "diffedit": ("Source", "Edited image"),
     "ledits": ("Source", "Edited image"),
     "demo_detector_loader": ("Regions", "Object masks"),

@@ -108,6 +108,11 @@ def test_an_editor_that_takes_masks_gets_one_for_each_edit(editor, model):
         assert workflow.inputs(f"Mask {number}")["image"] == mask
     assert not {"ALEDemoScene", "ALEEditList"} & workflow.classes()
     assert not [c for c in complaints(workflow, object_info()) if "Load" not in c.class_type]
+    if not editor.needs_masks:
+        workflow = editor_workflow(editor.name, "i.png", WORDS, model)
+        assert "regions" not in workflow.inputs(editor.title)
+        assert "ALERegions" not in workflow.classes()
+        return
     with pytest.raises(ValueError, match="edits inside masks. Give a mask for each edit"):
         editor_workflow(editor.name, "i.png", WORDS, model)
 

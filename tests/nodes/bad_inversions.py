@@ -71,5 +71,8 @@ ELSEWHERE = (
     "which is not a valid file name in",
     "Lower scale",
     "the gradients of latents of",
+    "the loss of",
+    "the gradient of each image",
+    "were learned with another text encoder",
 )
 """Sentences that help pages quote and other tests provoke."""

@@ -15,6 +15,7 @@ import torch
 from ale_edit.demo import models, weights
 from ale_edit.tests.nodes.bad_cpam import CPAM_CASES
 from ale_edit.tests.nodes.bad_diffedit import DIFFEDIT_CASES
+from ale_edit.tests.nodes.bad_dpl import DPL_CASES
 from ale_edit.tests.nodes.bad_editors import EDITOR_CASES
 from ale_edit.tests.nodes.bad_edits import EDIT_CASES, REGION_CASES
 from ale_edit.tests.nodes.bad_input import CURE, Case, World
@@ -45,6 +46,7 @@ CASES = [
     *MASACTRL_CASES,
     *CPAM_CASES,
     *DIFFEDIT_CASES,
+    *DPL_CASES,
     *LEDITS_CASES,
     *MAG_EDIT_CASES,
 ]

@@ -20,6 +20,7 @@ every_editor_made_from_settings = pytest.mark.parametrize(
 )
 TEXT = "wolf with red hat -> goat with red hat"
 STEPS = 4
+FEW_UPDATES = {"dpl": {"updates": 1, "null_updates": 1}}
 Edit = Callable[..., Tensor]
 
 
@@ -37,6 +38,7 @@ def edit(editor: Editor, model: Any, clip: Any, vae: Any) -> Edit:
 
     def run_node(**inputs: Any) -> Tensor:
         usual = {"model": model, "clip": clip, "vae": vae, "steps": STEPS, "image": picture()}
+        usual |= FEW_UPDATES.get(editor.name, {})
         usual["edits"] = masked(*inputs.get("image", usual["image"]).shape[1:3])
         if isinstance(inputs.get("negative"), str):
             tokens = clip.tokenize(inputs["negative"])
@@ -100,6 +102,8 @@ def test_masks_of_the_edits_change_nothing(edit: Edit) -> None:
 
 FOUND = {"edits": one("ALEEditList", text=TEXT), "mask_threshold": 0.95, "mask_clamp": 1.0}
 BY_WORDS = {"source_prompt": "edits", "source_words": "wolf", "target_words": "goat"}
+LEARNED = {"updates": 20, "thresholds": 0.0}
+RED_HAT = one("ALEEditList", text="red wolf -> red goat")
 QUICK = {"inversion_method": "DDIM", "iterations": 0}
 STRONG = {"inversion_method": "DDIM", "iterations": 2, "scale": 100.0, "blend_share": 0.0}
 SOMEWHERE = {"places": "guidance"}  # random weights: the two masks have no place in common
@@ -207,6 +211,28 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "self_share": (QUICK, 0.0),
         "blend_share": (QUICK, 1.0),
     },
+    "dpl": {
+        "steps": ({}, 3),
+        "source_guidance": ({}, 3.0),
+        "target_guidance": ({}, 5.0),
+        "strength": ({}, 0.5),
+        "edit_mode": ({}, "replace"),
+        "cross_share": ({}, 0.0),
+        "self_share": ({}, 0.0),
+        "reweight": ({}, "goat: 3"),
+        "blend_words": ({"blend_threshold": 0.95}, "goat"),
+        "subtract_words": ({"blend_words": "goat"}, "hat"),
+        "blend_threshold": ({"blend_words": "goat"}, 0.9),
+        "blend_start": ({"blend_words": "goat", "blend_threshold": 0.9}, 0.6),
+        "time_steps": ({}, "LCM"),
+        "nouns": (LEARNED, "hat"),
+        "priors": (LEARNED, "masks"),
+        "updates": (LEARNED, 0),
+        "null_updates": ({}, 5),
+        "thresholds": (LEARNED, 10.0),
+        "adjective_binding": ({**LEARNED, "edits": RED_HAT}, True),
+        "schedule": (LEARNED, "paper"),
+    },
     "ledits": {
         "steps": (SOMEWHERE, 3),
         "strength": (SOMEWHERE, 0.5),
@@ -259,7 +285,8 @@ def test_the_node_has_the_inputs_of_every_editor_and_its_settings_between_them(
     )
     task = ["model", "clip", "vae", "image", "edits", "seed"]
     reuse = ["reuse_source"] if editor.branches(editor.settings())[0].name == "source" else []
-    inversion = ["inversion"] if "inversion_method" in [*first, *later] else []
+    inverts = editor.learn is not None or "inversion_method" in [*first, *later]
+    inversion = ["inversion"] if inverts else []
     masks = [name for name, _ in editor.masks]
     regions = ["regions"] if editor.grow_regions is not None else []
     assert names == [*task, *first, *reuse, "negative", *later, *inversion, *masks, *regions]
