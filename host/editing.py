@@ -46,6 +46,7 @@ from .edit_checks import (
     advise_guidance,
     advise_negative,
     require_decoded,
+    require_method,
     require_one_text,
     require_size,
 )
@@ -61,6 +62,7 @@ from .sampling.latents import pixels_per_cell
 from .sampling.schedule import sigmas_of
 from .sampling.virtual_inversion import virtual_inversion_sampler
 from .segmenting.disagreement import find_place
+from .text.directions import move_text
 from .text.embedding import (
     embed_side,
     encode_prompt,
@@ -213,6 +215,10 @@ def open_edit(
     optimises = False
     for conditioning in texts.values():
         require_one_text(conditioning, model, editor.title)
+    if editor.find_sentences is not None:
+        with name_node(editor.title):
+            sentences = editor.find_sentences(settings, edits.pairs)
+        texts["target"] = move_text(clip, texts["source"], sentences)
     tell_unknown_words(clip, edits)
     branches = _encode_edits(clip, edits) if editor.has_edit_branches else {}
     for _, conditioning in branches.values():
@@ -224,12 +230,14 @@ def open_edit(
         patched, optimises = _add_own_control(
             editor, settings, patched, clip, edits, prompts, regions,
             tuple(branch for branch, _ in branches.values()),
+            has_own_negative=editor.negative is not None or negative is not None,
         )  # fmt: skip
     texts["empty"] = encode_text(clip, "")
     plan = editor.plan(settings)
     text = "" if plan.prompt == "empty" else edits.prompt(plan.prompt)
     if inversion is not None:
         with name_node(editor.title):
+            require_method(inversion, settings)
             require_same_prompt(inversion, text)
             require_same_schedule(inversion, plan.schedule)
         plan = replace(plan, start=inversion.method)
@@ -237,7 +245,9 @@ def open_edit(
     if plan.start == "null-text" and math.isclose(guidance, 1.0):
         # no negative text acts on the source, so the texts serve the target
         guidance = getattr(settings, "target_guidance", 1.0)
-    if negative is None:
+    if negative is None and editor.negative is None:
+        negative = texts["source"]
+    elif negative is None:
         negative = encode_text(clip, editor.negative)
     else:
         advise_negative(plan.start, guidance, editor.title)
@@ -311,6 +321,7 @@ def _add_own_control(
     prompts: Mapping[Side, EncodedPrompt],
     regions: Regions | None,
     branches: tuple[EditBranch, ...],
+    has_own_negative: bool,
 ) -> tuple[ModelPatcher, bool]:
     """A clone of a MODEL under the control that the editor makes, if it makes one, and whether that
     control optimises latents."""
@@ -322,8 +333,9 @@ def _add_own_control(
         variant=edits.settings.variant,
         regions=regions,
         cell=pixels_per_cell(model),
-        phrases=tuple(zip(edits.sources, edits.targets, strict=True)),
+        phrases=edits.pairs,
         edits=branches,
+        has_own_negative=has_own_negative,
     )
     advising = replace(inputs, advise=lambda sentence: tell(f"{editor.title}: {sentence}"))
 

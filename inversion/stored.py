@@ -15,7 +15,13 @@ from torch import Tensor
 from .ddim import Convention
 
 InversionMethod: TypeAlias = Literal[
-    "DDIM", "direct", "negative-prompt", "null-text", "edit-friendly", "second-order"
+    "DDIM",
+    "direct",
+    "negative-prompt",
+    "null-text",
+    "edit-friendly",
+    "regularised",
+    "second-order",
 ]
 INVERSION_METHODS: tuple[str, ...] = get_args(InversionMethod)[:-1]
 """Those that a person chooses from; "second-order" belongs to LEDITS++."""
@@ -58,7 +64,8 @@ class Inversion:
         branch takes the stored latents as well. "negative-prompt" (Miyake, Iohara, Saito, Tanaka,
         arXiv 2305.16807): the source prompt is the negative one. "null-text" (Mokady, Hertz,
         Aberman, Pritch, Cohen-Or, CVPR 2023, arXiv 2211.09794): each step has a negative text of
-        its own. "edit-friendly" (edit_friendly.py): DDPM steps with stored noise maps.
+        its own. "regularised" (regularised.py): as "DDIM", from noise that was made more like white
+        noise. "edit-friendly" (edit_friendly.py): DDPM steps with stored noise maps.
         "second-order" (second_order.py): the same, of order 2.
     sigmas: N + 1 descending noise levels, the last one the image's. latents: (N + 1, B, C, h, w) at
         these levels, as the network sees the image. prompt: the text that was inverted with. model:

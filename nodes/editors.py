@@ -64,8 +64,8 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
                 [setting_input(f) for f in fields if f.metadata.get("later", False) == is_later]
                 for is_later in (False, True)
             )
-            inverts = any(field.name == "inversion_method" for field in fields)
-            last = [*later, inversion_input()] if inverts else later
+            ways = [f.metadata["choices"] for f in fields if f.name == "inversion_method"]
+            last = [*later, inversion_input()] if ways else later
             masks = [mask_input(*named) for named in editor.masks]
             places = [regions_input()] if editor.grow_regions is not None else []
             return io.Schema(
@@ -77,7 +77,7 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
                     *task,
                     *first,
                     *([reuse_input()] if has_source else []),
-                    negative_input(editor.negative, inverts),
+                    negative_input(editor.negative, any("null-text" in own for own in ways)),
                     *last,
                     *masks,
                     *places,

@@ -108,6 +108,11 @@ class Edits:
     def targets(self) -> tuple[str, ...]:
         return tuple(edit.target for edit in self.items)
 
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The source and the target phrase of each edit."""
+        return tuple(zip(self.sources, self.targets, strict=True))
+
     def prompt(self, side: Side) -> str:
         """The whole prompt of a side: the full prompt, or else the phrases joined."""
         if side == "source":

@@ -39,6 +39,7 @@ GROUND = {
     "p2p": {"time_steps": "LCM"},
     "mag-edit": {"time_steps": "LCM"},
     "cpam": {"time_steps": "LCM"},
+    "pix2pix-zero": {"time_steps": "LCM"},
 }
 """Beyond steps and guidance, what puts an editor on the ground of ALE-Edit."""
 

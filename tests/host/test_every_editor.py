@@ -22,6 +22,7 @@ from ale_edit.editors import (
     mag_edit,
     masactrl,
     p2p,
+    pix2pix_zero,
     pnp,
     sdedit,
 )
@@ -54,18 +55,22 @@ SETTINGS = {
     "p2p": p2p.P2PSettings(
         steps=STEPS, cross_share=0.75, self_share=0.5, reweight="and: 2", blend_words="wolf"
     ),
+    "pix2pix-zero": pix2pix_zero.Pix2PixZeroSettings(steps=STEPS),
     "cpam": cpam.CPAMSettings(steps=STEPS, strategy="pose / view", start_step_share=0.25),
 }
-OPTIMISED_ROWS = {"mag-edit": 2 * (1 + 1)}
-"""In STEPS steps: of the source and of each update, in the first half."""
+OPTIMISED_ROWS = {"mag-edit": 2 * (1 + 1), "pix2pix-zero": STEPS * (2 + 2)}
+"""In STEPS steps: of the source and of each update; of MAG-Edit in the first half, of pix2pix-zero
+under two texts."""
 ROWS = {
     "ale": 60, "infedit": 90, "masactrl": 60, "p2p": 60, "fpe": 60, "pnp": 45, "sdedit": 30,
     "diffedit": 30, "ledits": 45, "cpam": 60, "mag-edit": 60 + 7 * (1 + 1),
+    "pix2pix-zero": 15 * (2 + 2 + 3),
 }  # fmt: skip
 """In 15 steps of the edit alone."""
 PUBLISHED_ROWS = {
     "ale": 60, "infedit": 90, "masactrl": 300, "p2p": 250, "fpe": 300, "pnp": 200, "sdedit": 60,
     "diffedit": 200 - 40, "ledits": 30 + 30 * (1 + 2), "cpam": 300, "mag-edit": 700 + 750 + 200,
+    "pix2pix-zero": 350,
 }  # fmt: skip
 """Of a whole edit with the paper's settings, its inversion included (methods.md F); without the 949
 further steps of Plug-and-Play's published inversion, and the 40 of DiffEdit's mask."""

@@ -57,7 +57,7 @@ INVERSION_CASES = [
             (f"{title}: ", "5 DDIM steps", "4 "),
         )
         for node_id, title in INVERTED.items()
-        if node_id not in ("ALEP2P", "ALEMAGEdit")  # which have no empty source prompt
+        if node_id not in ("ALEP2P", "ALEMAGEdit", "ALEPix2PixZero")  # no empty source prompt
     ),
 ]
 # tests/nodes/test_inversion.py and test_not_finite.py, tests/host/test_null_text.py and

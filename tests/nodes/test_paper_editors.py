@@ -79,7 +79,8 @@ def test_the_papers_negative_prompt_is_used_unless_another_is_connected(
     def negative(text: str) -> Any:
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
-    assert torch.equal(edit(negative=negative(editor.negative)), edit())
+    own = TEXT.split(" -> ")[0] if editor.negative is None else editor.negative
+    assert torch.equal(edit(negative=negative(own)), edit())
     assert not torch.equal(edit(negative=negative("a blurry picture")), edit())
 
 
@@ -206,6 +207,16 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "cross_share": (QUICK, 0.0),
         "self_share": (QUICK, 0.0),
         "blend_share": (QUICK, 1.0),
+    },
+    "pix2pix-zero": {
+        "steps": ({}, 3),
+        "target_guidance": ({}, 2.0),
+        "strength": ({}, 0.5),
+        "inversion_method": ({}, "DDIM"),
+        "time_steps": ({}, "LCM"),
+        "attention_guidance": ({}, 0.0),
+        "source_sentences": ({"target_sentences": "a goat"}, "a hat"),
+        "target_sentences": ({"source_sentences": "a wolf"}, "a hat"),
     },
     "ledits": {
         "steps": (SOMEWHERE, 3),
