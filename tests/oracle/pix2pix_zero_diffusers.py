@@ -198,7 +198,9 @@ class Guidance:
         optimiser.step()
         assert x.grad is not None
         after = x.detach()
-        self.updates.append(Update(step, before, x.grad.clone(), after.clone(), float(total)))
+        self.updates.append(
+            Update(step, before, x.grad.clone(), after.clone(), float(total.detach()))
+        )
         with torch.no_grad():
             e = self.rows(after, t, self.edit, timestep=None)
         return *after, e[0] + settings.sampling.target_guidance * (e[1] - e[0])

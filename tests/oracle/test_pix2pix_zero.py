@@ -175,7 +175,8 @@ def see_updates(settings: Settings, scene: Scene, patch: pytest.MonkeyPatch) -> 
 def test_losses_gradients_and_updates_equal_the_oracles_in_double_precision(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):
-    """From the pack's own latents; the pack computes in single precision."""
+    """From the pack's own latents. The pack computes in single precision, whose rounding errors of
+    a sum over all maps stay in the gradients."""
     seen = see_updates(settings, SMALL, monkeypatch)
     assert len(seen) == 4
     both = twins()
@@ -189,14 +190,16 @@ def test_losses_gradients_and_updates_equal_the_oracles_in_double_precision(
             update = oracle.updates[-1]
             found = {"loss": abs(target.loss + away.loss - update.loss) / update.loss}
             for own, row in ((away, 0), (target, 1)):
-                gradient, after = update.gradient[row], update.after[row]
-                way = after - update.z[row]
-                error = (own.gradient - gradient).abs().max() / gradient.abs().max()
+                gradient, way = update.gradient[row], update.after[row] - update.z[row]
+                if number == row == 0:
+                    assert not gradient.any() and not own.gradient.any()  # it is the source's
+                    continue
+                error = (own.gradient - gradient).norm() / gradient.norm()
                 found[f"gradient {own.branch}"] = float(error)
-                moved = own.after - own.z
-                found[f"way {own.branch}"] = float((moved - way).abs().max() / own.z.abs().max())
+                found[f"way {own.branch}"] = float((own.after - own.z - way).norm() / own.z.norm())
             print(f"loss {update.loss:.2e}", {name: f"{e:.1e}" for name, e in found.items()})
-            assert update.loss > 1e-6 and max(found.values()) <= 1e-5
+            assert update.loss > 1e-6 and found.pop("loss") <= 1e-5
+            assert max(found.values()) <= 2e-5
 
 
 # -- planted mistakes ------------------------------------------------------------------------------
