@@ -248,7 +248,8 @@ EDITOR = Editor(
     description=(
         "Edits an image along the direction between sentences about the source and about the "
         "target, without masks and without a target prompt; the attention maps of the source keep "
-        "the structure. Takes minutes. pix2pix-zero (SIGGRAPH 2023, arXiv 2302.03027)."
+        "the structure. Slow, as it computes gradients. pix2pix-zero (SIGGRAPH 2023, arXiv "
+        "2302.03027)."
     ),
     settings=Pix2PixZeroSettings,
     make_control=pix2pix_zero_control,

@@ -40,7 +40,7 @@ def values(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 LEFT_OUT = {"ALEMAGEdit", "ALEPix2PixZero", "ALELEDITS"}
-"""Two take minutes; the last has time steps and guidance of its own."""
+"""Two compute gradients; the last has time steps and guidance of its own."""
 
 
 @every_comparison
