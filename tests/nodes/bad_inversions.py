@@ -60,8 +60,8 @@ INVERSION_CASES = [
         if node_id not in ("ALEP2P", "ALEMAGEdit", "ALEPix2PixZero")  # no empty source prompt
     ),
 ]
-# tests/nodes/test_inversion.py and test_not_finite.py, tests/host/test_null_text.py and
-# test_mag_edit.py
+# tests/nodes/test_inversion.py and test_not_finite.py, tests/host/test_null_text.py,
+# test_mag_edit.py and test_pix2pix_zero.py
 ELSEWHERE = (
     "the inversion has",
     "the error at step",
@@ -70,6 +70,7 @@ ELSEWHERE = (
     "holds no inversion",
     "which is not a valid file name in",
     "Lower scale",
+    "Lower attention_guidance",
     "the gradients of latents of",
 )
 """Sentences that help pages quote and other tests provoke."""
