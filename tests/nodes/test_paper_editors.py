@@ -104,6 +104,7 @@ BY_WORDS = {"source_prompt": "edits", "source_words": "wolf", "target_words": "g
 QUICK = {"inversion_method": "DDIM", "iterations": 0}
 STRONG = {"inversion_method": "DDIM", "iterations": 2, "scale": 100.0, "blend_share": 0.0}
 SOMEWHERE = {"places": "guidance"}  # random weights: the two masks have no place in common
+SENTENCES = {"source_sentences": "a wolf", "target_sentences": "a goat"}
 # for each setting, the inputs beside which it counts, and another value
 CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
     "infedit": {
@@ -215,8 +216,8 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "inversion_method": ({}, "DDIM"),
         "time_steps": ({}, "LCM"),
         "attention_guidance": ({}, 0.0),
-        "source_sentences": ({"target_sentences": "a goat"}, "a hat"),
-        "target_sentences": ({"source_sentences": "a wolf"}, "a hat"),
+        "source_sentences": (SENTENCES, "a hat"),
+        "target_sentences": (SENTENCES, "a hat"),
     },
     "ledits": {
         "steps": (SOMEWHERE, 3),
