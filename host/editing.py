@@ -245,12 +245,12 @@ def open_edit(
     if plan.start == "null-text" and math.isclose(guidance, 1.0):
         # no negative text acts on the source, so the texts serve the target
         guidance = getattr(settings, "target_guidance", 1.0)
-    if negative is None and editor.negative is None:
-        negative = texts["source"]
-    elif negative is None:
-        negative = encode_text(clip, editor.negative)
-    else:
+    if negative is not None:
         advise_negative(plan.start, guidance, editor.title)
+    elif editor.negative is None:
+        negative = texts["source"]
+    else:
+        negative = encode_text(clip, editor.negative)
     if plan.start == "negative-prompt":
         negative = texts[plan.prompt]
 

@@ -194,9 +194,9 @@ def test_rows_and_backward_passes_are_those_of_the_table(clear, monkeypatch, neg
     """An inversion, and each step the source, both halves with gradients, and all three again:
     349 rows in 50 steps (methods.md F: about 350)."""
     model, clip = clear
-    options = {} if negative is None else {"negative": encode_text(clip, negative)}
+    given = None if negative is None else encode_text(clip, negative)
     rows, losses = rows_of(monkeypatch, model), see_losses(monkeypatch)
-    edit(model, clip, **options)
+    edit(model, clip, negative=given)
     assert sum(rows) == 3 + 4 * (1 + 2 + 3 + more) and len(losses) == 4 * 2
     assert 49 + 50 * (1 + 2 + 3) == 349
 

@@ -203,7 +203,8 @@ class Guidance:
         )
         with torch.no_grad():
             e = self.rows(after, t, self.edit, timestep=None)
-        return *after, e[0] + settings.sampling.target_guidance * (e[1] - e[0])
+        guided = e[0] + settings.sampling.target_guidance * (e[1] - e[0])
+        return after[0], after[1], guided
 
 
 def edit(

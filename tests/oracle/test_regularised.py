@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from ale_edit.inversion.regularised import (
 
 from .pix2pix_zero_diffusers import auto_correlation, draw_rolls, regulariser
 
-PIPELINE = published.StableDiffusionPix2PixZeroPipeline
+PIPELINE: Any = published.StableDiffusionPix2PixZeroPipeline
 SIZES = [(16, 16), (24, 32), (33, 18), (8, 8), (4, 5), (2, 3), (1, 1)]
 
 
@@ -40,13 +40,13 @@ def test_the_losses_are_those_of_diffusers(size: tuple[int, int], monkeypatch: p
     rolls = draw_rolls(e[0], torch.Generator().manual_seed(1))
     planned = iter([level[c] for c in range(4) for level in rolls])
     with monkeypatch.context() as patch:
-        patch.setattr(published.torch, "randint", lambda *_, **__: torch.tensor([next(planned)]))
-        expected = PIPELINE.auto_corr_loss(SimpleNamespace(), e)
+        patch.setattr(torch, "randint", lambda *_, **__: torch.tensor([next(planned)]))
+        expected = PIPELINE.auto_corr_loss(None, e)
     assert next(planned, None) is None
     found = autocorrelation(e, [torch.tensor([level]) for level in rolls])
     assert float(found) == pytest.approx(float(expected), abs=1e-12)
     assert float(auto_correlation(e[0], rolls)) == pytest.approx(float(expected), abs=1e-12)
-    kl = PIPELINE.kl_divergence(SimpleNamespace(), e)
+    kl = PIPELINE.kl_divergence(None, e)
     assert float(divergence(e)) == pytest.approx(float(kl), abs=1e-12)
 
 
