@@ -26,6 +26,7 @@ OF_COMFYUI = ("model", "sampling")
 
 NAMES = frozenset(
     ("ALE Edit", "CPAM", "DPL", "DiffEdit", "InfEdit", "LEDITS++", "MAG-Edit", "MasaCtrl")
+    + ("pix2pix-zero",)
     + ("clip", "vae", "eta", "kappa", "json", "sigmas")
     + ("Free-Prompt-Editing", "Plug-and-Play", "Prompt-to-Prompt", "SDEdit")
     + ("TE", "TI", "PSNR", "MSE", "SSIM", "LPIPS")

@@ -15,6 +15,7 @@ from ..inversion.ddim import Convention
 from ..inversion.dynamic_words import LearningSettings
 from ..inversion.stored import InversionMethod, Schedule
 from ..prompts.alignment import EncodedPrompt, Rows, Word
+from ..prompts.directions import SentencePair
 from ..prompts.edits import Variant, require_choice
 from ..regions.regions import USUAL_CELL, Regions
 
@@ -178,7 +179,8 @@ class ControlInputs:
         their names, where any are connected; or the regions of the edits (Editor.grow_regions,
         has_edit_branches). cell: pixels along each side of a latent cell. advise: gives the person
         a notice, a whole sentence. edits: the branches of the edits (Editor.has_edit_branches).
-    seed: of the run; image j has seed + j.
+    seed: of the run; image j has seed + j. has_own_negative: whether the negative prompt is another
+        than the source prompt.
     """
 
     source: EncodedPrompt
@@ -192,6 +194,7 @@ class ControlInputs:
     advise: Callable[[str], object] = lambda sentence: None
     edits: tuple[EditBranch, ...] = ()
     seed: int = 0
+    has_own_negative: bool = True
 
     def require_regions(self) -> Regions:
         """Raises ValueError where there are none."""
@@ -250,10 +253,13 @@ class Editor(Generic[S]):
         for an editor that does not look for it.
     masks: its optional inputs for masks, each with its tooltip. paper: settings with the numbers of
         the paper itself, where the defaults are others. negative: the prompt that branches are
-        guided away from where the person gives none. end_prompt: (settings) -> the prompt whose
-        end-of-text rows take the place of the target's (prompts/end_tokens.py); empty for none.
+        guided away from where the person gives none; None for the source prompt. end_prompt:
+        (settings) -> the prompt whose end-of-text rows take the place of the target's
+        (prompts/end_tokens.py); empty for none.
     learn: (settings, inputs) -> the words that its own inversion learns; None for an editor without
         one. Its node gives that inversion, too.
+    find_sentences: (settings, phrases of the edits) -> the sentences of each direction along which
+        the source's text moves to become the target's, in place of that of the target prompt.
     """
 
     name: str
@@ -271,6 +277,7 @@ class Editor(Generic[S]):
     find_mask: Callable[[S], MaskSettings] | None = None
     masks: tuple[tuple[str, str], ...] = ()
     paper: S | None = None
-    negative: str = ""
+    negative: str | None = ""
     end_prompt: Callable[[S], str] = lambda settings: ""
     learn: Callable[[S, ControlInputs], WordsToLearn] | None = None
+    find_sentences: Callable[[S, tuple[tuple[str, str], ...]], Sequence[SentencePair]] | None = None

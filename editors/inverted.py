@@ -36,7 +36,7 @@ def inversion_setting(default: Start, *, papers: Start = "DDIM", **shown: object
         "exactly. negative-prompt: DDIM, with the source prompt as the negative prompt. "
         f"null-text: {null_text}, then optimises a negative text for each step, which takes "
         "minutes. edit-friendly: DDPM with stored noise maps, and the source branch follows the "
-        "image exactly.",
+        "image exactly. regularised: DDIM, and the noise is made more like white noise.",
         choices=STARTS,
         **shown,
     )

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from ..attention.control import Call, Control, Evaluate, Layer, Step, first_step
+from ..attention.descent import find_gradient, require_finite
 from ..attention.map_losses import (
     WordLoss,
     mean_loss,
@@ -256,15 +257,15 @@ class MagEditControl(P2PControl):
                 x = x.detach().requires_grad_()
                 losses = self._losses("target", x, evaluate)
                 loss = settings.scale * losses.sum(1)
-                _require_finite(f"loss is {loss.tolist()}", loss, step)
+                require_finite(f"loss is {loss.tolist()}", loss, step, "scale")
                 is_moving = is_moving & (losses.detach() > stop_below(settings, step)).any(1)
                 if not bool(is_moving.any()):
                     break
-                gradient = _find_gradient(loss, x, step)
+                gradient = find_gradient(loss, x, step, "scale", LOSS_SCALE)
                 if self._is_avoiding:  # once the graph of the first evaluation is gone
                     away = settings.negative_scale * self._losses("source", x, evaluate).sum(1)
-                    _require_finite(f"loss is {away.tolist()}", away, step)
-                    gradient = gradient - _find_gradient(away, x, step)
+                    require_finite(f"loss is {away.tolist()}", away, step, "scale")
+                    gradient = gradient - find_gradient(away, x, step, "scale", LOSS_SCALE)
                 moved = move_down(x.detach(), gradient, where, step.sigma).to(x)
                 x = torch.where(is_moving[:, None, None, None], moved, x.detach())
         finally:
@@ -330,22 +331,6 @@ def stop_below(settings: MagEditSettings, step: Step) -> float:
         for share, loss in TOKEN_RATIO_STOPS
         if step.number < first_step(share, step.count) or share == 1
     )
-
-
-def _find_gradient(loss: Tensor, x: Tensor, step: Step) -> Tensor:
-    """Of a loss (B,) by the latents x (B, C, h, w), in 32 bits."""
-    (gradient,) = torch.autograd.grad(loss.sum() * LOSS_SCALE, x)
-    gradient = gradient.float() / LOSS_SCALE
-    _require_finite("gradient is not finite", gradient, step)
-    return gradient
-
-
-def _require_finite(found: str, values: Tensor, step: Step) -> None:
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(
-            f"at step {step.number + 1} of {step.count}, the {found}. Lower scale, or run the "
-            "model in fp32 or bf16."
-        )
 
 
 def _as_p2p(settings: MagEditSettings) -> P2PSettings:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -40,6 +41,17 @@ def advise_guidance(inversion: Inversion, guidance: float, node: str) -> None:
             f"but the edit runs at {guidance:g}; the source will not be followed well. Set "
             "source_guidance to the inversion's guidance."
         )
+
+
+def require_method(inversion: Inversion, settings: Any) -> None:
+    """Raises ValueError for an inversion by a method that is none of an editor's."""
+    for field in fields(settings):
+        if field.name == "inversion_method" and inversion.method not in field.metadata["choices"]:
+            ways = [way for way in field.metadata["choices"] if way != "virtual"]
+            raise ValueError(
+                f"the inversion is by {inversion.method}, which this editor cannot start from. "
+                f"Invert the image by {', '.join(ways)}, or disconnect inversion."
+            )
 
 
 def require_size(image: Tensor, model: ModelPatcher, node: str) -> None:

@@ -48,6 +48,7 @@ from .edit_checks import (
     advise_guidance,
     advise_negative,
     require_decoded,
+    require_method,
     require_one_text,
     require_size,
 )
@@ -64,6 +65,7 @@ from .sampling.latents import pixels_per_cell
 from .sampling.schedule import sigmas_of
 from .sampling.virtual_inversion import virtual_inversion_sampler
 from .segmenting.disagreement import find_place
+from .text.directions import move_text
 from .text.embedding import (
     embed_side,
     encode_prompt,
@@ -231,6 +233,10 @@ def open_edit(
     optimises, learner = False, None
     for conditioning in texts.values():
         require_one_text(conditioning, model, editor.title)
+    if editor.find_sentences is not None:
+        with name_node(editor.title):
+            sentences = editor.find_sentences(settings, edits.pairs)
+        texts["target"] = move_text(clip, texts["source"], sentences)
     tell_unknown_words(clip, edits)
     branches = _encode_edits(clip, edits) if editor.has_edit_branches else {}
     for _, conditioning in branches.values():
@@ -242,6 +248,7 @@ def open_edit(
         inputs = _control_inputs(
             editor, model, clip, edits, prompts, regions,
             tuple(branch for branch, _ in branches.values()),
+            has_own_negative=editor.negative is not None or negative is not None,
         )  # fmt: skip
         patched, optimises = _add_own_control(editor, settings, patched, inputs)
         if editor.learn is not None:
@@ -255,6 +262,7 @@ def open_edit(
     text = "" if plan.prompt == "empty" else edits.prompt(plan.prompt)
     if inversion is not None:
         with name_node(editor.title):
+            require_method(inversion, settings)
             require_same_prompt(inversion, text)
             require_same_schedule(inversion, plan.schedule)
         plan = replace(plan, start=inversion.method)
@@ -262,10 +270,12 @@ def open_edit(
     if plan.start in OPTIMISED and math.isclose(guidance, 1.0):
         # no negative text acts on the source, so the texts serve the target
         guidance = getattr(settings, "target_guidance", 1.0)
-    if negative is None:
-        negative = encode_text(clip, editor.negative)
-    else:
+    if negative is not None:
         advise_negative(plan.start, guidance, editor.title)
+    elif editor.negative is None:
+        negative = texts["source"]
+    else:
+        negative = encode_text(clip, editor.negative)
     if plan.start == "negative-prompt":
         negative = texts[plan.prompt]
 
@@ -345,8 +355,9 @@ def _control_inputs(
         variant=edits.settings.variant,
         regions=regions,
         cell=pixels_per_cell(model),
-        phrases=tuple(zip(edits.sources, edits.targets, strict=True)),
+        phrases=edits.pairs,
         edits=branches,
+        has_own_negative=has_own_negative,
     )
 
 

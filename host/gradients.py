@@ -30,13 +30,15 @@ GIB = 2**30
 
 
 @contextmanager
-def record_gradients(model: Any) -> Iterator[None]:
-    """Let autograd record calls of a BaseModel. Its weights themselves get no gradients.
+def record_gradients(model: Any = None) -> Iterator[None]:
+    """Let autograd record, and where a BaseModel is given, calls of it. Its weights themselves get
+    no gradients.
 
     Tensors from outside go through `leaf` first.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        _make_ordinary(model)
+        if model is not None:
+            _make_ordinary(model)
         yield
 
 

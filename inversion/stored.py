@@ -14,7 +14,9 @@ from torch import Tensor
 
 from .ddim import Convention
 
-ImageMethod: TypeAlias = Literal["DDIM", "direct", "negative-prompt", "null-text", "edit-friendly"]
+ImageMethod: TypeAlias = Literal[
+    "DDIM", "direct", "negative-prompt", "null-text", "edit-friendly", "regularised"
+]
 """Methods that a person chooses from: they need an image and its prompt alone."""
 INVERSION_METHODS: tuple[str, ...] = get_args(ImageMethod)
 InversionMethod: TypeAlias = ImageMethod | Literal["DPL", "second-order"]
@@ -60,7 +62,8 @@ class Inversion:
         branch takes the stored latents as well. "negative-prompt" (Miyake, Iohara, Saito, Tanaka,
         arXiv 2305.16807): the source prompt is the negative one. "null-text" (Mokady, Hertz,
         Aberman, Pritch, Cohen-Or, CVPR 2023, arXiv 2211.09794): each step has a negative text of
-        its own. "edit-friendly" (edit_friendly.py): DDPM steps with stored noise maps.
+        its own. "regularised" (regularised.py): as "DDIM", from noise that was made more like white
+        noise. "edit-friendly" (edit_friendly.py): DDPM steps with stored noise maps.
         "second-order" (second_order.py): the same, of order 2. "DPL" (dynamic_words.py): each step
         has embeddings of its own for some words of the prompt, and a negative text of its own.
     sigmas: N + 1 descending noise levels, the last one the image's. latents: (N + 1, B, C, h, w) at

@@ -72,8 +72,9 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
                 [setting_input(f) for f in fields if f.metadata.get("later", False) == is_later]
                 for is_later in (False, True)
             )
-            inverts = editor.learn is not None or any(f.name == "inversion_method" for f in fields)
-            last = [*later, inversion_input()] if inverts else later
+            ways = [f.metadata["choices"] for f in fields if f.name == "inversion_method"]
+            learns = editor.learn is not None
+            last = [*later, inversion_input()] if learns or ways else later
             masks = [mask_input(*named) for named in editor.masks]
             places = [regions_input()] if editor.grow_regions is not None else []
             return io.Schema(
@@ -85,12 +86,12 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
                     *task,
                     *first,
                     *([reuse_input()] if has_source else []),
-                    negative_input(editor.negative, inverts),
+                    negative_input(editor.negative, learns or any("null-text" in w for w in ways)),
                     *last,
                     *masks,
                     *places,
                 ],
-                outputs=[image_output(), *([inversion_output()] if editor.learn else [])],
+                outputs=[image_output(), *([inversion_output()] if learns else [])],
             )
 
         @classmethod

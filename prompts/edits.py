@@ -108,6 +108,11 @@ class Edits:
     def targets(self) -> tuple[str, ...]:
         return tuple(edit.target for edit in self.items)
 
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The source and the target phrase of each edit."""
+        return tuple(zip(self.sources, self.targets, strict=True))
+
     def prompt(self, side: Side) -> str:
         """The whole prompt of a side: the full prompt, or else the phrases joined."""
         if side == "source":
@@ -175,6 +180,13 @@ def _empty_side_sentence(side: str, source: str, target: str) -> str:
 def base_prompt(phrases: tuple[str, ...]) -> str:
     """The base prompt: the phrases joined by " and " (ALE-Edit, section 3.1)."""
     return JOINER.join(phrases)
+
+
+def keep_targets(edits: Edits) -> Edits:
+    """The edits without those that remove an object. One that adds an object gets its name for a
+    source."""
+    items = (replace(edit, source=edit.name) for edit in edits.items if edit.target)
+    return replace(edits, items=tuple(items))
 
 
 def edit_alone(edits: Edits, place: int) -> Edits:

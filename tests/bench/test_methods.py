@@ -40,6 +40,7 @@ GROUND = {
     "mag-edit": {"time_steps": "LCM"},
     "cpam": {"time_steps": "LCM"},
     "dpl": {"time_steps": "LCM"},
+    "pix2pix-zero": {"time_steps": "LCM"},
 }
 """Beyond steps and guidance, what puts an editor on the ground of ALE-Edit."""
 
@@ -77,7 +78,8 @@ def test_each_method_changes_its_own_inputs_alone(method):
         for inputs in meant.values():
             inputs[method.nouns_input] = "goat and ball"
     assert {t: i for t, i in different.items() if i} == {t: i for t, i in meant.items() if i}
-    same = (method.editor, "ledits-paper")  # the settings of an editor's workflow
+    # the settings of an editor's workflow
+    same = (method.editor, "ledits-paper", "pix2pix-zero-paper")
     assert any(different.values()) or method.mask_error or method.name in same
 
 

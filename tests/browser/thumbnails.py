@@ -49,6 +49,7 @@ SHOWN = {
     "method_settings": ("Image, all parts on", "Image, all parts off"),
     "object_restricted_embeddings": ("Image with ORE", "Image with the plain prompt"),
     "paste_background": ("As decoded by the VAE", "With the source's own pixels"),
+    "pix2pix_zero": ("Source", "Edited image"),
     "pnp": ("Source", "Edited image"),
     "preservation_score": ("Edited image",),
     "region_cross_attention": ("Image with regions", "Image without"),

@@ -57,11 +57,11 @@ INVERSION_CASES = [
             (f"{title}: ", "5 DDIM steps", "4 "),
         )
         for node_id, title in INVERTED.items()
-        if node_id not in ("ALEP2P", "ALEMAGEdit")  # which have no empty source prompt
+        if node_id not in ("ALEP2P", "ALEMAGEdit", "ALEPix2PixZero")  # no empty source prompt
     ),
 ]
-# tests/nodes/test_inversion.py and test_not_finite.py, tests/host/test_null_text.py and
-# test_mag_edit.py
+# tests/nodes/test_inversion.py and test_not_finite.py, tests/host/test_null_text.py,
+# test_mag_edit.py and test_pix2pix_zero.py
 ELSEWHERE = (
     "the inversion has",
     "the error at step",
@@ -70,6 +70,7 @@ ELSEWHERE = (
     "holds no inversion",
     "which is not a valid file name in",
     "Lower scale",
+    "Lower attention_guidance",
     "the gradients of latents of",
     "the loss of",
     "the gradient of each image",

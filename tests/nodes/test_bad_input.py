@@ -25,6 +25,7 @@ from ale_edit.tests.nodes.bad_mag_edit import MAG_EDIT_CASES
 from ale_edit.tests.nodes.bad_masactrl import MASACTRL_CASES
 from ale_edit.tests.nodes.bad_models import MODEL_CASES, NO_UNET, OTHER_MODEL_CASES
 from ale_edit.tests.nodes.bad_patches import OF_NODES_NOT_HERE, PATCH_CASES
+from ale_edit.tests.nodes.bad_pix2pix_zero import PIX2PIX_ZERO_CASES
 from ale_edit.tests.nodes.bad_sampling import SAMPLING_CASES
 from ale_edit.tests.nodes.graph import one, run, schema
 from ale_edit.tests.nodes.test_bad_grounding import SAID as GROUNDING_SAID
@@ -49,6 +50,7 @@ CASES = [
     *DPL_CASES,
     *LEDITS_CASES,
     *MAG_EDIT_CASES,
+    *PIX2PIX_ZERO_CASES,
 ]
 
 

@@ -81,7 +81,8 @@ def test_the_papers_negative_prompt_is_used_unless_another_is_connected(
     def negative(text: str) -> Any:
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
-    assert torch.equal(edit(negative=negative(editor.negative)), edit())
+    own = TEXT.split(" -> ")[0] if editor.negative is None else editor.negative
+    assert torch.equal(edit(negative=negative(own)), edit())
     assert not torch.equal(edit(negative=negative("a blurry picture")), edit())
 
 
@@ -107,6 +108,7 @@ RED_HAT = one("ALEEditList", text="red wolf -> red goat")
 QUICK = {"inversion_method": "DDIM", "iterations": 0}
 STRONG = {"inversion_method": "DDIM", "iterations": 2, "scale": 100.0, "blend_share": 0.0}
 SOMEWHERE = {"places": "guidance"}  # random weights: the two masks have no place in common
+SENTENCES = {"source_sentences": "a wolf", "target_sentences": "a goat"}
 # for each setting, the inputs beside which it counts, and another value
 CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
     "infedit": {
@@ -232,6 +234,16 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "thresholds": (LEARNED, 10.0),
         "adjective_binding": ({**LEARNED, "edits": RED_HAT}, True),
         "schedule": (LEARNED, "paper"),
+    },
+    "pix2pix-zero": {
+        "steps": ({}, 3),
+        "target_guidance": ({}, 2.0),
+        "strength": ({}, 0.5),
+        "inversion_method": ({}, "DDIM"),
+        "time_steps": ({}, "LCM"),
+        "attention_guidance": ({}, 0.0),
+        "source_sentences": (SENTENCES, "a hat"),
+        "target_sentences": (SENTENCES, "a hat"),
     },
     "ledits": {
         "steps": (SOMEWHERE, 3),

@@ -30,6 +30,7 @@ class Method:
     """An editor and its oracle. translate: the oracle's settings -> the editor's. edit: the
     oracle's, of one image. prompts: the oracle's source and target prompt under its settings.
     full_prompts: those that the editor is given, joined from no phrases. regions: of its masks.
+    negative: the negative prompt that the editor is given, or None for its own.
     adds_result: whether the oracle gives the result after its steps; that of virtual inversion is
     the last prediction."""
 
@@ -40,19 +41,23 @@ class Method:
     adds_result: bool = False
     full_prompts: Callable[[Any], tuple[str, str]] = lambda settings: PROMPTS
     regions: Callable[[Any, Scene], Regions | None] = lambda settings, scene: None
+    negative: Callable[[Any], str | None] = lambda settings: None
 
 
 def run_pack(method: Method, scene: Scene, settings: Any, variant: Variant = "paper") -> list[Step]:
     """z and p (B, C, h, w) of the target at every step, and last the result."""
     from ale_edit.host import editing
     from ale_edit.host.sampling.schedule import sigmas_of
+    from ale_edit.host.text.embedding import encode_text
 
     pack, mine = twins(), method.translate(settings)
     source, target = method.full_prompts(settings)
     edits = edits_of(PAIRS, source_prompt=source, target_prompt=target, variant=variant)
+    negative = method.negative(settings)
     edit = editing.open_edit(
         method.editor, mine, pack.model, pack.clip, edits,
         regions=method.regions(settings, scene), reuses_source=False,
+        negative=None if negative is None else encode_text(pack.clip, negative),
     )  # fmt: skip
     sigmas = sigmas_of(pack.model, edit.plan.schedule)
     latents = scene.latents / pack.latent_scale
