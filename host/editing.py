@@ -37,6 +37,7 @@ from ..prompts.alignment import EncodedPrompt
 from ..prompts.edits import Edits, Side
 from ..regions.paste import restore_size
 from ..regions.regions import Regions
+from .abilities import require_abilities
 from .attention.adapter import add_control
 from .attention.rgb_cam import apply_rgb_cam
 from .attention.self_injection import apply_self_injection
@@ -102,6 +103,7 @@ def edit_image(
         reuses_source: take the source branch from the last edit where it is the same. inversion: of
         this image, in place of the one that the editor makes.
     """
+    require_abilities(edits, editor.title, editor.abilities)
     require_size(image, model, editor.title)
     if regions is None:
         regions = read_regions(editor, settings, edits, image, masks or {})
