@@ -9,7 +9,6 @@ from comfy_api.latest import io
 
 from ..editors import COMPARED, ale
 from ..editors.editor import SOURCE, Editor
-from ..host.abilities import require_abilities
 from ..host.comfy_types import Conditioning
 from ..host.editing import edit_image
 from ..host.messages import name_node, speak_as
@@ -189,7 +188,6 @@ class ALEEdit(io.ComfyNode):
         edits = edits if variant == AS_IN_EDITS else set_variant(edits, variant)
         settings = ale.ALESettings(schedule=share, dilation=dilation, **numbers)
         with speak_as(ale.EDITOR.title):
-            require_abilities(edits, ale.EDITOR.title, ale.EDITOR.abilities)
             if regions is None:
                 regions = regions_on_images(edits, image, dilation)
             edited = edit_image(
