@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 
 from ..editors import EDITORS
 from ..editors.editor import Ability
 from ..prompts.edits import Edit, Edits
+
+WAYS_OUT: Mapping[Ability, tuple[str, str]] = {
+    "add": ("source", "what the object is now"),
+    "remove": ("target", "what the object becomes"),
+}
+"""The phrase that is missing, and what to write in its place."""
 
 
 def require_abilities(
@@ -15,13 +21,12 @@ def require_abilities(
     """Raises ValueError for an edit that adds or removes an object where that is not among the
     abilities of an editor."""
     for edit in edits.items:
-        needed: Ability | None = None
-        if not edit.source:
-            needed, missing, instead = "add", "source", "what the object is now"
-        elif not edit.target:
-            needed, missing, instead = "remove", "target", "what the object becomes"
-        if needed is None or needed in abilities:
+        if edit.source and edit.target:
             continue
+        needed: Ability = "remove" if edit.source else "add"
+        if needed in abilities:
+            continue
+        missing, instead = WAYS_OUT[needed]
         able = " or ".join(editor.title for editor in EDITORS if needed in editor.abilities)
         raise ValueError(
             f'{node}: the edit "{edit.text}" has no {missing} phrase, so it is to {needed} an '
