@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..editors import COMPARED, dpl, mag_edit, p2p
+from ..editors import COMPARED, cpam, dpl, mag_edit, p2p
 from ..editors.editor import SOURCE, Editor
 from ..headless import Workflow
 from ..headless.editors import ALE as ALE_EDITOR
@@ -223,6 +223,24 @@ def _as_locinv(method: Method) -> Method:
 
 
 LOCINV, LOCINV_PAPER = map(_as_locinv, _by_editor(dpl.EDITOR))
+
+
+def _choose_strategy(method: Method, strategy: str) -> Method:
+    """CPAM by another strategy than `replace`."""
+    ((title, inputs),) = method.inputs.items()
+    return replace(
+        method,
+        name=method.name.replace("cpam", f"cpam-{strategy}"),
+        label=method.label.replace(title, f"{title}, {strategy}"),
+        inputs={title: {**inputs, "strategy": strategy}},
+    )
+
+
+CPAM = _by_editor(cpam.EDITOR)
+CPAM_REMOVE, CPAM_BACKGROUND = (
+    tuple(_choose_strategy(method, strategy) for method in CPAM)
+    for strategy in ("remove", "background")
+)
 BESIDE_ALE = (
     *(_by_editor(editor)[0] for editor in COMPARED),
     MASACTRL_DDIM,
@@ -235,7 +253,10 @@ BY_PAPERS = (*(_by_editor(editor)[1] for editor in COMPARED), MAG_SPATIAL_PAPER,
 
 def all_methods() -> dict[str, Method]:
     """Every named method."""
-    groups = (DEFAULT, BESIDE_ALE, BY_PAPERS, END_OF_TEXT, SCHEDULES, DILATIONS, MASK_ERRORS, LCM)
+    groups = (
+        *(DEFAULT, BESIDE_ALE, BY_PAPERS, CPAM_REMOVE, CPAM_BACKGROUND),
+        *(END_OF_TEXT, SCHEDULES, DILATIONS, MASK_ERRORS, LCM),
+    )
     return {method.name: method for group in groups for method in group}
 
 

@@ -39,6 +39,7 @@ from ..prompts.alignment import EncodedPrompt, align
 from ..prompts.edits import Edits, Side
 from ..regions.paste import restore_size
 from ..regions.regions import Regions
+from .abilities import require_abilities
 from .attention.adapter import add_control
 from .attention.rgb_cam import apply_rgb_cam
 from .attention.self_injection import apply_self_injection
@@ -113,6 +114,7 @@ def edit_image(
         this image, in place of the one that the editor makes. keep_inversion: is given the one that
         the edit started from, if any.
     """
+    require_abilities(edits, editor.title, editor.abilities)
     require_size(image, model, editor.title)
     if regions is None:
         regions = read_regions(editor, settings, edits, image, masks or {})
@@ -346,6 +348,7 @@ def _control_inputs(
     prompts: Mapping[Side, EncodedPrompt],
     regions: Regions | None,
     branches: tuple[EditBranch, ...],
+    has_own_negative: bool,
 ) -> ControlInputs:
     return ControlInputs(
         source=prompts["source"],

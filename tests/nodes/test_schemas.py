@@ -54,7 +54,7 @@ def test_no_schema_has_changed() -> None:
 
 
 def test_there_are_forty_three_nodes() -> None:
-    assert len(nodes()) == 43
+    assert len(nodes()) == 44
 
 
 @every_node
