@@ -74,7 +74,7 @@ LEARNED = find_methods(("dpl", "locinv"))
 """They take minutes an edit, so their table has fewest."""
 
 
-def _compared(methods: Sequence[Method]) -> list[Method]:
+def choose_compared(methods: Sequence[Method]) -> list[Method]:
     """Those of the editors that ALE-Edit's paper compares with, and of SDEdit."""
     others = {method.editor for method in (*RELATED, *GRADIENTS, *LEARNED)}
     return [method for method in methods if method.editor not in others]
@@ -98,12 +98,12 @@ TABLES = (
     PaperTable(
         "editors",
         "Editors, with one model, steps and guidance",
-        (NAIVE, ALE, *_compared(BESIDE_ALE)),
+        (NAIVE, ALE, *choose_compared(BESIDE_ALE)),
     ),
     PaperTable(
         "editors-paper",
         "Editors, with their papers' settings",
-        (NAIVE, ALE, *_compared(BY_PAPERS)),
+        (NAIVE, ALE, *choose_compared(BY_PAPERS)),
     ),
     PaperTable("related", "Related systems", (NAIVE, ALE, *RELATED)),
     PaperTable("gradients", "Related systems that optimise", (NAIVE, ALE, *GRADIENTS)),

@@ -76,7 +76,8 @@ def test_the_paper_s_tables_are_there():
 
 
 def test_each_editor_is_in_one_table():
-    found = Counter(m.name for t in TABLES for m in t.methods if m in BESIDE_ALE)
+    shared = [t for t in TABLES if not t.task]
+    found = Counter(m.name for t in shared for m in t.methods if m in BESIDE_ALE)
     assert found == Counter(m.name for m in BESIDE_ALE)
 
 
