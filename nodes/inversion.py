@@ -158,10 +158,9 @@ class InvertImage(io.ComfyNode):
             require_choice("method", method, INVERSION_METHODS)
             require_choice("convention", convention, CONVENTIONS)
             schedule = Schedule(steps, strength, time_steps)
-        text, samples = encode_text(clip, prompt), latent["samples"]
         with speak_as(INVERT):
             inversion = invert_by(
-                method, model, text, samples, schedule, prompt,
+                method, model, encode_text(clip, prompt), latent["samples"], schedule, prompt,
                 negative=encode_text(clip, ""), guidance=guidance, convention=convention, seed=seed,
             )  # fmt: skip
         return io.NodeOutput(inversion)

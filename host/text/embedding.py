@@ -37,6 +37,7 @@ from .tokens import (
     inner_rows,
     join,
     one_chunk,
+    require_clip,
     require_rows,
     require_same_rows,
     require_vectors_fit,
@@ -115,7 +116,11 @@ def tokenize_prompt(clip: CLIP, edits: Edits, side: Side) -> Tokenized:
 
 
 def encode_text(clip: CLIP, text: str) -> Conditioning:
-    """A text as CLIP Text Encode gives it."""
+    """A text as CLIP Text Encode gives it.
+
+    Raises ValueError without a CLIP.
+    """
+    require_clip(clip)
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 

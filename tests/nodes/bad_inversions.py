@@ -42,6 +42,13 @@ INVERSION_CASES = [
         ("Sample from Inversion", "model input", "Flux"),
     ),
     Case(
+        "no text encoder in Invert Image",
+        lambda w: invert(w, clip=None),
+        "ALEInvertImage",
+        "the clip input is empty",
+        ("Invert Image: ", "SD 1.5"),
+    ),
+    Case(
         "an inversion of no step",
         lambda w: invert(w, strength=0.2),
         "ALEInvertImage",
