@@ -68,8 +68,8 @@ def demo_dataset(
     about = describe_scenes(seeds, objects, size)
     images, pictures = draw_images(seeds, objects, size)
     edits = construct(images, VOCABULARY, seed=0, counts=counts, instances=instances)
-    find_tagged_runs = tuple(_tag_held_out(edit, images[edit.image]) for edit in edits)
-    write_dataset(Dataset(folder, name, about, images, find_tagged_runs), pictures)
+    tagged = tuple(_tag_held_out(edit, images[edit.image]) for edit in edits)
+    write_dataset(Dataset(folder, name, about, images, tagged), pictures)
     return read_dataset(folder)
 
 

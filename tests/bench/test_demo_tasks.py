@@ -13,17 +13,19 @@ from torch import Tensor
 
 from ale_edit.bench.dataset import Dataset, ImageEdit
 from ale_edit.bench.demo_tasks import OBJECTS, task_dataset
-from ale_edit.bench.editing import Plan
+from ale_edit.bench.editing import Plan, write_result
 from ale_edit.bench.main_job import to_tensor
 from ale_edit.bench.methods import CPAM, CPAM_BACKGROUND, CPAM_REMOVE
 from ale_edit.bench.metric import Views
+from ale_edit.bench.report import OF_TASKS
 from ale_edit.bench.scoring_pass import metrics_for
-from ale_edit.bench.tables import TABLES, folders_of
+from ale_edit.bench.tables import TABLES, folders_of, main
 from ale_edit.bench.task_scores import is_gone, score_background
 from ale_edit.demo.finder import FoundObject
 from ale_edit.demo.render import render
 from ale_edit.demo.scenes import make_scene
 from ale_edit.demo.world import BACKGROUNDS
+from ale_edit.headless.pictures import as_png
 
 SCENES = 3
 METHODS = {"removal": CPAM_REMOVE, "mixed": CPAM, "background": CPAM_BACKGROUND}
@@ -162,6 +164,33 @@ def test_a_background_is_that_whose_words_fit_best(lists) -> None:
     found = score_background(cosines, dataset, edit, seen)
     assert found["CLIP, background"] == [0.0] and found["background"] == [0.0]
     assert found["background of the source"] == [1.0]
+
+
+COLUMNS = {
+    "removal": ("object gone ↑", "other objects kept ↑", "PSNR (dB) ↑"),
+    "mixed": ("TE ↓", "all asked ↑", "object gone ↑", "other objects kept ↑", "PSNR (dB) ↑"),
+    "background": ("all asked ↑", "CLIP, new background ↑", "shows the new background ↑"),
+}
+
+
+@every_task
+def test_a_table_of_a_task_shows_its_scores_and_leaves_the_legend_of_all_tables_alone(
+    task: str, tmp_path: Path
+) -> None:
+    """Of images that are the sources themselves."""
+    dataset = task_dataset(tmp_path / task / "dataset", task)
+    for one in Plan(dataset, dataset.edits[:2], METHODS[task], tmp_path / task).tasks:
+        write_result(one, as_png(dataset.picture(one.edit.image)), {})
+    text = tmp_path / "results.md"
+    marks = [f"<!-- table {name} -->\nold\n<!-- end {name} -->" for name in (task, "legend")]
+    text.write_text("\n".join(marks), encoding="utf-8")
+    argv = ["--only", task, "--edits", "2", "--score-only", "--out", str(tmp_path)]
+    assert main([*argv, "--write", str(text)]) == 0
+    written, legend = text.read_text(encoding="utf-8").split("<!-- table legend -->")
+    assert all(column in written for column in COLUMNS[task]) and legend.startswith("\nold\n")
+    assert ("TE ↓" in written) == (task == "mixed")
+    assert OF_TASKS[task].split(" is ")[0] in written and "scene seeds 0 to 29" in written
+    assert (tmp_path / "tables" / f"{task}.html").is_file()
 
 
 def test_a_table_of_a_task_has_a_folder_of_its_own() -> None:

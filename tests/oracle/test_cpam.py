@@ -69,6 +69,16 @@ def pairs_of(settings: Settings) -> tuple[tuple[str, str], ...]:
     return tuple(OF_TASK[task] for task in settings.tasks) or PAIRS[: len(settings.boxes)]
 
 
+def prompts_of(settings: Settings) -> tuple[str, str]:
+    """Of tasks, what the editor joins itself."""
+    if not settings.tasks:
+        return PROMPTS
+    sources, targets = (
+        [phrase for phrase in side if phrase] for side in zip(*pairs_of(settings), strict=True)
+    )
+    return " and ".join(sources), " and ".join(targets)
+
+
 CPAM = Method(
     cpam.EDITOR,
     translate,
@@ -76,9 +86,7 @@ CPAM = Method(
     adds_result=True,
     regions=regions,
     pairs=pairs_of,
-    prompts=lambda settings: (
-        ("grey wolf and yellow moon", "brown goat and yellow ball") if settings.tasks else PROMPTS
-    ),
+    prompts=prompts_of,
     full_prompts=lambda settings: (None, None) if settings.tasks else PROMPTS,
 )
 REPLACE = Settings()
