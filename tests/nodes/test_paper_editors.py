@@ -241,7 +241,7 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "strength": ({}, 0.5),
         "inversion_method": ({}, "DDIM"),
         "time_steps": ({}, "LCM"),
-        "attention_guidance": ({}, 0.0),
+        "attention_guidance": ({"attention_guidance": 10.0}, 0.0),
         "source_sentences": (SENTENCES, "a hat"),
         "target_sentences": (SENTENCES, "a hat"),
     },
