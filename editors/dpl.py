@@ -207,7 +207,7 @@ def _find_objects(nouns: list[Noun], phrases: list[str]) -> tuple[int, ...]:
         if noun.phrase is None:
             raise ValueError(
                 f'the noun "{noun.word}" is in no source phrase of the edits '
-                f"({', '.join(phrases)}), so it has no mask. Leave it out of nouns, or set priors "
+                f"({', '.join(phrases)}), so it has no mask. Remove it from nouns, or set priors "
                 'to "clusters".'
             )
         found.append(noun.phrase)

@@ -48,7 +48,7 @@ PIX2PIX_ZERO_CASES = [
         lambda w: edit(w, source_sentences="a wolf", target_sentences=f"a goat\n{LONG}"),
         "more than the 75 of one chunk",
         "80 tokens",
-        f'the sentence "{LONG.strip()}"',
+        'the sentence "a wolf a wolf',
     ),
     case(
         "a sentence without words",
