@@ -20,7 +20,6 @@ from torch import Tensor
 from ..attention.control import Call, Control, Layer, Reads, Step, first_layer, first_step
 from ..attention.mask_guided import ALL, Part, attend_in_parts, positions, positions_or_all
 from ..attention.refined_mask import RefinedMask
-from ..attention.word_maps import query_parts
 from ..prompts.alignment import Rows
 from ..prompts.edits import Variant
 from ..prompts.word_replacement import find_everywhere
@@ -28,6 +27,7 @@ from ..regions.grid import coverage
 from ..regions.regions import fit_masks, grow_by_area
 from .editor import SOURCE, TARGET, ControlInputs, Editor, Settings, Start, setting, share_setting
 from .inverted import InvertedSettings, inversion_setting, plan_inversion
+from .object_texts import ObjectTexts, OwnTexts, object_texts_setting
 
 StrategyName: TypeAlias = Literal[
     "add", "replace", "replace (refined)", "pose / view", "background", "remove"
@@ -112,6 +112,10 @@ class CPAMSettings(InvertedSettings, ChoosesStrategy):
         "phrases to belong to the object. Lower: larger object.",
         step=0.01,
     )
+    object_texts: ObjectTexts = object_texts_setting(
+        "What each object reads. whole prompt: all of it, as in the paper. each its own: its own "
+        "phrase alone, as in ALE Edit. Not used by background and remove.",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +135,8 @@ class CPAMControl(Control):
 
     images: the masks of each image, or of one for all. cell: pixels along each side of a latent
         cell. rows: those of the target phrases in the target prompt, for a mask that is refined.
-        seed: of the plain layers; image j has seed + j. The source has the empty text.
+        seed: of the plain layers; image j has seed + j. texts: those of the objects, where each has
+        its own. The source has the empty text.
     """
 
     reads: Reads = {"target": frozenset(("source",))}
@@ -145,8 +150,10 @@ class CPAMControl(Control):
         variant: Variant = "paper",
         rows: Rows = (),
         seed: int = 0,
+        texts: OwnTexts | None = None,
     ) -> None:
         self._settings, self._strategy = settings, STRATEGIES[settings.strategy]
+        self._texts, self.replaces_text = texts, texts is not None
         self._images, self._cell, self._variant = images, cell, variant
         self._rows, self._seed = rows, seed
         self._maps = RefinedMask()
@@ -169,7 +176,10 @@ class CPAMControl(Control):
         if call.layer.kind == "self":
             return self._adapt(call)
         if self._strategy.is_refined:
-            self._keep_map(call)
+            self._maps.look(call, self._rows)
+        if self._texts is not None:
+            cells = self._find_cells(call.layer)
+            return {"target": self._texts.attend(call, [target for _, target in cells])}
         return attend(call, self._find_parts(call, extract))
 
     # -- self-attention ----------------------------------------------------------------------------
@@ -261,15 +271,6 @@ class CPAMControl(Control):
     def _bring_to_grid(self, mask: Tensor, layer: Layer) -> Tensor:
         return coverage(mask[None], *layer.grid, self._variant).flatten()
 
-    def _keep_map(self, call: Call) -> None:
-        """Keep the map of the target phrases: of all positions, whatever they attend to."""
-        q, k, rows = call.q["target"], call.k["target"], list(self._rows)
-        found = [
-            call.probs(q[:, part], k)[..., rows].mean((1, 3))
-            for part in query_parts(call, ("target",))
-        ]
-        self._maps.add(torch.cat(found, 1), call.layer.grid, call.layer.latent)
-
 
 # -- what reads what -------------------------------------------------------------------------------
 
@@ -326,11 +327,19 @@ def cpam_control(settings: CPAMSettings, inputs: ControlInputs) -> CPAMControl:
     Raises ValueError for masks that leave nothing to do, that no cell of the latent sees, and for a
     target phrase that is not in the target prompt where the mask follows it.
     """
-    images = [_masks_of(one.raw, settings) for one in inputs.require_regions().images]
+    objects = [one.raw for one in inputs.require_regions().images]
+    images = [_masks_of(raw, settings) for raw in objects]
     for masks in images:
         _require_masks(masks, settings, inputs)
     rows = _find_rows(inputs) if STRATEGIES[settings.strategy].is_refined else ()
-    return CPAMControl(settings, images, inputs.cell, inputs.variant, rows, inputs.seed)
+    texts = OwnTexts(objects, inputs.cell) if has_own_texts(settings) else None
+    return CPAMControl(settings, images, inputs.cell, inputs.variant, rows, inputs.seed, texts)
+
+
+def has_own_texts(settings: CPAMSettings) -> bool:
+    """Whether each object reads its own phrase."""
+    is_used = settings.strategy not in ("background", "remove")
+    return is_used and settings.object_texts == "each its own"
 
 
 def _masks_of(raw: Tensor, settings: CPAMSettings) -> Masks:
@@ -343,16 +352,14 @@ def _masks_of(raw: Tensor, settings: CPAMSettings) -> Masks:
 
 def _require_masks(masks: Masks, settings: CPAMSettings, inputs: ControlInputs) -> None:
     if settings.strategy in ("background", "remove") and bool(masks.grown.all()):
-        left = {
-            "background": "no background to change",
-            "remove": "no background to fill them with",
-        }
+        use = "change" if settings.strategy == "background" else "fill them with"
         raise ValueError(
-            f"the masks cover the whole image, so there is {left[settings.strategy]}. Paint the "
+            f"the masks cover the whole image, so there is no background to {use}. Paint the "
             "object alone, or invert the mask."
         )
-    height, width = (n // inputs.cell for n in masks.objects.shape)
-    if not coverage(masks.objects[None], height, width, inputs.variant).any():
+    height, width = inputs.latent
+    objects = fit_masks(masks.objects[None], inputs.cell * height, inputs.cell * width, inputs.cell)
+    if not coverage(objects, height, width, inputs.variant).any():
         raise ValueError(
             f"the mask of the object covers no cell of the {height}x{width} of the latent, since "
             "the published code reads the top left pixel of each. Paint a larger mask, or choose "
@@ -388,5 +395,6 @@ EDITOR = Editor(
     make_control=cpam_control,
     branches=lambda settings: (replace(SOURCE, text="empty"), TARGET),
     plan=lambda settings: plan_inversion(settings, "empty"),
+    has_object_texts=has_own_texts,
     grow_regions=lambda settings: 0.0,
 )

@@ -369,10 +369,8 @@ def mag_edit_control(settings: MagEditSettings, inputs: ControlInputs) -> Contro
     is_optimised = settings.iterations > 0 and settings.optimise_share > 0
     if is_optimised:
         objects = find_objects(settings, inputs)
-    names = [each.name for each in objects]
+    names, latent = [each.name for each in objects], inputs.latent
     for one in regions.images:
-        height, width = one.dilated.shape[-2:]
-        latent = (height // inputs.cell, width // inputs.cell)
         if is_optimised:
             sample_masks(one.dilated, names, find_grid(latent), latent, inputs.cell)
         if is_optimised or settings.blend_share > 0:

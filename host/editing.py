@@ -36,7 +36,7 @@ from ..inversion.stored import (
 from ..prompts.alignment import EncodedPrompt
 from ..prompts.edits import Edits, Side
 from ..regions.paste import restore_size
-from ..regions.regions import Regions
+from ..regions.regions import Regions, size_of
 from .attention.adapter import add_control
 from .attention.rgb_cam import apply_rgb_cam
 from .attention.self_injection import apply_self_injection
@@ -61,6 +61,7 @@ from .sampling.latents import pixels_per_cell
 from .sampling.schedule import sigmas_of
 from .sampling.virtual_inversion import virtual_inversion_sampler
 from .segmenting.disagreement import find_place
+from .text.conditioning import carry_embeddings
 from .text.embedding import (
     embed_side,
     encode_prompt,
@@ -117,6 +118,7 @@ def edit_image(
     edit = open_edit(
         editor, settings, model, clip, edits,
         regions=regions, negative=negative, reuses_source=reuses_source, inversion=inversion,
+        size=(image.shape[1], image.shape[2]),
     )  # fmt: skip
     edited = edit.edit_latent(vae, encode_image(vae, image) if latent is None else latent, seed)
     require_decoded(edited, image, model, editor.title)
@@ -200,16 +202,18 @@ def open_edit(
     evaluation: Evaluation = "together",
     reuses_source: bool = True,
     inversion: Inversion | None = None,
+    size: tuple[int, int] | None = None,
 ) -> OpenEdit:
     """The guider of an editor's branches under its control, and its sampling; see `edit_image`.
 
-    evaluation: how the branches run, see BranchGuider.
+    evaluation: how the branches run, see BranchGuider. size: (height, width) of the image, if the
+        regions have another.
     """
     require_cross_attention(model, editor.title)
     patched = model
     for part in editor.parts(settings):
         patched = _apply_part(patched, part, regions, editor.title)
-    texts, prompts = _encode_sides(editor, clip, edits)
+    texts, prompts = _encode_sides(editor, settings, clip, edits)
     optimises = False
     for conditioning in texts.values():
         require_one_text(conditioning, model, editor.title)
@@ -223,7 +227,7 @@ def open_edit(
             texts["target"] = substitute_rows(clip, target, words, plain)
         patched, optimises = _add_own_control(
             editor, settings, patched, clip, edits, prompts, regions,
-            tuple(branch for branch, _ in branches.values()),
+            tuple(branch for branch, _ in branches.values()), size,
         )  # fmt: skip
     texts["empty"] = encode_text(clip, "")
     plan = editor.plan(settings)
@@ -275,7 +279,7 @@ def _apply_part(
 
 
 def _encode_sides(
-    editor: Editor[S], clip: CLIP, edits: Edits
+    editor: Editor[S], settings: S, clip: CLIP, edits: Edits
 ) -> tuple[dict[BranchText, Conditioning], dict[Side, EncodedPrompt]]:
     """The CONDITIONING of source and target; and the rows of both where they are plain prompts."""
     sides: tuple[Side, ...] = ("source", "target")
@@ -286,6 +290,8 @@ def _encode_sides(
             texts[side] = embed_side(clip, edits, side)
         else:
             texts[side], prompts[side] = encode_prompt(clip, edits, side)
+    if editor.has_object_texts(settings):
+        texts["target"] = carry_embeddings(texts["target"], embed_side(clip, edits, "target"))
     return texts, prompts
 
 
@@ -311,9 +317,13 @@ def _add_own_control(
     prompts: Mapping[Side, EncodedPrompt],
     regions: Regions | None,
     branches: tuple[EditBranch, ...],
+    size: tuple[int, int] | None,
 ) -> tuple[ModelPatcher, bool]:
     """A clone of a MODEL under the control that the editor makes, if it makes one, and whether that
     control optimises latents."""
+    cell = pixels_per_cell(model)
+    if size is None:
+        size = (0, 0) if regions is None else size_of(regions)
     inputs = ControlInputs(
         source=prompts["source"],
         target=prompts["target"],
@@ -321,7 +331,8 @@ def _add_own_control(
         self_layers=len(self_attention_layers(model.get_model_object("diffusion_model"))),
         variant=edits.settings.variant,
         regions=regions,
-        cell=pixels_per_cell(model),
+        cell=cell,
+        latent=(size[0] // cell, size[1] // cell),
         phrases=tuple(zip(edits.sources, edits.targets, strict=True)),
         edits=branches,
     )

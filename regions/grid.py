@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,6 +53,16 @@ def coverage(masks: Tensor, height: int, width: int, variant: str) -> Tensor:
             covered[:, cell[0], cell[1]] = False
             covered[i, cell[0], cell[1]] = True
     return covered
+
+
+def find_nearest(masks: Tensor, height: int, width: int) -> Tensor:
+    """(height, width) int64: which of the masks (K, H, W) is the nearest to each cell of a grid, by
+    the mean distance of its pixels."""
+    from scipy.ndimage import distance_transform_edt
+
+    each = [np.asarray(distance_transform_edt((mask < THRESHOLD).numpy())) for mask in masks]
+    distances = torch.from_numpy(np.stack(each)).float()
+    return F.adaptive_avg_pool2d(distances, (height, width)).argmin(0)
 
 
 def sample_masks(

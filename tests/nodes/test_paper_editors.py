@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ale_edit.editors import COMPARED, EDITORS
+from ale_edit.editors import COMPARED, EDITORS, cpam, mag_edit
 from ale_edit.editors.editor import Editor
+from ale_edit.prompts.edits import set_variant
 from ale_edit.tests.nodes.graph import nodes, one, picture, schema
 
 every_editor = pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
@@ -70,6 +71,20 @@ def test_the_same_inputs_give_the_same_image_and_leave_the_model_as_it_was(
     assert torch.equal(edit(), edit())
     assert str(model.model_options) == before
     assert not model.wrappers and not model.patches
+
+
+@pytest.mark.parametrize("editor", [cpam.EDITOR, mag_edit.EDITOR], ids=lambda e: e.name)
+def test_a_mask_of_another_size_counts_at_the_size_of_the_image(edit: Edit) -> None:
+    """These 3x3 pixels hold none that nearest sampling reads of 64x64, but one of 128x128."""
+    text = "wolf -> goat"
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 3:6, 3:6] = 1
+    regions = one("ALERegions", edits=one("ALEEditList", text=text), masks=mask, dilation=0.0)
+    edits = set_variant(one("ALEEditList", text=text), "published code")
+    image = edit(
+        image=picture(height=128, width=128), edits=edits, regions=regions, inversion_method="DDIM"
+    )
+    assert bool(torch.isfinite(image).all())
 
 
 @every_editor

@@ -42,6 +42,7 @@ def translate(settings: Settings) -> cpam.CPAMSettings:
         start_step_share=float(settings.start_step),
         start_layer_share=float(settings.start_layer),
         mask_threshold=settings.threshold,
+        object_texts="each its own" if settings.phrases else "whole prompt",
     )
 
 
@@ -59,6 +60,7 @@ def regions(settings: Settings, scene: Scene) -> ImageRegions:
 CPAM = Method(cpam.EDITOR, translate, edit, adds_result=True, regions=regions)
 REPLACE = Settings()
 POSE = Settings("pose / view", threshold=0.42)
+OWN = Settings(phrases=tuple(target for _, target in PAIRS))
 TALL = ((10, 6, 50, 30), (50, 20, 75, 44))  # of the scene BATCH
 
 
@@ -67,8 +69,9 @@ TALL = ((10, 6, 50, 30), (50, 20, 75, 44))  # of the scene BATCH
     [
         (replace(REPLACE, plain=0.1), SMALL),
         (replace(POSE, boxes=TALL, plain=0.1), BATCH),
+        (OWN, SMALL),
     ],
-    ids=["replace", "pose"],
+    ids=["replace", "pose", "texts"],
 )
 def test_every_step_equals_the_oracles(settings: Settings, scene: Scene):
     assert worst_error(CPAM, scene, settings) <= BOUND
@@ -83,6 +86,9 @@ OTHERS = [
     replace(POSE, start_step=Fraction(0), start_layer=Fraction(0), plain=0.5),
     replace(REPLACE, boxes=((17, 9, 20, 12),)),  # less than a cell of any grid
     replace(REPLACE, boxes=((0, 0, 1000, 1000),)),
+    replace(OWN, variant="published code"),
+    replace(OWN, strategy="pose / view", threshold=0.42),  # cells of no mask
+    replace(OWN, strategy="add", boxes=((6, 9, 42, 60), (20, 40, 60, 106)), expansion="1"),
 ]
 
 
@@ -164,6 +170,8 @@ FEW_POSE = replace(POSE, sampling=FEW.sampling, start_step=Fraction(1, 5))
 FEW_CODE = replace(FEW, variant="published code")
 FEW_REMOVE, FEW_BACKGROUND = (replace(FEW, strategy=s) for s in ("remove", "background"))
 FEW_PLAIN = replace(FEW, plain=0.3, boxes=TALL)
+FEW_OWN = replace(FEW, phrases=OWN.phrases, expansion="0.5")
+TEXTS = "editors.object_texts"
 MISTAKES = [
     Mistake(
         "background reads the object",
@@ -267,6 +275,44 @@ MISTAKES = [
         of_first_image,
         FEW_PLAIN,
         scene="batch",
+    ),
+    Mistake(
+        "objects with each other's text",
+        f"{TEXTS}:OwnTexts._cells_of_objects",
+        lambda right: lambda *args: [cells.flip(0) for cells in right(*args)],
+        FEW_OWN,
+    ),
+    Mistake(
+        "words of the other objects",
+        "attention.rgb_cam:visible_tokens",
+        lambda _: lambda owner, objects: torch.arange(len(owner)),
+        FEW_OWN,
+    ),
+    Mistake(
+        "values of the whole prompt",
+        f"{TEXTS}:region_text",
+        lambda right: (
+            lambda keys, values, owner, cells, value, objects: right(
+                keys, values, owner, cells, len(values) - 1, objects
+            )
+        ),
+        FEW_OWN,
+    ),
+    Mistake(
+        "grown places read the first object's text",
+        f"{TEXTS}:find_nearest",
+        lambda right: lambda *args: torch.zeros_like(right(*args)),
+        FEW_OWN,
+    ),
+    Mistake(
+        "objects' texts in the background",
+        f"{TEXTS}:OwnTexts.attend",
+        lambda right: (
+            lambda self, call, places: right(
+                self, call, [torch.ones_like(place) for place in places]
+            )
+        ),
+        FEW_OWN,
     ),
 ]
 
