@@ -14,6 +14,7 @@ from ale_edit.editors import COMPARED, EDITORS, cpam, mag_edit
 from ale_edit.editors.editor import Editor
 from ale_edit.prompts.edits import set_variant
 from ale_edit.tests.nodes.graph import nodes, one, picture, schema
+from ale_edit.tests.tiny import edits_of, two_boxes
 
 every_editor = pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
 every_editor_made_from_settings = pytest.mark.parametrize(
@@ -118,6 +119,7 @@ BY_WORDS = {"source_prompt": "edits", "source_words": "wolf", "target_words": "g
 QUICK = {"inversion_method": "DDIM", "iterations": 0}
 STRONG = {"inversion_method": "DDIM", "iterations": 2, "scale": 100.0, "blend_share": 0.0}
 SOMEWHERE = {"places": "guidance"}  # random weights: the two masks have no place in common
+TWO_OBJECTS = {"edits": edits_of(masks=two_boxes())}
 # for each setting, the inputs beside which it counts, and another value
 CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
     "infedit": {
@@ -243,6 +245,7 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "start_step_share": ({"strategy": "pose / view"}, 0.6),
         "start_layer_share": ({"strategy": "pose / view"}, 0.0),
         "mask_threshold": ({"strategy": "pose / view"}, 0.6),
+        "object_texts": (TWO_OBJECTS, "each its own"),
     },
 }
 
