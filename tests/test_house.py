@@ -298,7 +298,7 @@ def test_dev_py_reads_arguments_before_there_is_any_environment():
 
 DEMO_FILES = (
     *("nodes/demo.py", "bench/judging.py", "bench/demo_scenes.py", "bench/inversions.py"),
-    *(f"bench/speed/{name}.py" for name in ("command", "memory", "models", "whole")),
+    *(f"bench/speed/{name}.py" for name in ("command", "editors", "models", "whole")),
 )
 """The files outside demo/ that know its world: they make it known to nodes and benches, draw its
 data, or measure on its model."""

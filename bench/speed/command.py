@@ -16,8 +16,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...demo.models import load_demo_model
-from .counts import ROWS_SIZE, count_editor_rows, count_operations, count_rows
-from .memory import EDITOR_SIZE, MEMORY_TARGET, measure_editor_memory, measure_memory
+from .counts import ROWS_SIZE, count_operations, count_rows
+from .editors import MEMORY_SIZE, count_editor_rows, measure_editor_memory
+from .memory import MEMORY_TARGET, measure_memory
 from .models import COUNTS, STEPS, UNETS, UNetShape, shapes
 from .times import (
     RATIOS,
@@ -152,19 +153,11 @@ def omission_lines(part: str, found: Report) -> list[str]:
 
 
 def run_memory(run: MeasurementPlan) -> Report:
-    has_time = not run.is_quick and time.monotonic() < run.ends_at
-    size = EDITOR_SIZE if has_time else run.shapes[0].size
-    return {
-        "memory": {
-            **run.measure_all(lambda shape: measure_memory(model_for(shape), shape)),
-            "editors": {"size": size, "found": measure_editor_memory(load_demo_model(), size)},
-        }
-    }
+    return {"memory": run.measure_all(lambda shape: measure_memory(model_for(shape), shape))}
 
 
 def memory_lines(report: Report) -> list[str]:
     memory, names = report["memory"], [f"k{k}_over_plain" for k in COUNTS]
-    editors, size = memory["editors"]["found"], memory["editors"]["size"]
     title = f"peak memory while sampling, over plain (aim {MEMORY_TARGET})"
     return [
         f"| {title} | plain | K=1 | K=3 | K=10 |",
@@ -176,21 +169,11 @@ def memory_lines(report: Report) -> list[str]:
             for found in memory["shapes"]
         ),
         *omission_lines("memory", memory),
-        "",
-        f"| the same by editor, demo, {size}x{size} | plain | the editor's | aim |",
-        "|---|---|---|---|",
-        *(
-            f"| {name} | {found['plain_bytes'] / 1e6:.1f} MB | {found['over_plain']:.3f} | "
-            f"{found['target'] or ''} |"
-            for name, found in editors.items()
-        ),
     ]
 
 
 def run_rows(run: MeasurementPlan) -> Report:
-    demo = load_demo_model()
-    editors = count_editor_rows(demo, run.shapes[0].size)
-    return {"rows": {**count_rows(model_for(run.shapes[0]), ROWS_SIZE), "editors": editors}}
+    return {"rows": count_rows(model_for(run.shapes[0]), ROWS_SIZE)}
 
 
 def row_lines(report: Report) -> list[str]:
@@ -202,9 +185,38 @@ def row_lines(report: Report) -> list[str]:
             f"| {name} | {rows['published']} | {rows[name]} |"
             for name in ("no injection", "object", "color")
         ),
+    ]
+
+
+def run_editors(run: MeasurementPlan) -> Report:
+    demo, small = load_demo_model(), run.shapes[0].size
+    size = small if run.is_quick else MEMORY_SIZE
+    return {
+        "editors": {
+            "rows": count_editor_rows(demo, small),
+            "size": size,
+            "memory": measure_editor_memory(demo, size),
+        }
+    }
+
+
+def editor_lines(report: Report) -> list[str]:
+    found = report["editors"]
+    return [
+        f"| UNet rows of an edit of {STEPS} steps, all branches guided | published | here |",
+        "|---|---|---|",
         *(
-            f"| {name}, all branches guided | {ROW_TARGETS.get(name, '')} | {count} |"
-            for name, count in rows["editors"].items()
+            f"| {name} | {ROW_TARGETS.get(name, '')} | {count} |"
+            for name, count in found["rows"].items()
+        ),
+        "",
+        f"| peak memory over plain, demo, {found['size']}x{found['size']} | plain | the editor's "
+        "| aim |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {memory['plain_bytes'] / 1e6:.1f} MB | {memory['over_plain']:.3f} | "
+            f"{memory['target'] or ''} |"
+            for name, memory in found["memory"].items()
         ),
     ]
 
@@ -288,6 +300,7 @@ PARTS = {
     "whole": ReportPart(run_whole, whole_lines),
     "memory": ReportPart(run_memory, memory_lines),
     "re-edit": ReportPart(run_re_edits, re_edit_lines),
+    "editors": ReportPart(run_editors, editor_lines),
     "families": ReportPart(run_families, family_lines),
     "policies": ReportPart(run_policies, policy_lines),
 }
@@ -322,7 +335,7 @@ def main(argv: Sequence[str]) -> int:
         nargs="+",
         choices=PARTS,
         metavar="PART",
-        help=f"of {', '.join(PARTS)}; default: all but families and policies",
+        help=f"of {', '.join(PARTS)}; default: all but editors, families and policies",
     )
     parser.add_argument("--quick", action="store_true", help="tiny latents: counts, no true times")
     parser.add_argument(

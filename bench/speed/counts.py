@@ -14,13 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from ...attention.rgb_cam import Attention, layer_text, region_cross_attention, region_text
-from ...editors import EDITORS
 from ...editors.ale import SCHEDULES
 from ...host.sampling.virtual_inversion import virtual_inversion_sampler
 from ...prompts.ore import ObjectRestrictedEmbeddings
 from ...regions.grid import cell_groups, coverage
-from .memory import edit_once
-from .models import COUNTS, GUIDANCE, STEPS, TOKENS, ale_model, boxes, embeddings, guide, sample
+from .models import COUNTS, GUIDANCE, TOKENS, ale_model, boxes, embeddings, guide, sample
 
 ROWS_SIZE = 32
 
@@ -39,17 +37,6 @@ def count_rows(model: ModelPatcher, size: int) -> dict[str, int]:
     schedules = {"no injection": 0.0, **{name: SCHEDULES[name] for name in ("object", "color")}}
     ours = {name: rows_of(schedule, False) for name, schedule in schedules.items()}
     return {"published": rows_of(SCHEDULES["object"], True), **ours}
-
-
-def count_editor_rows(demo: Any, size: int) -> dict[str, int]:
-    """UNet rows of a whole edit of one image by every editor, every branch guided."""
-    model, *others = demo
-    found = {}
-    for editor in EDITORS:
-        counted, rows = count_calls(model)
-        edit_once(editor, (counted, *others), size, STEPS)
-        found[editor.name] = sum(rows)
-    return found
 
 
 def count_calls(model: ModelPatcher) -> tuple[ModelPatcher, list[int]]:

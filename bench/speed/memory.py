@@ -3,39 +3,22 @@ sampling of the same rows. The source branch is not kept for the next edit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
 
+import comfy.model_management as management
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from ...demo.world import demo_edits
-from ...editors import EDITORS, mag_edit, p2p
-from ...editors.editor import Editor, make_no_control
-from ...host.editing import edit_image
 from ...host.sampling.virtual_inversion import virtual_inversion_sampler
-from ...prompts.edits import Edits, make_edit
-from ...regions.phrases import head_noun
-from .models import COUNTS, UNetShape, ale_model, boxes, guide, sample
+from .models import COUNTS, UNetShape, ale_model, guide, sample
 
 MEMORY_TARGET = 1.1
-EDITOR_SIZE = 64
 STEPS = 2  # the second has all that the first one left
-
-
-class NoVAE:
-    """Stands in for a VAE, whose memory is not asked for."""
-
-    def encode(self, image: Tensor) -> Tensor:
-        count, height, width, _ = image.shape
-        return torch.randn(count, 4, height // 8, width // 8)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        count, _, height, width = latent.shape
-        return torch.zeros(count, 8 * height, 8 * width, 3)
+FREE_BYTES = 8 * 2**30
 
 
 def find_peak(run: Callable[[], Any]) -> int:
@@ -48,9 +31,11 @@ def find_peak(run: Callable[[], Any]) -> int:
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    with profile(
-        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
-    ) as profiled:
+    activities = [ProfilerActivity.CPU]
+    with (
+        steady_chunks(),
+        profile(activities=activities, profile_memory=True, acc_events=True) as profiled,
+    ):
         run()
     assert profiled.profiler is not None and profiled.profiler.kineto_results is not None
     events: list[Any] = profiled.profiler.kineto_results.events()  # PyTorch's stubs lack nbytes
@@ -60,6 +45,18 @@ def find_peak(run: Callable[[], Any]) -> int:
         level += event.nbytes()
         peak = max(peak, level)
     return peak
+
+
+@contextmanager
+def steady_chunks() -> Iterator[None]:
+    """ComfyUI's attention on a CPU takes larger chunks where more memory is free. Here it finds
+    always the same amount, so that two runs are comparable."""
+
+    def find_free(_device: Any = None, torch_free_too: bool = False) -> Any:
+        return (FREE_BYTES, FREE_BYTES) if torch_free_too else FREE_BYTES
+
+    with patch.object(management, "get_free_memory", find_free):
+        yield
 
 
 def measure_memory(model: ModelPatcher, shape: UNetShape) -> dict[str, Any]:
@@ -77,73 +74,3 @@ def measure_memory(model: ModelPatcher, shape: UNetShape) -> dict[str, Any]:
         "plain_bytes": plain,
         **{f"{name}_over_plain": round(found / plain, 4) for name, found in ours.items()},
     }
-
-
-@dataclass(frozen=True)
-class EditorCase:
-    """An editor with some of its settings. target: of its peak over plain; None with gradients."""
-
-    editor: Editor
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    label: str = ""
-    target: float | None = MEMORY_TARGET
-
-    @property
-    def name(self) -> str:
-        return f"{self.editor.name}{self.label}"
-
-
-def editor_cases() -> list[EditorCase]:
-    """Every editor by its defaults but that P2P has a local blend; and P2P on null-text inversion.
-    MAG-Edit is left out: its gradients take minutes."""
-    blended = {"blend_words": object_words()[0], "blend_start": 0.0}
-    cases = [
-        EditorCase(editor, blended, ", local blend", 1.5)
-        if editor is p2p.EDITOR
-        else EditorCase(editor)
-        for editor in EDITORS
-        if editor is not mag_edit.EDITOR
-    ]
-    null_text = {"inversion_method": "null-text"}
-    return [*cases, EditorCase(p2p.EDITOR, null_text, ", null-text inversion", None)]
-
-
-def object_words() -> list[str]:
-    """The nouns of what is edited."""
-    return [head_noun(source) for source, _, _ in demo_edits(0)]
-
-
-def measure_editor_memory(demo: Any, size: int) -> dict[str, Any]:
-    """The peak of every editor over plain sampling of its rows, on the demo model.
-
-    demo: its model, CLIP and VAE.
-    """
-    found = {}
-    for case in editor_cases():
-        plain = replace(case.editor, make_control=make_no_control, parts=lambda _: ())
-        plain_bytes = find_peak(lambda by=plain: edit_once(by, demo, size, STEPS))
-        ours = find_peak(lambda by=case: edit_once(by.editor, demo, size, STEPS, **by.settings))
-        found[case.name] = {
-            "plain_bytes": plain_bytes,
-            "over_plain": round(ours / plain_bytes, 4),
-            "target": case.target,
-        }
-    return found
-
-
-def edit_once(editor: Editor, demo: Any, size: int, steps: int, **changes: Any) -> Tensor:
-    """An edit of two objects of a blank image, both halves of guidance in every branch.
-
-    changes: settings beyond these.
-    """
-    model, clip, _ = demo
-    pairs = [(source, target) for source, target, _ in demo_edits(0)]
-    masks = boxes(len(pairs), size).raw
-    edits = Edits(tuple(make_edit(*pair, mask) for pair, mask in zip(pairs, masks, strict=True)))
-    given = {"steps": steps, "source_guidance": 1.5, "target_guidance": 2.0}
-    known = {field.name for field in fields(editor.settings)}
-    settings = editor.settings(**{name: given[name] for name in given.keys() & known}, **changes)
-    image = torch.zeros(1, 8 * size, 8 * size, 3)
-    return edit_image(
-        editor, settings, model, clip, cast("Any", NoVAE()), image, edits, 0, reuses_source=False
-    )

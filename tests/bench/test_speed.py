@@ -155,11 +155,10 @@ def test_the_peak_of_memory_is_what_is_allocated_at_once():
 
 
 def test_the_peak_of_an_edit_is_printed_beside_that_of_plain_sampling(report: dict[str, Any]):
-    memory = report["memory"]
-    for found in memory["shapes"]:
+    for found in report["memory"]["shapes"]:
         assert found["plain_bytes"] > 0
         assert all(0.5 < found[f"k{k}_over_plain"] < 10 for k in (1, 3, 10))
-    found = memory["editors"]["found"]
+    found = report["editors"]["memory"]
     assert {name.partition(",")[0] for name in found} == ROWS.keys() - {"mag-edit"}
     gradients = found.pop("p2p, null-text inversion")
     assert gradients["target"] is None and gradients["over_plain"] > 1
@@ -168,7 +167,7 @@ def test_the_peak_of_an_edit_is_printed_beside_that_of_plain_sampling(report: di
 
 def test_the_editors_take_no_more_rows_than_published(report: dict[str, Any]):
     """An inversion's first pair of levels is one level, so that it takes a row less."""
-    found = report["rows"]["editors"]
+    found = report["editors"]["rows"]
     assert found.keys() == ROWS.keys()
     assert all(0.9 * published <= found[name] <= published for name, published in ROWS.items())
 
