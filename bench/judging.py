@@ -41,14 +41,14 @@ def judge_objects(
 ) -> dict[str, list[bool]]:
     """Hits of each figure. `found`: a reading of every object of the image, edited or not.
 
-    object, color, material: edited objects that have what was asked. all: everything asked; also
-    apart for held-out triples and the rest. wrong: objects that show an attribute which another
-    object was to get, and which they neither had nor were to get themselves; apart for edited and
-    untouched ones.
+    object, color, material: edited objects that have what was asked; a removed one is asked
+    nothing. all: everything asked; also apart for held-out triples and the rest. wrong: objects
+    that show an attribute which another object was to get, and which they neither had nor were to
+    get themselves; apart for edited and untouched ones.
     """
     asked = {o.number: o.asked for o in edit.objects}
     hits: dict[str, list[bool]] = {name: [] for name in (*ATTRIBUTES, "all", *_SPLIT, *_WRONG)}
-    for o in edit.objects:
+    for o in filter(lambda o: o.target, edit.objects):
         right = {name: found[o.number][name] == word for name, word in o.asked.items()}
         for name, hit in right.items():
             hits[name].append(hit)

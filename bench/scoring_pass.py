@@ -105,8 +105,12 @@ def _background_values(_dataset: Dataset, edit: ImageEdit, views: Views) -> Valu
 
 def _leakage_values(cosines: Cosines, _dataset: Dataset, edit: ImageEdit, views: Views) -> Values:
     """TE, TI and similarities, of the edited image and of the source; n/a (NaN) are TI of one
-    object, and TE without any background."""
-    targets, masks = [o.target for o in edit.objects], views.own(edit)
+    object, and TE without any background. A removed object has no target; its place counts as
+    background."""
+    kept = [k for k, o in enumerate(edit.objects) if o.target]
+    if not kept:
+        return {}
+    targets, masks = [edit.objects[k].target for k in kept], views.own(edit)[kept]
     prompt = edit.target_prompt or " and ".join(targets)
     values = {}
     for image, suffix in ((views.edited, ""), (views.source, " of the source")):

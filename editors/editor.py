@@ -24,6 +24,10 @@ PromptText: TypeAlias = Literal["source", "target", "empty"]
 """Which prompt an image is inverted with."""
 NO_REGIONS = "there are no regions to edit. Connect the masks of the objects."
 
+Ability: TypeAlias = Literal["add", "remove"]
+"""What an editor may be able to do beside changing objects: add one, which has a mask and no source
+phrase; or remove one, which has no target phrase."""
+
 BranchText: TypeAlias = PromptText | Literal["negative"]
 """Which prompt a branch is conditioned on."""
 
@@ -229,8 +233,9 @@ class Editor(Generic[S]):
         for an editor that does not look for it.
     masks: its optional inputs for masks, each with its tooltip. paper: settings with the numbers of
         the paper itself, where the defaults are others. negative: the prompt that branches are
-        guided away from where the person gives none. end_prompt: (settings) -> the prompt whose
-        end-of-text rows take the place of the target's (prompts/end_tokens.py); empty for none.
+        guided away from where the person gives none. abilities: what it can do with edits of which
+        one side is empty. end_prompt: (settings) -> the prompt whose end-of-text rows take the
+        place of the target's (prompts/end_tokens.py); empty for none.
     """
 
     name: str
@@ -250,4 +255,5 @@ class Editor(Generic[S]):
     masks: tuple[tuple[str, str], ...] = ()
     paper: S | None = None
     negative: str = ""
+    abilities: frozenset[Ability] = frozenset()
     end_prompt: Callable[[S], str] = lambda settings: ""

@@ -6,7 +6,7 @@ words of a name have a hyphen between them, in the file an underscore and in the
 new editor needs no line here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,9 @@ TASK = frozenset(("model", "clip", "vae", "image", "edits", "negative"))
 """What every editor is given by other nodes."""
 REGIONS_INPUT = "regions"
 """What an editor that acts in masks of the objects is given, too."""
+ABILITIES: Mapping[str, frozenset[str]] = {"cpam": frozenset(("add", "remove"))}
+"""What editors can do with an edit of which a side is empty: Editor.abilities of the pack, which
+cannot be imported here without PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,22 @@ def require_editor(name: str) -> str:
     if name not in editor_names():
         raise ValueError(f"There is no editor {name!r}. There are: {', '.join(editor_names())}.")
     return name
+
+
+def require_abilities(name: str, edits: Sequence[tuple[str, ...]]) -> None:
+    """Raise ValueError for an edit (source, target, ...) that adds or removes an object where the
+    editor cannot do that."""
+    for source, target, *_ in edits:
+        needed = "add" if not source else "remove" if not target else ""
+        if not needed or needed in ABILITIES.get(name, ()):
+            continue
+        missing, instead = ("source", "is now") if needed == "add" else ("target", "becomes")
+        able = " or ".join(other for other, has in ABILITIES.items() if needed in has)
+        raise ValueError(
+            f"the edit '{source} -> {target}' has no {missing}, so it is to {needed} an object, "
+            f"which the editor {name} cannot do. Use the editor {able}, or write what the object "
+            f"{instead}."
+        )
 
 
 def takes_masks(name: str) -> bool:

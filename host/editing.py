@@ -34,9 +34,10 @@ from ..inversion.stored import (
     require_same_schedule,
 )
 from ..prompts.alignment import EncodedPrompt
-from ..prompts.edits import Edits, Side
+from ..prompts.edits import Edits, Side, keep_targets
 from ..regions.paste import restore_size
 from ..regions.regions import Regions, size_of
+from .abilities import require_abilities
 from .attention.adapter import add_control
 from .attention.rgb_cam import apply_rgb_cam
 from .attention.self_injection import apply_self_injection
@@ -103,6 +104,7 @@ def edit_image(
         reuses_source: take the source branch from the last edit where it is the same. inversion: of
         this image, in place of the one that the editor makes.
     """
+    require_abilities(edits, editor.title, editor.abilities)
     require_size(image, model, editor.title)
     if regions is None:
         regions = read_regions(editor, settings, edits, image, masks or {})
@@ -290,8 +292,8 @@ def _encode_sides(
             texts[side] = embed_side(clip, edits, side)
         else:
             texts[side], prompts[side] = encode_prompt(clip, edits, side)
-    if editor.has_object_texts(settings):
-        texts["target"] = carry_embeddings(texts["target"], embed_side(clip, edits, "target"))
+    if editor.has_object_texts(settings) and (drawn := keep_targets(edits)).items:
+        texts["target"] = carry_embeddings(texts["target"], embed_side(clip, drawn, "target"))
     return texts, prompts
 
 

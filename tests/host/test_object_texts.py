@@ -58,6 +58,15 @@ def test_without_new_objects_the_prompt_is_as_it_was_bit_for_bit(model, clip, st
     assert torch.equal(edit(model, clip, own), edit(model, clip, whole))
 
 
+def test_an_object_that_is_removed_has_no_text(model, clip):
+    """Nor does an edit in which all are removed."""
+    first, second = PAIRS
+    made = edit(model, clip, pairs=(first, (second[0], "")))
+    assert relative_error(made, edit(model, clip, WHOLE, pairs=(first, (second[0], "")))) < 1e-4
+    emptied = [(source, "") for source, _ in PAIRS]
+    assert torch.equal(edit(model, clip, pairs=emptied), edit(model, clip, WHOLE, pairs=emptied))
+
+
 def test_object_restricted_embeddings_off_leave_the_words_apart(model, clip):
     """Their switch acts on the values; the keys stay each object's own."""
     without = edit(model, clip, ore=False)

@@ -27,11 +27,56 @@ def tiny_mask() -> Any:
     return one("ALEEditObject", source="wolf", target="goat", mask=mask)
 
 
+def masked_all() -> torch.Tensor:
+    return torch.ones(64, 64)
+
+
 def in_other_prompt() -> Any:
     return one("ALEFullPrompts", edits=masked(), source_prompt="", target_prompt="a small cat")
 
 
+def one_sided(source: str = "", target: str = "") -> Any:
+    mask = torch.zeros(64, 64)
+    mask[8:24, 8:24] = 1
+    return one("ALEEditObject", source=source, target=target, mask=mask)
+
+
 CPAM_CASES = [
+    Case(
+        "an object to remove from what the strategy background keeps",
+        lambda w: cpam(w, strategy="background", edits=one_sided("wolf")),
+        "ALECPAM",
+        "Choose another strategy, or write both sides",
+        ("CPAM: ", "strategy background keeps", 'cannot remove "wolf"'),
+    ),
+    Case(
+        "an object to add to what the strategy background keeps",
+        lambda w: cpam(w, strategy="background", edits=one_sided(target="wolf")),
+        "ALECPAM",
+        "Choose another strategy, or write both sides",
+        ("CPAM: ", "strategy background keeps", 'cannot add "wolf"'),
+    ),
+    Case(
+        "an object to add where the strategy removes all",
+        lambda w: cpam(w, strategy="remove", edits=one_sided(target="wolf")),
+        "ALECPAM",
+        "Choose another strategy, or write both sides",
+        ("CPAM: ", "strategy remove removes", 'cannot add "wolf"'),
+    ),
+    Case(
+        "an object to add without a mask in CPAM",
+        lambda w: cpam(w, edits=listed("-> wolf")),
+        "ALECPAM",
+        "has no region",
+        ("CPAM: ", '" -> wolf"', "Connect a mask to its Edit Object"),
+    ),
+    Case(
+        "removal of the whole image by an edit without a target",
+        lambda w: cpam(w, edits=one("ALEEditObject", source="wolf", target="", mask=masked_all())),
+        "ALECPAM",
+        "the masks cover the whole image",
+        ("CPAM: ", "no background to fill them with"),
+    ),
     Case(
         "an unknown strategy",
         lambda w: cpam(w, strategy="other"),

@@ -35,6 +35,13 @@ def half_masked() -> Any:
 
 DIFFEDIT_CASES = [
     Case(
+        "an object to add in DiffEdit Mask",
+        lambda w: find(w, "wolf -> goat\n-> moon"),
+        "ALEDiffEditMask",
+        "adds an object, which cannot be found",
+        ("DiffEdit Mask: ", '" -> moon"', "Paint a mask"),
+    ),
+    Case(
         "an edit that changes nothing in DiffEdit Mask",
         lambda w: find(w, "wolf -> goat\nmoon -> moon"),
         "ALEDiffEditMask",

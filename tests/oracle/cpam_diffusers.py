@@ -39,8 +39,9 @@ EXPANSIONS = {
 @dataclass(frozen=True)
 class Settings:
     """expansion: the strategy's where None. plain: share of the layers with plain self-attention.
-    start_step, start_layer: shares. words: of the objects, in the target prompt. phrases: of the
-    objects, where each reads its own."""
+    start_step, start_layer: shares. words: of the objects that are changed, in the target prompt.
+    tasks: what becomes of the object of each box, "change", "remove" or "add"; of none, all are
+    changed. phrases: of the objects that are not removed, where each reads its own."""
 
     strategy: str = "replace"
     boxes: tuple[Box, ...] = ((6, 9, 42, 40), (20, 81, 60, 106))
@@ -52,6 +53,7 @@ class Settings:
     start_layer: Fraction = Fraction(8, 16)
     threshold: float = 0.25
     words: str = "brown goat yellow ball"
+    tasks: tuple[str, ...] = ()
     phrases: tuple[str, ...] = ()
     negative: str = ""
     has_control: bool = True
@@ -124,7 +126,7 @@ class CPAMAttention:
                     outs[row] = self.adapted(attn, q[row], k, v, row, outs[row])
         elif self.settings.has_control:
             self.keep_map(attn, q[TARGET_COND], k[TARGET_COND])
-            target = self.masks(q.shape[1])[1]
+            target = self.masks(q.shape[1])["target"]
             of_null = self.attend(attn, q[TARGET_COND], k[SOURCE_COND], v[SOURCE_COND])
             mine = target[:, None, None]
             if self.texts is not None:
@@ -145,7 +147,8 @@ class CPAMAttention:
 
     def adapted(self, attn: Any, q: Tensor, k: Tensor, v: Tensor, row: int, own: Tensor) -> Tensor:
         """SC of one row of the target. own: Att(Q, K, V)."""
-        source, target = self.masks(q.shape[0])
+        masks = self.masks(q.shape[0])
+        source, target, added = masks["source"], masks["target"], masks["added"]
         k_i, v_i = k[row - 1], v[row - 1]
         background = self.attend(attn, q, k_i, v_i, ~source)
         layer = self.layers.index(attn)
@@ -153,7 +156,8 @@ class CPAMAttention:
         is_deep = layer >= floor(self.settings.start_layer * len(self.layers))
         foreground = own
         if self.settings.strategy == "pose / view" and is_late and is_deep:
-            foreground = self.attend(attn, q, k_i, v_i, target)
+            kept = self.attend(attn, q, k_i, v_i, target & ~added)
+            foreground = torch.where(added[:, None, None], own, kept)
         m = target.float()
         if self.settings.variant == "published code":
             m = m.clamp(0.01, 0.99)
@@ -175,15 +179,18 @@ class CPAMAttention:
         return out
 
     def owners(self, grid: tuple[int, int]) -> np.ndarray:
-        """(K, L) bool: the cells of each object's mask as it is given; a cell of none is that of
-        the nearest box."""
-        pixels = np.zeros((len(self.settings.boxes), 8 * self.size[0], 8 * self.size[1]), bool)
-        for mask, (top, left, bottom, right) in zip(pixels, self.settings.boxes, strict=True):
+        """(K, L) bool: the cells of the mask, as it is given, of each object that is not removed; a
+        cell of none is that of the nearest box."""
+        settings = self.settings
+        tasks = settings.tasks or ["change"] * len(settings.boxes)
+        boxes = [box for box, task in zip(settings.boxes, tasks, strict=True) if task != "remove"]
+        pixels = np.zeros((len(boxes), 8 * self.size[0], 8 * self.size[1]), bool)
+        for mask, (top, left, bottom, right) in zip(pixels, boxes, strict=True):
             mask[top:bottom, left:right] = True
-        cells = on_grid(pixels, *grid, self.settings.variant).copy()
+        cells = on_grid(pixels, *grid, settings.variant).copy()
         for i, j in np.ndindex(*grid):
             if not cells[:, i, j].any():
-                ways = [self.way(box, grid, i, j) for box in self.settings.boxes]
+                ways = [self.way(box, grid, i, j) for box in boxes]
                 cells[int(np.argmin(ways)), i, j] = True
         return cells.reshape(len(cells), -1)
 
@@ -208,21 +215,49 @@ class CPAMAttention:
         assert height * width == positions
         return height, width
 
-    def masks(self, positions: int) -> tuple[Tensor, Tensor]:
-        """M_s and M_t, (L,) bool, on a layer's grid."""
+    def masks(self, positions: int) -> dict[str, Tensor]:
+        """M_s, M_t and where objects are added, (L,) bool, on a layer's grid."""
         settings, grid = self.settings, self.grid(positions)
-        pixels = np.zeros((8 * self.size[0], 8 * self.size[1]), dtype=bool)
-        for top, left, bottom, right in settings.boxes:
-            pixels[top:bottom, left:right] = True
-        share = settings.expansion or EXPANSIONS[settings.strategy]
-        item, large = (self.on(mask, grid) for mask in (pixels, grown_by_square(pixels, share)))
-        if settings.strategy == "background":
-            return ~large, ~large
+        tasks = settings.tasks or ("change",) * len(settings.boxes)
         if settings.strategy == "remove":
-            return large, torch.zeros_like(large)
-        return item, large if self.refined is None else self.on(self.refined, grid)
+            tasks = ("remove",) * len(settings.boxes)
+        items, large = {}, {}
+        for task, strategy in (
+            ("change", settings.strategy),
+            ("remove", "remove"),
+            ("add", "add"),
+        ):
+            pixels = np.zeros((8 * self.size[0], 8 * self.size[1]), dtype=bool)
+            for (top, left, bottom, right), own in zip(settings.boxes, tasks, strict=True):
+                if own == task:
+                    pixels[top:bottom, left:right] = True
+            items[task] = pixels
+            large[task] = grown_by_square(pixels, settings.expansion or EXPANSIONS[strategy])
+        if settings.strategy == "background":
+            rest = ~self.on(large["change"], grid)
+            return {"source": rest, "target": rest, "added": torch.zeros_like(rest)}
+        source, target, added, removed = (np.zeros_like(pixels) for _ in range(4))
+        for place in np.ndindex(pixels.shape):
+            if items["change"][place] or items["add"][place]:
+                source[place] = target[place] = True
+                added[place] = items["add"][place]
+            elif large["remove"][place]:
+                source[place] = removed[place] = True
+            elif large["change"][place] or large["add"][place]:
+                target[place] = True
+                added[place] = large["add"][place]
+        found = {
+            name: self.on(mask, grid)
+            for name, mask in (("source", source), ("target", target), ("added", added))
+        }
+        if self.refined is not None:
+            follows = self.on(self.refined, grid) & ~self.on(removed, grid)
+            found["target"] = follows | found["added"]
+        return found
 
     def on(self, mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
+        if not mask.any():
+            return torch.zeros(grid[0] * grid[1], dtype=torch.bool)
         return torch.from_numpy(
             on_grid(mask[None], *grid, self.settings.variant)[0].copy()
         ).flatten()
