@@ -222,6 +222,24 @@ def _choose_spatial_ratio(token: Method) -> Method:
 
 
 MAG_SPATIAL, MAG_SPATIAL_PAPER = map(_choose_spatial_ratio, _by_editor(mag_edit.EDITOR))
+
+
+def _choose_strategy(method: Method, strategy: str) -> Method:
+    """CPAM by another strategy than `replace`."""
+    ((title, inputs),) = method.inputs.items()
+    return replace(
+        method,
+        name=method.name.replace("cpam", f"cpam-{strategy}"),
+        label=method.label.replace(title, f"{title}, {strategy}"),
+        inputs={title: {**inputs, "strategy": strategy}},
+    )
+
+
+CPAM = _by_editor(cpam.EDITOR)
+CPAM_REMOVE, CPAM_BACKGROUND = (
+    tuple(_choose_strategy(method, strategy) for method in CPAM)
+    for strategy in ("remove", "background")
+)
 BESIDE_ALE = (
     *(_by_editor(editor)[0] for editor in COMPARED),
     MASACTRL_DDIM,
@@ -234,7 +252,7 @@ BY_PAPERS = (*(_by_editor(editor)[1] for editor in COMPARED), MAG_SPATIAL_PAPER)
 def all_methods() -> dict[str, Method]:
     """Every named method."""
     groups = (
-        *(DEFAULT, BESIDE_ALE, BY_PAPERS, (CPAM_OBJECTS,)),
+        *(DEFAULT, BESIDE_ALE, BY_PAPERS, (CPAM_OBJECTS,), CPAM_REMOVE, CPAM_BACKGROUND),
         *(END_OF_TEXT, SCHEDULES, DILATIONS, MASK_ERRORS, LCM),
     )
     return {method.name: method for group in groups for method in group}

@@ -55,7 +55,7 @@ def metrics_for(
     backbones' weights."""
     world = world_of(dataset)
     ready, missing = [Metric("background", "2", _background_values)], {}
-    ready += world.metrics() if world else []
+    ready += world.metrics(dataset) if world else []
     cosines, version = _cosines(world, clip)
     if cosines is None:
         missing["leakage"] = version
@@ -77,7 +77,11 @@ def metrics_for(
         ready.append(
             Metric("structure", version_of([dino]), lambda *args: _structure_values(keys, *args))
         )
-    return AvailableMetrics(tuple(ready), missing)
+    left_out = world.leaves_out(dataset) if world else frozenset[str]()
+    return AvailableMetrics(
+        tuple(metric for metric in ready if metric.name not in left_out),
+        {name: why for name, why in missing.items() if name not in left_out},
+    )
 
 
 def _cosines(world: World | None, clip: Path | None) -> tuple[Cosines | None, str]:

@@ -45,6 +45,8 @@ PACK: dict[str, set[str]] = {
     "bench/page.py": set(),
     "bench/judging.py": {"demo", "regions", "scoring"},
     "bench/demo_scenes.py": {"demo"},
+    "bench/demo_tasks.py": {"demo"},
+    "bench/task_scores.py": {"demo", "scoring"},
     "bench/speed": {"host", "editors", "demo", *PURE},
     "bench/inversions.py": {"host", "demo", "inversion"},
     "bench/reliability": {"headless", "devtools"},
@@ -88,6 +90,8 @@ OTHERS: dict[str, set[str]] = {
     "bench/page.py": {"PIL", "jinja2", "markupsafe"},
     "bench/judging.py": {"torch"},
     "bench/demo_scenes.py": {"torch", "numpy", "PIL"},
+    "bench/demo_tasks.py": set(),
+    "bench/task_scores.py": {"torch"},
     "bench/lpips_network.py": {"torch"},
     "bench/clip_network.py": {"torch"},
     "bench/dino_network.py": set(),
@@ -298,6 +302,7 @@ def test_dev_py_reads_arguments_before_there_is_any_environment():
 
 DEMO_FILES = (
     *("nodes/demo.py", "bench/judging.py", "bench/demo_scenes.py", "bench/inversions.py"),
+    *("bench/demo_tasks.py", "bench/task_scores.py"),
     *(f"bench/speed/{name}.py" for name in ("command", "editors", "models", "whole")),
 )
 """The files outside demo/ that know its world: they make it known to nodes and benches, draw its

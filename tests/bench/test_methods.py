@@ -120,6 +120,17 @@ def test_mag_edit_has_a_method_for_each_constraint():
     assert found["mag-spatial-paper"] == {**found["mag-token-paper"], **spatial}
 
 
+def test_cpam_has_a_method_for_removal_and_for_the_background():
+    methods = all_methods()
+    for strategy in ("remove", "background"):
+        for paper in ("", "-paper"):
+            found, plain = (
+                filled(methods[name + paper])["CPAM"] for name in (f"cpam-{strategy}", "cpam")
+            )
+            assert plain["strategy"] == "replace"
+            assert found == {**plain, "strategy": strategy}
+
+
 def test_the_papers_settings_are_those_of_the_papers():
     steps = {"infedit": (15, 1.0, 2.0), "masactrl": (50, 7.5, 7.5)}  # methods.md: B, C
     steps |= {"fpe": (50, 7.5, 7.5), "pnp": (50, 1.0, 7.5)}

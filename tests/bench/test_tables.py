@@ -67,7 +67,7 @@ def test_a_table_names_the_command_that_makes_it():
 def test_the_paper_s_tables_are_there():
     assert {t.name for t in TABLES} == {
         "components", "end-of-text", "objects", "schedule", "dilation", "mask-errors", "variants",
-        "editors", "editors-paper", "lcm",
+        "editors", "editors-paper", "lcm", "removal", "mixed", "background",
     }  # fmt: skip
     (objects,) = [t for t in TABLES if t.counts]
     assert objects.counts == (1, 2, 3, 4, 6, 8)

@@ -60,7 +60,9 @@ class Settings:
 
     @property
     def is_refined(self) -> bool:
-        return self.strategy in ("replace (refined)", "pose / view")
+        """With an object that is changed, whose words the mask can follow."""
+        is_followed = not self.tasks or "change" in self.tasks
+        return is_followed and self.strategy in ("replace (refined)", "pose / view")
 
 
 def grown_by_square(mask: np.ndarray, share: str) -> np.ndarray:

@@ -70,6 +70,16 @@ def pairs_of(settings: Settings) -> tuple[tuple[str, str], ...]:
     return tuple(OF_TASK[task] for task in settings.tasks) or PAIRS[: len(settings.boxes)]
 
 
+def prompts_of(settings: Settings) -> tuple[str, str]:
+    """Of tasks, what the editor joins itself."""
+    if not settings.tasks:
+        return PROMPTS
+    sources, targets = (
+        [phrase for phrase in side if phrase] for side in zip(*pairs_of(settings), strict=True)
+    )
+    return " and ".join(sources), " and ".join(targets)
+
+
 CPAM = Method(
     cpam.EDITOR,
     translate,
@@ -77,9 +87,7 @@ CPAM = Method(
     adds_result=True,
     regions=regions,
     pairs=pairs_of,
-    prompts=lambda settings: (
-        ("grey wolf and yellow moon", "brown goat and yellow ball") if settings.tasks else PROMPTS
-    ),
+    prompts=prompts_of,
     full_prompts=lambda settings: (None, None) if settings.tasks else PROMPTS,
 )
 REPLACE = Settings()
@@ -231,8 +239,6 @@ FEW_POSE = replace(POSE, sampling=FEW.sampling, start_step=Fraction(1, 5))
 FEW_CODE = replace(FEW, variant="published code")
 FEW_REMOVE, FEW_BACKGROUND = (replace(FEW, strategy=s) for s in ("remove", "background"))
 FEW_PLAIN = replace(FEW, plain=0.3, boxes=TALL)
-FEW_OWN = replace(FEW, phrases=OWN.phrases, expansion="0.5")
-TEXTS = "editors.object_texts"
 FEW_MIXED, FEW_MIXED_POSE = (replace(s, sampling=FEW.sampling) for s in (MIXED, MIXED_POSE))
 MISTAKES = [
     Mistake(
@@ -337,44 +343,6 @@ MISTAKES = [
         of_first_image,
         FEW_PLAIN,
         scene="batch",
-    ),
-    Mistake(
-        "objects with each other's text",
-        f"{TEXTS}:OwnTexts._cells_of_objects",
-        lambda right: lambda *args: [cells.flip(0) for cells in right(*args)],
-        FEW_OWN,
-    ),
-    Mistake(
-        "words of the other objects",
-        "attention.rgb_cam:visible_tokens",
-        lambda _: lambda owner, objects: torch.arange(len(owner)),
-        FEW_OWN,
-    ),
-    Mistake(
-        "values of the whole prompt",
-        f"{TEXTS}:region_text",
-        lambda right: (
-            lambda keys, values, owner, cells, value, objects: right(
-                keys, values, owner, cells, len(values) - 1, objects
-            )
-        ),
-        FEW_OWN,
-    ),
-    Mistake(
-        "grown places read the first object's text",
-        f"{TEXTS}:find_nearest",
-        lambda right: lambda *args: torch.zeros_like(right(*args)),
-        FEW_OWN,
-    ),
-    Mistake(
-        "objects' texts in the background",
-        f"{TEXTS}:OwnTexts.attend",
-        lambda right: (
-            lambda self, call, places: right(
-                self, call, [torch.ones_like(place) for place in places]
-            )
-        ),
-        FEW_OWN,
     ),
     Mistake(
         "a removed object changed",

@@ -150,3 +150,11 @@ def test_one_edit_alone_changes_its_own_words(lines, source_prompt, place, targe
 def test_a_single_edit_keeps_its_full_prompts():
     single = Edits(parse_edits("wolf -> goat"), "a wolf", "a goat at night")
     assert edit_alone(single, 0) is single
+
+
+def test_a_removed_object_alone_leaves_its_phrase_out_of_the_source_prompt():
+    edits = Edits(parse_edits("wolf ->\nmoon -> ball"))
+    assert edit_alone(edits, 0).prompt("target") == "moon"
+    assert edit_alone(edits, 1).prompt("target") == "wolf and ball"
+    full = Edits(edits.items, "a wolf under a moon")
+    assert edit_alone(full, 0).prompt("target").split() == ["a", "under", "a", "moon"]
