@@ -177,23 +177,36 @@ MASACTRL_DDIM = Method(
     editor="masactrl",
 )
 P2P = _by_editor(p2p.EDITOR)[0]
+CPAM = _by_editor(cpam.EDITOR)[0]
 
 
-def _change_p2p(name: str, label: str, nouns_input: str | None = None, **inputs: Any) -> Method:
-    """Prompt-to-Prompt on the ground of `ale` with other inputs."""
-    ((title, ground),) = P2P.inputs.items()
+def _change(
+    method: Method, name: str, label: str, nouns_input: str | None = None, **inputs: Any
+) -> Method:
+    """An editor on the ground of `ale` with other inputs."""
+    ((title, ground),) = method.inputs.items()
     return replace(
-        P2P, name=name, label=label, inputs={title: {**ground, **inputs}}, nouns_input=nouns_input
+        method,
+        name=name,
+        label=label,
+        inputs={title: {**ground, **inputs}},
+        nouns_input=nouns_input,
     )
 
 
 P2P_METHODS = (
-    _change_p2p("p2p-ets", f"{P2P.label} + ETS", "ets_prompt"),
-    _change_p2p("nti-p2p", f"Null-text inversion + {P2P.label}", inversion_method="null-text"),
-    _change_p2p(
-        "npi-p2p", f"Negative-prompt inversion + {P2P.label}", inversion_method="negative-prompt"
+    _change(P2P, "p2p-ets", f"{P2P.label} + ETS", "ets_prompt"),
+    _change(P2P, "nti-p2p", f"Null-text inversion + {P2P.label}", inversion_method="null-text"),
+    _change(
+        P2P,
+        "npi-p2p",
+        f"Negative-prompt inversion + {P2P.label}",
+        inversion_method="negative-prompt",
     ),
-    _change_p2p("direct-p2p", f"Direct inversion + {P2P.label}", inversion_method="direct"),
+    _change(P2P, "direct-p2p", f"Direct inversion + {P2P.label}", inversion_method="direct"),
+)
+CPAM_OBJECTS = _change(
+    CPAM, "cpam-objects", f"{CPAM.label}, each object its own text", object_texts="each its own"
 )
 
 
@@ -254,7 +267,7 @@ BY_PAPERS = (*(_by_editor(editor)[1] for editor in COMPARED), MAG_SPATIAL_PAPER,
 def all_methods() -> dict[str, Method]:
     """Every named method."""
     groups = (
-        *(DEFAULT, BESIDE_ALE, BY_PAPERS, CPAM_REMOVE, CPAM_BACKGROUND),
+        *(DEFAULT, BESIDE_ALE, BY_PAPERS, (CPAM_OBJECTS,), CPAM_REMOVE, CPAM_BACKGROUND),
         *(END_OF_TEXT, SCHEDULES, DILATIONS, MASK_ERRORS, LCM),
     )
     return {method.name: method for group in groups for method in group}

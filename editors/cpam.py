@@ -20,7 +20,6 @@ from torch import Tensor
 from ..attention.control import Call, Control, Layer, Reads, Step, first_layer, first_step
 from ..attention.mask_guided import ALL, Part, attend_in_parts, positions, positions_or_all
 from ..attention.refined_mask import RefinedMask
-from ..attention.word_maps import query_parts
 from ..prompts.alignment import Rows
 from ..prompts.edits import Variant
 from ..prompts.word_replacement import find_everywhere
@@ -38,6 +37,7 @@ from .cpam_masks import (
 )
 from .editor import SOURCE, TARGET, ControlInputs, Editor, Settings, Start, setting, share_setting
 from .inverted import InvertedSettings, inversion_setting, plan_inversion
+from .object_texts import ObjectTexts, OwnTexts, object_texts_setting
 
 LEAST_SHARE = 0.01
 """The published code mixes object and background in every position with at least this share."""
@@ -98,6 +98,10 @@ class CPAMSettings(InvertedSettings, ChoosesStrategy):
         "phrases to belong to the object. Lower: larger object.",
         step=0.01,
     )
+    object_texts: ObjectTexts = object_texts_setting(
+        "What each object reads. whole prompt: all of it, as in the paper. each its own: its own "
+        "phrase alone, as in ALE Edit. Not used by background and remove.",
+    )
 
 
 class CPAMControl(Control):
@@ -105,7 +109,8 @@ class CPAMControl(Control):
 
     images: the masks on the pixels of each image, or of one for all. cell: pixels along each side
         of a latent cell. rows: those of the target phrases in the target prompt, for a mask that is
-        refined. seed: of the plain layers; image j has seed + j. The source has the empty text.
+        refined. seed: of the plain layers; image j has seed + j. texts: those of the objects, where
+        each has its own. The source has the empty text.
     """
 
     reads: Reads = {"target": frozenset(("source",))}
@@ -119,8 +124,10 @@ class CPAMControl(Control):
         variant: Variant = "paper",
         rows: Rows = (),
         seed: int = 0,
+        texts: OwnTexts | None = None,
     ) -> None:
         self._settings, self._strategy = settings, STRATEGIES[settings.strategy]
+        self._texts, self.replaces_text = texts, texts is not None
         self._images, self._cell, self._variant = images, cell, variant
         self._rows, self._seed = rows, seed
         self._maps = RefinedMask()
@@ -143,7 +150,10 @@ class CPAMControl(Control):
         if call.layer.kind == "self":
             return self._adapt(call)
         if self._rows:
-            self._keep_map(call)
+            self._maps.look(call, self._rows)
+        if self._texts is not None:
+            places = [cells.target for cells in self._find_cells(call.layer)]
+            return {"target": self._texts.attend(call, places)}
         return attend(call, self._find_parts(call, extract))
 
     # -- self-attention ----------------------------------------------------------------------------
@@ -234,15 +244,6 @@ class CPAMControl(Control):
     def _bring_to_grid(self, mask: Tensor, layer: Layer) -> Tensor:
         return coverage(mask[None], *layer.grid, self._variant).flatten()
 
-    def _keep_map(self, call: Call) -> None:
-        """Keep the map of the target phrases: of all positions, whatever they attend to."""
-        q, k, rows = call.q["target"], call.k["target"], list(self._rows)
-        found = [
-            call.probs(q[:, part], k)[..., rows].mean((1, 3))
-            for part in query_parts(call, ("target",))
-        ]
-        self._maps.add(torch.cat(found, 1), call.layer.grid, call.layer.latent)
-
 
 # -- what reads what -------------------------------------------------------------------------------
 
@@ -309,13 +310,21 @@ def cpam_control(settings: CPAMSettings, inputs: ControlInputs) -> CPAMControl:
     """
     strategy = settings.strategy
     tasks = find_tasks(strategy, inputs.phrases)
-    images = []
+    images, drawn = [], []
     for one in inputs.require_regions().images:
         _require_cells(one.raw, tasks, inputs)
         images.append(make_masks(one.raw, tasks, strategy, settings.expansion))
         _require_rest(images[-1], tasks, strategy)
+        drawn.append(one.raw[[k for k, task in enumerate(tasks) if task != "remove"]])
     rows = _find_rows(inputs, tasks) if STRATEGIES[strategy].is_refined else ()
-    return CPAMControl(settings, images, inputs.cell, inputs.variant, rows, inputs.seed)
+    has_texts = has_own_texts(settings) and len(drawn[0]) > 0
+    texts = OwnTexts(drawn, inputs.cell) if has_texts else None
+    return CPAMControl(settings, images, inputs.cell, inputs.variant, rows, inputs.seed, texts)
+
+
+def has_own_texts(settings: CPAMSettings) -> bool:
+    """Whether each object reads its own phrase."""
+    return settings.object_texts == "each its own" and not STRATEGIES[settings.strategy].of_all
 
 
 def _require_rest(masks: Masks, tasks: Sequence[Task], strategy: StrategyName) -> None:
@@ -332,9 +341,10 @@ def _require_rest(masks: Masks, tasks: Sequence[Task], strategy: StrategyName) -
 
 
 def _require_cells(raw: Tensor, tasks: Sequence[Task], inputs: ControlInputs) -> None:
-    height, width = (n // inputs.cell for n in raw.shape[-2:])
+    height, width = inputs.latent
+    fitted = fit_masks(raw, inputs.cell * height, inputs.cell * width, inputs.cell)
     for task in dict.fromkeys(tasks):
-        own = unite(raw, tasks, task)
+        own = unite(fitted, tasks, task)
         if not coverage(own[None], height, width, inputs.variant).any():
             raise ValueError(
                 f"the mask of the object covers no cell of the {height}x{width} of the latent, "
@@ -373,6 +383,7 @@ EDITOR = Editor(
     make_control=cpam_control,
     branches=lambda settings: (replace(SOURCE, text="empty"), TARGET),
     plan=lambda settings: plan_inversion(settings, "empty"),
+    has_object_texts=has_own_texts,
     grow_regions=lambda settings: 0.0,
     abilities=frozenset(("add", "remove")),
 )

@@ -133,7 +133,8 @@ def find_words(settings: DPLSettings, inputs: ControlInputs) -> WordsToLearn:
     if settings.priors == "masks":
         regions, objects = inputs.require_regions(), _find_objects(nouns, phrases)
         masks = [one.dilated[list(objects)] for one in regions.images]
-        require_cells(masks, [regions.names[k] for k in objects], inputs.cell, find_grid)
+        names, latent = [regions.names[k] for k in objects], inputs.latent
+        require_cells(masks, names, find_grid(latent), latent, inputs.cell)
         words = replace(words, regions=regions, objects=objects, cell=inputs.cell)
     return words
 

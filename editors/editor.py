@@ -181,8 +181,10 @@ class ControlInputs:
     self_layers: number of the model's self-attention layers. variant: the paper, or the published
         code where the two differ. regions: the editor's masks (Editor.masks) of each image, under
         their names, where any are connected; or the regions of the edits (Editor.grow_regions,
-        has_edit_branches). cell: pixels along each side of a latent cell. advise: gives the person
-        a notice, a whole sentence. edits: the branches of the edits (Editor.has_edit_branches).
+        has_edit_branches). cell: pixels along each side of a latent cell. latent: (h, w) of the
+        image's latent where there are regions, whose masks may have another size. advise: gives the
+        person a notice, a whole sentence. edits: the branches of the edits
+        (Editor.has_edit_branches).
     seed: of the run; image j has seed + j. has_own_negative: whether the negative prompt is another
         than the source prompt.
     """
@@ -194,6 +196,7 @@ class ControlInputs:
     variant: Variant = "paper"
     regions: Regions | None = None
     cell: int = USUAL_CELL
+    latent: tuple[int, int] = (0, 0)
     phrases: tuple[tuple[str, str], ...] = ()
     advise: Callable[[str], object] = lambda sentence: None
     edits: tuple[EditBranch, ...] = ()
@@ -250,6 +253,7 @@ class Editor(Generic[S]):
     has_edit_branches: whether each edit adds a branch, under its target phrase alone and without
         guidance; such an editor uses the masks of the edits that have one.
     texts: how the edits are encoded: as prompts, or as Object-Restricted Embeddings.
+        has_object_texts: (settings) -> whether the target prompt comes with those embeddings.
     grow_regions: (settings) -> by how much the masks of the edits grow into its regions, a fraction
         of the image's height, or None for settings that do not need those masks; None for an editor
         that never does.
@@ -278,6 +282,7 @@ class Editor(Generic[S]):
     plan: Callable[[S], SamplingPlan] = plan_virtual_inversion
     has_edit_branches: bool = False
     texts: Literal["prompts", "objects"] = "prompts"
+    has_object_texts: Callable[[S], bool] = lambda settings: False
     grow_regions: Callable[[S], float | None] | None = None
     find_mask: Callable[[S], MaskSettings] | None = None
     masks: tuple[tuple[str, str], ...] = ()

@@ -354,12 +354,12 @@ def mag_edit_control(settings: MagEditSettings, inputs: ControlInputs) -> Contro
     is_optimised = settings.iterations > 0 and settings.optimise_share > 0
     if is_optimised:
         objects = find_objects(settings, inputs)
-    names = [each.name for each in objects]
+    names, latent = [each.name for each in objects], inputs.latent
     masks = [one.dilated for one in regions.images]
     if is_optimised:
-        require_cells(masks, names, inputs.cell, find_grid)
+        require_cells(masks, names, find_grid(latent), latent, inputs.cell)
     if is_optimised or settings.blend_share > 0:
-        require_cells(masks, names, inputs.cell, lambda latent: latent)
+        require_cells(masks, names, latent, latent, inputs.cell)
     return MagEditControl(settings, words, objects, regions, inputs.cell)
 
 

@@ -36,9 +36,9 @@ from ..inversion.stored import (
     require_same_schedule,
 )
 from ..prompts.alignment import EncodedPrompt, align
-from ..prompts.edits import Edits, Side
+from ..prompts.edits import Edits, Side, keep_targets
 from ..regions.paste import restore_size
-from ..regions.regions import Regions
+from ..regions.regions import Regions, size_of
 from .abilities import require_abilities
 from .attention.adapter import add_control
 from .attention.rgb_cam import apply_rgb_cam
@@ -66,6 +66,7 @@ from .sampling.latents import pixels_per_cell
 from .sampling.schedule import sigmas_of
 from .sampling.virtual_inversion import virtual_inversion_sampler
 from .segmenting.disagreement import find_place
+from .text.conditioning import carry_embeddings
 from .text.directions import move_text
 from .text.embedding import (
     embed_side,
@@ -130,7 +131,7 @@ def edit_image(
     edit = open_edit(
         editor, settings, model, clip, edits,
         regions=regions, negative=negative, reuses_source=reuses_source, inversion=inversion,
-        keep_inversion=keep_inversion,
+        keep_inversion=keep_inversion, size=(image.shape[1], image.shape[2]),
     )  # fmt: skip
     edited = edit.edit_latent(vae, encode_image(vae, image) if latent is None else latent, seed)
     require_decoded(edited, image, model, editor.title)
@@ -222,16 +223,18 @@ def open_edit(
     reuses_source: bool = True,
     inversion: Inversion | None = None,
     keep_inversion: Callable[[Inversion], object] = lambda inversion: None,
+    size: tuple[int, int] | None = None,
 ) -> OpenEdit:
     """The guider of an editor's branches under its control, and its sampling; see `edit_image`.
 
-    evaluation: how the branches run, see BranchGuider.
+    evaluation: how the branches run, see BranchGuider. size: (height, width) of the image, if the
+        regions have another.
     """
     require_cross_attention(model, editor.title)
     patched = model
     for part in editor.parts(settings):
         patched = _apply_part(patched, part, regions, editor.title)
-    texts, prompts = _encode_sides(editor, clip, edits)
+    texts, prompts = _encode_sides(editor, settings, clip, edits)
     optimises, learner = False, None
     for conditioning in texts.values():
         require_one_text(conditioning, model, editor.title)
@@ -251,6 +254,7 @@ def open_edit(
             editor, model, clip, edits, prompts, regions,
             tuple(branch for branch, _ in branches.values()),
             has_own_negative=editor.negative is not None or negative is not None,
+            size=size,
         )  # fmt: skip
         patched, optimises = _add_own_control(editor, settings, patched, inputs)
         if editor.learn is not None:
@@ -314,7 +318,7 @@ def _apply_part(
 
 
 def _encode_sides(
-    editor: Editor[S], clip: CLIP, edits: Edits
+    editor: Editor[S], settings: S, clip: CLIP, edits: Edits
 ) -> tuple[dict[BranchText, Conditioning], dict[Side, EncodedPrompt]]:
     """The CONDITIONING of source and target; and the rows of both where they are plain prompts."""
     texts: dict[BranchText, Conditioning] = {}
@@ -324,6 +328,8 @@ def _encode_sides(
             texts[side] = embed_side(clip, edits, side)
         else:
             texts[side], prompts[side] = encode_prompt(clip, edits, side)
+    if editor.has_object_texts(settings) and (drawn := keep_targets(edits)).items:
+        texts["target"] = carry_embeddings(texts["target"], embed_side(clip, drawn, "target"))
     return texts, prompts
 
 
@@ -349,7 +355,11 @@ def _control_inputs(
     regions: Regions | None,
     branches: tuple[EditBranch, ...],
     has_own_negative: bool,
+    size: tuple[int, int] | None,
 ) -> ControlInputs:
+    cell = pixels_per_cell(model)
+    if size is None:
+        size = (0, 0) if regions is None else size_of(regions)
     return ControlInputs(
         source=prompts["source"],
         target=prompts["target"],
@@ -357,7 +367,8 @@ def _control_inputs(
         self_layers=len(self_attention_layers(model.get_model_object("diffusion_model"))),
         variant=edits.settings.variant,
         regions=regions,
-        cell=pixels_per_cell(model),
+        cell=cell,
+        latent=(size[0] // cell, size[1] // cell),
         phrases=edits.pairs,
         edits=branches,
         has_own_negative=has_own_negative,

@@ -12,6 +12,7 @@ import torch
 from ale_edit.prompts.edits import set_variant
 from ale_edit.tests.nodes.bad_editors import HATS, edit_by, masked
 from ale_edit.tests.nodes.bad_input import Case, World, boxes, listed, regions
+from ale_edit.tests.nodes.bad_mag_edit import regions_of_speck
 from ale_edit.tests.nodes.graph import one
 
 
@@ -84,6 +85,20 @@ CPAM_CASES = [
         ("CPAM: ", '"other"', "add, replace, replace (refined), pose / view, background, remove"),
     ),
     Case(
+        "texts of objects that nobody knows",
+        lambda w: cpam(w, object_texts="other"),
+        "ALECPAM",
+        "the object_texts input is",
+        ("CPAM: ", '"other"', "whole prompt, each its own"),
+    ),
+    Case(
+        "an object whose words the prompt does not have",
+        lambda w: cpam(w, object_texts="each its own", edits=in_other_prompt()),
+        "ALECPAM",
+        "does not occur in",
+        ("CPAM: ", '"goat"', '"a small cat"'),
+    ),
+    Case(
         "edits without masks in CPAM",
         lambda w: cpam(w, edits=listed(HATS)),
         "ALECPAM",
@@ -121,6 +136,17 @@ CPAM_CASES = [
     Case(
         "a mask between the pixels that the published code reads",
         lambda w: cpam(w, edits=set_variant(tiny_mask(), "published code")),
+        "ALECPAM",
+        "covers no cell of the",
+        ("CPAM: ", "8x8", "choose the variant paper"),
+    ),
+    Case(
+        "a mask of another size between the pixels that the published code reads",
+        lambda w: cpam(
+            w,
+            edits=set_variant(listed("wolf -> goat"), "published code"),
+            regions=regions_of_speck(256, 16),
+        ),
         "ALECPAM",
         "covers no cell of the",
         ("CPAM: ", "8x8", "choose the variant paper"),

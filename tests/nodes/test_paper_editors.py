@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ale_edit.editors import COMPARED, EDITORS
+from ale_edit.editors import COMPARED, EDITORS, cpam, mag_edit
 from ale_edit.editors.editor import Editor
+from ale_edit.prompts.edits import set_variant
 from ale_edit.tests.nodes.graph import nodes, one, picture, schema
+from ale_edit.tests.tiny import edits_of, two_boxes
 
 every_editor = pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
 every_editor_made_from_settings = pytest.mark.parametrize(
@@ -74,6 +76,20 @@ def test_the_same_inputs_give_the_same_image_and_leave_the_model_as_it_was(
     assert not model.wrappers and not model.patches
 
 
+@pytest.mark.parametrize("editor", [cpam.EDITOR, mag_edit.EDITOR], ids=lambda e: e.name)
+def test_a_mask_of_another_size_counts_at_the_size_of_the_image(edit: Edit) -> None:
+    """These 3x3 pixels hold none that nearest sampling reads of 64x64, but one of 128x128."""
+    text = "wolf -> goat"
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 3:6, 3:6] = 1
+    regions = one("ALERegions", edits=one("ALEEditList", text=text), masks=mask, dilation=0.0)
+    edits = set_variant(one("ALEEditList", text=text), "published code")
+    image = edit(
+        image=picture(height=128, width=128), edits=edits, regions=regions, inversion_method="DDIM"
+    )
+    assert bool(torch.isfinite(image).all())
+
+
 @every_editor
 def test_the_papers_negative_prompt_is_used_unless_another_is_connected(
     editor: Editor, edit: Edit, clip: Any
@@ -109,6 +125,7 @@ QUICK = {"inversion_method": "DDIM", "iterations": 0}
 STRONG = {"inversion_method": "DDIM", "iterations": 2, "scale": 100.0, "blend_share": 0.0}
 SOMEWHERE = {"places": "guidance"}  # random weights: the two masks have no place in common
 SENTENCES = {"source_sentences": "a wolf", "target_sentences": "a goat"}
+TWO_OBJECTS = {"edits": edits_of(masks=two_boxes())}
 # for each setting, the inputs beside which it counts, and another value
 CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
     "infedit": {
@@ -266,6 +283,7 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "start_step_share": ({"strategy": "pose / view"}, 0.6),
         "start_layer_share": ({"strategy": "pose / view"}, 0.0),
         "mask_threshold": ({"strategy": "pose / view"}, 0.6),
+        "object_texts": (TWO_OBJECTS, "each its own"),
     },
 }
 

@@ -21,7 +21,7 @@ from .ale_diffusers import Network, Step, heads
 from .inverted_diffusers import Sampling, edit_inverted
 from .masactrl_diffusers import self_attention_layers
 from .masks_by_hand import nearest, on_grid
-from .ore_by_hand import TextEncoder
+from .ore_by_hand import TextEncoder, Texts, restrict
 from .p2p_diffusers import rows_of
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels
@@ -41,7 +41,7 @@ class Settings:
     """expansion: the strategy's where None. plain: share of the layers with plain self-attention.
     start_step, start_layer: shares. words: of the objects that are changed, in the target prompt.
     tasks: what becomes of the object of each box, "change", "remove" or "add"; of none, all are
-    changed."""
+    changed. phrases: of the objects that are not removed, where each reads its own."""
 
     strategy: str = "replace"
     boxes: tuple[Box, ...] = ((6, 9, 42, 40), (20, 81, 60, 106))
@@ -54,6 +54,7 @@ class Settings:
     threshold: float = 0.25
     words: str = "brown goat yellow ball"
     tasks: tuple[str, ...] = ()
+    phrases: tuple[str, ...] = ()
     negative: str = ""
     has_control: bool = True
 
@@ -83,7 +84,8 @@ def grown_by_square(mask: np.ndarray, share: str) -> np.ndarray:
 class CPAMAttention:
     """diffusers' attention processor for the rows [source, target] x [uncond, cond].
 
-    plain: (steps, layers) bool. size: of the latent. refined: M_t on it, once there is one.
+    plain: (steps, layers) bool. size: of the latent. refined: M_t on it, once there is one. texts:
+    where each object reads its own.
     """
 
     settings: Settings
@@ -91,6 +93,7 @@ class CPAMAttention:
     rows: list[int]
     plain: Tensor
     size: tuple[int, int]
+    texts: Texts | None = None
     step: int = 0
     count: int = 0
     refined: np.ndarray | None = None
@@ -128,6 +131,10 @@ class CPAMAttention:
             target = self.masks(q.shape[1])["target"]
             of_null = self.attend(attn, q[TARGET_COND], k[SOURCE_COND], v[SOURCE_COND])
             mine = target[:, None, None]
+            if self.texts is not None:
+                outs[TARGET_COND] = self.restricted(
+                    attn, self.texts, q[TARGET_COND], k[TARGET_COND]
+                )
             outs[TARGET_COND] = torch.where(mine, outs[TARGET_COND], of_null)
         return attn.to_out[0](torch.stack(outs).flatten(2))
 
@@ -157,6 +164,49 @@ class CPAMAttention:
         if self.settings.variant == "published code":
             m = m.clamp(0.01, 0.99)
         return m[:, None, None] * foreground + (1 - m)[:, None, None] * background
+
+    def restricted(self, attn: Any, texts: Texts, q: Tensor, k: Tensor) -> Tensor:
+        """(L, h, D): each position with the words and the values of its object alone (ALE-Edit,
+        Algorithm 2); one of several objects with the words of them and the values of e'_base."""
+        owners = self.owners(self.grid(len(q)))
+        *values, base = (heads(attn.to_v(e)[None], attn)[0] for e in (*texts.objects, texts.base))
+        out = torch.zeros_like(q)
+        for position in range(len(q)):
+            own = [i for i, cells in enumerate(owners) if cells[position]]
+            hidden = [row for i, rows in enumerate(texts.rows) if i not in own for row in rows]
+            allowed = torch.ones(len(k), dtype=torch.bool)
+            allowed[hidden] = False
+            value = values[own[0]] if len(own) == 1 else base
+            out[position] = self.attend(attn, q[position : position + 1], k, value, allowed)[0]
+        return out
+
+    def owners(self, grid: tuple[int, int]) -> np.ndarray:
+        """(K, L) bool: the cells of the mask, as it is given, of each object that is not removed; a
+        cell of none is that of the nearest box."""
+        settings = self.settings
+        tasks = settings.tasks or ["change"] * len(settings.boxes)
+        boxes = [box for box, task in zip(settings.boxes, tasks, strict=True) if task != "remove"]
+        pixels = np.zeros((len(boxes), 8 * self.size[0], 8 * self.size[1]), bool)
+        for mask, (top, left, bottom, right) in zip(pixels, boxes, strict=True):
+            mask[top:bottom, left:right] = True
+        cells = on_grid(pixels, *grid, settings.variant).copy()
+        for i, j in np.ndindex(*grid):
+            if not cells[:, i, j].any():
+                ways = [self.way(box, grid, i, j) for box in boxes]
+                cells[int(np.argmin(ways)), i, j] = True
+        return cells.reshape(len(cells), -1)
+
+    def way(self, box: Box, grid: tuple[int, int], i: int, j: int) -> float:
+        """From the pixels of a cell to the nearest one of a box, on average."""
+        top, left, bottom, right = box
+        height, width = 8 * self.size[0], 8 * self.size[1]
+        found = []
+        for y in range(i * height // grid[0], -(-(i + 1) * height // grid[0])):
+            for x in range(j * width // grid[1], -(-(j + 1) * width // grid[1])):
+                down = max(top - y, 0, y - min(bottom, height) + 1)
+                across = max(left - x, 0, x - min(right, width) + 1)
+                found.append((down**2 + across**2) ** 0.5)
+        return sum(found) / len(found)
 
     # -- masks -------------------------------------------------------------------------------------
 
@@ -234,9 +284,11 @@ def edit(
     count = len(settings.sampling.timesteps())
     draws = torch.rand(count, len(layers), generator=torch.Generator().manual_seed(seed))
     rows = [row for word in settings.words.split() for row in rows_of(encoder, prompts[1], word)]
-    attention = CPAMAttention(
-        settings, layers, rows, draws < settings.plain, (x0.shape[-2], x0.shape[-1])
-    )
+    texts = None
+    if settings.phrases:
+        texts = restrict(encoder, settings.phrases, settings.variant, prompts[1])
+    size = (x0.shape[-2], x0.shape[-1])
+    attention = CPAMAttention(settings, layers, rows, draws < settings.plain, size, texts)
     return edit_inverted(
         network,
         encoder,

@@ -44,6 +44,7 @@ def translate(settings: Settings) -> cpam.CPAMSettings:
         start_step_share=float(settings.start_step),
         start_layer_share=float(settings.start_layer),
         mask_threshold=settings.threshold,
+        object_texts="each its own" if settings.phrases else "whole prompt",
     )
 
 
@@ -91,6 +92,7 @@ CPAM = Method(
 )
 REPLACE = Settings()
 POSE = Settings("pose / view", threshold=0.42)
+OWN = Settings(phrases=tuple(target for _, target in PAIRS))
 TALL = ((10, 6, 50, 30), (50, 20, 75, 44))  # of the scene BATCH
 # The wolf's mask grows into the moon's, and that of the ball into the wolf's.
 MIXED = Settings(
@@ -101,6 +103,7 @@ MIXED = Settings(
     words="brown goat",
 )
 MIXED_POSE = replace(MIXED, strategy="pose / view", start_step=Fraction(1, 5))
+MIXED_OWN = replace(MIXED, phrases=("brown goat", "yellow ball"))
 
 
 @pytest.mark.parametrize(
@@ -109,8 +112,10 @@ MIXED_POSE = replace(MIXED, strategy="pose / view", start_step=Fraction(1, 5))
         (replace(REPLACE, plain=0.1), SMALL),
         (replace(POSE, boxes=TALL, plain=0.1), BATCH),
         (MIXED_POSE, SMALL),
+        (OWN, SMALL),
+        (MIXED_OWN, SMALL),
     ],
-    ids=["replace", "pose", "one kept, one removed, one added"],
+    ids=["replace", "pose", "one kept, one removed, one added", "texts", "texts of two of three"],
 )
 def test_every_step_equals_the_oracles(settings: Settings, scene: Scene):
     assert worst_error(CPAM, scene, settings) <= BOUND
@@ -125,6 +130,9 @@ OTHERS = [
     replace(POSE, start_step=Fraction(0), start_layer=Fraction(0), plain=0.5),
     replace(REPLACE, boxes=((17, 9, 20, 12),)),  # less than a cell of any grid
     replace(REPLACE, boxes=((0, 0, 1000, 1000),)),
+    replace(OWN, variant="published code"),
+    replace(OWN, strategy="pose / view", threshold=0.42),  # cells of no mask
+    replace(OWN, strategy="add", boxes=((6, 9, 42, 60), (20, 40, 60, 106)), expansion="1"),
     *(replace(MIXED, strategy=s) for s in ("add", "replace", "replace (refined)")),
     replace(MIXED, expansion=None),
     replace(MIXED_POSE, variant="published code"),
@@ -352,8 +360,11 @@ MISTAKES = [
         "a removed object in the prompt",
         "host.editing:_encode_sides",
         lambda right: (
-            lambda editor, clip, edits: right(
-                editor, clip, replace(edits, target_prompt="brown goat and yellow moon and ball")
+            lambda editor, settings, clip, edits: right(
+                editor,
+                settings,
+                clip,
+                replace(edits, target_prompt="brown goat and yellow moon and ball"),
             )
         ),
         FEW_MIXED,
