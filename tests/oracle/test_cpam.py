@@ -92,7 +92,6 @@ CPAM = Method(
 )
 REPLACE = Settings()
 POSE = Settings("pose / view", threshold=0.42)
-OWN = Settings(phrases=tuple(target for _, target in PAIRS))
 TALL = ((10, 6, 50, 30), (50, 20, 75, 44))  # of the scene BATCH
 # The wolf's mask grows into the moon's, and that of the ball into the wolf's.
 MIXED = Settings(
@@ -103,7 +102,6 @@ MIXED = Settings(
     words="brown goat",
 )
 MIXED_POSE = replace(MIXED, strategy="pose / view", start_step=Fraction(1, 5))
-MIXED_OWN = replace(MIXED, phrases=("brown goat", "yellow ball"))
 
 
 @pytest.mark.parametrize(
@@ -112,10 +110,8 @@ MIXED_OWN = replace(MIXED, phrases=("brown goat", "yellow ball"))
         (replace(REPLACE, plain=0.1), SMALL),
         (replace(POSE, boxes=TALL, plain=0.1), BATCH),
         (MIXED_POSE, SMALL),
-        (OWN, SMALL),
-        (MIXED_OWN, SMALL),
     ],
-    ids=["replace", "pose", "one kept, one removed, one added", "texts", "texts of two of three"],
+    ids=["replace", "pose", "one kept, one removed, one added"],
 )
 def test_every_step_equals_the_oracles(settings: Settings, scene: Scene):
     assert worst_error(CPAM, scene, settings) <= BOUND
@@ -130,9 +126,6 @@ OTHERS = [
     replace(POSE, start_step=Fraction(0), start_layer=Fraction(0), plain=0.5),
     replace(REPLACE, boxes=((17, 9, 20, 12),)),  # less than a cell of any grid
     replace(REPLACE, boxes=((0, 0, 1000, 1000),)),
-    replace(OWN, variant="published code"),
-    replace(OWN, strategy="pose / view", threshold=0.42),  # cells of no mask
-    replace(OWN, strategy="add", boxes=((6, 9, 42, 60), (20, 40, 60, 106)), expansion="1"),
     *(replace(MIXED, strategy=s) for s in ("add", "replace", "replace (refined)")),
     replace(MIXED, expansion=None),
     replace(MIXED_POSE, variant="published code"),
@@ -360,11 +353,8 @@ MISTAKES = [
         "a removed object in the prompt",
         "host.editing:_encode_sides",
         lambda right: (
-            lambda editor, settings, clip, edits: right(
-                editor,
-                settings,
-                clip,
-                replace(edits, target_prompt="brown goat and yellow moon and ball"),
+            lambda *args: right(
+                *args[:-1], replace(args[-1], target_prompt="brown goat and yellow moon and ball")
             )
         ),
         FEW_MIXED,
