@@ -30,8 +30,14 @@ from ...inversion.null_text import NullTextSettings
 from ...inversion.stored import Inversion, Schedule
 from ...regions.grid import sample_masks
 from ..attention.adapter import add_control
-from ..comfy_types import Cond, Conditioning, RunCallback
-from ..gradients import checkpoint_blocks, leaf, ordinary_entry, stop_if_interrupted
+from ..comfy_types import Cond, Conditioning, Options, RunCallback
+from ..gradients import (
+    checkpoint_blocks,
+    leaf,
+    ordinary_entry,
+    stop_if_interrupted,
+    use_differentiable_attention,
+)
 from ..messages import name_node
 from ..sampling.schedule import sigmas_of
 from ..text.conditioning import BRANCHES_KEY, EntryBranches
@@ -240,6 +246,11 @@ class WordSampler(NullTextSampler):
         self._terms, self._measure = terms, measure
         self.vectors: list[Tensor] = []
         self.prompts: list[Tensor] = []
+
+    def _choose_options(self, model_options: Options) -> Options:
+        options = dict(model_options.get("transformer_options", {}))
+        use_differentiable_attention(options)
+        return {**model_options, "transformer_options": options}
 
     def _prompt_of(self, step: int, positive: Cond, predict: Predict, network: BaseModel) -> Cond:
         learner, recorder = self._learner, self._recorder

@@ -14,13 +14,7 @@ from ...inversion.ddim import predict_noise, step_to
 from ...inversion.null_text import NullTextSettings, fit_null_text, guide
 from ...inversion.stored import Inversion
 from ..comfy_types import Cond, Conditioning, Options, RunCallback, StepCallback
-from ..gradients import (
-    explain_memory,
-    leaf,
-    record_gradients,
-    stop_if_interrupted,
-    use_differentiable_attention,
-)
+from ..gradients import explain_memory, leaf, record_gradients, stop_if_interrupted
 from ..messages import name_node
 from ..sampling.branch_sampler import SamplerModel
 from ..sampling.schedule import sigmas_of
@@ -73,7 +67,7 @@ class NullTextSampler(comfy.samplers.KSAMPLER):
     ) -> Tensor:
         guider, inversion = model.inner_model, self._inversion
         network = guider.inner_model
-        options = _differentiable((extra_args or {})["model_options"])
+        options = self._choose_options((extra_args or {})["model_options"])
         levels, steps = inversion.sigmas, inversion.steps
         with record_gradients(network), name_node(self._node), explain_memory(network, x.shape):
             (positive,), (negative,) = guider.conds["positive"], guider.conds["negative"]
@@ -115,16 +109,13 @@ class NullTextSampler(comfy.samplers.KSAMPLER):
                     callback({"x": current, "i": step, "sigma": level, "denoised": denoised})
         return current
 
+    def _choose_options(self, model_options: Options) -> Options:
+        """The options of all calls."""
+        return model_options
+
     def _prompt_of(self, step: int, positive: Cond, predict: Predict, network: BaseModel) -> Cond:
         """The conditional entry of a step; called where autograd records."""
         return positive
-
-
-def _differentiable(model_options: Options) -> Options:
-    """The options of calls whose attention has gradients."""
-    options = dict(model_options.get("transformer_options", {}))
-    use_differentiable_attention(options)
-    return {**model_options, "transformer_options": options}
 
 
 def add_null_texts(
