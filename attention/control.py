@@ -62,7 +62,22 @@ class Layer:
     def is_half_or_coarser(self) -> bool:
         """Whether the grid has at most half the latent's side: on SD 1.5 at 512 pixels, 32 x 32
         cells and fewer. A network rounds up where it halves an odd side."""
-        return all(2 * n <= whole + 1 for n, whole in zip(self.grid, self.latent, strict=True))
+        return self._is_at_most(2)
+
+    @property
+    def is_quarter_or_coarser(self) -> bool:
+        """Whether the grid has at most a quarter of the latent's side: on SD 1.5 at 512 pixels, 16
+        x 16 cells and fewer."""
+        return self._is_at_most(4)
+
+    @property
+    def is_half(self) -> bool:
+        """Whether the grid has half the latent's side, rounded up."""
+        return all(n == -(-whole // 2) for n, whole in zip(self.grid, self.latent, strict=True))
+
+    def _is_at_most(self, part: int) -> bool:
+        sides = zip(self.grid, self.latent, strict=True)
+        return all(part * n <= whole + part - 1 for n, whole in sides)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from .descent import descend
+
 Word: TypeAlias = Sequence[int]
 WordLoss: TypeAlias = Callable[[Tensor, Tensor, Word], Tensor]
 
@@ -40,11 +42,6 @@ def mean_loss(
 
 
 def move_down(x: Tensor, gradient: Tensor, where: Tensor, sigma: float) -> Tensor:
-    """Latents x = x0 + sigma n after one update along the gradient of a loss by x, on the cells of
-    `where` (B or 1, 1, h, w).
-
-    The method updates variance-preserving latents z = x / sqrt(1 + sigma^2) by sigma times the
-    gradient by z. That gradient is sqrt(1 + sigma^2) times the one by x, and so is the step of x
-    that of z: together a factor of 1 + sigma^2.
-    """
-    return x - where * (sigma * (1 + sigma**2)) * gradient
+    """Latents after one update along the gradient of a loss by x, on the cells of `where` (B or 1,
+    1, h, w). The method updates by sigma times the gradient."""
+    return descend(x, gradient, where * sigma, sigma)

@@ -6,8 +6,14 @@ numbers of the published code. Shapes: B images, L = h * w positions of a layer'
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from .control import Call
+from .word_maps import query_parts
 
 
 class RefinedMask:
@@ -16,6 +22,14 @@ class RefinedMask:
     def __init__(self) -> None:
         self._sum: Tensor | None = None
         self._count = 0
+
+    def look(self, call: Call, rows: Sequence[int]) -> None:
+        """Add the target's map of the words at some rows of its text: of all positions, whatever
+        they attend to."""
+        q, k, words = call.q["target"], call.k["target"], list(rows)
+        parts = query_parts(call, ("target",))
+        found = [call.probs(q[:, part], k)[..., words].mean((1, 3)) for part in parts]
+        self.add(torch.cat(found, 1), call.layer.grid, call.layer.latent)
 
     def add(self, own: Tensor, grid: tuple[int, int], latent: tuple[int, int]) -> None:
         """Add a layer's map (B, L), as a share of its greatest place, on the latent's cells."""

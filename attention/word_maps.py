@@ -49,6 +49,11 @@ class GridMaps:
     def __init__(self) -> None:
         self._grid: tuple[int, int] | None = None
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        assert self._grid is not None
+        return self._grid
+
     def takes(self, layer: Layer) -> bool:
         """Whether the maps of a layer count, as far as is known of the others."""
         if layer.block[0] == "middle":  # one layer, which the published codes leave out
@@ -72,11 +77,6 @@ class LayerMaps(GridMaps):
     def __init__(self) -> None:
         super().__init__()
         self._maps: dict[str, list[Tensor]] = {}
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        assert self._grid is not None
-        return self._grid
 
     def add(self, layer: Layer, maps: Mapping[str, Tensor]) -> None:
         """Add the maps by branch of a layer that counts."""
@@ -141,18 +141,20 @@ class WordMaps(GridMaps):
         spread = (together - least) / (greatest - least)  # NaN, nowhere, where all are alike
         return interpolate(spread, size)[:, 0] >= threshold
 
+    def sums(self, name: str) -> Tensor:
+        """(B, W, h, w) on their own grid."""
+        return self._sums[name].movedim(-1, 1).unflatten(-1, self.grid)
+
     def together(self, name: str) -> Tensor | None:
         """(B, 1, h, w) on their own grid: the maps of the words together. None before a layer that
         counts has run."""
         if name not in self._sums:
             return None
-        assert self._grid is not None
-        return self._sums[name].sum(-1).unflatten(-1, self._grid)[:, None]
+        return self._sums[name].sum(-1).unflatten(-1, self.grid)[:, None]
 
     def shares(self, name: str) -> Tensor:
         """(B, W, h, w) in [0, 1] on their own grid: each map as a share of its greatest value."""
-        assert self._grid is not None
-        maps = self._sums[name].movedim(-1, 1).unflatten(-1, self._grid)
+        maps = self.sums(name)
         return maps / maps.amax((-1, -2), keepdim=True)
 
 

@@ -55,7 +55,8 @@ class SourceImage:
 @dataclass(frozen=True)
 class ObjectEdit:
     """What an object of the image, by its number, becomes; asked: attributes a judge must then
-    find."""
+    find. An empty target removes it; with an empty source it is added, and the image's object says
+    where."""
 
     __pydantic_config__ = EXACT
 
@@ -216,6 +217,11 @@ def _check_edits(dataset: Dataset) -> None:
             raise ValueError(
                 f"{place}: it edits objects {numbers}, and its image has {count}. Name each object "
                 f"once, from 0 to {count - 1}."
+            )
+        if empty := [o.number for o in edit.objects if not (o.source.strip() or o.target.strip())]:
+            raise ValueError(
+                f"{place}: object {empty[0]} has neither source nor target. Write what it is, what "
+                "it becomes, or both."
             )
 
 

@@ -64,10 +64,34 @@ def demo_dataset(
 
     Every scene holds as many objects as the largest count. Source phrases name the present colour.
     """
-    use = seeds_use(range(first_seed, first_seed + scenes))
-    objects = max(counts)
-    images, pictures = {}, {}
-    for seed in range(first_seed, first_seed + scenes):
+    seeds, objects = range(first_seed, first_seed + scenes), max(counts)
+    about = describe_scenes(seeds, objects, size)
+    images, pictures = draw_images(seeds, objects, size)
+    edits = construct(images, VOCABULARY, seed=0, counts=counts, instances=instances)
+    tagged = tuple(_tag_held_out(edit, images[edit.image]) for edit in edits)
+    write_dataset(Dataset(folder, name, about, images, tagged), pictures)
+    return read_dataset(folder)
+
+
+def describe_scenes(seeds: range, objects: int, size: int = IMAGE_SIZE) -> dict[str, Any]:
+    """What a data set of these scenes says about itself; ValueError for seeds that are for nothing
+    that is published or chosen."""
+    return {
+        "world": "demo",
+        "scene seeds": [seeds[0], seeds[-1]],
+        "seeds are for": seeds_use(seeds),
+        "objects a scene": objects,
+        "size": size,
+    }
+
+
+def draw_images(
+    seeds: range, objects: int, size: int = IMAGE_SIZE
+) -> tuple[dict[str, SourceImage], dict[str, Image.Image]]:
+    """The scenes of these seeds in their order, by name, and their pictures and masks by file."""
+    images: dict[str, SourceImage] = {}
+    pictures: dict[str, Image.Image] = {}
+    for seed in seeds:
         image, masks, looks = draw_scene(seed, objects, size)
         key = f"scene{seed}"
         files = [f"masks/{key}_{k}.png" for k in range(objects)]
@@ -78,17 +102,7 @@ def demo_dataset(
         images[key] = SourceImage(f"images/{key}.png", described, group=key)
         pictures[f"images/{key}.png"] = to_picture(image)
         pictures |= {file: to_picture(mask) for file, mask in zip(files, masks, strict=True)}
-    edits = construct(images, VOCABULARY, seed=0, counts=counts, instances=instances)
-    about: dict[str, Any] = {
-        "world": "demo",
-        "scene seeds": [first_seed, first_seed + scenes - 1],
-        "seeds are for": use,
-        "objects a scene": objects,
-        "size": size,
-    }
-    find_tagged_runs = tuple(_tag_held_out(edit, images[edit.image]) for edit in edits)
-    write_dataset(Dataset(folder, name, about, images, find_tagged_runs), pictures)
-    return read_dataset(folder)
+    return images, pictures
 
 
 def seeds_use(seeds: range) -> str:

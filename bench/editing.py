@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from .worlds import own_model
 FINGERPRINT = "ale-edit fingerprint"
 MADE_ON = "ale-edit made on"
 UNUSED = ("Save reconstruction", "Save regions", "Decode source")
+OBJECT = "object"  # where no phrase is looked at
 NodeInputs = dict[str, dict[str, Any]]
 """Inputs by node title."""
 STALE = "made from something else (other prompts, pictures, settings, weights or version)"
@@ -147,8 +148,10 @@ class Plan:
 
     @cached_property
     def _sampling(self) -> dict[str, Any]:
-        """The steps and guidance of `ale`."""
-        found = settings_of(self._fill_workflow(self._first, ALE, self._placeholders))
+        """The steps and guidance of `ale`, whatever the edits are."""
+        objects = tuple(replace(o, source=OBJECT, target=OBJECT) for o in self._first.objects)
+        edit = replace(self._first, objects=objects)
+        found = settings_of(self._fill_workflow(edit, ALE, self._placeholders))
         return {name: found[name] for name in SAMPLING}
 
     def _prepare(self, edit: ImageEdit, method: Method) -> tuple[Workflow, dict[str, Image.Image]]:

@@ -36,6 +36,10 @@ JUDGED = (
     Column("all, held out", "all, held-out triples ↑"),
     Column("wrong, edited", "wrong attribute, edited ↓"),
     Column("wrong, untouched", "wrong attribute, untouched ↓"),
+    Column("gone", "object gone ↑"),
+    Column("others kept", "other objects kept ↑"),
+    Column("CLIP, background", "CLIP, new background ↑", 2),
+    Column("background", "shows the new background ↑"),
 )
 BACKGROUND = (
     Column("psnr", "PSNR (dB) ↑", 2),

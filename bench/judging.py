@@ -3,12 +3,14 @@ the words that its model knows."""
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..demo.captions import unknown_words
+from ..demo.finder import SceneFinder
 from ..demo.judge import Judge
 from ..demo.mini_clip import MiniClip
 from ..demo.weights import FOLDER, read_weights
@@ -17,6 +19,7 @@ from ..scoring.leakage import Cosines
 from .dataset import Dataset, ImageEdit, SourceImage
 from .demo_scenes import HELD_OUT
 from .metric import Metric, Values, Views
+from .task_scores import score_background, score_removal
 from .worlds import World
 
 ATTRIBUTES = {"object": "shape", "color": "color", "material": "material"}
@@ -41,14 +44,15 @@ def judge_objects(
 ) -> dict[str, list[bool]]:
     """Hits of each figure. `found`: a reading of every object of the image, edited or not.
 
-    object, color, material: edited objects that have what was asked. all: everything asked; also
-    apart for held-out triples and the rest. wrong: objects that show an attribute which another
-    object was to get, and which they neither had nor were to get themselves; apart for edited and
-    untouched ones.
+    object, color, material: edited objects that have what was asked; a removed one is asked
+    nothing. all: everything asked; also apart for held-out triples and the rest. wrong: objects
+    that show an attribute which another object was to get, and which they neither had nor were to
+    get themselves; apart for edited and untouched ones.
     """
-    asked = {o.number: o.asked for o in edit.objects}
+    asked = {o.number: o.asked for o in edit.objects if o.target}
+    removed = {o.number for o in edit.objects if not o.target}
     hits: dict[str, list[bool]] = {name: [] for name in (*ATTRIBUTES, "all", *_SPLIT, *_WRONG)}
-    for o in edit.objects:
+    for o in filter(lambda o: o.target, edit.objects):
         right = {name: found[o.number][name] == word for name, word in o.asked.items()}
         for name, hit in right.items():
             hits[name].append(hit)
@@ -56,7 +60,7 @@ def judge_objects(
         hits[_SPLIT[held_out not in o.tags]].append(all(right.values()))
     for number, (read, was) in enumerate(zip(found, image.objects, strict=True)):
         others = [words for other, words in asked.items() if other != number]
-        if others:
+        if others and number not in removed:
             own = asked.get(number, {})
             wrong = any(
                 read[name] == word and word not in (was.attributes[name], own.get(name))
@@ -89,15 +93,37 @@ def load_mini_clip(
     return MiniClip.load(clip, folder).similarity, ""
 
 
-def _judge_metrics() -> list[Metric]:
-    judge = Judge.load()
+def _task_of(dataset: Dataset) -> str:
+    """Of demo_tasks.py; none for edits that change objects alone."""
+    return str(dataset.about.get("task", ""))
+
+
+def _list_metrics(dataset: Dataset) -> list[Metric]:
+    judge, task, found = Judge.load(), _task_of(dataset), list[Metric]()
+    if task in ("removal", "mixed"):
+        scores = partial(score_removal, SceneFinder.load(), judge)
+        found.append(Metric("removal", weights_key("finder", "judge"), scores))
+    if task == "background":
+        cosines, version = _mini_clip_cosines()
+        if cosines is not None:
+            found.append(Metric("new background", version, partial(score_background, cosines)))
 
     def values(dataset: Dataset, edit: ImageEdit, views: Views) -> Values:
         found = readings(judge, views.edited, views.masks)
         hits = judge_objects(edit, dataset.images[edit.image], found, HELD_OUT)
         return {name: [float(hit) for hit in column] for name, column in hits.items()}
 
-    return [Metric("judge", weights_key("judge"), values)]
+    return found if task == "removal" else [*found, Metric("judge", weights_key("judge"), values)]
+
+
+def _leave_out(dataset: Dataset) -> frozenset[str]:
+    """Where all edited objects go, there is no target; where the background changes, it is none to
+    keep."""
+    by_task = {
+        "removal": ("leakage",),
+        "background": ("background", "leakage", "lpips", "structure"),
+    }
+    return frozenset(by_task.get(_task_of(dataset), ()))
 
 
 def _mini_clip_cosines() -> tuple[Cosines | None, str]:
@@ -113,7 +139,8 @@ def _find_unknown_words(prompt: str) -> list[str]:
 WORLD = World(
     name="demo",
     card="demo/MODEL_CARD.md",
-    metrics=_judge_metrics,
+    metrics=_list_metrics,
+    leaves_out=_leave_out,
     cosines=_mini_clip_cosines,
     weights_key=weights_key,
     unknown_words=_find_unknown_words,

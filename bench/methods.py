@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..editors import COMPARED, mag_edit, p2p
+from ..editors import COMPARED, cpam, dpl, mag_edit, p2p
 from ..editors.editor import SOURCE, Editor
 from ..headless import Workflow
 from ..headless.editors import ALE as ALE_EDITOR
@@ -177,23 +177,36 @@ MASACTRL_DDIM = Method(
     editor="masactrl",
 )
 P2P = _by_editor(p2p.EDITOR)[0]
+CPAM = _by_editor(cpam.EDITOR)[0]
 
 
-def _change_p2p(name: str, label: str, nouns_input: str | None = None, **inputs: Any) -> Method:
-    """Prompt-to-Prompt on the ground of `ale` with other inputs."""
-    ((title, ground),) = P2P.inputs.items()
+def _change(
+    method: Method, name: str, label: str, nouns_input: str | None = None, **inputs: Any
+) -> Method:
+    """An editor on the ground of `ale` with other inputs."""
+    ((title, ground),) = method.inputs.items()
     return replace(
-        P2P, name=name, label=label, inputs={title: {**ground, **inputs}}, nouns_input=nouns_input
+        method,
+        name=name,
+        label=label,
+        inputs={title: {**ground, **inputs}},
+        nouns_input=nouns_input,
     )
 
 
 P2P_METHODS = (
-    _change_p2p("p2p-ets", f"{P2P.label} + ETS", "ets_prompt"),
-    _change_p2p("nti-p2p", f"Null-text inversion + {P2P.label}", inversion_method="null-text"),
-    _change_p2p(
-        "npi-p2p", f"Negative-prompt inversion + {P2P.label}", inversion_method="negative-prompt"
+    _change(P2P, "p2p-ets", f"{P2P.label} + ETS", "ets_prompt"),
+    _change(P2P, "nti-p2p", f"Null-text inversion + {P2P.label}", inversion_method="null-text"),
+    _change(
+        P2P,
+        "npi-p2p",
+        f"Negative-prompt inversion + {P2P.label}",
+        inversion_method="negative-prompt",
     ),
-    _change_p2p("direct-p2p", f"Direct inversion + {P2P.label}", inversion_method="direct"),
+    _change(P2P, "direct-p2p", f"Direct inversion + {P2P.label}", inversion_method="direct"),
+)
+CPAM_OBJECTS = _change(
+    CPAM, "cpam-objects", f"{CPAM.label}, each object its own text", object_texts="each its own"
 )
 
 
@@ -209,18 +222,54 @@ def _choose_spatial_ratio(token: Method) -> Method:
 
 
 MAG_SPATIAL, MAG_SPATIAL_PAPER = map(_choose_spatial_ratio, _by_editor(mag_edit.EDITOR))
+
+
+def _as_locinv(method: Method) -> Method:
+    ((title, inputs),) = method.inputs.items()
+    own = {"priors": "masks", "updates": 31, "null_updates": 31}
+    return replace(
+        method,
+        name=method.name.replace("dpl", "locinv"),
+        label=method.label.replace(title, "LocInv"),
+        inputs={title: {**inputs, **own}},
+    )
+
+
+LOCINV, LOCINV_PAPER = map(_as_locinv, _by_editor(dpl.EDITOR))
+
+
+def _choose_strategy(method: Method, strategy: str) -> Method:
+    """CPAM by another strategy than `replace`."""
+    ((title, inputs),) = method.inputs.items()
+    return replace(
+        method,
+        name=method.name.replace("cpam", f"cpam-{strategy}"),
+        label=method.label.replace(title, f"{title}, {strategy}"),
+        inputs={title: {**inputs, "strategy": strategy}},
+    )
+
+
+CPAM = _by_editor(cpam.EDITOR)
+CPAM_REMOVE, CPAM_BACKGROUND = (
+    tuple(_choose_strategy(method, strategy) for method in CPAM)
+    for strategy in ("remove", "background")
+)
 BESIDE_ALE = (
     *(_by_editor(editor)[0] for editor in COMPARED),
     MASACTRL_DDIM,
     *P2P_METHODS,
     MAG_SPATIAL,
+    LOCINV,
 )
-BY_PAPERS = (*(_by_editor(editor)[1] for editor in COMPARED), MAG_SPATIAL_PAPER)
+BY_PAPERS = (*(_by_editor(editor)[1] for editor in COMPARED), MAG_SPATIAL_PAPER, LOCINV_PAPER)
 
 
 def all_methods() -> dict[str, Method]:
     """Every named method."""
-    groups = (DEFAULT, BESIDE_ALE, BY_PAPERS, END_OF_TEXT, SCHEDULES, DILATIONS, MASK_ERRORS, LCM)
+    groups = (
+        *(DEFAULT, BESIDE_ALE, BY_PAPERS, (CPAM_OBJECTS,), CPAM_REMOVE, CPAM_BACKGROUND),
+        *(END_OF_TEXT, SCHEDULES, DILATIONS, MASK_ERRORS, LCM),
+    )
     return {method.name: method for group in groups for method in group}
 
 

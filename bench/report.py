@@ -21,6 +21,7 @@ Parts = Sequence[tuple[str, Callable[[ImageEdit], bool]]]
 OF_THE_SOURCE = {
     name: f"{name} of the source"
     for name in ("TE", "TI", "CLIP, objects", "CLIP, union", "CLIP, whole")
+    + ("gone", "CLIP, background", "background")
 }
 PRESERVATION = "Background and structure"
 PIE_PRESERVATION = f"{PRESERVATION}, in PIE-Bench's way"
@@ -47,6 +48,19 @@ JUDGED_LEGEND = (
     "color and material, even where an object vanished into a smudge, so the shares of what was "
     "asked are too high by such cases. Without --clip, TE and TI use the demo world's mini CLIP."
 )
+OF_TASKS = {
+    "removal": "Object gone is the share of removed objects at whose place the demo world's finder "
+    "finds nothing: no patch that covers a tenth of the object's mask, or of which half lies in "
+    "it. Other objects kept is the share of those that were not edited in which the judge still "
+    "reads all that they were.",
+    "background": "CLIP, new background is 100 x the cosine of the demo world's mini CLIP between "
+    "the whole image and the objects' phrases in front of the background that was asked for. Shows "
+    "the new background is the share of images that fit this better than any of the seven other "
+    "backgrounds. All objects are to stay: object, color, material and all asked are the shares of "
+    "those that still have what they had.",
+}
+OF_TASKS["mixed"] = OF_TASKS["removal"] + " All asked and the like are of the objects that change."
+"""What the figures of a task's edit lists (demo_tasks.py) mean."""
 BETWEEN = {"TI": "TI", "wrong, edited": "Wrong attribute, edited"}
 """Figures that need several edited objects, and how a text calls them."""
 
@@ -261,7 +275,9 @@ class Results:
     def remarks(self) -> list[str]:
         """What holds for these tables alone."""
         failed = self.outcome.failed
+        task = str(self.dataset.about.get("task", ""))
         return [
+            *([OF_TASKS[task]] if task in OF_TASKS else []),
             *filter(None, map(self.needs_several, BETWEEN)),
             *([f"{len(failed)} images failed and are not scored."] if failed else []),
             *(f"{name} failed: {why}" for name, why in failed.items()),

@@ -55,7 +55,7 @@ def metrics_for(
     backbones' weights."""
     world = world_of(dataset)
     ready, missing = [Metric("background", "2", _background_values)], {}
-    ready += world.metrics() if world else []
+    ready += world.metrics(dataset) if world else []
     cosines, version = _cosines(world, clip)
     if cosines is None:
         missing["leakage"] = version
@@ -77,7 +77,11 @@ def metrics_for(
         ready.append(
             Metric("structure", version_of([dino]), lambda *args: _structure_values(keys, *args))
         )
-    return AvailableMetrics(tuple(ready), missing)
+    left_out = world.leaves_out(dataset) if world else frozenset[str]()
+    return AvailableMetrics(
+        tuple(metric for metric in ready if metric.name not in left_out),
+        {name: why for name, why in missing.items() if name not in left_out},
+    )
 
 
 def _cosines(world: World | None, clip: Path | None) -> tuple[Cosines | None, str]:
@@ -105,8 +109,12 @@ def _background_values(_dataset: Dataset, edit: ImageEdit, views: Views) -> Valu
 
 def _leakage_values(cosines: Cosines, _dataset: Dataset, edit: ImageEdit, views: Views) -> Values:
     """TE, TI and similarities, of the edited image and of the source; n/a (NaN) are TI of one
-    object, and TE without any background."""
-    targets, masks = [o.target for o in edit.objects], views.own(edit)
+    object, and TE without any background. A removed object has no target; its place counts as
+    background."""
+    kept = [k for k, o in enumerate(edit.objects) if o.target]
+    if not kept:
+        return {}
+    targets, masks = [edit.objects[k].target for k in kept], views.own(edit)[kept]
     prompt = edit.target_prompt or " and ".join(targets)
     values = {}
     for image, suffix in ((views.edited, ""), (views.source, " of the source")):

@@ -20,6 +20,7 @@ from ..headless.pictures import write_whole
 from .dataset import Dataset
 from .demo_bench import scene_facts
 from .demo_scenes import LARGE_SIZE, demo_dataset
+from .demo_tasks import task_dataset
 from .figure_table import FigureTable
 from .main_job import GOES_ON, guard
 from .methods import (
@@ -28,6 +29,9 @@ from .methods import (
     BY_PAPERS,
     CODE,
     COMPONENTS,
+    CPAM,
+    CPAM_BACKGROUND,
+    CPAM_REMOVE,
     DILATIONS,
     END_OF_TEXT,
     LCM,
@@ -35,6 +39,7 @@ from .methods import (
     NAIVE,
     SCHEDULES,
     Method,
+    find_methods,
 )
 from .options import tables_arguments
 from .page import page
@@ -50,13 +55,29 @@ LARGE_INSTANCES = 3  # of each type, count and scene; 300 edits of 20 scenes for
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of `name` in results.md; `counts`: objects an edit where it is about their number."""
+    """A table of `name` in results.md; `counts`: objects an edit where it is about their number.
+    task: of demo_tasks.py, whose edits and scores the table has in the place of the small scenes'.
+    """
 
     name: str
     title: str
     methods: tuple[Method, ...]
     by_type: bool = False
     counts: tuple[int, ...] = ()
+    task: str = ""
+
+
+RELATED = find_methods(("cpam", "diffedit", "ledits"))
+GRADIENTS = find_methods(("mag-token", "mag-spatial", "pix2pix-zero"))
+"""They compute gradients for each edit, so their table has fewer edits."""
+LEARNED = find_methods(("dpl", "locinv"))
+"""They take minutes an edit, so their table has fewest."""
+
+
+def choose_compared(methods: Sequence[Method]) -> list[Method]:
+    """Those of the editors that ALE-Edit's paper compares with, and of SDEdit."""
+    others = {method.editor for method in (*RELATED, *GRADIENTS, *LEARNED)}
+    return [method for method in methods if method.editor not in others]
 
 
 TABLES = (
@@ -74,8 +95,22 @@ TABLES = (
         "mask-errors", "Mask errors, by a fraction of the image's height", (NAIVE, *MASK_ERRORS)
     ),
     PaperTable("variants", "Paper and published code", (ALE, CODE), by_type=True),
-    PaperTable("editors", "Editors, with one model, steps and guidance", (NAIVE, ALE, *BESIDE_ALE)),
-    PaperTable("editors-paper", "Editors, with their papers' settings", (NAIVE, ALE, *BY_PAPERS)),
+    PaperTable(
+        "editors",
+        "Editors, with one model, steps and guidance",
+        (NAIVE, ALE, *choose_compared(BESIDE_ALE)),
+    ),
+    PaperTable(
+        "editors-paper",
+        "Editors, with their papers' settings",
+        (NAIVE, ALE, *choose_compared(BY_PAPERS)),
+    ),
+    PaperTable("related", "Related systems", (NAIVE, ALE, *RELATED)),
+    PaperTable("gradients", "Related systems that optimise", (NAIVE, ALE, *GRADIENTS)),
+    PaperTable("learned", "Related systems that learn words", (NAIVE, ALE, *LEARNED)),
+    PaperTable("removal", "Object removal", CPAM_REMOVE, task="removal"),
+    PaperTable("mixed", "One object goes while another changes", CPAM, task="mixed"),
+    PaperTable("background", "Background change", CPAM_BACKGROUND, task="background"),
     PaperTable("lcm", "Latent consistency LoRA, guidance 1 and 2", (NAIVE, ALE, *LCM)),
 )
 
@@ -93,6 +128,10 @@ def make_table(
     table: PaperTable, args: argparse.Namespace
 ) -> tuple[list[Results], list[FigureTable]]:
     """Edit and score what a table needs, and lay it out."""
+    if table.task:
+        dataset = task_dataset(args.out / table.task / "dataset", table.task)
+        results = run_bench(args, dataset, table.methods, args.out / table.task)
+        return [results], results.tables()
     small = _small(args)
     if table.counts:
         return _by_count(table, args, small)
@@ -214,9 +253,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def folders_of(chosen: Sequence[PaperTable], out: Path) -> list[Path]:
-    """Where the images of these tables go; that of the small scenes is a part of all."""
+    """Where the images of these tables go; that of the small scenes is a part of all that have no
+    task."""
     counts = {count for table in chosen for count in table.counts if count in LARGE_COUNTS}
-    return [out / SMALL, *(out / large_name(count) for count in sorted(counts))]
+    names = dict.fromkeys(table.task or SMALL for table in chosen)
+    return [out / name for name in (*names, *map(large_name, sorted(counts)))]
 
 
 def make_tables(chosen: Sequence[PaperTable], args: argparse.Namespace) -> list[Results]:
@@ -230,8 +271,8 @@ def make_tables(chosen: Sequence[PaperTable], args: argparse.Namespace) -> list[
         whole = f"{content}\n\n{legend}"
         write_table(args.out / "tables", table, results, setup, whole, args.pictures)
         if args.write:  # table by table, so that a stopped run keeps what it has
-            text = args.write.read_text(encoding="utf-8")
-            text = renew_table(renew_table(text, table.name, content), LEGEND, legend)
+            text = renew_table(args.write.read_text(encoding="utf-8"), table.name, content)
+            text = text if table.task else renew_table(text, LEGEND, legend)
             write_whole(args.write, text.encode("utf-8"))
         print(f"## {table.title}\n\n{whole}\n", flush=True)
     return found

@@ -20,15 +20,17 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class World:
-    """name, card: of its model, and the file that describes it. metrics: those of its own judges.
-    cosines: of its own CLIP, with a version; or None and why there is none. weights_key: changes
-    with the weights of its model, or of some parts of it. unknown_words: those of a prompt that its
-    model was never taught.
+    """name, card: of its model, and the file that describes it. metrics: those of its own judges,
+    for a data set. leaves_out: the names of metrics that say nothing of a data set. cosines: of its
+    own CLIP, with a version; or None and why there is none. weights_key: changes with the weights
+    of its model, or of some parts of it. unknown_words: those of a prompt that its model was never
+    taught.
     """
 
     name: str
     card: str
-    metrics: Callable[[], list[Metric]]
+    metrics: Callable[[Dataset], list[Metric]]
+    leaves_out: Callable[[Dataset], frozenset[str]]
     cosines: Callable[[], tuple[Cosines | None, str]]
     weights_key: Callable[..., str]
     unknown_words: Callable[[str], list[str]]

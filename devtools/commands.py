@@ -27,13 +27,14 @@ BENCHMARKS = {
     "scenes": "bench.scenes",
     "speed": "bench.speed",
     "inversions": "bench.inversions",
+    "learned-words": "bench.learned_words",
     "dataset": "bench.make_dataset",
     "run": "bench.runner",
     "demo": "bench.demo_bench",
     "tables": "bench.tables",
     "reliability": "bench.reliability",
 }
-IN_ONE_PROCESS = ("speed", "inversions")
+IN_ONE_PROCESS = ("speed", "inversions", "learned-words")
 """Benchmarks without a server, which read their own arguments."""
 
 
@@ -165,6 +166,7 @@ def parser() -> argparse.ArgumentParser:
     add(names, "scenes", "how often both objects of a demo scene come out right", job=True)
     add(names, "speed", "cost beside plain sampling; further options go to bench/speed/")
     add(names, "inversions", "how well each inversion gives demo scenes back")
+    add(names, "learned-words", "how well DPL's learned nouns show where demo objects are")
     add(names, "reliability", "hostile inputs, interrupts, many edits, killed programs", job=True)
     add(commands, "train-demo", "train the demo model; further options go to demo/train.py")
     add(commands, "locales", "bring locales/ in line with the nodes, and list what to translate")

@@ -25,7 +25,8 @@ OF_COMFYUI = ("model", "sampling")
 """Categories that the front end translates itself."""
 
 NAMES = frozenset(
-    ("ALE Edit", "CPAM", "DiffEdit", "InfEdit", "LEDITS++", "MAG-Edit", "MasaCtrl")
+    ("ALE Edit", "CPAM", "DPL", "DiffEdit", "InfEdit", "LEDITS++", "MAG-Edit", "MasaCtrl")
+    + ("pix2pix-zero",)
     + ("clip", "vae", "eta", "kappa", "zeta", "n_avg", "json", "sigmas")
     + ("Free-Prompt-Editing", "Plug-and-Play", "Prompt-to-Prompt", "SDEdit")
     + ("TE", "TI", "PSNR", "MSE", "SSIM", "LPIPS")

@@ -2,7 +2,21 @@
 
 from typing import Any
 
-from . import ale, cpam, diffedit, fpe, infedit, ledits, mag_edit, masactrl, p2p, pnp, sdedit
+from . import (
+    ale,
+    cpam,
+    diffedit,
+    dpl,
+    fpe,
+    infedit,
+    ledits,
+    mag_edit,
+    masactrl,
+    p2p,
+    pix2pix_zero,
+    pnp,
+    sdedit,
+)
 from .editor import Editor
 
 EDITORS: tuple[Editor[Any], ...] = (
@@ -17,6 +31,8 @@ EDITORS: tuple[Editor[Any], ...] = (
     ledits.EDITOR,
     cpam.EDITOR,
     mag_edit.EDITOR,
+    dpl.EDITOR,
+    pix2pix_zero.EDITOR,
 )
 """All editors; host/editing.py runs each of them. Nodes, help pages, workflows, tests, benches and
 edit.py go by this list."""

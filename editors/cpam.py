@@ -4,15 +4,15 @@ Context-Preserving Adaptive Manipulation ("Rethinking Attentions in Zero-Shot Re
 under review), and the code of its predecessor (vdkhoi20/thesis), which has what the paper leaves
 out. In self-attention, the background of the target attends to the source's background, and the
 object to itself or to the source's object; in cross-attention, the object attends to the prompt and
-the rest to the empty text. A strategy says what the masks of source and target are. The image is
-inverted without text; so no source prompt is needed.
+the rest to the empty text. A strategy says what the masks of source and target are
+(cpam_masks.py). The image is inverted without text; so no source prompt is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -20,43 +20,27 @@ from torch import Tensor
 from ..attention.control import Call, Control, Layer, Reads, Step, first_layer, first_step
 from ..attention.mask_guided import ALL, Part, attend_in_parts, positions, positions_or_all
 from ..attention.refined_mask import RefinedMask
-from ..attention.word_maps import query_parts
 from ..prompts.alignment import Rows
 from ..prompts.edits import Variant
 from ..prompts.word_replacement import find_everywhere
 from ..regions.grid import coverage
-from ..regions.regions import fit_masks, grow_by_area
+from ..regions.regions import fit_masks
+from .cpam_masks import (
+    BY_STRATEGY,
+    STRATEGIES,
+    Masks,
+    StrategyName,
+    Task,
+    find_tasks,
+    make_masks,
+    unite,
+)
 from .editor import SOURCE, TARGET, ControlInputs, Editor, Settings, Start, setting, share_setting
 from .inverted import InvertedSettings, inversion_setting, plan_inversion
+from .object_texts import ObjectTexts, OwnTexts, object_texts_setting
 
-StrategyName: TypeAlias = Literal[
-    "add", "replace", "replace (refined)", "pose / view", "background", "remove"
-]
-
-BY_STRATEGY = -1.0
 LEAST_SHARE = 0.01
 """The published code mixes object and background in every position with at least this share."""
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """One way to set the masks. expansion: by how much the mask grows, as a share of the side of a
-    square of its area. is_refined: whether the target's mask follows the words after the first
-    step. keeps_object: whether the object reads the source's object."""
-
-    expansion: float
-    is_refined: bool = False
-    keeps_object: bool = False
-
-
-STRATEGIES: Mapping[StrategyName, Strategy] = {
-    "add": Strategy(0.10),
-    "replace": Strategy(0.07),
-    "replace (refined)": Strategy(0.10, is_refined=True),
-    "pose / view": Strategy(0.10, is_refined=True, keeps_object=True),
-    "background": Strategy(0.0),
-    "remove": Strategy(0.0),
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +52,9 @@ class ChoosesStrategy(Settings):
         "What to do where the masks are. replace: another object. replace (refined): the same, and "
         "the mask follows the new shape. add: a new object on the background. pose / view: the "
         "same object in another pose, view or action. background: keeps the objects and changes "
-        "the rest. remove: fills the masks with the background; the prompt is not used.",
+        "the rest. remove: fills the masks with the background; the prompt is not used. Beside all "
+        "but the last two, an edit without a target removes its object, and one without a source "
+        "adds it.",
         choices=get_args(StrategyName),
     )
 
@@ -112,26 +98,19 @@ class CPAMSettings(InvertedSettings, ChoosesStrategy):
         "phrases to belong to the object. Lower: larger object.",
         step=0.01,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Masks:
-    """Of one image, (H, W) in {0, 1}: the objects, and the objects grown."""
-
-    objects: Tensor
-    grown: Tensor
-
-
-Cells: TypeAlias = tuple[Tensor, Tensor]
-"""M_s and M_t of one image on a layer's grid: (L,) bool."""
+    object_texts: ObjectTexts = object_texts_setting(
+        "What each object reads. whole prompt: all of it, as in the paper. each its own: its own "
+        "phrase alone, as in ALE Edit. Not used by background and remove.",
+    )
 
 
 class CPAMControl(Control):
     """Preservation adaptation and localized extraction of one run.
 
-    images: the masks of each image, or of one for all. cell: pixels along each side of a latent
-        cell. rows: those of the target phrases in the target prompt, for a mask that is refined.
-        seed: of the plain layers; image j has seed + j. The source has the empty text.
+    images: the masks on the pixels of each image, or of one for all. cell: pixels along each side
+        of a latent cell. rows: those of the target phrases in the target prompt, for a mask that is
+        refined. seed: of the plain layers; image j has seed + j. texts: those of the objects, where
+        each has its own. The source has the empty text.
     """
 
     reads: Reads = {"target": frozenset(("source",))}
@@ -145,14 +124,16 @@ class CPAMControl(Control):
         variant: Variant = "paper",
         rows: Rows = (),
         seed: int = 0,
+        texts: OwnTexts | None = None,
     ) -> None:
         self._settings, self._strategy = settings, STRATEGIES[settings.strategy]
+        self._texts, self.replaces_text = texts, texts is not None
         self._images, self._cell, self._variant = images, cell, variant
         self._rows, self._seed = rows, seed
         self._maps = RefinedMask()
         self._refined: Tensor | None = None  # (B, h, w) in {0, 1}
         self._step = 0
-        self._drawn: dict[tuple[object, ...], list[Cells]] = {}
+        self._drawn: dict[tuple[object, ...], list[Masks]] = {}
         self._parts: dict[tuple[object, ...], list[list[Part]]] = {}
         self._draws: dict[int, Tensor] = {}
 
@@ -168,8 +149,11 @@ class CPAMControl(Control):
                 self._parts.clear()
         if call.layer.kind == "self":
             return self._adapt(call)
-        if self._strategy.is_refined:
-            self._keep_map(call)
+        if self._rows:
+            self._maps.look(call, self._rows)
+        if self._texts is not None:
+            places = [cells.target for cells in self._find_cells(call.layer)]
+            return {"target": self._texts.attend(call, places)}
         return attend(call, self._find_parts(call, extract))
 
     # -- self-attention ----------------------------------------------------------------------------
@@ -203,7 +187,7 @@ class CPAMControl(Control):
         whole = self._find_parts(call, object_everywhere, keeps)
         of_object = attend_in_parts(call, whole, "target")
         of_rest = attend_in_parts(call, self._find_parts(call, rest_everywhere), "target")
-        masks = [target for _, target in self._find_cells(call.layer)]
+        masks = [cells.target for cells in self._find_cells(call.layer)]
         shares = torch.stack(masks).to(of_rest).clamp(LEAST_SHARE, 1 - LEAST_SHARE)[..., None]
         return of_object * shares + of_rest * (1 - shares)
 
@@ -224,17 +208,18 @@ class CPAMControl(Control):
     def _find_parts(
         self, call: Call, make: Callable[..., list[Part]], *given: bool
     ) -> list[list[Part]]:
-        """What `make` makes of M_s and M_t of each image, or of one for all."""
+        """What `make` makes of the cells of each image, or of one for all."""
         layer, device = call.layer, call.q["target"].device
         key = make, given, layer.grid, layer.latent, device
         if key not in self._parts:
             self._parts[key] = [
-                make(source.to(device), target.to(device), *given)
-                for source, target in self._find_cells(layer)
+                make(Masks(*(mask.to(device) for mask in cells)), *given)
+                for cells in self._find_cells(layer)
             ]
         return self._parts[key]
 
-    def _find_cells(self, layer: Layer) -> list[Cells]:
+    def _find_cells(self, layer: Layer) -> list[Masks]:
+        """The masks on a layer's grid."""
         key = layer.grid, layer.latent
         if key not in self._drawn:
             self._drawn[key] = [self._draw_cells(masks, layer) for masks in self._images]
@@ -243,32 +228,21 @@ class CPAMControl(Control):
             return drawn
         images = drawn * len(self._refined) if len(drawn) == 1 else drawn
         refined = (self._bring_to_grid(mask, layer) for mask in self._refined)
-        return [(source, own) for (source, _), own in zip(images, refined, strict=True)]
+        return [
+            one._replace(target=(own & ~one.removed) | one.added)
+            for one, own in zip(images, refined, strict=True)
+        ]
 
-    def _draw_cells(self, masks: Masks, layer: Layer) -> Cells:
-        """M_s and M_t by the strategy."""
+    def _draw_cells(self, masks: Masks, layer: Layer) -> Masks:
         height, width = (self._cell * n for n in layer.latent)
-        both = torch.stack([masks.objects, masks.grown])
-        objects, grown = (
-            self._bring_to_grid(mask, layer) for mask in fit_masks(both, height, width, self._cell)
-        )
+        fitted = fit_masks(torch.stack(masks), height, width, self._cell)
+        cells = Masks(*(self._bring_to_grid(mask, layer) for mask in fitted))
         if self._settings.strategy == "background":
-            return ~grown, ~grown
-        if self._settings.strategy == "remove":
-            return grown, torch.zeros_like(grown)
-        return objects, grown
+            return cells._replace(source=~cells.source, target=~cells.target)
+        return cells
 
     def _bring_to_grid(self, mask: Tensor, layer: Layer) -> Tensor:
         return coverage(mask[None], *layer.grid, self._variant).flatten()
-
-    def _keep_map(self, call: Call) -> None:
-        """Keep the map of the target phrases: of all positions, whatever they attend to."""
-        q, k, rows = call.q["target"], call.k["target"], list(self._rows)
-        found = [
-            call.probs(q[:, part], k)[..., rows].mean((1, 3))
-            for part in query_parts(call, ("target",))
-        ]
-        self._maps.add(torch.cat(found, 1), call.layer.grid, call.layer.latent)
 
 
 # -- what reads what -------------------------------------------------------------------------------
@@ -277,23 +251,30 @@ Read: TypeAlias = tuple[Tensor | slice, str]
 """Positions of a branch."""
 
 
-def adapt(source: Tensor, target: Tensor, keeps: bool) -> list[Part]:
+def adapt(cells: Masks, keeps: bool) -> list[Part]:
     """Self-attention. keeps: whether the object reads the source's object instead of the edit."""
-    return _split(target, _object(target, keeps), _rest(source))
+    return _split(*_objects(cells.target, cells, keeps), (~cells.target, _rest(cells.source)))
 
 
-def extract(source: Tensor, target: Tensor) -> list[Part]:
+def extract(cells: Masks) -> list[Part]:
     """Cross-attention, eq. 4: the object attends to the prompt, the rest to the empty text, which
     is the source's."""
-    return _split(target, (ALL, "target"), (ALL, "source"))
+    return _split((cells.target, (ALL, "target")), (~cells.target, (ALL, "source")))
 
 
-def object_everywhere(source: Tensor, target: Tensor, keeps: bool) -> list[Part]:
-    return [Part(ALL, *_object(target, keeps))]
+def object_everywhere(cells: Masks, keeps: bool) -> list[Part]:
+    return _split(*_objects(torch.ones_like(cells.target), cells, keeps))
 
 
-def rest_everywhere(source: Tensor, target: Tensor) -> list[Part]:
-    return [Part(ALL, *_rest(source))]
+def rest_everywhere(cells: Masks) -> list[Part]:
+    return [Part(ALL, *_rest(cells.source))]
+
+
+def _objects(readers: Tensor, cells: Masks, keeps: bool) -> list[tuple[Tensor, Read]]:
+    """An object that is added has none in the source to read."""
+    added = cells.added if keeps else torch.zeros_like(cells.added)
+    kept = cells.target & ~added
+    return [(readers & ~added, _object(kept, keeps)), (readers & added, _object(kept, False))]
 
 
 def _object(target: Tensor, keeps: bool) -> Read:
@@ -304,8 +285,8 @@ def _rest(source: Tensor) -> Read:
     return positions_or_all(~source), "source"
 
 
-def _split(target: Tensor, of_object: Read, of_rest: Read) -> list[Part]:
-    sides = (target, of_object), (~target, of_rest)
+def _split(*sides: tuple[Tensor, Read]) -> list[Part]:
+    """What the cells of some masks (L,) bool read."""
     return [Part(positions(mask), *read) for mask, read in sides if mask.any()]
 
 
@@ -323,47 +304,61 @@ def attend(call: Call, images: Sequence[Sequence[Part]]) -> Mapping[str, Tensor]
 def cpam_control(settings: CPAMSettings, inputs: ControlInputs) -> CPAMControl:
     """The control of one run.
 
-    Raises ValueError for masks that leave nothing to do, that no cell of the latent sees, and for a
-    target phrase that is not in the target prompt where the mask follows it.
+    Raises ValueError for masks that leave nothing to do, that no cell of the latent sees, for an
+    edit that the strategy leaves no choice, and for a target phrase that is not in the target
+    prompt where the mask follows it.
     """
-    images = [_masks_of(one.raw, settings) for one in inputs.require_regions().images]
-    for masks in images:
-        _require_masks(masks, settings, inputs)
-    rows = _find_rows(inputs) if STRATEGIES[settings.strategy].is_refined else ()
-    return CPAMControl(settings, images, inputs.cell, inputs.variant, rows, inputs.seed)
+    strategy = settings.strategy
+    tasks = find_tasks(strategy, inputs.phrases)
+    images, drawn = [], []
+    for one in inputs.require_regions().images:
+        _require_cells(one.raw, tasks, inputs)
+        images.append(make_masks(one.raw, tasks, strategy, settings.expansion))
+        _require_rest(images[-1], tasks, strategy)
+        drawn.append(one.raw[[k for k, task in enumerate(tasks) if task != "remove"]])
+    rows = _find_rows(inputs, tasks) if STRATEGIES[strategy].is_refined else ()
+    has_texts = has_own_texts(settings) and len(drawn[0]) > 0
+    texts = OwnTexts(drawn, inputs.cell) if has_texts else None
+    return CPAMControl(settings, images, inputs.cell, inputs.variant, rows, inputs.seed, texts)
 
 
-def _masks_of(raw: Tensor, settings: CPAMSettings) -> Masks:
-    """raw: (K, H, W), those of the objects."""
-    is_set = settings.expansion >= 0
-    share = settings.expansion if is_set else STRATEGIES[settings.strategy].expansion
-    objects = raw.amax(0)
-    return Masks(objects, grow_by_area(objects, share))
+def has_own_texts(settings: CPAMSettings) -> bool:
+    """Whether each object reads its own phrase."""
+    return settings.object_texts == "each its own" and not STRATEGIES[settings.strategy].of_all
 
 
-def _require_masks(masks: Masks, settings: CPAMSettings, inputs: ControlInputs) -> None:
-    if settings.strategy in ("background", "remove") and bool(masks.grown.all()):
-        left = {
-            "background": "no background to change",
-            "remove": "no background to fill them with",
-        }
-        raise ValueError(
-            f"the masks cover the whole image, so there is {left[settings.strategy]}. Paint the "
-            "object alone, or invert the mask."
-        )
-    height, width = (n // inputs.cell for n in masks.objects.shape)
-    if not coverage(masks.objects[None], height, width, inputs.variant).any():
-        raise ValueError(
-            f"the mask of the object covers no cell of the {height}x{width} of the latent, since "
-            "the published code reads the top left pixel of each. Paint a larger mask, or choose "
-            "the variant paper."
-        )
+def _require_rest(masks: Masks, tasks: Sequence[Task], strategy: StrategyName) -> None:
+    left = {
+        "no background to change": strategy == "background",
+        "no background to fill them with": "remove" in tasks,
+    }
+    for what, is_needed in left.items():
+        if is_needed and bool(masks.source.all()):
+            raise ValueError(
+                f"the masks cover the whole image, so there is {what}. Paint the object alone, or "
+                "invert the mask."
+            )
 
 
-def _find_rows(inputs: ControlInputs) -> Rows:
-    """The rows of all target phrases in the target prompt."""
+def _require_cells(raw: Tensor, tasks: Sequence[Task], inputs: ControlInputs) -> None:
+    height, width = inputs.latent
+    fitted = fit_masks(raw, inputs.cell * height, inputs.cell * width, inputs.cell)
+    for task in dict.fromkeys(tasks):
+        own = unite(fitted, tasks, task)
+        if not coverage(own[None], height, width, inputs.variant).any():
+            raise ValueError(
+                f"the mask of the object covers no cell of the {height}x{width} of the latent, "
+                "since the published code reads the top left pixel of each. Paint a larger mask, "
+                "or choose the variant paper."
+            )
+
+
+def _find_rows(inputs: ControlInputs, tasks: Sequence[Task]) -> Rows:
+    """The rows in the target prompt of the target phrases of all objects that are changed."""
     rows: set[int] = set()
-    for _, phrase in inputs.phrases:
+    for (_, phrase), task in zip(inputs.phrases, tasks, strict=True):
+        if task != "change":
+            continue
         found = find_everywhere(inputs.target.tokens, inputs.read_word(phrase))
         if not found:
             raise ValueError(
@@ -388,5 +383,7 @@ EDITOR = Editor(
     make_control=cpam_control,
     branches=lambda settings: (replace(SOURCE, text="empty"), TARGET),
     plan=lambda settings: plan_inversion(settings, "empty"),
+    has_object_texts=has_own_texts,
     grow_regions=lambda settings: 0.0,
+    abilities=frozenset(("add", "remove")),
 )

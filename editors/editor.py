@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from ..attention.control import Control
 from ..inversion.ddim import Convention
+from ..inversion.dynamic_words import LearningSettings
 from ..inversion.stored import InversionMethod, Schedule
-from ..prompts.alignment import EncodedPrompt, Word
+from ..prompts.alignment import EncodedPrompt, Rows, Word
+from ..prompts.directions import SentencePair
 from ..prompts.edits import Variant, require_choice
 from ..regions.regions import USUAL_CELL, Regions
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 PromptText: TypeAlias = Literal["source", "target", "empty"]
 """Which prompt an image is inverted with."""
 NO_REGIONS = "there are no regions to edit. Connect the masks of the objects."
+
+Ability: TypeAlias = Literal["add", "remove"]
+"""What an editor may be able to do beside changing objects: add one, which has a mask and no source
+phrase; or remove one, which has no target phrase."""
 
 BranchText: TypeAlias = PromptText | Literal["negative"]
 """Which prompt a branch is conditioned on."""
@@ -134,6 +140,29 @@ class SamplingPlan:
 
 
 @dataclass(frozen=True, eq=False)
+class WordsToLearn:
+    """Nouns of the source prompt whose embeddings an inversion learns, each by the rows of its
+    tokens.
+
+    adjectives: of each noun, () where it has none or its adjectives do not count. objects: of each
+        noun, the number of its mask in `regions`; without regions, the background is found by
+        clusters. cell: pixels along each side of a latent cell.
+    """
+
+    nouns: tuple[Rows, ...]
+    settings: LearningSettings
+    adjectives: tuple[Rows, ...] = ()
+    regions: Regions | None = None
+    objects: tuple[int, ...] = ()
+    cell: int = USUAL_CELL
+
+    @property
+    def rows(self) -> Rows:
+        """Of all tokens that are learned."""
+        return tuple(sorted({row for word in self.nouns for row in word}))
+
+
+@dataclass(frozen=True, eq=False)
 class EditBranch:
     """The branch of one edit: its name, its target phrase alone, and which of the regions is its
     own, if it has one."""
@@ -152,9 +181,12 @@ class ControlInputs:
     self_layers: number of the model's self-attention layers. variant: the paper, or the published
         code where the two differ. regions: the editor's masks (Editor.masks) of each image, under
         their names, where any are connected; or the regions of the edits (Editor.grow_regions,
-        has_edit_branches). cell: pixels along each side of a latent cell. advise: gives the person
-        a notice, a whole sentence. edits: the branches of the edits (Editor.has_edit_branches).
-    seed: of the run; image j has seed + j.
+        has_edit_branches). cell: pixels along each side of a latent cell. latent: (h, w) of the
+        image's latent where there are regions, whose masks may have another size. advise: gives the
+        person a notice, a whole sentence. edits: the branches of the edits
+        (Editor.has_edit_branches).
+    seed: of the run; image j has seed + j. has_own_negative: whether the negative prompt is another
+        than the source prompt.
     """
 
     source: EncodedPrompt
@@ -164,10 +196,12 @@ class ControlInputs:
     variant: Variant = "paper"
     regions: Regions | None = None
     cell: int = USUAL_CELL
+    latent: tuple[int, int] = (0, 0)
     phrases: tuple[tuple[str, str], ...] = ()
     advise: Callable[[str], object] = lambda sentence: None
     edits: tuple[EditBranch, ...] = ()
     seed: int = 0
+    has_own_negative: bool = True
 
     def require_regions(self) -> Regions:
         """Raises ValueError where there are none."""
@@ -219,14 +253,22 @@ class Editor(Generic[S]):
     has_edit_branches: whether each edit adds a branch, under its target phrase alone and without
         guidance; such an editor uses the masks of the edits that have one.
     texts: how the edits are encoded: as prompts, or as Object-Restricted Embeddings.
+        has_object_texts: (settings) -> whether the target prompt comes with those embeddings.
     grow_regions: (settings) -> by how much the masks of the edits grow into its regions, a fraction
-        of the image's height; None for an editor that does not need those masks.
+        of the image's height, or None for settings that do not need those masks; None for an editor
+        that never does.
     find_mask: (settings) -> how the place of the edit is found where the edits have no masks; None
         for an editor that does not look for it.
     masks: its optional inputs for masks, each with its tooltip. paper: settings with the numbers of
         the paper itself, where the defaults are others. negative: the prompt that branches are
-        guided away from where the person gives none. end_prompt: (settings) -> the prompt whose
-        end-of-text rows take the place of the target's (prompts/end_tokens.py); empty for none.
+        guided away from where the person gives none; None for the source prompt. abilities:
+        what it can do with edits of which one side is empty. end_prompt:
+        (settings) -> the prompt whose end-of-text rows take the place of the target's
+        (prompts/end_tokens.py); empty for none.
+    learn: (settings, inputs) -> the words that its own inversion learns; None for an editor without
+        one. Its node gives that inversion, too.
+    find_sentences: (settings, phrases of the edits) -> the sentences of each direction along which
+        the source's text moves to become the target's, in place of that of the target prompt.
     """
 
     name: str
@@ -240,9 +282,13 @@ class Editor(Generic[S]):
     plan: Callable[[S], SamplingPlan] = plan_virtual_inversion
     has_edit_branches: bool = False
     texts: Literal["prompts", "objects"] = "prompts"
-    grow_regions: Callable[[S], float] | None = None
+    has_object_texts: Callable[[S], bool] = lambda settings: False
+    grow_regions: Callable[[S], float | None] | None = None
     find_mask: Callable[[S], MaskSettings] | None = None
     masks: tuple[tuple[str, str], ...] = ()
     paper: S | None = None
-    negative: str = ""
+    negative: str | None = ""
+    abilities: frozenset[Ability] = frozenset()
     end_prompt: Callable[[S], str] = lambda settings: ""
+    learn: Callable[[S, ControlInputs], WordsToLearn] | None = None
+    find_sentences: Callable[[S, tuple[tuple[str, str], ...]], Sequence[SentencePair]] | None = None

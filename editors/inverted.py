@@ -36,7 +36,7 @@ def inversion_setting(default: Start, *, papers: Start = "DDIM", **shown: object
         "exactly. negative-prompt: DDIM, with the source prompt as the negative prompt. "
         f"null-text: {null_text}, then optimises a negative text for each step, which takes "
         "minutes. edit-friendly: DDPM with stored noise maps, and the source branch follows the "
-        "image exactly.",
+        "image exactly. regularised: DDIM, and the noise is made more like white noise.",
         choices=STARTS,
         **shown,
     )
@@ -63,8 +63,8 @@ def source_prompt_setting() -> SourcePrompt:
 
 
 @dataclass(frozen=True)
-class InvertedSettings(Settings):
-    """Steps, guidance and inversion, by default those of the papers."""
+class SampledSettings(Settings):
+    """Steps and guidance, by default those of the papers."""
 
     steps: int = setting(
         50, "Number of steps of the inversion and the edit.", min=1, max=1000, step=1
@@ -78,6 +78,12 @@ class InvertedSettings(Settings):
         "Share of the steps to run, counted from the end. Below 1, the image is not inverted "
         "to pure noise and the edit stays closer to it."
     )
+
+
+@dataclass(frozen=True)
+class InvertedSettings(SampledSettings):
+    """The same, and the inversion."""
+
     inversion_method: Start = inversion_setting("DDIM")
     time_steps: TimeSteps = time_steps_setting("DDIM")
 

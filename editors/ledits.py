@@ -210,8 +210,8 @@ def ledits_control(settings: LEDITSSettings, inputs: ControlInputs) -> LEDITSCon
 
 def _read_scales(settings: LEDITSSettings, edits: Sequence[EditBranch]) -> dict[str, float]:
     """The scales by phrase."""
-    found = dict(parse_factors(settings.scales, "scales"))
     phrases = [edit.phrase.text for edit in edits]
+    found = dict(parse_factors(settings.scales, "scales", phrases))
     if unknown := [phrase for phrase in found if phrase not in phrases]:
         raise ValueError(
             f'scales names "{unknown[0]}", which is the target of no edit. Write one of '

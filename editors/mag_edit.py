@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from ..attention.control import Call, Control, Evaluate, Layer, Step, first_step
+from ..attention.descent import find_gradient, require_finite
 from ..attention.map_losses import (
     WordLoss,
     mean_loss,
@@ -36,7 +37,7 @@ from ..prompts.object_words import (
     share_among,
     words_of_phrase,
 )
-from ..regions.grid import sample_masks
+from ..regions.grid import require_cells, sample_masks
 from ..regions.regions import Regions
 from .editor import ControlInputs, Editor, Start, setting, share_setting
 from .inverted import InvertedSettings, inversion_setting, plan_inversion
@@ -256,15 +257,15 @@ class MagEditControl(P2PControl):
                 x = x.detach().requires_grad_()
                 losses = self._losses("target", x, evaluate)
                 loss = settings.scale * losses.sum(1)
-                _require_finite(f"loss is {loss.tolist()}", loss, step)
+                require_finite(f"loss is {loss.tolist()}", loss, step, "scale")
                 is_moving = is_moving & (losses.detach() > stop_below(settings, step)).any(1)
                 if not bool(is_moving.any()):
                     break
-                gradient = _find_gradient(loss, x, step)
+                gradient = find_gradient(loss, x, step, "scale", LOSS_SCALE)
                 if self._is_avoiding:  # once the graph of the first evaluation is gone
                     away = settings.negative_scale * self._losses("source", x, evaluate).sum(1)
-                    _require_finite(f"loss is {away.tolist()}", away, step)
-                    gradient = gradient - _find_gradient(away, x, step)
+                    require_finite(f"loss is {away.tolist()}", away, step, "scale")
+                    gradient = gradient - find_gradient(away, x, step, "scale", LOSS_SCALE)
                 moved = move_down(x.detach(), gradient, where, step.sigma).to(x)
                 x = torch.where(is_moving[:, None, None, None], moved, x.detach())
         finally:
@@ -332,22 +333,6 @@ def stop_below(settings: MagEditSettings, step: Step) -> float:
     )
 
 
-def _find_gradient(loss: Tensor, x: Tensor, step: Step) -> Tensor:
-    """Of a loss (B,) by the latents x (B, C, h, w), in 32 bits."""
-    (gradient,) = torch.autograd.grad(loss.sum() * LOSS_SCALE, x)
-    gradient = gradient.float() / LOSS_SCALE
-    _require_finite("gradient is not finite", gradient, step)
-    return gradient
-
-
-def _require_finite(found: str, values: Tensor, step: Step) -> None:
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(
-            f"at step {step.number + 1} of {step.count}, the {found}. Lower scale, or run the "
-            "model in fp32 or bf16."
-        )
-
-
 def _as_p2p(settings: MagEditSettings) -> P2PSettings:
     return P2PSettings(
         steps=settings.steps,
@@ -369,14 +354,12 @@ def mag_edit_control(settings: MagEditSettings, inputs: ControlInputs) -> Contro
     is_optimised = settings.iterations > 0 and settings.optimise_share > 0
     if is_optimised:
         objects = find_objects(settings, inputs)
-    names = [each.name for each in objects]
-    for one in regions.images:
-        height, width = one.dilated.shape[-2:]
-        latent = (height // inputs.cell, width // inputs.cell)
-        if is_optimised:
-            sample_masks(one.dilated, names, find_grid(latent), latent, inputs.cell)
-        if is_optimised or settings.blend_share > 0:
-            sample_masks(one.dilated, names, latent, latent, inputs.cell)
+    names, latent = [each.name for each in objects], inputs.latent
+    masks = [one.dilated for one in regions.images]
+    if is_optimised:
+        require_cells(masks, names, find_grid(latent), latent, inputs.cell)
+    if is_optimised or settings.blend_share > 0:
+        require_cells(masks, names, latent, latent, inputs.cell)
     return MagEditControl(settings, words, objects, regions, inputs.cell)
 
 

@@ -25,7 +25,7 @@ from ..prompts.alignment import EncodedPrompt, Rows, Word, align, is_aligned
 from ..prompts.blend_words import blend_words
 from ..prompts.word_replacement import find_everywhere, parse_factors, replacement_shares
 from .editor import ControlInputs, Editor, setting, share_setting
-from .inverted import InvertedSettings, plan_inversion
+from .inverted import InvertedSettings, SampledSettings, plan_inversion
 
 EditMode = Literal["refine", "replace"]
 EDIT_MODES: tuple[str, ...] = get_args(EditMode)
@@ -34,8 +34,9 @@ BRANCHES = ("source", "target")
 
 
 @dataclass(frozen=True)
-class P2PSettings(InvertedSettings):
-    """The defaults are those of PIE-Bench's script, which also reweights the edited word by 2."""
+class WordControlSettings(SampledSettings):
+    """What the control acts by. The defaults are those of PIE-Bench's script, which also reweights
+    the edited word by 2."""
 
     edit_mode: EditMode = setting(
         "refine",
@@ -76,6 +77,12 @@ class P2PSettings(InvertedSettings):
         0.2,
         "Share of the steps, from the first, after which blend_words take effect.",
     )
+
+
+@dataclass(frozen=True)
+class P2PSettings(WordControlSettings, InvertedSettings):
+    """The same, and what its own node has besides."""
+
     ets_prompt: str = setting(
         "",
         'End Token Substitution: the target prompt without its attributes, such as "goat and '
@@ -94,22 +101,32 @@ class BlendRows:
         return bool(self.source or self.target)
 
 
-def p2p_control(settings: P2PSettings, inputs: ControlInputs) -> P2PControl:
+def p2p_control(settings: WordControlSettings, inputs: ControlInputs) -> P2PControl:
     """The control of one run.
 
     Raises ValueError when a prompt is empty, the prompts don't fit the edit mode, a word of the
     settings is in no prompt, or a setting could have no effect.
     """
     words = find_mapper(settings, inputs)
+    return P2PControl(settings, words, *find_blends(settings, inputs))
+
+
+def find_blends(
+    settings: WordControlSettings, inputs: ControlInputs
+) -> tuple[BlendRows, BlendRows]:
+    """The words of the local blend, and those that are subtracted.
+
+    Raises ValueError for a word that is in no prompt, and for a blend that could do nothing or all.
+    """
     blended, kept = (
         _blend_rows(name, getattr(settings, name), inputs)
         for name in ("blend_words", "subtract_words")
     )
     _require_blend(settings, blended, kept)
-    return P2PControl(settings, words, blended, kept)
+    return blended, kept
 
 
-def find_mapper(settings: P2PSettings, inputs: ControlInputs) -> WordMapper:
+def find_mapper(settings: WordControlSettings, inputs: ControlInputs) -> WordMapper:
     """What the source's maps become for the words of the target.
 
     Raises ValueError as `p2p_control`.
@@ -137,7 +154,7 @@ def find_mapper(settings: P2PSettings, inputs: ControlInputs) -> WordMapper:
 
 
 def _factors(
-    settings: P2PSettings, target: EncodedPrompt, read_word: Callable[[str], Word]
+    settings: WordControlSettings, target: EncodedPrompt, read_word: Callable[[str], Word]
 ) -> Tensor | None:
     """(N_target,), or None where no word is reweighted."""
     words = parse_factors(settings.reweight)
@@ -175,7 +192,7 @@ def _blend_rows(setting_name: str, words: str, inputs: ControlInputs) -> BlendRo
     return BlendRows(*(tuple(sorted(found[side])) for side in BRANCHES))
 
 
-def _require_blend(settings: P2PSettings, blended: BlendRows, kept: BlendRows) -> None:
+def _require_blend(settings: WordControlSettings, blended: BlendRows, kept: BlendRows) -> None:
     """Raises ValueError when a local blend is asked for that could do nothing or all."""
     if kept and not blended:
         raise ValueError(
@@ -236,7 +253,7 @@ class P2PControl(Control):
 
     def __init__(
         self,
-        settings: P2PSettings,
+        settings: WordControlSettings,
         words: WordMapper,
         blended: BlendRows | None = None,
         kept: BlendRows | None = None,
@@ -327,12 +344,12 @@ class P2PControl(Control):
         return masks[0] | masks[-1]
 
 
-def is_cross_step(settings: P2PSettings, step: Step) -> bool:
+def is_cross_step(settings: WordControlSettings, step: Step) -> bool:
     """Whether a step replaces cross-attention maps: i < floor(cross_share (n + 1))."""
     return step.number < first_step(settings.cross_share, step.count + 1)
 
 
-def is_self_step(settings: P2PSettings, step: Step) -> bool:
+def is_self_step(settings: WordControlSettings, step: Step) -> bool:
     """Whether a step replaces self-attention maps: i < floor(self_share n)."""
     return step.number < first_step(settings.self_share, step.count)
 

@@ -46,9 +46,9 @@ ale are
 those of the other editors are the inputs of their nodes.
 
 The editor ale (ALE-Edit) takes masks. Without masks it finds the objects from the words of the
-edits, with the GroundingDINO and Segment Anything models of the server. The other editors do not
-take masks. Without --checkpoint, the demo model edits pictures of the demo world, and the demo
-detector finds the objects.
+edits, with the GroundingDINO and Segment Anything models of the server. cpam and mag-edit need
+masks, and the other editors take none. Without --checkpoint, the demo model edits pictures of the
+demo world, and the demo detector finds the objects.
 
 Run the same command again to resume after a stop, or after you changed the table. An image is never
 replaced by that of another edit: the earlier one is kept as NAME.kept-1.png.
@@ -90,7 +90,8 @@ def _add_what(what: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar='"SOURCE -> TARGET"',
-        help="an object and what it becomes; repeat it for each object",
+        help="an object and what it becomes, or 'SOURCE ->' to remove it and '-> TARGET' to add it "
+        "(--editor cpam); repeat it for each object",
     )
     what.add_argument(
         "--mask",

@@ -6,7 +6,7 @@ words of a name have a hyphen between them, in the file an underscore and in the
 new editor needs no line here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,14 +20,19 @@ ALE = "ale"
 WORKFLOWS = ROOT / "workflows" / "nodes" / "api"
 TASK = frozenset(("model", "clip", "vae", "image", "edits", "negative"))
 """What every editor is given by other nodes."""
+MASKLESS = {"priors": "clusters"}
+"""A setting with which an editor that takes masks does not need them."""
 REGIONS_INPUT = "regions"
 """What an editor that acts in masks of the objects is given, too."""
+ABILITIES: Mapping[str, frozenset[str]] = {"cpam": frozenset(("add", "remove"))}
+"""What editors can do with an edit of which a side is empty: Editor.abilities of the pack, which
+cannot be imported here without PyTorch."""
 
 
 @dataclass(frozen=True)
 class EditorFile:
     """One editor: its name, where its workflow is, and the title, class and settings of its node
-    there. takes_masks: whether it needs a mask for each edit."""
+    there. takes_masks: whether it has a use for a mask of each edit."""
 
     name: str
     path: Path
@@ -35,6 +40,10 @@ class EditorFile:
     class_type: str
     settings: Mapping[str, Any]
     takes_masks: bool
+
+    @property
+    def needs_masks(self) -> bool:
+        return self.takes_masks and not MASKLESS.items() <= self.settings.items()
 
 
 @lru_cache(maxsize=1)
@@ -72,6 +81,22 @@ def require_editor(name: str) -> str:
     if name not in editor_names():
         raise ValueError(f"There is no editor {name!r}. There are: {', '.join(editor_names())}.")
     return name
+
+
+def require_abilities(name: str, edits: Sequence[tuple[str, ...]]) -> None:
+    """Raise ValueError for an edit (source, target, ...) that adds or removes an object where the
+    editor cannot do that."""
+    for source, target, *_ in edits:
+        needed = "add" if not source else "remove" if not target else ""
+        if not needed or needed in ABILITIES.get(name, ()):
+            continue
+        missing, instead = ("source", "is now") if needed == "add" else ("target", "becomes")
+        able = " or ".join(other for other, has in ABILITIES.items() if needed in has)
+        raise ValueError(
+            f"the edit '{source} -> {target}' has no {missing}, so it is to {needed} an object, "
+            f"which the editor {name} cannot do. Use the editor {able}, or write what the object "
+            f"{instead}."
+        )
 
 
 def takes_masks(name: str) -> bool:

@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .editors import editor_files, find_editor_node, read_settings, setting_names
+from .editors import (
+    ALE,
+    REGIONS_INPUT,
+    editor_files,
+    find_editor_node,
+    read_settings,
+    require_abilities,
+    setting_names,
+)
 from .pack import WORKFLOWS
 from .workflow import Workflow
 
@@ -100,6 +108,7 @@ def mask_workflow(
     image: str, edits: Sequence[tuple[str, str, str]], model: Model = Model()
 ) -> Workflow:
     """The main workflow for an uploaded image and (source, target, uploaded mask) edits."""
+    require_abilities(ALE, edits)
     workflow = Workflow.load(MASKED)
     fill_edits(workflow, image, edits)
     if model.checkpoint is not None:
@@ -114,6 +123,7 @@ def words_workflow(
 
     Without a checkpoint the demo detector looks for them, which needs no file either.
     """
+    require_abilities(ALE, edits)
     workflow = Workflow.load(BY_WORDS)
     fill_edits(workflow, image, edits)
     workflow.bypass("ModelSamplingDiscrete", {0: "model"})
@@ -134,11 +144,14 @@ def editor_workflow(
     """The workflow of an editor of editor_files for an uploaded image and edits, with an uploaded
     mask each where it takes masks: the editor's own, with a model, an image and masks in the place
     of the demo world's."""
+    require_abilities(name, edits)
     editor = editor_files()[name]
     workflow = Workflow.load(editor.path)
-    if editor.takes_masks:
-        if len(edits[0]) == 2:
+    if editor.takes_masks and len(edits[0]) == 2:
+        if editor.needs_masks:
             raise ValueError(f"{editor.title} edits inside masks. Give a mask for each edit.")
+        del workflow.inputs(editor.title)[REGIONS_INPUT]
+    elif editor.takes_masks:
         use_masks(workflow)
     workflow.replace(find_class(workflow, "ALEDemoScene"), "LoadImage", {"image": image})
     workflow.rename(find_class(workflow, "LoadImage"), "Source image")

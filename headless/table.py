@@ -222,13 +222,13 @@ def _plain(key: str, value: Any) -> Any:
 
 
 def split_edit(text: str) -> tuple[str, str]:
-    """(source, target) of "source -> target", each as one line."""
+    """(source, target) of "source -> target", each as one line; one of them may be empty."""
     parts = text.partition("->")
     source, arrow, target = (" ".join(part.strip().splitlines()) for part in parts)
-    if not (source and arrow and target):
+    if not arrow or not (source or target):
         raise ValueError(
             f"the edit {text!r} is not of the form 'source -> target', such as "
-            "'wolf -> brown-colored goat'."
+            "'wolf -> brown-colored goat'. One side may be empty: 'wolf ->' removes the wolf."
         )
     if "->" in target:
         raise ValueError(f"the edit {text!r} has two arrows. Separate edits by ';' or line ends.")

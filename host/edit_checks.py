@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ..editors.editor import Start
-from ..inversion.stored import Inversion
+from ..inversion.stored import OPTIMISED, Inversion
 from .comfy_types import Conditioning
 from .messages import tell
 from .sampling.latents import pixels_per_cell
@@ -22,7 +23,7 @@ def advise_negative(start: Start, guidance: float, node: str) -> None:
     """Gives a notice where an inversion puts its own text in the place of the negative input."""
     if start == "negative-prompt":
         own = "the source prompt"
-    elif start == "null-text" and not math.isclose(guidance, 1.0):
+    elif start in OPTIMISED and not math.isclose(guidance, 1.0):
         own = "texts that it optimises for each step"
     else:
         return
@@ -34,12 +35,23 @@ def advise_negative(start: Start, guidance: float, node: str) -> None:
 
 def advise_guidance(inversion: Inversion, guidance: float, node: str) -> None:
     """Gives a notice where null texts were found at another guidance than the edit runs at."""
-    if inversion.method == "null-text" and abs(inversion.guidance - guidance) > 1e-6:
+    if inversion.method in OPTIMISED and abs(inversion.guidance - guidance) > 1e-6:
         tell(
             f"{node}: the inversion's null texts were found at guidance {inversion.guidance:g}, "
             f"but the edit runs at {guidance:g}; the source will not be followed well. Set "
             "source_guidance to the inversion's guidance."
         )
+
+
+def require_method(inversion: Inversion, settings: Any) -> None:
+    """Raises ValueError for an inversion by a method that is none of an editor's."""
+    for field in fields(settings):
+        if field.name == "inversion_method" and inversion.method not in field.metadata["choices"]:
+            ways = [way for way in field.metadata["choices"] if way != "virtual"]
+            raise ValueError(
+                f"the inversion is by {inversion.method}, which this editor cannot start from. "
+                f"Invert the image by {', '.join(ways)}, or disconnect inversion."
+            )
 
 
 def require_size(image: Tensor, model: ModelPatcher, node: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -28,15 +28,18 @@ from ..editors.editor import (
     SelfAttentionInjection,
 )
 from ..inversion.stored import (
+    OPTIMISED,
     REPLAYED,
     Inversion,
+    InversionMethod,
     require_same_prompt,
     require_same_schedule,
 )
-from ..prompts.alignment import EncodedPrompt
-from ..prompts.edits import Edits, Side
+from ..prompts.alignment import EncodedPrompt, align
+from ..prompts.edits import Edits, Side, keep_targets
 from ..regions.paste import restore_size
-from ..regions.regions import Regions
+from ..regions.regions import Regions, size_of
+from .abilities import require_abilities
 from .attention.adapter import add_control
 from .attention.rgb_cam import apply_rgb_cam
 from .attention.self_injection import apply_self_injection
@@ -46,9 +49,11 @@ from .edit_checks import (
     advise_guidance,
     advise_negative,
     require_decoded,
+    require_method,
     require_one_text,
     require_size,
 )
+from .inverting.dynamic_words import WordLearner
 from .inverting.methods import invert_by
 from .inverting.sampler import inversion_sampler, noise_sampler
 from .messages import name_node, tell
@@ -61,6 +66,8 @@ from .sampling.latents import pixels_per_cell
 from .sampling.schedule import sigmas_of
 from .sampling.virtual_inversion import virtual_inversion_sampler
 from .segmenting.disagreement import find_place
+from .text.conditioning import carry_embeddings
+from .text.directions import move_text
 from .text.embedding import (
     embed_side,
     encode_prompt,
@@ -68,6 +75,7 @@ from .text.embedding import (
     encode_whole,
     read_word,
     tell_unknown_words,
+    tokenize_prompt,
 )
 from .text.end_tokens import substitute_rows
 
@@ -75,6 +83,9 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.samplers import CFGGuider
     from comfy.sd import CLIP, VAE
+
+
+BOTH_SIDES: tuple[Side, ...] = ("source", "target")
 
 
 def edit_image(
@@ -92,6 +103,7 @@ def edit_image(
     negative: Conditioning | None = None,
     reuses_source: bool = True,
     inversion: Inversion | None = None,
+    keep_inversion: Callable[[Inversion], object] = lambda inversion: None,
 ) -> Tensor:
     """Edit a batch of images (B, H, W, 3 or 4) in [0, 1]: (B, H, W, 3), at exactly the same size.
 
@@ -100,8 +112,10 @@ def edit_image(
         masks: of the editor's mask inputs (Editor.masks) that are connected, one or one for each
         image. negative: CONDITIONING that all branches share; the editor's own prompt if None.
         reuses_source: take the source branch from the last edit where it is the same. inversion: of
-        this image, in place of the one that the editor makes.
+        this image, in place of the one that the editor makes. keep_inversion: is given the one that
+        the edit started from, if any.
     """
+    require_abilities(edits, editor.title, editor.abilities)
     require_size(image, model, editor.title)
     if regions is None:
         regions = read_regions(editor, settings, edits, image, masks or {})
@@ -117,6 +131,7 @@ def edit_image(
     edit = open_edit(
         editor, settings, model, clip, edits,
         regions=regions, negative=negative, reuses_source=reuses_source, inversion=inversion,
+        keep_inversion=keep_inversion, size=(image.shape[1], image.shape[2]),
     )  # fmt: skip
     edited = edit.edit_latent(vae, encode_image(vae, image) if latent is None else latent, seed)
     require_decoded(edited, image, model, editor.title)
@@ -135,7 +150,7 @@ class OpenEdit:
     prompts: the CONDITIONING of each text. text: that the image is inverted with. negative,
         guidance: of the source branch, which null-text and edit-friendly inversion need; of the
         target where null texts have no effect on the source. inversion: that it starts from, where
-        there is one already.
+        there is one already. learner: of the words of the editor's own inversion.
     """
 
     guider: BranchGuider
@@ -146,6 +161,8 @@ class OpenEdit:
     negative: Conditioning
     guidance: float
     inversion: Inversion | None = None
+    learner: WordLearner | None = None
+    keep_inversion: Callable[[Inversion], object] = lambda inversion: None
 
     def edit_latent(self, vae: VAE, latent: Tensor, seed: int) -> Tensor:
         """Sample and decode: (B, H, W, 3)."""
@@ -167,25 +184,30 @@ class OpenEdit:
 
     def _sampler(self, latent: Tensor, seed: int) -> BranchSampler:
         plan = self.plan
-        if self.inversion is not None:
-            return inversion_sampler(self.inversion)
-        if plan.start == "virtual":
+        if self.inversion is None and plan.start == "virtual":
             return virtual_inversion_sampler(plan.eta)
-        if plan.start == "noise":
+        if self.inversion is None and plan.start == "noise":
             return noise_sampler()
-        inversion = invert_by(
-            plan.start,
-            self.model,
-            self.prompts[plan.prompt],
-            latent,
-            plan.schedule,
-            self.text,
-            negative=self.negative,
-            guidance=self.guidance,
-            convention=plan.convention,
+        inversion = self.inversion or self.invert(latent, seed)
+        self.keep_inversion(inversion)
+        texts = None
+        if self.learner is not None and inversion.word_vectors is not None:
+            texts = self.learner.find_texts(inversion)
+        return inversion_sampler(inversion, texts)
+
+    def invert(self, latent: Tensor, seed: int) -> Inversion:
+        """What the edit starts from, where the editor makes an inversion."""
+        plan, conditioning = self.plan, self.prompts[self.plan.prompt]
+        if self.learner is not None:
+            return self.learner.invert(
+                conditioning, latent, plan.schedule, self.text,
+                negative=self.negative, guidance=self.guidance, convention=plan.convention,
+            )  # fmt: skip
+        return invert_by(
+            cast("InversionMethod", plan.start), self.model, conditioning, latent, plan.schedule,
+            self.text, negative=self.negative, guidance=self.guidance, convention=plan.convention,
             seed=seed,
-        )
-        return inversion_sampler(inversion)
+        )  # fmt: skip
 
 
 def open_edit(
@@ -200,19 +222,26 @@ def open_edit(
     evaluation: Evaluation = "together",
     reuses_source: bool = True,
     inversion: Inversion | None = None,
+    keep_inversion: Callable[[Inversion], object] = lambda inversion: None,
+    size: tuple[int, int] | None = None,
 ) -> OpenEdit:
     """The guider of an editor's branches under its control, and its sampling; see `edit_image`.
 
-    evaluation: how the branches run, see BranchGuider.
+    evaluation: how the branches run, see BranchGuider. size: (height, width) of the image, if the
+        regions have another.
     """
     require_cross_attention(model, editor.title)
     patched = model
     for part in editor.parts(settings):
         patched = _apply_part(patched, part, regions, editor.title)
-    texts, prompts = _encode_sides(editor, clip, edits)
-    optimises = False
+    texts, prompts = _encode_sides(editor, settings, clip, edits)
+    optimises, learner = False, None
     for conditioning in texts.values():
         require_one_text(conditioning, model, editor.title)
+    if editor.find_sentences is not None:
+        with name_node(editor.title):
+            sentences = editor.find_sentences(settings, edits.pairs)
+        texts["target"] = move_text(clip, texts["source"], sentences)
     tell_unknown_words(clip, edits)
     branches = _encode_edits(clip, edits) if editor.has_edit_branches else {}
     for _, conditioning in branches.values():
@@ -221,26 +250,38 @@ def open_edit(
         target, words = texts["target"], prompts["target"]
         if plain := editor.end_prompt(settings).strip():
             texts["target"] = substitute_rows(clip, target, words, plain)
-        patched, optimises = _add_own_control(
-            editor, settings, patched, clip, edits, prompts, regions,
+        inputs = _control_inputs(
+            editor, model, clip, edits, prompts, regions,
             tuple(branch for branch, _ in branches.values()),
+            has_own_negative=editor.negative is not None or negative is not None,
+            size=size,
         )  # fmt: skip
+        patched, optimises = _add_own_control(editor, settings, patched, inputs)
+        if editor.learn is not None:
+            with name_node(editor.title):
+                learned = editor.learn(settings, inputs)
+            source, target = (tokenize_prompt(clip, edits, side) for side in BOTH_SIDES)
+            mapper = align(inputs.source.tokens, inputs.target.tokens).mapper
+            learner = WordLearner(model, clip, source, target, mapper, learned, editor.title)
     texts["empty"] = encode_text(clip, "")
     plan = editor.plan(settings)
     text = "" if plan.prompt == "empty" else edits.prompt(plan.prompt)
     if inversion is not None:
         with name_node(editor.title):
+            require_method(inversion, settings)
             require_same_prompt(inversion, text)
             require_same_schedule(inversion, plan.schedule)
         plan = replace(plan, start=inversion.method)
     guidance = getattr(settings, "source_guidance", 1.0)
-    if plan.start == "null-text" and math.isclose(guidance, 1.0):
+    if plan.start in OPTIMISED and math.isclose(guidance, 1.0):
         # no negative text acts on the source, so the texts serve the target
         guidance = getattr(settings, "target_guidance", 1.0)
-    if negative is None:
-        negative = encode_text(clip, editor.negative)
-    else:
+    if negative is not None:
         advise_negative(plan.start, guidance, editor.title)
+    elif editor.negative is None:
+        negative = texts["source"]
+    else:
+        negative = encode_text(clip, editor.negative)
     if plan.start == "negative-prompt":
         negative = texts[plan.prompt]
 
@@ -258,7 +299,9 @@ def open_edit(
     )  # fmt: skip
     if inversion is not None and inversion.null_texts is not None:
         advise_guidance(inversion, guidance, editor.title)
-    return OpenEdit(guider, model, plan, texts, text, negative, guidance, inversion)
+    return OpenEdit(
+        guider, model, plan, texts, text, negative, guidance, inversion, learner, keep_inversion
+    )
 
 
 def _apply_part(
@@ -275,17 +318,18 @@ def _apply_part(
 
 
 def _encode_sides(
-    editor: Editor[S], clip: CLIP, edits: Edits
+    editor: Editor[S], settings: S, clip: CLIP, edits: Edits
 ) -> tuple[dict[BranchText, Conditioning], dict[Side, EncodedPrompt]]:
     """The CONDITIONING of source and target; and the rows of both where they are plain prompts."""
-    sides: tuple[Side, ...] = ("source", "target")
     texts: dict[BranchText, Conditioning] = {}
     prompts: dict[Side, EncodedPrompt] = {}
-    for side in sides:
+    for side in BOTH_SIDES:
         if editor.texts == "objects":
             texts[side] = embed_side(clip, edits, side)
         else:
             texts[side], prompts[side] = encode_prompt(clip, edits, side)
+    if editor.has_object_texts(settings) and (drawn := keep_targets(edits)).items:
+        texts["target"] = carry_embeddings(texts["target"], embed_side(clip, drawn, "target"))
     return texts, prompts
 
 
@@ -302,29 +346,40 @@ def _encode_edits(clip: CLIP, edits: Edits) -> dict[str, tuple[EditBranch, Condi
     return found
 
 
-def _add_own_control(
+def _control_inputs(
     editor: Editor[S],
-    settings: S,
     model: ModelPatcher,
     clip: CLIP,
     edits: Edits,
     prompts: Mapping[Side, EncodedPrompt],
     regions: Regions | None,
     branches: tuple[EditBranch, ...],
-) -> tuple[ModelPatcher, bool]:
-    """A clone of a MODEL under the control that the editor makes, if it makes one, and whether that
-    control optimises latents."""
-    inputs = ControlInputs(
+    has_own_negative: bool,
+    size: tuple[int, int] | None,
+) -> ControlInputs:
+    cell = pixels_per_cell(model)
+    if size is None:
+        size = (0, 0) if regions is None else size_of(regions)
+    return ControlInputs(
         source=prompts["source"],
         target=prompts["target"],
         read_word=lambda word: read_word(clip, word),
         self_layers=len(self_attention_layers(model.get_model_object("diffusion_model"))),
         variant=edits.settings.variant,
         regions=regions,
-        cell=pixels_per_cell(model),
-        phrases=tuple(zip(edits.sources, edits.targets, strict=True)),
+        cell=cell,
+        latent=(size[0] // cell, size[1] // cell),
+        phrases=edits.pairs,
         edits=branches,
+        has_own_negative=has_own_negative,
     )
+
+
+def _add_own_control(
+    editor: Editor[S], settings: S, model: ModelPatcher, inputs: ControlInputs
+) -> tuple[ModelPatcher, bool]:
+    """A clone of a MODEL under the control that the editor makes, if it makes one, and whether that
+    control optimises latents."""
     advising = replace(inputs, advise=lambda sentence: tell(f"{editor.title}: {sentence}"))
 
     def make_control(inputs: ControlInputs) -> Control | None:

@@ -7,10 +7,10 @@ the largest of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import comfy.model_management
 import torch
@@ -21,18 +21,24 @@ from torch.utils.checkpoint import checkpoint
 
 from .comfy_types import Cond, Options
 
+if TYPE_CHECKING:
+    from comfy.model_base import BaseModel
+
 ROWS_OF_GRADIENTS = 4
 """Rows without gradients that take as much memory as one with them."""
+GIB = 2**30
 
 
 @contextmanager
-def record_gradients(model: Any) -> Iterator[None]:
-    """Let autograd record calls of a BaseModel. Its weights themselves get no gradients.
+def record_gradients(model: Any = None) -> Iterator[None]:
+    """Let autograd record, and where a BaseModel is given, calls of it. Its weights themselves get
+    no gradients.
 
     Tensors from outside go through `leaf` first.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        _make_ordinary(model)
+        if model is not None:
+            _make_ordinary(model)
         yield
 
 
@@ -44,6 +50,25 @@ def leaf(tensor: Tensor, *, requires_grad: bool = False) -> Tensor:
 def stop_if_interrupted() -> None:
     """Raises ComfyUI's own exception once the person has pressed Cancel."""
     comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+@contextmanager
+def explain_memory(network: BaseModel, shape: Sequence[int]) -> Iterator[None]:
+    """Says what gradients at latents (B, C, h, w) need where a card has too little memory for
+    them."""
+    try:
+        yield
+    except comfy.model_management.OOM_EXCEPTION as error:
+        rows = [ROWS_OF_GRADIENTS * shape[0], *shape[1:]]
+        needed = network.memory_required(rows) / GIB
+        device = network.current_patcher.load_device
+        whole = cast("float", comfy.model_management.get_total_memory(device)) / GIB
+        raise ValueError(
+            f"the gradients of latents of {shape[-2]}x{shape[-1]} cells (height x width) need "
+            f"about {needed:.1f} GB beside the model; {device} has {whole:.1f} GB in all and too "
+            "little left. Scale the image down, edit one image at a time, or start ComfyUI with "
+            "--lowvram."
+        ) from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..editors.editor import Editor, S
-from ..prompts.edits import ARROW, Edits, MethodSettings
+from ..prompts.edits import Edits, MethodSettings
 from ..regions.grid import coverage, find_hidden_objects
 from ..regions.regions import (
     ImageRegions,
@@ -79,7 +79,7 @@ def regions_from_edits(
     height, width = size or (chosen[0].shape[-2], chosen[0].shape[-1])
     with name_node(NODE):
         fitted = [
-            _fit(f'{NODE}: the mask of "{edit.source}"', mask, height, width)
+            _fit(f'{NODE}: the mask of "{edit.name}"', mask, height, width)
             for edit, mask in zip(edits.items, chosen, strict=True)
         ]
     count = max(map(len, fitted))
@@ -87,7 +87,7 @@ def regions_from_edits(
     for j in range(count):
         own = [mask[j if len(mask) > 1 else 0] for mask in fitted]
         with name_node(_speaker(j, count), CURE_OF_EMPTY):
-            made.append(make_regions(own, edits.sources, dilation, feather))
+            made.append(make_regions(own, edits.names, dilation, feather))
     whole = [(j, _describe_whole(one)) for j, one in enumerate(made)]
     _tell_first(whole, count)
     _tell_first([(j, _describe_overlaps(one, edits.settings)) for j, one in enumerate(made)], count)
@@ -144,7 +144,7 @@ def assign_masks(edits: Edits, masks: Tensor | None, images: int) -> list[Tensor
         if mask is not None and len(mask) not in (1, images):
             of_batch = f" (or one for each of the {images} images)" if images > 1 else ""
             raise ValueError(
-                f'{NODE}: the mask of "{edit.source}" holds {len(mask)} masks, one object '
+                f'{NODE}: the mask of "{edit.name}" holds {len(mask)} masks, one object '
                 f"takes one{of_batch}. Select one of them in its Edit Object, connect the image "
                 "batch that they belong to, or connect the whole batch to the masks input of "
                 "Regions."
@@ -164,7 +164,7 @@ def assign_masks(edits: Edits, masks: Tensor | None, images: int) -> list[Tensor
         )
     edit = open_edits[len(batch)]
     raise ValueError(
-        f'{NODE}: the edit "{edit.source} {ARROW} {edit.target}" has no region; {needed} masks are '
+        f'{NODE}: the edit "{edit.text}" has no region; {needed} masks are '
         f"needed, {len(batch)} given. Connect a mask to its Edit Object or to the masks input of "
         "Regions, or remove the edit."
     )
@@ -175,9 +175,10 @@ def read_regions(
 ) -> Regions | None:
     """Those of the masks that the person gave."""
     if editor.grow_regions is not None:
-        return regions_on_images(edits, image, editor.grow_regions(settings))
+        grown = editor.grow_regions(settings)
+        return None if grown is None else regions_on_images(edits, image, grown)
     if editor.find_mask is not None and any(edit.mask is not None for edit in edits.items):
-        if bare := [edit.source for edit in edits.items if edit.mask is None]:
+        if bare := [edit.name for edit in edits.items if edit.mask is None]:
             raise ValueError(
                 f'{editor.title}: some of the edits have a mask, but "{bare[0]}" has none. Connect '
                 "a mask to every Edit Object, or to none, so that the place is found."
@@ -202,7 +203,7 @@ def require_same_objects(
             fit_masks(one.raw, height, width, cell)
     if len(edits.items) != len(regions.names):
         raise ValueError(
-            f"{node}: the edits input has {len(edits.items)} objects ({', '.join(edits.sources)}), "
+            f"{node}: the edits input has {len(edits.items)} objects ({', '.join(edits.names)}), "
             f"the regions input has {len(regions.names)} ({', '.join(regions.names)}). Connect the "
             f"same edits to {node} and to Regions."
         )

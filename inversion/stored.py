@@ -14,15 +14,19 @@ from torch import Tensor
 
 from .ddim import Convention
 
-InversionMethod: TypeAlias = Literal[
-    "DDIM", "direct", "negative-prompt", "null-text", "edit-friendly", "second-order"
+ImageMethod: TypeAlias = Literal[
+    "DDIM", "direct", "negative-prompt", "null-text", "edit-friendly", "regularised"
 ]
-INVERSION_METHODS: tuple[str, ...] = get_args(InversionMethod)[:-1]
-"""Those that a person chooses from; "second-order" belongs to LEDITS++."""
+"""Methods that a person chooses from: they need an image and its prompt alone."""
+INVERSION_METHODS: tuple[str, ...] = get_args(ImageMethod)
+InversionMethod: TypeAlias = ImageMethod | Literal["DPL", "second-order"]
+"""DPL and LEDITS++ ("second-order") make their own."""
 BY_MAPS: tuple[str, ...] = ("edit-friendly", "second-order")
 """Methods with a noise map for each step."""
 REPLAYED: tuple[str, ...] = ("direct", "edit-friendly")
 """Methods whose source branch takes the stored latents instead of its own."""
+OPTIMISED: tuple[str, ...] = ("null-text", "DPL")
+"""Methods whose steps have negative texts of their own."""
 TimeSteps: TypeAlias = Literal["DDIM", "LCM"]
 TIME_STEPS: tuple[str, ...] = get_args(TimeSteps)
 """Those that a person chooses from."""
@@ -58,13 +62,17 @@ class Inversion:
         branch takes the stored latents as well. "negative-prompt" (Miyake, Iohara, Saito, Tanaka,
         arXiv 2305.16807): the source prompt is the negative one. "null-text" (Mokady, Hertz,
         Aberman, Pritch, Cohen-Or, CVPR 2023, arXiv 2211.09794): each step has a negative text of
-        its own. "edit-friendly" (edit_friendly.py): DDPM steps with stored noise maps.
-        "second-order" (second_order.py): the same, of order 2.
+        its own. "regularised" (regularised.py): as "DDIM", from noise that was made more like white
+        noise. "edit-friendly" (edit_friendly.py): DDPM steps with stored noise maps.
+        "second-order" (second_order.py): the same, of order 2. "DPL" (dynamic_words.py): each step
+        has embeddings of its own for some words of the prompt, and a negative text of its own.
     sigmas: N + 1 descending noise levels, the last one the image's. latents: (N + 1, B, C, h, w) at
         these levels, as the network sees the image. prompt: the text that was inverted with. model:
         the fingerprint of the model (host/inverting/fingerprint.py). guidance: the scale that null
         texts were found at, or that the inversion ran at.
-    null_texts: (N, B, L, D), of "null-text". noise_maps: (N, B, C, h, w), of BY_MAPS.
+    null_texts: (N, B, L, D), of "null-text" and "DPL". noise_maps: (N, B, C, h, w), of BY_MAPS.
+    word_rows, word_vectors, word_texts: of "DPL": the rows of the words' tokens in the
+        prompt, their input embeddings (N, B, K, W), and the prompt encoded with them (N, B, L, D).
     """
 
     method: InversionMethod
@@ -77,6 +85,9 @@ class Inversion:
     guidance: float = 1.0
     null_texts: Tensor | None = None
     noise_maps: Tensor | None = None
+    word_rows: tuple[int, ...] = ()
+    word_vectors: Tensor | None = None
+    word_texts: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -105,6 +116,27 @@ def find_fault(inversion: Inversion) -> str:
             f"the inversion holds noise maps of the shape {tuple(maps.shape)} (steps, batch, "
             f"channels, height, width), but needs {wanted}"
         )
+    if inversion.method == "DPL":
+        return _find_fault_of_words(inversion)
+    return ""
+
+
+def _find_fault_of_words(inversion: Inversion) -> str:
+    vectors, texts, nulls = inversion.word_vectors, inversion.word_texts, inversion.null_texts
+    if vectors is None or texts is None or nulls is None or not inversion.word_rows:
+        return "the inversion is of DPL, but holds no embeddings or no texts of them"
+    wanted = inversion.steps, inversion.latents.shape[1]
+    if vectors.shape[:-1] != (*wanted, len(inversion.word_rows)):
+        return (
+            f"the inversion holds embeddings of the shape {tuple(vectors.shape)} (steps, batch, "
+            f"words, channels), but needs {(*wanted, len(inversion.word_rows))} and channels"
+        )
+    if {texts.shape[:2], nulls.shape[:2]} != {wanted} or texts.shape[3:] != nulls.shape[3:]:
+        return (
+            f"the inversion holds texts of the shapes {tuple(texts.shape)} and "
+            f"{tuple(nulls.shape)} (steps, batch, tokens, channels), but needs {wanted} and the "
+            "same channels"
+        )
     return ""
 
 
@@ -114,9 +146,13 @@ def require_whole(inversion: Inversion) -> None:
         raise ValueError(f"{fault}. Invert the image again.")
 
 
+def is_prompt_of(inversion: Inversion, prompt: str) -> bool:
+    return inversion.prompt.strip() == prompt.strip()
+
+
 def require_same_prompt(inversion: Inversion, prompt: str) -> None:
     """Raises ValueError when an inversion was made with another prompt."""
-    if inversion.prompt.strip() != prompt.strip():
+    if not is_prompt_of(inversion, prompt):
         raise ValueError(
             f'the inversion was made with the prompt "{inversion.prompt}", but this edit starts '
             f'from "{prompt}". Invert the image again with this prompt.'

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..editors.diffedit import MaskSettings
 from ..host.edit_checks import require_one_text, require_size
+from ..host.messages import speak_as
 from ..host.pictures import read_pictures
 from ..host.sampling.latents import pixels_per_cell
 from ..host.segmenting.disagreement import NODE, map_edits
@@ -88,7 +89,8 @@ class DiffEditMask(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         require_size(image, model, NODE)
-        require_one_text(encode_text(clip, ""), model, NODE)
+        with speak_as(NODE):
+            require_one_text(encode_text(clip, ""), model, NODE)
         pixels = read_pictures(image, NODE)
         latent = cast("Tensor", vae.encode(pixels))
         found = map_edits(model, clip, edits, latent, MaskSettings(**settings), seed)

@@ -19,6 +19,7 @@ from ..prompts.edits import VARIANTS, Edits, Variant, require_choice, set_varian
 from ..regions.paste import paste_background as paste
 from ..regions.preview import preview_image
 from ..regions.regions import Regions
+from . import sockets
 from .inputs import (
     ale_inputs,
     choose_schedule,
@@ -47,6 +48,13 @@ def image_output() -> io.Output:
     )
 
 
+def inversion_output() -> io.Output:
+    return sockets.Inversion.Output(
+        display_name="learned words",
+        tooltip="What was learned of this image, for Save Inversion and for further edits.",
+    )
+
+
 def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
     """The node of an editor, from its settings."""
 
@@ -64,8 +72,9 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
                 [setting_input(f) for f in fields if f.metadata.get("later", False) == is_later]
                 for is_later in (False, True)
             )
-            inverts = any(field.name == "inversion_method" for field in fields)
-            last = [*later, inversion_input()] if inverts else later
+            ways = [f.metadata["choices"] for f in fields if f.name == "inversion_method"]
+            learns = editor.learn is not None
+            last = [*later, inversion_input()] if learns or ways else later
             masks = [mask_input(*named) for named in editor.masks]
             places = [regions_input()] if editor.grow_regions is not None else []
             return io.Schema(
@@ -77,12 +86,12 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
                     *task,
                     *first,
                     *([reuse_input()] if has_source else []),
-                    negative_input(editor.negative, inverts),
+                    negative_input(editor.negative, learns or any("null-text" in w for w in ways)),
                     *last,
                     *masks,
                     *places,
                 ],
-                outputs=[image_output()],
+                outputs=[image_output(), *([inversion_output()] if learns else [])],
             )
 
         @classmethod
@@ -101,6 +110,7 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
             **values: Any,
         ) -> io.NodeOutput:
             masks = {name: values.pop(name, None) for name, _ in editor.masks}
+            kept: list[Inversion] = []
             with name_node(editor.title):
                 settings = editor.settings(**values)
             with speak_as(editor.title):
@@ -108,9 +118,9 @@ def make_node(editor: Editor[Any]) -> type[io.ComfyNode]:
                     editor, settings, model, clip, vae, image, edits, seed,
                     masks={name: mask for name, mask in masks.items() if mask is not None},
                     regions=regions, negative=negative, reuses_source=reuse_source,
-                    inversion=inversion,
+                    inversion=inversion, keep_inversion=kept.append,
                 )  # fmt: skip
-            return io.NodeOutput(edited)
+            return io.NodeOutput(edited, *(kept if editor.learn else []))
 
     EditorNode.__name__ = EditorNode.__qualname__ = editor.node_id
     return EditorNode

@@ -40,11 +40,13 @@ def task_inputs(image: str, suits_lcm: bool = True) -> list[io.Input]:
     ]
 
 
-def negative_input(default: str = "", inverts: bool = False) -> io.Input:
-    """A negative prompt of the person's own. default: the editor's. inverts: whether the editor can
-    invert the image."""
+def negative_input(default: str | None = "", inverts: bool = False) -> io.Input:
+    """A negative prompt of the person's own. default: the editor's, None for the source prompt.
+    inverts: whether the editor has inversions that replace it."""
     replaced = " negative-prompt and null-text inversion replace it." if inverts else ""
     without = f'"{default}"' if default else "the empty prompt"
+    if default is None:
+        without = "the source prompt"
     return io.Conditioning.Input(
         "negative",
         optional=True,
@@ -105,7 +107,7 @@ def setting_input(setting: dataclasses.Field[Any], note: str = "") -> io.Input:
     if "choices" in shown:
         return io.Combo.Input(setting.name, options=list(shown["choices"]), **common)
     if isinstance(setting.default, str):
-        return io.String.Input(setting.name, **common)
+        return io.String.Input(setting.name, **common, **shown)
     if isinstance(setting.default, bool):
         return io.Boolean.Input(setting.name, **common)
     if isinstance(setting.default, int):

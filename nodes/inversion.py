@@ -94,7 +94,9 @@ class InvertImage(io.ComfyNode):
                         "negative-prompt: the source prompt replaces the negative prompt. "
                         "null-text: optimises a negative text for each step, which takes "
                         "minutes. edit-friendly: DDPM steps with stored noise maps. The source "
-                        "prompt, at the guidance of the inversion, gives the image back."
+                        "prompt, at the guidance of the inversion, gives the image back. "
+                        "regularised: DDIM with noise that is made more like white noise, as in "
+                        "pix2pix-zero."
                     ),
                 ),
                 io.Combo.Input(
@@ -126,7 +128,7 @@ class InvertImage(io.ComfyNode):
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,  # else each run would invert again
                     optional=True,
-                    tooltip="The seed of the noise. Only edit-friendly uses it.",
+                    tooltip="The seed of the noise. Only edit-friendly and regularised use it.",
                 ),
             ],
             outputs=[
@@ -156,10 +158,9 @@ class InvertImage(io.ComfyNode):
             require_choice("method", method, INVERSION_METHODS)
             require_choice("convention", convention, CONVENTIONS)
             schedule = Schedule(steps, strength, time_steps)
-        text, samples = encode_text(clip, prompt), latent["samples"]
         with speak_as(INVERT):
             inversion = invert_by(
-                method, model, text, samples, schedule, prompt,
+                method, model, encode_text(clip, prompt), latent["samples"], schedule, prompt,
                 negative=encode_text(clip, ""), guidance=guidance, convention=convention, seed=seed,
             )  # fmt: skip
         return io.NodeOutput(inversion)

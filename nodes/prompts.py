@@ -49,7 +49,8 @@ class EditObject(io.ComfyNode):
                     default="wolf",
                     tooltip=(
                         "What the object is now, in a few words, such as wolf. It is the prompt of "
-                        "the source branch."
+                        "the source branch. Empty: the object is added where the mask is, by an "
+                        "editor that can add, such as CPAM."
                     ),
                 ),
                 io.String.Input(
@@ -57,7 +58,8 @@ class EditObject(io.ComfyNode):
                     default="brown-colored goat",
                     tooltip=(
                         "What it becomes, with all of its attributes, such as brown-colored goat "
-                        "or goat made of gold."
+                        "or goat made of gold. Empty: the object is removed, by an editor that can "
+                        "remove, such as CPAM."
                     ),
                 ),
                 sockets.Edits.Input(
@@ -107,8 +109,10 @@ class EditList(io.ComfyNode):
                     multiline=True,
                     default="wolf -> brown-colored goat\nmoon -> soccer ball",
                     tooltip=(
-                        "One edit per line: source phrase -> target phrase. Empty lines and lines "
-                        "that start with # are skipped."
+                        "One edit per line: source phrase -> target phrase. Without a target "
+                        "phrase the object is removed, without a source phrase it is added, by an "
+                        "editor that can, such as CPAM. Empty lines and lines that start with # "
+                        "are skipped."
                     ),
                 ),
             ],

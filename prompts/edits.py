@@ -1,8 +1,9 @@
 """What the user asks for: pairs of phrases, and the settings that hold for the whole graph.
 
-An edit turns one source phrase ("wolf") into one target phrase ("brown-colored goat"). The base
-prompts are the phrases joined by " and " (ALE-Edit, section 3.1) unless full prompts that contain
-the phrases are given.
+An edit turns one source phrase ("wolf") into one target phrase ("brown-colored goat"). One that has
+no target phrase removes its object, one that has no source phrase adds it. The base prompts are the
+phrases joined by " and " (ALE-Edit, section 3.1) unless full prompts that contain the phrases are
+given.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class MethodSettings:
 @dataclass(frozen=True, eq=False)
 class Edit:
     """One object: its phrase in the source, its phrase in the target, and optionally where it is.
+    An empty source adds the object, an empty target removes it.
 
     mask: (H, W) in [0, 1], 1 on the object in the source image, or (B, H, W) with one for each of
         B images, or None.
@@ -89,6 +91,15 @@ class Edit:
     source: str
     target: str
     mask: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """The object in messages: what it is, or what it will be where it is added."""
+        return self.source or self.target
+
+    @property
+    def text(self) -> str:
+        return f"{self.source} {ARROW} {self.target}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,12 +112,21 @@ class Edits:
     settings: MethodSettings = MethodSettings()
 
     @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(edit.name for edit in self.items)
+
+    @property
     def sources(self) -> tuple[str, ...]:
         return tuple(edit.source for edit in self.items)
 
     @property
     def targets(self) -> tuple[str, ...]:
         return tuple(edit.target for edit in self.items)
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The source and the target phrase of each edit."""
+        return tuple(zip(self.sources, self.targets, strict=True))
 
     def prompt(self, side: Side) -> str:
         """The whole prompt of a side: the full prompt, or else the phrases joined."""
@@ -121,19 +141,18 @@ class Edits:
 def make_edit(source: str, target: str, mask: Tensor | None = None) -> Edit:
     """An Edit with stripped phrases.
 
-    Raises ValueError when a side is empty.
+    Raises ValueError when both sides are empty.
     """
-    source, target = source.strip(), target.strip()
-    if side := _empty_side(source, target):
-        raise ValueError(_empty_side_sentence(side, source, target))
-    return Edit(source, target, mask)
+    edit = Edit(source.strip(), target.strip(), mask)
+    _require_side(edit)
+    return edit
 
 
 def parse_edits(text: str) -> tuple[Edit, ...]:
     """Edits from lines of the form "wolf -> brown-colored goat"; empty lines and lines that start
     with # are skipped.
 
-    Raises ValueError naming the line that has no arrow, several arrows, or an empty side, or when
+    Raises ValueError naming the line that has no arrow, several arrows, or two empty sides, or when
     no edit is left.
     """
     edits: list[Edit] = []
@@ -148,11 +167,9 @@ def parse_edits(text: str) -> tuple[Edit, ...]:
                 f'line {number} of the text, "{line}", has {found}. Write each edit on a line of '
                 f'its own as "wolf {ARROW} brown-colored goat".'
             )
-        source, target = sides
-        if side := _empty_side(source, target):
-            sentence = _empty_side_sentence(side, source, target)
-            raise ValueError(f"line {number} of the text: {sentence}")
-        edits.append(Edit(source, target))
+        edit = Edit(sides[0], sides[1])
+        _require_side(edit, f"line {number} of the text: ")
+        edits.append(edit)
     if not edits:
         raise ValueError(
             "the text holds no edit. Write at least one line such as "
@@ -161,20 +178,25 @@ def parse_edits(text: str) -> tuple[Edit, ...]:
     return tuple(edits)
 
 
-def _empty_side(source: str, target: str) -> str | None:
-    return "source" if not source else "target" if not target else None
+def _require_side(edit: Edit, place: str = "") -> None:
+    if not edit.name:
+        raise ValueError(
+            f'{place}the edit "{edit.text}" is empty on both sides. Write what the object is, what '
+            f"it becomes, or both, such as wolf {ARROW} brown-colored goat."
+        )
 
 
-def _empty_side_sentence(side: str, source: str, target: str) -> str:
-    return (
-        f'the {side} phrase of the edit "{source} {ARROW} {target}" is empty. Name the object '
-        f"before and after the edit, such as wolf {ARROW} brown-colored goat."
-    )
+def base_prompt(phrases: Sequence[str]) -> str:
+    """The base prompt: the phrases joined by " and " (ALE-Edit, section 3.1), without those of
+    objects that are added (in the source) or removed (in the target)."""
+    return JOINER.join(filter(None, phrases))
 
 
-def base_prompt(phrases: tuple[str, ...]) -> str:
-    """The base prompt: the phrases joined by " and " (ALE-Edit, section 3.1)."""
-    return JOINER.join(phrases)
+def keep_targets(edits: Edits) -> Edits:
+    """The edits without those that remove an object. One that adds an object gets its name for a
+    source."""
+    items = (replace(edit, source=edit.name) for edit in edits.items if edit.target)
+    return replace(edits, items=tuple(items))
 
 
 def edit_alone(edits: Edits, place: int) -> Edits:

@@ -36,13 +36,18 @@ def find_everywhere(prompt: Tokens, word: Word) -> Rows:
     )
 
 
-def parse_factors(text: str, name: str = "reweight") -> list[tuple[str, float]]:
-    """Words with their factors: "goat: 2.0, ball: 1.5". name: of the setting.
+def parse_factors(
+    text: str, name: str = "reweight", phrases: Sequence[str] = ()
+) -> list[tuple[str, float]]:
+    """Words with their factors: "goat: 2.0, ball: 1.5". name: of the setting. phrases: that may
+    stand in place of a word, commas and all.
 
     Raises ValueError for anything else.
     """
     found = []
-    for part in filter(None, (part.strip() for part in re.split(r"[,\n]", text))):
+    longest_first = sorted(filter(None, phrases), key=len, reverse=True)
+    piece = "|".join([*map(re.escape, longest_first), r"[^,\n]"])
+    for part in filter(None, (part.strip() for part in re.findall(f"(?:{piece})+", text))):
         word, colon, number = part.rpartition(":")
         try:
             factor = float(number)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -54,6 +55,16 @@ def coverage(masks: Tensor, height: int, width: int, variant: str) -> Tensor:
     return covered
 
 
+def find_nearest(masks: Tensor, height: int, width: int) -> Tensor:
+    """(height, width) int64: which of the masks (K, H, W) is the nearest to each cell of a grid, by
+    the mean distance of its pixels."""
+    from scipy.ndimage import distance_transform_edt
+
+    each = [np.asarray(distance_transform_edt((mask < THRESHOLD).numpy())) for mask in masks]
+    distances = torch.from_numpy(np.stack(each)).float()
+    return F.adaptive_avg_pool2d(distances, (height, width)).argmin(0)
+
+
 def sample_masks(
     masks: Tensor, names: Sequence[str], grid: tuple[int, int], latent: tuple[int, int], cell: int
 ) -> Tensor:
@@ -71,6 +82,19 @@ def sample_masks(
                 "which the edit acts. Paint a larger mask, use a larger image, or remove the edit."
             )
     return cells
+
+
+def require_cells(
+    images: Sequence[Tensor],
+    names: Sequence[str],
+    grid: tuple[int, int],
+    latent: tuple[int, int],
+    cell: int,
+) -> None:
+    """Raises ValueError for a mask of the images (K, H, W) without a cell of a grid of the latent,
+    before anything is sampled. See `sample_masks`."""
+    for masks in images:
+        sample_masks(masks, names, grid, latent, cell)
 
 
 def find_mask_cells(

@@ -108,6 +108,12 @@ def each_image(regions: Regions, count: int) -> tuple[ImageRegions, ...]:
     return found * count if len(found) == 1 else found
 
 
+def size_of(regions: Regions) -> tuple[int, int]:
+    """(height, width) of the masks."""
+    height, width = regions.images[0].raw.shape[-2:]
+    return height, width
+
+
 def object_masks(regions: Regions) -> Tensor:
     """(B K, H, W): the masks as given, of image 1 first."""
     return torch.cat([one.raw for one in regions.images])

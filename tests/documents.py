@@ -73,7 +73,8 @@ PARSED_ONLY: dict[str, tuple[str, ...]] = {
     "they write into the clone": (r"dev\.py locales",),
     "they take hours; one with fewer edits runs": (
         r"dev\.py bench demo --full",
-        r"dev\.py bench tables .*--edits (30|45|75|150)\b.*",
+        r"dev\.py bench tables .*--edits (15|30|45|75|150)\b.*",
+        r"dev\.py bench demo .*--edits (30|45|75|150)\b.*",
     ),
 }
 # These run (tests/server/test_documented_commands.py), with options that shorten them.
@@ -92,6 +93,7 @@ RUN: dict[str, str] = {
     "dev.py bench dataset ale photos --out bench/photos": "",
     "dev.py bench dataset pie PIE-Bench_v1/mapping_file.json --out bench/pie": "",
     "dev.py bench inversions --scenes 3": "--scenes 1 --steps 2",
+    "dev.py bench learned-words": "--scenes 1 --steps 2",
     "dev.py bench reliability --out output/reliability.json": "--quick --only interrupts",
     "dev.py bench speed": "--out speed.json --quick --only operations",
     "dev.py bench speed --out speed.json": "--quick --only operations",

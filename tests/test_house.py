@@ -45,8 +45,11 @@ PACK: dict[str, set[str]] = {
     "bench/page.py": set(),
     "bench/judging.py": {"demo", "regions", "scoring"},
     "bench/demo_scenes.py": {"demo"},
+    "bench/demo_tasks.py": {"demo"},
+    "bench/task_scores.py": {"demo", "scoring"},
     "bench/speed": {"host", "editors", "demo", *PURE},
     "bench/inversions.py": {"host", "demo", "inversion"},
+    "bench/learned_words.py": {"host", "editors", "demo", "inversion", "prompts", "regions"},
     "bench/reliability": {"headless", "devtools"},
     "bench/reliability/hostile_nodes": set(),
     "bench/options.py": set(),
@@ -88,13 +91,15 @@ OTHERS: dict[str, set[str]] = {
     "bench/page.py": {"PIL", "jinja2", "markupsafe"},
     "bench/judging.py": {"torch"},
     "bench/demo_scenes.py": {"torch", "numpy", "PIL"},
+    "bench/demo_tasks.py": set(),
+    "bench/task_scores.py": {"torch"},
     "bench/lpips_network.py": {"torch"},
     "bench/clip_network.py": {"torch"},
     "bench/dino_network.py": set(),
     "bench/weight_files.py": {"torch"},
     "bench/dask_workers.py": set(),
     "bench/speed": {"torch", "numpy", *COMFY},
-    "bench/inversions.py": {"torch", "comfy"},
+    **{f"bench/{name}.py": {"torch", "comfy"} for name in ("inversions", "learned_words")},
     "bench/reliability": {"PIL", "psutil"},  # psutil comes with ComfyUI
     "bench/reliability/hostile_nodes": {"torch"},  # a server loads them as a pack of their own
     "bench/ledger.py": set(),
@@ -113,6 +118,7 @@ OTHERS: dict[str, set[str]] = {
 LATE: dict[str, set[str]] = {  # only inside a function
     "__init__.py": {"nodes"},
     "regions": {"transformers", "tokenizers", "scipy"},
+    "attention": {"scipy"},
     "scoring/clip.py": {"transformers"},
     "scoring/lpips_network.py": {"torchvision"},
     "demo": COMFY | {"safetensors", "PIL"},
@@ -297,7 +303,9 @@ def test_dev_py_reads_arguments_before_there_is_any_environment():
 
 
 DEMO_FILES = (
-    *("nodes/demo.py", "bench/judging.py", "bench/demo_scenes.py", "bench/inversions.py"),
+    *("nodes/demo.py", "bench/judging.py", "bench/demo_scenes.py"),
+    *("bench/inversions.py", "bench/learned_words.py"),
+    *("bench/demo_tasks.py", "bench/task_scores.py"),
     *(f"bench/speed/{name}.py" for name in ("command", "editors", "models", "whole")),
 )
 """The files outside demo/ that know its world: they make it known to nodes and benches, draw its

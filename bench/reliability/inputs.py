@@ -30,7 +30,8 @@ CARRIERS = {"SamplerCustomAdvanced": ("sigmas", "latent_image")}
 """Stock nodes whose inputs reach our guider and sampler."""
 SIZED = (
     *("ALEEdit", "ALEInfEdit", "ALEMasaCtrl", "ALEP2P", "ALEFPE", "ALEPnP", "ALESDEdit"),
-    *("ALECPAM", "ALEMAGEdit", "ALEDiffEdit", "ALELEDITS", "ALEPasteBackground"),
+    *("ALECPAM", "ALEMAGEdit", "ALEDiffEdit", "ALEDPL", "ALELEDITS", "ALEPix2PixZero"),
+    "ALEPasteBackground",
 )
 """Nodes whose picture has the size of the source's."""
 FAMILIES = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...demo.world import demo_edits
-from ...editors import EDITORS, mag_edit, p2p
+from ...editors import EDITORS, dpl, mag_edit, p2p, pix2pix_zero
 from ...editors.editor import Editor, make_no_control
 from ...host.editing import edit_image
 from ...prompts.edits import Edits, make_edit
@@ -63,14 +63,14 @@ class EditorCase:
 
 def editor_cases() -> list[EditorCase]:
     """Every editor by its defaults but that P2P has a local blend; and P2P on null-text inversion.
-    MAG-Edit is left out: its gradients take minutes."""
+    DPL, MAG-Edit and pix2pix-zero are left out: their gradients take minutes."""
     blended = {"blend_words": object_words()[0], "blend_start": 0.0}
     cases = [
         EditorCase(editor, blended, ", local blend", 1.5)
         if editor is p2p.EDITOR
         else EditorCase(editor)
         for editor in EDITORS
-        if editor is not mag_edit.EDITOR
+        if editor not in (dpl.EDITOR, mag_edit.EDITOR, pix2pix_zero.EDITOR)
     ]
     null_text = {"inversion_method": "null-text"}
     return [*cases, EditorCase(p2p.EDITOR, null_text, ", null-text inversion", None)]

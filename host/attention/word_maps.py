@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import latent_preview
 import torch
@@ -11,7 +11,13 @@ from torch import Tensor
 
 from ...attention.control import first_step
 from ...attention.word_maps import WordRecorder
-from ...inversion.stored import Inversion, Schedule, require_same_latent, require_same_model
+from ...inversion.stored import (
+    Inversion,
+    Schedule,
+    is_prompt_of,
+    require_same_latent,
+    require_same_model,
+)
 from ...inversion.update_rule import ItemNoise, noise_image
 from ...prompts.word_replacement import find_everywhere, split_words
 from ..comfy_types import Options, StepCallback
@@ -51,7 +57,8 @@ def map_words(
     latent: (B, C, h, w), as a VAE encodes the image. words: those between commas; all of the prompt
         if empty. steps, first_share, last_share: how many evenly spaced time steps there are, and
         which of them count. seed: of the noise; item j has seed + j. inversion: of the image, whose
-        steps and latents take the place of noise.
+        steps and latents take the place of noise. The words that it learned, if any, have the maps
+        of what was learned where this is its prompt.
 
     Raises ValueError for a word that is not in the prompt, shares that leave no step, and an
     inversion of another model or image.
@@ -82,7 +89,9 @@ def map_words(
         guider = BranchGuider(
             patched, (Branch(EDITED, conditioning),), encode_text(clip, ""), reuses_source=False
         )
-        sampler = BranchSampler(_visit_steps, {"visited": visited, "inversion": inversion})
+        sampler = BranchSampler(
+            _visit_steps, {"visited": visited, "inversion": inversion, "prompt": prompt}
+        )
         guider.sample(
             torch.zeros_like(latent), latent, sampler, sigmas,
             callback=latent_preview.prepare_callback(model, count), seed=seed,
@@ -100,8 +109,11 @@ def _visit_steps(
     *,
     visited: range,
     inversion: Inversion | None,
+    prompt: str,
 ) -> Tensor:
     """Evaluates the model on the image at some noise levels; each from the image itself."""
+    guider = cast("BranchGuider", model.inner_model)
+    learned = None
     extra_args = {**(extra_args or {})}
     extra_args.pop("denoise_mask", None)
     image = model.latent_image.to(x)
@@ -110,10 +122,13 @@ def _visit_steps(
     else:
         with name_node(NODE):
             require_same_latent(inversion, x.shape)
-            require_same_model(inversion, fingerprint_model(model.inner_model.model_patcher))
+            require_same_model(inversion, fingerprint_model(guider.model_patcher))
         at = inversion.latents.to(x).__getitem__
+        learned = inversion.word_texts if is_prompt_of(inversion, prompt) else None
     for step in visited:
         latents = {EDITED: at(step)}
+        if learned is not None:
+            guider.replace_text(EDITED, learned[step])
         denoised = predict_branches(model, latents, sigmas[step], extra_args)[EDITED]
         if callback is not None:
             callback({"x": latents[EDITED], "i": step, "sigma": sigmas[step], "denoised": denoised})

@@ -24,7 +24,7 @@ FORMAT = "ale_edit.inversion"
 VERSION = 1
 LONGEST = 200  # bytes of a name, before its number
 NOTHING = "no inversion was saved yet"
-TENSORS = ("latents", "null_texts", "noise_maps")
+TENSORS = ("latents", "null_texts", "noise_maps", "word_vectors", "word_texts")
 
 
 def save_inversion(inversion: Inversion, prefix: str) -> str:
@@ -48,6 +48,8 @@ def save_inversion(inversion: Inversion, prefix: str) -> str:
         "convention": inversion.convention,
         "guidance": inversion.guidance,
     }
+    if inversion.word_rows:  # which earlier versions do not know
+        facts["word_rows"] = inversion.word_rows
     partial = path.with_suffix(".part")
     try:
         save_file(tensors, partial, {FORMAT: json.dumps(facts)})
@@ -93,6 +95,7 @@ def load_inversion(name: str) -> Inversion:
             raise ValueError("version")
         facts["schedule"] = Schedule(**facts["schedule"])
         facts["sigmas"] = tuple(facts["sigmas"])
+        facts["word_rows"] = tuple(facts.get("word_rows", ()))
         inversion = Inversion(**facts, **tensors)
         if fault := find_fault(inversion):
             raise ValueError(fault)

@@ -16,8 +16,10 @@ from ...inversion.ddim import (
     relabel,
     step_to,
 )
+from ...inversion.regularised import NoiseRegulariser
 from ...inversion.stored import Inversion, InversionMethod, Schedule
 from ..comfy_types import Conditioning, Options, RunCallback, StepCallback
+from ..gradients import leaf, record_gradients
 from ..messages import NodeName
 from ..sampling.branch_sampler import SamplerModel
 from ..sampling.noise_levels import least_sigma
@@ -37,11 +39,13 @@ NODE = NodeName("Invert Image")
 
 
 class InvertingSampler(comfy.samplers.KSAMPLER):
-    """A SAMPLER that follows an image to noise, and keeps its latent at each level."""
+    """A SAMPLER that follows an image to noise, and keeps its latent at each level. regularises:
+    whether each step's noise is made more like white noise."""
 
-    def __init__(self, convention: Convention) -> None:
+    def __init__(self, convention: Convention, regularises: bool = False) -> None:
         super().__init__(self._sample)
         self._convention = convention
+        self._regularises = regularises
         self.latents: list[Tensor] = []
         self.sigmas: tuple[float, ...] = ()
 
@@ -59,6 +63,7 @@ class InvertingSampler(comfy.samplers.KSAMPLER):
         levels.append(least_sigma(model.inner_model.inner_model.model_sampling))
         x = begin(model.latent_image.to(x), levels[-1])
         ones = x.new_ones(x.shape[0])
+        regularise = NoiseRegulariser((extra_args or {}).get("seed") or 0, len(x))
         self.latents, self.sigmas = [x], tuple(levels)
         for number, (less, more) in enumerate(pairs_from_image(levels)):
             if more > less:
@@ -67,7 +72,11 @@ class InvertingSampler(comfy.samplers.KSAMPLER):
                 options = {**(extra_args or {})}
                 options.pop("denoise_mask", None)
                 denoised = model(given, label * ones, denoise_mask=None, **options)
-                x = step_to(x, predict_noise(given, denoised, label), less, more)
+                noise = predict_noise(given, denoised, label)
+                if self._regularises:
+                    with record_gradients():
+                        noise = regularise(leaf(noise))
+                x = step_to(x, noise, less, more)
                 if callback is not None:
                     callback({"x": x, "i": number, "sigma": label, "denoised": denoised})
             self.latents.insert(0, x)
@@ -109,20 +118,21 @@ def invert_image(
     convention: Convention = "published code",
     guidance: float = 1.0,
     negative: Conditioning | None = None,
+    seed: int = 0,
     callback: RunCallback | None = None,
 ) -> Inversion:
     """DDIM inversion of a latent (B, C, h, w) as a VAE encodes it.
 
     conditioning: of the prompt. guidance, negative: 1 and nothing, unless the inversion itself is
-        guided.
+        guided. seed: of the shifts that regularise noise.
 
     Raises ValueError for a model whose latents are not an image plus noise, for a latent or a
     conditioning that does not fit it, and for a step that gives NaN or infinite values.
     """
-    sampler = InvertingSampler(convention)
+    sampler = InvertingSampler(convention, regularises=method == "regularised")
     follow_image(
         sampler, model, conditioning, latent, schedule,
-        guidance=guidance, negative=negative, callback=callback,
+        guidance=guidance, negative=negative, seed=seed, callback=callback,
     )  # fmt: skip
     latents = torch.stack(sampler.latents).cpu()
     require_finite_steps(latents.flip(0), NODE)

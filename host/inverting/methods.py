@@ -39,8 +39,9 @@ def invert_by(
     """The inversion of a latent (B, C, h, w) as a VAE encodes it.
 
     conditioning: of the prompt. negative, guidance: of the edit, for null-text inversion; of the
-        inversion itself, for those by noise maps. seed: of their noises. callback: called
-        after each step; by default it shows the progress on the running node.
+        inversion itself, for those by noise maps. seed: of their noises, and of what regularises
+        noise. callback: called after each step; by default it shows the progress on the running
+        node.
 
     Null-text inversion at guidance 1 is DDIM inversion, with a notice: no text changes anything.
     """
@@ -67,6 +68,7 @@ def invert_by(
         prompt,
         method=method,
         convention=convention,
+        seed=seed,
         callback=callback,
     )
     if method == "null-text":

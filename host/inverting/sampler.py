@@ -3,7 +3,7 @@ from a noised image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -41,9 +41,17 @@ if TYPE_CHECKING:
 NODE = NodeName("Sample from Inversion")
 
 
-def inversion_sampler(inversion: Inversion) -> BranchSampler:
-    """A SAMPLER of the edit that starts from an inversion."""
-    return BranchSampler(sample_from_inversion, {"inversion": inversion})
+def inversion_sampler(
+    inversion: Inversion, texts: Mapping[str, Tensor] | None = None
+) -> BranchSampler:
+    """A SAMPLER of the edit that starts from an inversion.
+
+    texts: (N, B, L, D) by branch, of each step; without them the source branch has the inversion's,
+        where it has any.
+    """
+    if texts is None and inversion.word_texts is not None:
+        texts = {SOURCE: inversion.word_texts}
+    return BranchSampler(sample_from_inversion, {"inversion": inversion, "texts": texts or {}})
 
 
 def noise_sampler() -> BranchSampler:
@@ -61,6 +69,7 @@ def sample_from_inversion(
     disable: bool | None = None,
     *,
     inversion: Inversion,
+    texts: Mapping[str, Tensor],
 ) -> Tensor:
     """The edited latents (B, C, h, w). Every branch starts from the noise that leads to the image;
     noise that ComfyUI passes in x is not used. A noise mask of the latent keeps the inverted image
@@ -89,6 +98,8 @@ def sample_from_inversion(
     def prepare(step: int) -> None:
         if inversion.null_texts is not None:
             guider.replace_negative_text(inversion.null_texts[step % len(inversion.null_texts)])
+        for branch, own in texts.items():
+            guider.replace_text(branch, own[step])
 
     def replay(latents: dict[str, Tensor], step: int) -> None:
         if inversion.replays_source and SOURCE in latents:

@@ -28,11 +28,13 @@ from ..flow_families import find_family, require_editable
 from ..gradients import ROWS_OF_GRADIENTS
 from ..messages import NodeName
 from ..patching import WRAPPERS
-from ..text.conditioning import BRANCHES_KEY
 from .branch_inputs import (
+    NEGATIVE,
     Branch,
     make_branches_entry,
     make_negative_entry,
+    replace_negative,
+    replace_rows,
     require_alike,
     shares_rows,
     spread_guidance,
@@ -175,8 +177,8 @@ class BranchGuider(comfy.samplers.CFGGuider):
     def _keys(self, names: Names) -> tuple[str, str]:
         """The keys of these branches' entries among the conds of the run."""
         if names == self.branch_names:
-            return "positive", "negative"
-        return "+".join(names), f"{'+'.join(names)} negative"
+            return "positive", NEGATIVE
+        return "+".join(names), f"{'+'.join(names)} {NEGATIVE}"
 
     def _find_guided(self, names: Names) -> Names:
         """The branches whose guidance is on, by their scales."""
@@ -185,11 +187,11 @@ class BranchGuider(comfy.samplers.CFGGuider):
     def replace_negative_text(self, text: Tensor) -> None:
         """Put another text (1 or B, L, D) in the place of the negative input's, from the running
         step on. All branches share it."""
-        for key, conds in self.conds.items():
-            for cond in conds if key.endswith("negative") else ():
-                texts, count = cond["model_conds"], len(cond[BRANCHES_KEY].branches)
-                own = texts["c_crossattn"]
-                texts["c_crossattn"] = type(own)(text.to(own.cond).repeat(count, 1, 1))
+        replace_negative(self.conds, text)
+
+    def replace_text(self, branch: str, text: Tensor) -> None:
+        """Put another text (1 or B, L, D) in the place of a branch's, from the running step on."""
+        replace_rows(self.conds, branch, text)
 
     def branch_entries(self, name: str) -> list[Cond]:
         """The conditional entries of a branch that is evaluated alone."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from comfy.controlnet import ControlBase
     from comfy.model_patcher import ModelPatcher
 
+NEGATIVE = "negative"
+"""The end of the keys of a run's negative entries."""
 OWN_KEYS = {"pooled_output", ORE_KEY, "attention_mask", "guidance"}
 """Entries of a conditioning that each branch has its own of. UNets do not read the last two."""
 CORE_TEXTS = {"prompt_type"}
@@ -279,7 +281,7 @@ def _has_guidance(cond: Cond) -> bool:
 def spread_guidance(conds: Conds, branches: Mapping[str, Cond], default: float) -> None:
     """Put each branch's embedded guidance into its rows of the encoded entries of a run."""
     for key, entries in conds.items():
-        for cond in entries if not key.endswith("negative") else ():
+        for cond in entries if not key.endswith(NEGATIVE) else ():
             given = cond["model_conds"].get("guidance")
             names = cond[BRANCHES_KEY].branches
             if given is None or len(names) == 1:
@@ -288,6 +290,37 @@ def spread_guidance(conds: Conds, branches: Mapping[str, Cond], default: float) 
             values = [float(branches[name].get("guidance", default)) for name in names]
             rows = torch.tensor(values).repeat_interleave(batch)
             cond["model_conds"]["guidance"] = type(given)(rows.to(given.cond))
+
+
+def replace_negative(conds: Conds, text: Tensor) -> None:
+    """Put another text (1 or B, L, D) in all negative entries of a run, for each of the branches
+    there."""
+    for key, entries in conds.items():
+        for entry in entries if key.endswith(NEGATIVE) else ():
+            count = len(entry[BRANCHES_KEY].branches)
+            _put_text(entry, text.to(_text_of(entry)).repeat(count, 1, 1))
+
+
+def replace_rows(conds: Conds, branch: str, text: Tensor) -> None:
+    """Put another text (1 or B, L, D) in the rows of a branch, in all conditional entries of a run
+    that have any."""
+    for key, entries in conds.items():
+        for entry in entries if not key.endswith(NEGATIVE) else ():
+            names = entry[BRANCHES_KEY].branches
+            if branch in names:
+                rows = _text_of(entry).clone()
+                own = rows.chunk(len(names))[names.index(branch)]
+                own.copy_(text.repeat(1, rows.shape[1] // text.shape[1], 1))
+                _put_text(entry, rows)
+
+
+def _text_of(entry: Cond) -> Tensor:
+    return entry["model_conds"]["c_crossattn"].cond
+
+
+def _put_text(entry: Cond, text: Tensor) -> None:
+    own = entry["model_conds"]
+    own["c_crossattn"] = type(own["c_crossattn"])(text)
 
 
 def repeat_mask(cond: Cond, batch: int, branches: int) -> Cond:

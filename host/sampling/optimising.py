@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
-import comfy.model_management
 import torch
 from torch import Tensor
 
@@ -16,8 +15,8 @@ from ..attention.rows import add_step
 from ..attention.store import STORE_KEY, StepStore
 from ..comfy_types import Options
 from ..gradients import (
-    ROWS_OF_GRADIENTS,
     checkpoint_blocks,
+    explain_memory,
     leaf,
     ordinary_entry,
     record_gradients,
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from .branch_guider import BranchGuider
 
 NODE = NodeName("Two-Branch Guider")
-GIB = 2**30
 
 
 def optimise_latents(
@@ -53,7 +51,7 @@ def optimise_latents(
             record_gradients(network),
             checkpoint_blocks(network.diffusion_model),
             name_node(node),
-            _explain_memory(guider, latents),
+            explain_memory(network, next(iter(latents.values())).shape),
         ):
             sigma = leaf(sigmas[step])
             store = StepStore(frozenset(latents))
@@ -84,22 +82,3 @@ def _evaluate(
     entries = [ordinary_entry(cond) for cond in guider.branch_entries(branch)]
     cond, _ = call_model(guider.inner_model, [entries, None], x, times, options, NODE)
     return cond
-
-
-@contextmanager
-def _explain_memory(guider: BranchGuider, latents: Mapping[str, Tensor]) -> Iterator[None]:
-    """Says what gradients need where a card has too little memory for them."""
-    try:
-        yield
-    except comfy.model_management.OOM_EXCEPTION as error:
-        shape = next(iter(latents.values())).shape
-        rows = [ROWS_OF_GRADIENTS * shape[0], *shape[1:]]
-        needed = guider.inner_model.memory_required(rows) / GIB
-        device = guider.inner_model.current_patcher.load_device
-        whole = cast("float", comfy.model_management.get_total_memory(device)) / GIB
-        raise ValueError(
-            f"the gradients of latents of {shape[-2]}x{shape[-1]} cells (height x width) need "
-            f"about {needed:.1f} GB beside the model; {device} has {whole:.1f} GB in all and too "
-            "little left. Scale the image down, edit one image at a time, or start ComfyUI with "
-            "--lowvram."
-        ) from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import comfy.model_management as mm
 from torch import Tensor
 
-from ...prompts.edits import Edits, base_prompt, require_choice
+from ...prompts.edits import Edits, require_choice
 from ...regions.regions import Regions
 from ...scoring import structure
 from ...scoring.leakage import leakage
@@ -62,28 +62,36 @@ def report_leakage(
     source: Tensor | None = None,
     similarity: Similarity | None = None,
 ) -> LeakageReport:
-    """TE and TI of edited images, and of their sources where they are connected.
+    """TE and TI of edited images, and of their sources where they are connected. A removed object
+    has no target; its place counts as background.
 
     Raises ValueError for inputs that do not fit together, and where no similarity model is.
     """
     edited = read_pictures(image, LEAKAGE)
     _require_same(regions, edits)
-    masks = fit_raw_masks(regions, edited, LEAKAGE)
-    prompt = edits.target_prompt or base_prompt(edits.targets)
+    kept = [i for i, target in enumerate(edits.targets) if target]
+    targets = [edits.targets[i] for i in kept]
+    if not targets:
+        raise ValueError(
+            f"{LEAKAGE}: the edits input removes every object, so there is no target phrase to "
+            "look for. Add an edit with a target."
+        )
+    masks = [own[kept] for own in fit_raw_masks(regions, edited, LEAKAGE)]
+    prompt = edits.prompt("target")
     size = (int(edited.shape[1]), int(edited.shape[2]))
-    model = choose_similarity(similarity, (*edits.targets, prompt), size, LEAKAGE)
+    model = choose_similarity(similarity, (*targets, prompt), size, LEAKAGE)
     sources = edited[:0] if source is None else sources_of(source, edited, LEAKAGE)
     if source is not None and len(source) == len(regions.images) == 1:
         sources = sources[:1]
     found, before = (
         [
-            _score_edit(model, picture, own, edits.targets, prompt)
+            _score_edit(model, picture, own, targets, prompt)
             for picture, own in zip(images, masks, strict=False)
         ]
         for images in (edited, sources)
     )
     notes = _leakage_notes(model, masks)
-    summary = leakage_summary(edits.targets, prompt, model.name, found, before, notes)
+    summary = leakage_summary(targets, prompt, model.name, found, before, notes)
     show(summary.text)
     return LeakageReport(
         mean([s.leakage.te for s in found]),
@@ -112,10 +120,10 @@ def _leakage_notes(model: Similarity, masks: Sequence[Tensor]) -> list[str]:
 
 
 def _require_same(regions: Regions, edits: Edits) -> None:
-    if regions.names != edits.sources:
+    if regions.names != edits.names:
         raise ValueError(
             f"{LEAKAGE}: the regions input is of {_list_names(regions.names)}, the edits input of "
-            f"{_list_names(edits.sources)}. Connect the same edits to Regions and to Leakage Score."
+            f"{_list_names(edits.names)}. Connect the same edits to Regions and to Leakage Score."
         )
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ...editors.diffedit import MaskSettings, add_disagreement, clamp_disagreement, cut_mask
 from ...inversion.update_rule import SOURCE, ItemNoise, noise_image
-from ...prompts.edits import ARROW, Edits, edit_alone
+from ...prompts.edits import Edits, edit_alone
 from ...regions.grid import paint_cells
 from ...regions.regions import Regions, RegionsBatch, make_regions
+from ..abilities import require_visible
 from ..comfy_types import Conditioning, Options, StepCallback
 from ..compare import is_same
 from ..messages import NodeName, name_node, speak_as
@@ -149,17 +150,17 @@ def map_edits(
     """The mask (B, K, h, w) bool of each edit, and the clamped disagreement in [0, 1] that it is
     cut from, on the latent's cells. An edit is compared while the others change nothing.
 
-    Raises ValueError as `compare_prompts`, and when a mask is empty.
+    Raises ValueError as `compare_prompts`, for an edit that adds an object, and when a mask is
+    empty.
     """
+    require_visible(edits.items, NODE)
     with name_node(NODE):
         alone = [edit_alone(edits, k) for k in range(len(edits.items))]
     with speak_as(NODE):
         shares = compare_prompts(model, clip, alone, latent, settings, seed)
     masks = []
     for k, edit in enumerate(edits.items):
-        with name_node(
-            f'{NODE}: "{edit.source} {ARROW} {edit.target}"', "Lower threshold or clamp."
-        ):
+        with name_node(f'{NODE}: "{edit.text}"', "Lower threshold or clamp."):
             masks.append(cut_mask(shares[:, k], settings.threshold))
     return torch.stack(masks, 1), shares
 

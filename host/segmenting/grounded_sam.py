@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...prompts.edits import ARROW, Edit, Edits, require_choice
+from ...prompts.edits import Edit, Edits, require_choice
 from ...regions.cleaning import remove_specks
 from ...regions.detection import Detector, Segmenter, Thresholds
 from ...regions.objects import GroundedObject, find_objects, parse_choices, require_words
 from ...regions.phrases import clean_phrase
 from ...regions.regions import ImageRegions, Regions, make_regions, resize_masks
+from ..abilities import require_visible
 from ..messages import name_node, speak_as, tell
 from ..pictures import read_pictures
 from ..regions import CURE_OF_EMPTY, mask_batch, regions_from_edits
@@ -70,6 +71,7 @@ def ground_regions(
     if not edits.items:
         raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
     looked_for = [edit for edit in edits.items if edit.mask is None]
+    require_visible(looked_for, NODE)
     found = [_find(detector, picture, looked_for, settings) for picture in pictures]
     text = _describe_all(found)
     size = (pictures.shape[1], pictures.shape[2])
@@ -121,7 +123,7 @@ def _add_masks(
         if not _is_left_out(edits, edit, [entries[i] for entries in found], settings):
             kept.append((edit, [own[i] for own in masks]))
     each = [
-        _fill([masks[j] for _, masks in kept], [edit.source for edit, _ in kept], settings, size)
+        _fill([masks[j] for _, masks in kept], [edit.name for edit, _ in kept], settings, size)
         for j in range(len(found))
     ]
     items = [
@@ -258,7 +260,7 @@ def _edit_everywhere(
         items=tuple(replace(edit, mask=torch.ones(size)) for edit in edits.items),
         settings=replace(edits.settings, rgb_cam=False, blending=False),
     )
-    return make_regions([torch.ones(size)] * len(edits.items), edits.sources, 0.0), everywhere
+    return make_regions([torch.ones(size)] * len(edits.items), edits.names, 0.0), everywhere
 
 
 def _of_image(image: int, count: int) -> str:
@@ -340,7 +342,7 @@ def _require_no_full_prompt(edits: Edits, edit: Edit) -> None:
     """Raises ValueError where a left-out edit's words would stay in a whole sentence."""
     if edits.source_prompt or edits.target_prompt:
         raise ValueError(
-            f'{NODE}: the edit "{edit.source} {ARROW} {edit.target}" cannot be left out, because '
+            f'{NODE}: the edit "{edit.text}" cannot be left out, because '
             "its words stand in the sentences of Full Prompts. Choose stop or whole image in "
             "missing, or leave Full Prompts out."
         )

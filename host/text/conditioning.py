@@ -58,6 +58,12 @@ def make_conditioning(
     return [[ore.base[None], {**options, "pooled_output": pooled, ORE_KEY: ore}]]
 
 
+def carry_embeddings(plain: Conditioning, embedded: Conditioning) -> Conditioning:
+    """A plain prompt of one text that carries the bundle of the same prompt's embeddings."""
+    ((text, options),), ((_, carried),) = plain, embedded
+    return [[text, {**options, ORE_KEY: carried[ORE_KEY]}]]
+
+
 def branch_entries(conds: Conds) -> dict[UUID, EntryBranches]:
     """Every entry of a guider's conds whose rows a control may act on, by uuid: those of a guider
     of ours, and those that carry our embeddings."""

@@ -24,6 +24,7 @@ from ...prompts.spans import (
     find_spans_in_order,
     occurrences,
 )
+from ..abilities import require_abilities
 from ..comfy_types import Conditioning
 from ..messages import tell
 from .conditioning import make_conditioning
@@ -36,6 +37,7 @@ from .tokens import (
     inner_rows,
     join,
     one_chunk,
+    require_clip,
     require_rows,
     require_same_rows,
     require_vectors_fit,
@@ -54,7 +56,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class _TokenizedSide:
-    """One side of the edits in tokens. base: the full prompt, or else the phrases joined."""
+    """One side of the edits in tokens. phrases: of the objects that this side has. base: the full
+    prompt, or else the phrases joined."""
 
     side: Side
     phrases: tuple[str, ...]
@@ -107,8 +110,17 @@ def encode_prompt(clip: CLIP, edits: Edits, side: Side) -> tuple[Conditioning, E
     return conditioning, EncodedPrompt(edits.prompt(side), tokens, conditioning[0][0][0])
 
 
+def tokenize_prompt(clip: CLIP, edits: Edits, side: Side) -> Tokenized:
+    """The base prompt of one side in tokens, as `encode_prompt` encodes it."""
+    return _tokenize_side(clip, edits, side, tokenize(clip, "")).base
+
+
 def encode_text(clip: CLIP, text: str) -> Conditioning:
-    """A text as CLIP Text Encode gives it."""
+    """A text as CLIP Text Encode gives it.
+
+    Raises ValueError without a CLIP.
+    """
+    require_clip(clip)
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
@@ -138,9 +150,11 @@ def embed_side(clip: CLIP, edits: Edits, side: Side) -> Conditioning:
     """Object-Restricted Embeddings of all source or all target phrases, as CONDITIONING.
 
     It has one entry, or with a CLIP on a schedule of hooks one for each part of the schedule.
-    Raises ValueError when there is no edit, a phrase yields no token or more than one chunk or does
-    not stand in the full prompt, and for a CLIP whose rows cannot be told apart by its tokens.
+    Raises ValueError when there is no edit, an edit adds or removes an object, a phrase yields no
+    token or more than one chunk or does not stand in the full prompt, and for a CLIP whose rows
+    cannot be told apart by its tokens.
     """
+    require_abilities(edits, NODE)
     empty = tokenize(clip, "")
     text = _tokenize_side(clip, edits, side, empty)
     spans = _find_spans(clip, text, edits.settings)
@@ -175,10 +189,10 @@ def _encode(clip: CLIP, tokenized: Tokenized) -> Conditioning:
 
 def _tokenize_side(clip: CLIP, edits: Edits, side: Side, empty: Tokenized) -> _TokenizedSide:
     is_source = side == "source"
-    phrases = edits.sources if is_source else edits.targets
-    full_prompt = edits.source_prompt if is_source else edits.target_prompt
-    if not phrases:
+    if not edits.items:
         raise ValueError(f"{NODE}: the edits input is empty. Add at least one Edit Object.")
+    phrases = tuple(filter(None, edits.sources if is_source else edits.targets))
+    full_prompt = edits.source_prompt if is_source else edits.target_prompt
     words = [_tokenize_phrase(clip, phrase, side, capacity(empty)) for phrase in phrases]
     if full_prompt is None:
         base = join(words, words_of(tokenize(clip, JOINER)), empty)

@@ -25,6 +25,8 @@ END_OF_TEXT = 49407
 END_OF_WORD = "</w>"
 ENCODERS = {("l",): "SD 1.5", ("h",): "SD 2", ("g", "l"): "SDXL and its refiner"}
 
+FAMILIES = ", ".join(f"{family} ({', '.join(n)})" for n, family in ENCODERS.items())
+
 WeightedToken: TypeAlias = tuple[Token, float]
 """ComfyUI's (token, weight)."""
 WordTokens: TypeAlias = dict[str, list[WeightedToken]]
@@ -33,24 +35,28 @@ Tokenized: TypeAlias = dict[str, list[list[WeightedToken]]]
 """For each text encoder its chunks, as CLIP.tokenize gives them."""
 
 
+def require_clip(clip: CLIP | None) -> None:
+    """Raises ValueError for the CLIP of a checkpoint without one."""
+    if clip is None:
+        raise ValueError(
+            f"{NODE}: the clip input is empty, the checkpoint holds no text encoder. Connect one "
+            f"of {FAMILIES}."
+        )
+
+
 def tokenize(clip: CLIP, text: str) -> Tokenized:
     """Tokens of a text, for each text encoder of a CLIP input.
 
     Raises ValueError without a CLIP, for text encoders other than CLIP's, and when the text
     continues after an end-of-text token.
     """
-    families = ", ".join(f"{family} ({', '.join(n)})" for n, family in ENCODERS.items())
-    if clip is None:
-        raise ValueError(
-            f"{NODE}: the clip input is empty, the checkpoint holds no text encoder. Connect one "
-            f"of {families}."
-        )
+    require_clip(clip)
     tokenized = clip.tokenize(text)
     if tuple(sorted(tokenized)) not in ENCODERS:
         raise ValueError(
             f"{NODE}: the clip input has the text encoders {', '.join(sorted(tokenized))}, which "
             "belong to another kind of model than a UNet with CLIP. Connect the CLIP of "
-            f"{families}."
+            f"{FAMILIES}."
         )
     for chunk in (chunk for chunks in tokenized.values() for chunk in chunks):
         padding = (END_OF_TEXT, chunk[-1][0])

@@ -111,6 +111,19 @@ def test_what_is_wrong_is_named(dataset, old, new, expected):
     assert FILE in str(caught.value)
 
 
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_an_object_may_have_one_side_alone(dataset, side):
+    edit = dataset.edits[1]
+    (o,) = edit.objects
+    one_sided = replace(edit, objects=(replace(o, **{side: ""}),))
+    write_dataset(replace(dataset, edits=(one_sided,)), {})
+    assert read_dataset(dataset.folder).edits == (one_sided,)
+    neither = replace(edit, objects=(replace(o, source="", target=" "),))
+    write_dataset(replace(dataset, edits=(neither,)), {})
+    with pytest.raises(ValueError, match="edit 'a-2': object 1 has neither source nor target. Wri"):
+        read_dataset(dataset.folder)
+
+
 def test_a_mask_of_another_size_is_named(dataset):
     Image.new("L", (8, 7)).save(dataset.folder / "masks" / "moon.png")
     with pytest.raises(ValueError, match="moon.png is 8x7, its image a.png 8x6. Give the mask"):

@@ -83,6 +83,21 @@ def test_a_workflow_holds_the_edits_phrases_masks_type_and_seed(dataset):
         assert not saving
 
 
+def with_object(edit, **sides):
+    return replace(edit, objects=(replace(edit.objects[0], **sides),))
+
+
+@pytest.mark.parametrize("sides", [{"target": ""}, {"source": ""}])
+def test_an_edit_list_may_add_and_remove_by_methods_that_can(dataset, sides):
+    edit = with_object(dataset.edits[0], **sides)
+    (task,) = Plan(dataset, [edit], [all_methods()["cpam"]], dataset.folder.parent).tasks
+    found = task.prepare()[0].inputs("Edit 1")
+    assert (found["source"], found["target"]) == (edit.objects[0].source, edit.objects[0].target)
+    for name in ("ale", "naive", "masactrl"):
+        with pytest.raises(ValueError, match="an object, which the editor .* cannot do. Use"):
+            Plan(dataset, [edit], [all_methods()[name]], dataset.folder.parent)
+
+
 def test_a_spoiled_mask_is_what_the_method_is_given(dataset):
     method = all_methods()["box"]
     (task,) = Plan(dataset, dataset.edits[:1], (method,), dataset.folder.parent).tasks

@@ -39,6 +39,8 @@ GROUND = {
     "p2p": {"time_steps": "LCM"},
     "mag-edit": {"time_steps": "LCM"},
     "cpam": {"time_steps": "LCM"},
+    "dpl": {"time_steps": "LCM"},
+    "pix2pix-zero": {"time_steps": "LCM"},
 }
 """Beyond steps and guidance, what puts an editor on the ground of ALE-Edit."""
 
@@ -76,7 +78,8 @@ def test_each_method_changes_its_own_inputs_alone(method):
         for inputs in meant.values():
             inputs[method.nouns_input] = "goat and ball"
     assert {t: i for t, i in different.items() if i} == {t: i for t, i in meant.items() if i}
-    same = (method.editor, "ledits-paper")  # the settings of an editor's workflow
+    # the settings of an editor's workflow
+    same = (method.editor, "ledits-paper", "pix2pix-zero-paper")
     assert any(different.values()) or method.mask_error or method.name in same
 
 
@@ -120,13 +123,31 @@ def test_mag_edit_has_a_method_for_each_constraint():
     assert found["mag-spatial-paper"] == {**found["mag-token-paper"], **spatial}
 
 
+def test_locinv_is_dpl_with_its_own_priors_and_updates():
+    own = {"priors": "masks", "updates": 31, "null_updates": 31}
+    for name in ("dpl", "dpl-paper"):
+        locinv = filled(all_methods()[name.replace("dpl", "locinv")])["DPL"]
+        assert locinv == {**filled(all_methods()[name])["DPL"], **own}
+
+
+def test_cpam_has_a_method_for_removal_and_for_the_background():
+    methods = all_methods()
+    for strategy in ("remove", "background"):
+        for paper in ("", "-paper"):
+            found, plain = (
+                filled(methods[name + paper])["CPAM"] for name in (f"cpam-{strategy}", "cpam")
+            )
+            assert plain["strategy"] == "replace"
+            assert found == {**plain, "strategy": strategy}
+
+
 def test_the_papers_settings_are_those_of_the_papers():
     steps = {"infedit": (15, 1.0, 2.0), "masactrl": (50, 7.5, 7.5)}  # methods.md: B, C
     steps |= {"fpe": (50, 7.5, 7.5), "pnp": (50, 1.0, 7.5)}
     assert all_methods()["sdedit-paper"].inputs == {
         "SDEdit": {"steps": 50, "target_guidance": 7.5, "strength": 0.6, "time_steps": "DDIM"}
     }
-    steps |= {"p2p": (50, 7.5, 7.5), "mag-token": (50, 7.5, 7.5)}
+    steps |= {"p2p": (50, 7.5, 7.5), "mag-token": (50, 7.5, 7.5), "dpl": (50, 7.5, 7.5)}
     for name, expected in steps.items():
         (inputs,) = all_methods()[f"{name}-paper"].inputs.values()
         found = tuple(inputs[k] for k in ("steps", "source_guidance", "target_guidance"))

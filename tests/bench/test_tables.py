@@ -1,5 +1,6 @@
 """The paper's tables: what each compares, and where it is written."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ale_edit.bench import demo_bench, tables
 from ale_edit.bench.demo_bench import demo_settings
 from ale_edit.bench.demo_scenes import demo_dataset
 from ale_edit.bench.editing import Plan, write_result
-from ale_edit.bench.methods import ALE
+from ale_edit.bench.methods import ALE, BESIDE_ALE
 from ale_edit.bench.options import bench_demo_arguments, tables_arguments
 from ale_edit.bench.report import Results
 from ale_edit.bench.runner import run_bench
@@ -67,10 +68,17 @@ def test_a_table_names_the_command_that_makes_it():
 def test_the_paper_s_tables_are_there():
     assert {t.name for t in TABLES} == {
         "components", "end-of-text", "objects", "schedule", "dilation", "mask-errors", "variants",
-        "editors", "editors-paper", "lcm",
+        "editors", "editors-paper", "related", "gradients", "learned", "removal",
+        "mixed", "background", "lcm",
     }  # fmt: skip
     (objects,) = [t for t in TABLES if t.counts]
     assert objects.counts == (1, 2, 3, 4, 6, 8)
+
+
+def test_each_editor_is_in_one_table():
+    shared = [t for t in TABLES if not t.task]
+    found = Counter(m.name for t in shared for m in t.methods if m in BESIDE_ALE)
+    assert found == Counter(m.name for m in BESIDE_ALE)
 
 
 def test_settings_are_chosen_on_their_own_scenes_only():

@@ -45,7 +45,7 @@ def test_a_taken_port_is_an_error_before_any_set_up(tmp_path):
 def test_an_unknown_benchmark_is_an_error_that_names_the_known():
     done = run_dev("bench", "no-such")
     assert done.returncode == 2
-    known = ("scenes", "speed", "inversions", "dataset", "run", "demo", "tables")
+    known = ("scenes", "speed", "inversions", "learned-words", "dataset", "run", "demo", "tables")
     assert all(name in done.stderr for name in known)
 
 

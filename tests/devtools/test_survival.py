@@ -18,7 +18,7 @@ from ale_edit.tests.devtools.fakes import make_set
 COMMANDS = [
     *(["demo"], ["serve", "--no-browser"], ["test"], ["check"], ["train-demo"], ["locales"]),
     *(["bench", name] for name in ("speed", "scenes", "demo", "tables", "inversions")),
-    ["bench", "reliability"],
+    *(["bench", name] for name in ("reliability", "learned-words")),
     ["bench", "run", "set"],
     ["bench", "dataset", "ale", "set", "--out", "new"],
 ]

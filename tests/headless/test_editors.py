@@ -11,6 +11,7 @@ from ale_edit.editors import COMPARED, EDITORS
 from ale_edit.headless import Workflow
 from ale_edit.headless.command import main
 from ale_edit.headless.editors import (
+    ABILITIES,
     ALE,
     EditorFile,
     editor_files,
@@ -47,6 +48,7 @@ def test_the_editors_of_a_table_are_those_of_the_pack():
     assert editor_names() == tuple(sorted(editor.name for editor in EDITORS))
     for editor in EDITORS:
         assert takes_masks(editor.name) == (editor.grow_regions is not None)
+        assert ABILITIES.get(editor.name, frozenset()) == editor.abilities
     for editor in COMPARED:
         found = editor_files()[editor.name]
         assert (found.title, found.class_type) == (editor.title, editor.node_id)
@@ -108,6 +110,11 @@ def test_an_editor_that_takes_masks_gets_one_for_each_edit(editor, model):
         assert workflow.inputs(f"Mask {number}")["image"] == mask
     assert not {"ALEDemoScene", "ALEEditList"} & workflow.classes()
     assert not [c for c in complaints(workflow, object_info()) if "Load" not in c.class_type]
+    if not editor.needs_masks:
+        workflow = editor_workflow(editor.name, "i.png", WORDS, model)
+        assert "regions" not in workflow.inputs(editor.title)
+        assert "ALERegions" not in workflow.classes()
+        return
     with pytest.raises(ValueError, match="edits inside masks. Give a mask for each edit"):
         editor_workflow(editor.name, "i.png", WORDS, model)
 
@@ -184,6 +191,29 @@ def test_masks_for_an_editor_that_takes_none_are_told_once_and_change_nothing(ed
     (bare,) = jobs_of(tmp_path, JobDefaults(editor=editor.name), masks="")
     assert jobs[0].fingerprint == bare.fingerprint and bare.notices == ()
     assert jobs[0].asked["masks"] == []
+
+
+def test_an_object_is_removed_and_another_added_where_the_editor_can(tmp_path):
+    for edits in ("box ->", "-> ring"):
+        (job,) = jobs_of(tmp_path, JobDefaults(editor="cpam"), edits=edits)
+        source, target = (part.strip() for part in edits.split("->"))
+        assert job.asked["edits"] == [[source, target]]
+        found = job.workflow.inputs("Edit 1")
+        assert (found["source"], found["target"]) == (source, target)
+
+
+@pytest.mark.parametrize("masks", ["m0.png", ""])
+@pytest.mark.parametrize("editor", sorted(set(editor_names()) - set(ABILITIES)))
+@pytest.mark.parametrize(
+    ("edits", "why"),
+    [("box ->", "no target, so it is to remove"), ("-> ring", "no source, so it is to add")],
+)
+def test_an_editor_that_cannot_add_or_remove_is_told_before_anything_is_queued(
+    tmp_path, editor, edits, why, masks
+):
+    cannot = f"{why} an object, which the editor {editor} cannot do. Use the editor cpam, or write"
+    with pytest.raises(Problems, match=f"line 2: the edit .* has {cannot}"):
+        jobs_of(tmp_path, JobDefaults(editor=editor), edits=edits, masks=masks)
 
 
 def test_whole_prompts_reach_every_editor(tmp_path):

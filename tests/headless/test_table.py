@@ -195,10 +195,19 @@ def test_a_folder_of_images_takes_masks_of_the_same_names(tmp_path):
         rows_of(tmp_path / "masks" / "..", [("a", "b")], [])
 
 
-@pytest.mark.parametrize("text", ["a", "a ->", "-> b", " -> "])
-def test_an_edit_needs_both_sides(text):
+@pytest.mark.parametrize("text", ["a", "->", " -> "])
+def test_an_edit_needs_an_arrow_and_a_side(text):
     with pytest.raises(ValueError, match="source -> target"):
         split_edit(text)
+
+
+def test_a_table_may_add_and_remove_objects(tmp_path):
+    expected = (("a wolf", ""), ("", "a hat"), ("box", "nothing"))
+    rows = [{"image": "a.png", "edits": ["a wolf ->", " -> a hat", "box -> nothing"]}]
+    csv = 'image,edits\na.png,"a wolf -> ; -> a hat; box -> nothing"\n'
+    for text, name in ((csv, "edits.csv"), (json.dumps(rows[0]), "edits.jsonl")):
+        (row,) = read_table(table(tmp_path, text, name))
+        assert row.edits == expected
 
 
 def test_an_edit_has_one_arrow():

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.sample
+import pytest
 import torch
+from comfy.ldm.modules import attention as comfy_attention
 from torch import Tensor
 
 from ale_edit.host.attention.rgb_cam import apply_rgb_cam
@@ -135,6 +137,18 @@ def with_option(model: Any, change: Callable[[Any], None]) -> Any:
     clone.parent = model.parent or model
     change(clone)
     return clone
+
+
+def use_opaque_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ComfyUI have selected an attention without gradients."""
+    selected = comfy_attention.optimized_attention
+
+    @comfy_attention.wrap_attn
+    def opaque(q: Tensor, k: Tensor, v: Tensor, *args: Any, **named: Any) -> Tensor:
+        return selected(q.detach(), k.detach(), v.detach(), *args, **named)
+
+    for name in ("optimized_attention", "optimized_attention_masked"):
+        monkeypatch.setattr(comfy_attention, name, opaque)
 
 
 def relative_error(made: Tensor, expected: Tensor) -> float:

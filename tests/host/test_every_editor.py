@@ -16,12 +16,14 @@ from ale_edit.editors import (
     ale,
     cpam,
     diffedit,
+    dpl,
     fpe,
     infedit,
     ledits,
     mag_edit,
     masactrl,
     p2p,
+    pix2pix_zero,
     pnp,
     sdedit,
 )
@@ -54,18 +56,26 @@ SETTINGS = {
     "p2p": p2p.P2PSettings(
         steps=STEPS, cross_share=0.75, self_share=0.5, reweight="and: 2", blend_words="wolf"
     ),
+    "dpl": dpl.DPLSettings(
+        steps=STEPS, cross_share=0.75, self_share=0.5, updates=1, null_updates=1
+    ),
+    "pix2pix-zero": pix2pix_zero.Pix2PixZeroSettings(steps=STEPS),
     "cpam": cpam.CPAMSettings(steps=STEPS, strategy="pose / view", start_step_share=0.25),
 }
-OPTIMISED_ROWS = {"mag-edit": 2 * (1 + 1)}
-"""In STEPS steps: of the source and of each update, in the first half."""
+OPTIMISED_ROWS = {"mag-edit": 2 * (1 + 1), "pix2pix-zero": STEPS * (2 + 2)}
+"""In STEPS steps: of the source and of each update; of MAG-Edit in the first half, of pix2pix-zero
+under two texts."""
 ROWS = {
     "ale": 60, "infedit": 90, "masactrl": 60, "p2p": 60, "fpe": 60, "pnp": 45, "sdedit": 30,
-    "diffedit": 30, "ledits": 45, "cpam": 60, "mag-edit": 60 + 7 * (1 + 1),
+    "diffedit": 30, "ledits": 45, "cpam": 60, "mag-edit": 60 + 7 * (1 + 1), "dpl": 60,
+    "pix2pix-zero": 15 * (2 + 2 + 3),
 }  # fmt: skip
 """In 15 steps of the edit alone."""
 PUBLISHED_ROWS = {
     "ale": 60, "infedit": 90, "masactrl": 300, "p2p": 250, "fpe": 300, "pnp": 200, "sdedit": 60,
     "diffedit": 200 - 40, "ledits": 30 + 30 * (1 + 2), "cpam": 300, "mag-edit": 700 + 750 + 200,
+    "dpl": 6500,
+    "pix2pix-zero": 350,
 }  # fmt: skip
 """Of a whole edit with the paper's settings, its inversion included (methods.md F); without the 949
 further steps of Plug-and-Play's published inversion, and the 40 of DiffEdit's mask."""
@@ -139,7 +149,7 @@ def test_a_control_orders_its_branches_or_says_that_they_read_each_other(model, 
     controls = controls_of(guide_by(editor, model, clip, reuses_source=False))
     assert names[0] == "source" and controls
     for control in controls:
-        assert "source" not in control.reads
+        assert not control.reads.get("source")
         order = running_order(names, control.reads)
         assert order is None or order[0] == "source"
 

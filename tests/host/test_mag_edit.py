@@ -22,7 +22,7 @@ from ale_edit.host.editing import open_edit
 from ale_edit.host.gradients import checkpoint_blocks, leaf, record_gradients
 from ale_edit.host.sampling import optimising
 from ale_edit.tests.full_size import SD15_UNET
-from ale_edit.tests.host.runs import relative_error
+from ale_edit.tests.host.runs import relative_error, use_opaque_attention
 from ale_edit.tests.host.test_every_editor import rows_of
 from ale_edit.tests.host.test_stopped_runs import live_bytes
 from ale_edit.tests.oracle.bridge import comfy_clip, comfy_model, randomise
@@ -327,15 +327,6 @@ def test_a_card_with_too_little_memory_says_what_gradients_need(model, clip, mon
 
 def test_an_attention_without_gradients_is_not_used_for_them(model, clip, monkeypatch):
     """As SageAttention's, which ComfyUI may have selected."""
-    from comfy.ldm.modules import attention as comfy_attention
-
     expected = edit(model, clip)
-    selected = comfy_attention.optimized_attention
-
-    @comfy_attention.wrap_attn
-    def opaque(q: Tensor, k: Tensor, v: Tensor, *args: Any, **named: Any) -> Tensor:
-        return selected(q.detach(), k.detach(), v.detach(), *args, **named)
-
-    monkeypatch.setattr(comfy_attention, "optimized_attention", opaque)
-    monkeypatch.setattr(comfy_attention, "optimized_attention_masked", opaque)
+    use_opaque_attention(monkeypatch)
     assert relative_error(edit(model, clip), expected) < 1e-4

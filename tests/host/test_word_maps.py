@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,8 +37,10 @@ def maps_by_hand(
     latents: list[Tensor],
     sigmas: list[float],
     grid: tuple[int, int] | None = None,
+    texts: Tensor | None = None,
 ) -> Tensor:
-    """Of layers on a grid, by default the finest one, without the middle one; one image."""
+    """Of layers on a grid, by default the finest one, without the middle one; one image. texts: of
+    each step, by default that of the prompt."""
     from comfy.ldm.modules.attention import CrossAttention
 
     network = model.model.diffusion_model
@@ -56,10 +59,11 @@ def maps_by_hand(
         and name.endswith("attn2")
         and not name.startswith("middle_block")
     ]
-    text = plain(clip, PROMPT)[0][0]
+    if texts is None:
+        texts = plain(clip, PROMPT)[0][0].repeat(len(latents), 1, 1, 1)
     try:
         with torch.inference_mode():
-            for latent, sigma in zip(latents, sigmas, strict=True):
+            for latent, sigma, text in zip(latents, sigmas, texts, strict=True):
                 model.model.apply_model(latent, torch.tensor([sigma]), c_crossattn=text)
     finally:
         for hook in hooks:
@@ -110,6 +114,22 @@ def test_an_inversion_gives_the_latents_to_look_at(model, clip):
     assert float((found[0] - expected).abs().max()) < 1e-4
     with pytest.raises(ValueError, match="Word Attention Maps: the inversion holds latents of"):
         maps_of(model, clip, source_latent(1, 8, 8), inversion=inversion)
+
+
+def test_words_that_an_inversion_learned_have_the_maps_of_what_it_learned(model, clip):
+    """With its own prompt alone."""
+    latent = source_latent(1, 8, 12)
+    inversion: Inversion = invert_image(model, plain(clip, PROMPT), latent, Schedule(3), PROMPT)
+    latents, sigmas = list(inversion.latents[:-1]), list(inversion.sigmas[:-1])
+    texts = torch.stack([plain(clip, text)[0][0] for text in ("a goat", "brown fox", "red hat")])
+    learned = replace(inversion, word_texts=texts)
+    found = maps_of(model, clip, latent, inversion=learned)
+    expected = maps_by_hand(model, clip, latents, sigmas, None, texts)
+    assert float((found[0] - expected).abs().max()) < 1e-4
+    of_another_prompt = maps_of(model, clip, latent, inversion=replace(learned, prompt="a house"))
+    plain_maps = maps_by_hand(model, clip, latents, sigmas)
+    assert float((of_another_prompt[0] - plain_maps).abs().max()) < 1e-4
+    assert float((found - of_another_prompt).abs().max()) > 0.01
 
 
 def test_item_j_of_a_batch_is_the_single_one_at_seed_plus_j(model, clip):

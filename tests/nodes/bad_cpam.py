@@ -12,6 +12,7 @@ import torch
 from ale_edit.prompts.edits import set_variant
 from ale_edit.tests.nodes.bad_editors import HATS, edit_by, masked
 from ale_edit.tests.nodes.bad_input import Case, World, boxes, listed, regions
+from ale_edit.tests.nodes.bad_mag_edit import regions_of_speck
 from ale_edit.tests.nodes.graph import one
 
 
@@ -26,17 +27,76 @@ def tiny_mask() -> Any:
     return one("ALEEditObject", source="wolf", target="goat", mask=mask)
 
 
+def masked_all() -> torch.Tensor:
+    return torch.ones(64, 64)
+
+
 def in_other_prompt() -> Any:
     return one("ALEFullPrompts", edits=masked(), source_prompt="", target_prompt="a small cat")
 
 
+def one_sided(source: str = "", target: str = "") -> Any:
+    mask = torch.zeros(64, 64)
+    mask[8:24, 8:24] = 1
+    return one("ALEEditObject", source=source, target=target, mask=mask)
+
+
 CPAM_CASES = [
+    Case(
+        "an object to remove from what the strategy background keeps",
+        lambda w: cpam(w, strategy="background", edits=one_sided("wolf")),
+        "ALECPAM",
+        "Choose another strategy, or write both sides",
+        ("CPAM: ", "strategy background keeps", 'cannot remove "wolf"'),
+    ),
+    Case(
+        "an object to add to what the strategy background keeps",
+        lambda w: cpam(w, strategy="background", edits=one_sided(target="wolf")),
+        "ALECPAM",
+        "Choose another strategy, or write both sides",
+        ("CPAM: ", "strategy background keeps", 'cannot add "wolf"'),
+    ),
+    Case(
+        "an object to add where the strategy removes all",
+        lambda w: cpam(w, strategy="remove", edits=one_sided(target="wolf")),
+        "ALECPAM",
+        "Choose another strategy, or write both sides",
+        ("CPAM: ", "strategy remove removes", 'cannot add "wolf"'),
+    ),
+    Case(
+        "an object to add without a mask in CPAM",
+        lambda w: cpam(w, edits=listed("-> wolf")),
+        "ALECPAM",
+        "has no region",
+        ("CPAM: ", '" -> wolf"', "Connect a mask to its Edit Object"),
+    ),
+    Case(
+        "removal of the whole image by an edit without a target",
+        lambda w: cpam(w, edits=one("ALEEditObject", source="wolf", target="", mask=masked_all())),
+        "ALECPAM",
+        "the masks cover the whole image",
+        ("CPAM: ", "no background to fill them with"),
+    ),
     Case(
         "an unknown strategy",
         lambda w: cpam(w, strategy="other"),
         "ALECPAM",
         "the strategy input is",
         ("CPAM: ", '"other"', "add, replace, replace (refined), pose / view, background, remove"),
+    ),
+    Case(
+        "texts of objects that nobody knows",
+        lambda w: cpam(w, object_texts="other"),
+        "ALECPAM",
+        "the object_texts input is",
+        ("CPAM: ", '"other"', "whole prompt, each its own"),
+    ),
+    Case(
+        "an object whose words the prompt does not have",
+        lambda w: cpam(w, object_texts="each its own", edits=in_other_prompt()),
+        "ALECPAM",
+        "does not occur in",
+        ("CPAM: ", '"goat"', '"a small cat"'),
     ),
     Case(
         "edits without masks in CPAM",
@@ -76,6 +136,17 @@ CPAM_CASES = [
     Case(
         "a mask between the pixels that the published code reads",
         lambda w: cpam(w, edits=set_variant(tiny_mask(), "published code")),
+        "ALECPAM",
+        "covers no cell of the",
+        ("CPAM: ", "8x8", "choose the variant paper"),
+    ),
+    Case(
+        "a mask of another size between the pixels that the published code reads",
+        lambda w: cpam(
+            w,
+            edits=set_variant(listed("wolf -> goat"), "published code"),
+            regions=regions_of_speck(256, 16),
+        ),
         "ALECPAM",
         "covers no cell of the",
         ("CPAM: ", "8x8", "choose the variant paper"),

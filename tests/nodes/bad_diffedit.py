@@ -35,6 +35,27 @@ def half_masked() -> Any:
 
 DIFFEDIT_CASES = [
     Case(
+        "an object to add in DiffEdit Mask",
+        lambda w: find(w, "wolf -> goat\n-> moon"),
+        "ALEDiffEditMask",
+        "adds an object, which cannot be found",
+        ("DiffEdit Mask: ", '" -> moon"', "Paint a mask"),
+    ),
+    Case(
+        "no text encoder in DiffEdit Mask",
+        lambda w: find(w, clip=None),
+        "ALEDiffEditMask",
+        "the clip input is empty",
+        ("DiffEdit Mask: ", "SD 1.5"),
+    ),
+    Case(
+        "no text encoder in DiffEdit",
+        lambda w: diffedit(w, clip=None),
+        "ALEDiffEdit",
+        "the clip input is empty",
+        ("DiffEdit: ", "SD 1.5"),
+    ),
+    Case(
         "an edit that changes nothing in DiffEdit Mask",
         lambda w: find(w, "wolf -> goat\nmoon -> moon"),
         "ALEDiffEditMask",

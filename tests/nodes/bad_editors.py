@@ -83,6 +83,23 @@ EVERY_EDITOR_CASES = [
     )
     if editor is not ledits.EDITOR or case.quote != "leave no step to sample"  # see bad_ledits.py
 ]
+ABILITY_CASES = [
+    Case(
+        f"an object to {ability} in {editor.title}",
+        lambda w, node_id=editor.node_id, sides=sides: edit_by(
+            node_id, w, edits=one("ALEEditObject", **sides, mask=torch.ones(64, 64))
+        ),
+        editor.node_id,
+        "which is not possible here",
+        (f"{editor.title}: ", f'"{sides["source"]} -> {sides["target"]}"', ability, "Use CPAM"),
+    )
+    for editor in EDITORS
+    for ability, sides in (
+        ("remove", {"source": "wolf", "target": ""}),
+        ("add", {"source": "", "target": "wolf"}),
+    )
+    if ability not in editor.abilities
+]
 INFEDIT_CASES = [
     Case(
         "prompts that align nowhere",
@@ -356,6 +373,7 @@ MAPS_CASES = [
 ]
 EDITOR_CASES = [
     *EVERY_EDITOR_CASES,
+    *ABILITY_CASES,
     *INFEDIT_CASES,
     *INVERTED_CASES,
     *P2P_CASES,

@@ -42,6 +42,13 @@ INVERSION_CASES = [
         ("Sample from Inversion", "model input", "Flux"),
     ),
     Case(
+        "no text encoder in Invert Image",
+        lambda w: invert(w, clip=None),
+        "ALEInvertImage",
+        "the clip input is empty",
+        ("Invert Image: ", "SD 1.5"),
+    ),
+    Case(
         "an inversion of no step",
         lambda w: invert(w, strength=0.2),
         "ALEInvertImage",
@@ -57,11 +64,11 @@ INVERSION_CASES = [
             (f"{title}: ", "5 DDIM steps", "4 "),
         )
         for node_id, title in INVERTED.items()
-        if node_id not in ("ALEP2P", "ALEMAGEdit")  # which have no empty source prompt
+        if node_id not in ("ALEP2P", "ALEMAGEdit", "ALEPix2PixZero")  # no empty source prompt
     ),
 ]
-# tests/nodes/test_inversion.py and test_not_finite.py, tests/host/test_null_text.py and
-# test_mag_edit.py
+# tests/nodes/test_inversion.py and test_not_finite.py, tests/host/test_null_text.py,
+# test_mag_edit.py and test_pix2pix_zero.py
 ELSEWHERE = (
     "the inversion has",
     "the error at step",
@@ -70,6 +77,10 @@ ELSEWHERE = (
     "holds no inversion",
     "which is not a valid file name in",
     "Lower scale",
+    "Lower attention_guidance",
     "the gradients of latents of",
+    "the loss of",
+    "the gradient of each image",
+    "were learned with another text encoder",
 )
 """Sentences that help pages quote and other tests provoke."""

@@ -25,6 +25,13 @@ def masked(source: str = "wolf with hat", target: str = "goat with hat", pixel: 
     return one("ALEEditObject", source=source, target=target, mask=mask)
 
 
+def regions_of_speck(size: int, place: int) -> Any:
+    """Regions of one object of 3x3 pixels, at another size than the picture."""
+    mask = torch.zeros(1, size, size)
+    mask[:, place : place + 3, place : place + 3] = 1
+    return one("ALERegions", edits=listed("wolf -> goat"), masks=mask, dilation=0.0)
+
+
 def mag(world: World, edits: Any = None, prompts: Any = ("", ""), **inputs: Any) -> Any:
     source, target = prompts
     given = masked() if edits is None else edits
@@ -49,6 +56,13 @@ MAG_EDIT_CASES = [
         lambda w: mag(w, masked(pixel=3)),
         "has no cell of the",
         '"goat with hat"',
+        "8x8",
+    ),
+    case(
+        "a mask that is large enough for its own size but not for the image",
+        lambda w: mag(w, listed("wolf -> goat"), regions=regions_of_speck(256, 16)),
+        "has no cell of the",
+        '"goat"',
         "8x8",
     ),
     case(

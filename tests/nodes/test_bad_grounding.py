@@ -64,6 +64,7 @@ SAID: dict[str, Cause] = {
     "occurs in several edits": lambda _: find(TABLE, "wolf -> goat\nwolf -> cat"),
     "is not all, best, or a number": lambda _: find(instances="some"),
     "asks for number 3": lambda _: find(instances="3, 1"),
+    "adds an object, which cannot be found": lambda _: find(text="wolf -> goat\n-> moon"),
     "contains no word to look for": lambda _: find(text="?! -> goat"),
     "It must be from 0 to 1": lambda _: find(box_threshold=2.0),
     "cannot be left out": lambda _: find(

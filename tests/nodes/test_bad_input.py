@@ -15,6 +15,7 @@ import torch
 from ale_edit.demo import models, weights
 from ale_edit.tests.nodes.bad_cpam import CPAM_CASES
 from ale_edit.tests.nodes.bad_diffedit import DIFFEDIT_CASES
+from ale_edit.tests.nodes.bad_dpl import DPL_CASES
 from ale_edit.tests.nodes.bad_editors import EDITOR_CASES
 from ale_edit.tests.nodes.bad_edits import EDIT_CASES, REGION_CASES
 from ale_edit.tests.nodes.bad_flow import FLOW_CASES
@@ -25,6 +26,7 @@ from ale_edit.tests.nodes.bad_mag_edit import MAG_EDIT_CASES
 from ale_edit.tests.nodes.bad_masactrl import MASACTRL_CASES
 from ale_edit.tests.nodes.bad_models import MODEL_CASES, NO_UNET, OTHER_MODEL_CASES
 from ale_edit.tests.nodes.bad_patches import OF_NODES_NOT_HERE, PATCH_CASES
+from ale_edit.tests.nodes.bad_pix2pix_zero import PIX2PIX_ZERO_CASES
 from ale_edit.tests.nodes.bad_sampling import SAMPLING_CASES
 from ale_edit.tests.nodes.graph import one, run, schema
 from ale_edit.tests.nodes.test_bad_grounding import SAID as GROUNDING_SAID
@@ -47,8 +49,10 @@ CASES = [
     *MASACTRL_CASES,
     *CPAM_CASES,
     *DIFFEDIT_CASES,
+    *DPL_CASES,
     *LEDITS_CASES,
     *MAG_EDIT_CASES,
+    *PIX2PIX_ZERO_CASES,
 ]
 
 

@@ -42,6 +42,15 @@ SAID: dict[str, tuple[Any, str]] = {
         lambda _: leak(edits=one("ALEEditList", text="fox -> cat")),
         "ALELeakageScore",
     ),
+    "removes every object": (
+        lambda _: leak(
+            edits=one("ALEEditList", text="wolf ->"),
+            regions=one(
+                "ALERegions", edits=one("ALEEditList", text="wolf ->"), masks=torch.ones(64, 64)
+            ),
+        ),
+        "ALELeakageScore",
+    ),
     "the similarity input is not connected": (lambda _: leak(similarity=None), "ALELeakageScore"),
     "the structure_input input is": (
         lambda _: keep(structure_input="guess"),

@@ -59,6 +59,26 @@ def test_one_object_has_te_and_no_ti() -> None:
     assert json.loads(made)["images"][0]["TI"] is None
 
 
+def test_a_removed_object_has_no_target_and_its_place_is_background() -> None:
+    wolf, moon = two_boxes(64, 64)
+    edits = one("ALEEditObject", source="wolf", target="goat", mask=wolf)
+    alone = leak(edits=edits, regions=one("ALERegions", edits=edits))
+    edits = one("ALEEditObject", source="moon", target="", mask=moon, previous=edits)
+    both = leak(edits=edits, regions=one("ALERegions", edits=edits))
+    assert both[0] == alone[0] and isnan(both[1])
+    assert json.loads(both[5])["objects"] == ["goat"] and json.loads(both[5])["prompt"] == "goat"
+    removed = one("ALEEditObject", source="wolf", target="", mask=wolf)
+    with pytest.raises(ValueError, match="removes every object, so there is no target phrase"):
+        leak(edits=removed, regions=one("ALERegions", edits=removed))
+
+
+def test_an_added_object_is_named_by_its_target() -> None:
+    edits = one("ALEEditObject", source="", target="goat", mask=two_boxes(64, 64)[0])
+    regions = one("ALERegions", edits=edits)
+    assert regions.names == ("goat",)
+    assert not isnan(leak(edits=edits, regions=regions)[0])
+
+
 def test_masks_of_everything_leave_no_te() -> None:
     edits = one("ALEEditList", text=TEXT)
     everywhere = one("ALERegions", edits=edits, masks=HALVES)

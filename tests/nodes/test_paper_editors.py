@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ale_edit.editors import COMPARED, EDITORS
+from ale_edit.editors import COMPARED, EDITORS, cpam, mag_edit
 from ale_edit.editors.editor import Editor
+from ale_edit.prompts.edits import set_variant
 from ale_edit.tests.nodes.graph import nodes, one, picture, schema
+from ale_edit.tests.tiny import edits_of, two_boxes
 
 every_editor = pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: editor.name)
 every_editor_made_from_settings = pytest.mark.parametrize(
@@ -20,6 +22,7 @@ every_editor_made_from_settings = pytest.mark.parametrize(
 )
 TEXT = "wolf with red hat -> goat with red hat"
 STEPS = 4
+FEW_UPDATES = {"dpl": {"updates": 1, "null_updates": 1}}
 Edit = Callable[..., Tensor]
 
 
@@ -37,6 +40,7 @@ def edit(editor: Editor, model: Any, clip: Any, vae: Any) -> Edit:
 
     def run_node(**inputs: Any) -> Tensor:
         usual = {"model": model, "clip": clip, "vae": vae, "steps": STEPS, "image": picture()}
+        usual |= FEW_UPDATES.get(editor.name, {})
         usual["edits"] = masked(*inputs.get("image", usual["image"]).shape[1:3])
         if isinstance(inputs.get("negative"), str):
             tokens = clip.tokenize(inputs["negative"])
@@ -72,6 +76,20 @@ def test_the_same_inputs_give_the_same_image_and_leave_the_model_as_it_was(
     assert not model.wrappers and not model.patches
 
 
+@pytest.mark.parametrize("editor", [cpam.EDITOR, mag_edit.EDITOR], ids=lambda e: e.name)
+def test_a_mask_of_another_size_counts_at_the_size_of_the_image(edit: Edit) -> None:
+    """These 3x3 pixels hold none that nearest sampling reads of 64x64, but one of 128x128."""
+    text = "wolf -> goat"
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 3:6, 3:6] = 1
+    regions = one("ALERegions", edits=one("ALEEditList", text=text), masks=mask, dilation=0.0)
+    edits = set_variant(one("ALEEditList", text=text), "published code")
+    image = edit(
+        image=picture(height=128, width=128), edits=edits, regions=regions, inversion_method="DDIM"
+    )
+    assert bool(torch.isfinite(image).all())
+
+
 @every_editor
 def test_the_papers_negative_prompt_is_used_unless_another_is_connected(
     editor: Editor, edit: Edit, clip: Any
@@ -79,7 +97,8 @@ def test_the_papers_negative_prompt_is_used_unless_another_is_connected(
     def negative(text: str) -> Any:
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
-    assert torch.equal(edit(negative=negative(editor.negative)), edit())
+    own = TEXT.split(" -> ")[0] if editor.negative is None else editor.negative
+    assert torch.equal(edit(negative=negative(own)), edit())
     assert not torch.equal(edit(negative=negative("a blurry picture")), edit())
 
 
@@ -100,9 +119,13 @@ def test_masks_of_the_edits_change_nothing(edit: Edit) -> None:
 
 FOUND = {"edits": one("ALEEditList", text=TEXT), "mask_threshold": 0.95, "mask_clamp": 1.0}
 BY_WORDS = {"source_prompt": "edits", "source_words": "wolf", "target_words": "goat"}
+LEARNED = {"updates": 20, "thresholds": 0.0}
+RED_HAT = one("ALEEditList", text="red wolf -> red goat")
 QUICK = {"inversion_method": "DDIM", "iterations": 0}
 STRONG = {"inversion_method": "DDIM", "iterations": 2, "scale": 100.0, "blend_share": 0.0}
 SOMEWHERE = {"places": "guidance"}  # random weights: the two masks have no place in common
+SENTENCES = {"source_sentences": "a wolf", "target_sentences": "a goat"}
+TWO_OBJECTS = {"edits": edits_of(masks=two_boxes())}
 # for each setting, the inputs beside which it counts, and another value
 CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
     "infedit": {
@@ -207,6 +230,38 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "self_share": (QUICK, 0.0),
         "blend_share": (QUICK, 1.0),
     },
+    "dpl": {
+        "steps": ({}, 3),
+        "source_guidance": ({}, 3.0),
+        "target_guidance": ({}, 5.0),
+        "strength": ({}, 0.5),
+        "edit_mode": ({}, "replace"),
+        "cross_share": ({}, 0.0),
+        "self_share": ({}, 0.0),
+        "reweight": ({}, "goat: 3"),
+        "blend_words": ({"blend_threshold": 0.95}, "goat"),
+        "subtract_words": ({"blend_words": "goat"}, "hat"),
+        "blend_threshold": ({"blend_words": "goat"}, 0.9),
+        "blend_start": ({"blend_words": "goat", "blend_threshold": 0.9}, 0.6),
+        "time_steps": ({}, "LCM"),
+        "nouns": (LEARNED, "hat"),
+        "priors": (LEARNED, "masks"),
+        "updates": (LEARNED, 0),
+        "null_updates": ({}, 5),
+        "thresholds": (LEARNED, 10.0),
+        "adjective_binding": ({**LEARNED, "edits": RED_HAT}, True),
+        "schedule": (LEARNED, "paper"),
+    },
+    "pix2pix-zero": {
+        "steps": ({}, 3),
+        "target_guidance": ({}, 2.0),
+        "strength": ({}, 0.5),
+        "inversion_method": ({}, "DDIM"),
+        "time_steps": ({}, "LCM"),
+        "attention_guidance": ({"attention_guidance": 10.0}, 0.0),
+        "source_sentences": (SENTENCES, "a hat"),
+        "target_sentences": (SENTENCES, "a hat"),
+    },
     "ledits": {
         "steps": (SOMEWHERE, 3),
         "strength": (SOMEWHERE, 0.5),
@@ -228,6 +283,7 @@ CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
         "start_step_share": ({"strategy": "pose / view"}, 0.6),
         "start_layer_share": ({"strategy": "pose / view"}, 0.0),
         "mask_threshold": ({"strategy": "pose / view"}, 0.6),
+        "object_texts": (TWO_OBJECTS, "each its own"),
     },
 }
 
@@ -259,7 +315,8 @@ def test_the_node_has_the_inputs_of_every_editor_and_its_settings_between_them(
     )
     task = ["model", "clip", "vae", "image", "edits", "seed"]
     reuse = ["reuse_source"] if editor.branches(editor.settings())[0].name == "source" else []
-    inversion = ["inversion"] if "inversion_method" in [*first, *later] else []
+    inverts = editor.learn is not None or "inversion_method" in [*first, *later]
+    inversion = ["inversion"] if inverts else []
     masks = [name for name, _ in editor.masks]
     regions = ["regions"] if editor.grow_regions is not None else []
     assert names == [*task, *first, *reuse, "negative", *later, *inversion, *masks, *regions]

@@ -70,14 +70,26 @@ def test_a_list_is_a_chain_without_masks() -> None:
     [
         ("wolf -> goat\n\nmoon ball", 3),
         ("# moon\nmoon -> ball -> sun", 2),
-        ("wolf ->", 1),
-        ("wolf -> goat\n -> ball", 2),
+        ("wolf -> goat\n -> ", 2),
     ],
-    ids=["no arrow", "two arrows", "no target", "no source"],
+    ids=["no arrow", "two arrows", "two empty sides"],
 )
 def test_an_error_in_a_list_names_its_line(text: str, line: int) -> None:
     with pytest.raises(ValueError, match=rf"^Edit List: line {line} of the text"):
         one("ALEEditList", text=text)
+
+
+def test_a_side_may_be_empty_in_a_list_and_in_a_chain() -> None:
+    listed = one("ALEEditList", text="wolf ->\n-> hat\nmoon -> nothing")
+    chain = one("ALEEditObject", source="wolf", target=" ")
+    chain = one("ALEEditObject", source="", target="hat", previous=chain)
+    chain = one("ALEEditObject", source="moon", target="nothing", previous=chain)
+    assert pairs(listed) == pairs(chain) == [("wolf", ""), ("", "hat"), ("moon", "nothing")]
+    for edits in (listed, chain):
+        assert (edits.prompt("source"), edits.prompt("target")) == (
+            "wolf and moon",
+            "hat and nothing",
+        )
 
 
 def test_settings_sentences_and_edits_travel_together() -> None:

@@ -53,8 +53,8 @@ def test_no_schema_has_changed() -> None:
     )
 
 
-def test_there_are_forty_two_nodes() -> None:
-    assert len(nodes()) == 42
+def test_there_are_forty_three_nodes() -> None:
+    assert len(nodes()) == 44
 
 
 @every_node

@@ -21,7 +21,7 @@ from .ale_diffusers import Network, Step, heads
 from .inverted_diffusers import Sampling, edit_inverted
 from .masactrl_diffusers import self_attention_layers
 from .masks_by_hand import nearest, on_grid
-from .ore_by_hand import TextEncoder
+from .ore_by_hand import TextEncoder, Texts, restrict
 from .p2p_diffusers import rows_of
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels
@@ -39,7 +39,9 @@ EXPANSIONS = {
 @dataclass(frozen=True)
 class Settings:
     """expansion: the strategy's where None. plain: share of the layers with plain self-attention.
-    start_step, start_layer: shares. words: of the objects, in the target prompt."""
+    start_step, start_layer: shares. words: of the objects that are changed, in the target prompt.
+    tasks: what becomes of the object of each box, "change", "remove" or "add"; of none, all are
+    changed. phrases: of the objects that are not removed, where each reads its own."""
 
     strategy: str = "replace"
     boxes: tuple[Box, ...] = ((6, 9, 42, 40), (20, 81, 60, 106))
@@ -51,12 +53,16 @@ class Settings:
     start_layer: Fraction = Fraction(8, 16)
     threshold: float = 0.25
     words: str = "brown goat yellow ball"
+    tasks: tuple[str, ...] = ()
+    phrases: tuple[str, ...] = ()
     negative: str = ""
     has_control: bool = True
 
     @property
     def is_refined(self) -> bool:
-        return self.strategy in ("replace (refined)", "pose / view")
+        """With an object that is changed, whose words the mask can follow."""
+        is_followed = not self.tasks or "change" in self.tasks
+        return is_followed and self.strategy in ("replace (refined)", "pose / view")
 
 
 def grown_by_square(mask: np.ndarray, share: str) -> np.ndarray:
@@ -78,7 +84,8 @@ def grown_by_square(mask: np.ndarray, share: str) -> np.ndarray:
 class CPAMAttention:
     """diffusers' attention processor for the rows [source, target] x [uncond, cond].
 
-    plain: (steps, layers) bool. size: of the latent. refined: M_t on it, once there is one.
+    plain: (steps, layers) bool. size: of the latent. refined: M_t on it, once there is one. texts:
+    where each object reads its own.
     """
 
     settings: Settings
@@ -86,6 +93,7 @@ class CPAMAttention:
     rows: list[int]
     plain: Tensor
     size: tuple[int, int]
+    texts: Texts | None = None
     step: int = 0
     count: int = 0
     refined: np.ndarray | None = None
@@ -120,9 +128,13 @@ class CPAMAttention:
                     outs[row] = self.adapted(attn, q[row], k, v, row, outs[row])
         elif self.settings.has_control:
             self.keep_map(attn, q[TARGET_COND], k[TARGET_COND])
-            target = self.masks(q.shape[1])[1]
+            target = self.masks(q.shape[1])["target"]
             of_null = self.attend(attn, q[TARGET_COND], k[SOURCE_COND], v[SOURCE_COND])
             mine = target[:, None, None]
+            if self.texts is not None:
+                outs[TARGET_COND] = self.restricted(
+                    attn, self.texts, q[TARGET_COND], k[TARGET_COND]
+                )
             outs[TARGET_COND] = torch.where(mine, outs[TARGET_COND], of_null)
         return attn.to_out[0](torch.stack(outs).flatten(2))
 
@@ -137,7 +149,8 @@ class CPAMAttention:
 
     def adapted(self, attn: Any, q: Tensor, k: Tensor, v: Tensor, row: int, own: Tensor) -> Tensor:
         """SC of one row of the target. own: Att(Q, K, V)."""
-        source, target = self.masks(q.shape[0])
+        masks = self.masks(q.shape[0])
+        source, target, added = masks["source"], masks["target"], masks["added"]
         k_i, v_i = k[row - 1], v[row - 1]
         background = self.attend(attn, q, k_i, v_i, ~source)
         layer = self.layers.index(attn)
@@ -145,11 +158,55 @@ class CPAMAttention:
         is_deep = layer >= floor(self.settings.start_layer * len(self.layers))
         foreground = own
         if self.settings.strategy == "pose / view" and is_late and is_deep:
-            foreground = self.attend(attn, q, k_i, v_i, target)
+            kept = self.attend(attn, q, k_i, v_i, target & ~added)
+            foreground = torch.where(added[:, None, None], own, kept)
         m = target.float()
         if self.settings.variant == "published code":
             m = m.clamp(0.01, 0.99)
         return m[:, None, None] * foreground + (1 - m)[:, None, None] * background
+
+    def restricted(self, attn: Any, texts: Texts, q: Tensor, k: Tensor) -> Tensor:
+        """(L, h, D): each position with the words and the values of its object alone (ALE-Edit,
+        Algorithm 2); one of several objects with the words of them and the values of e'_base."""
+        owners = self.owners(self.grid(len(q)))
+        *values, base = (heads(attn.to_v(e)[None], attn)[0] for e in (*texts.objects, texts.base))
+        out = torch.zeros_like(q)
+        for position in range(len(q)):
+            own = [i for i, cells in enumerate(owners) if cells[position]]
+            hidden = [row for i, rows in enumerate(texts.rows) if i not in own for row in rows]
+            allowed = torch.ones(len(k), dtype=torch.bool)
+            allowed[hidden] = False
+            value = values[own[0]] if len(own) == 1 else base
+            out[position] = self.attend(attn, q[position : position + 1], k, value, allowed)[0]
+        return out
+
+    def owners(self, grid: tuple[int, int]) -> np.ndarray:
+        """(K, L) bool: the cells of the mask, as it is given, of each object that is not removed; a
+        cell of none is that of the nearest box."""
+        settings = self.settings
+        tasks = settings.tasks or ["change"] * len(settings.boxes)
+        boxes = [box for box, task in zip(settings.boxes, tasks, strict=True) if task != "remove"]
+        pixels = np.zeros((len(boxes), 8 * self.size[0], 8 * self.size[1]), bool)
+        for mask, (top, left, bottom, right) in zip(pixels, boxes, strict=True):
+            mask[top:bottom, left:right] = True
+        cells = on_grid(pixels, *grid, settings.variant).copy()
+        for i, j in np.ndindex(*grid):
+            if not cells[:, i, j].any():
+                ways = [self.way(box, grid, i, j) for box in boxes]
+                cells[int(np.argmin(ways)), i, j] = True
+        return cells.reshape(len(cells), -1)
+
+    def way(self, box: Box, grid: tuple[int, int], i: int, j: int) -> float:
+        """From the pixels of a cell to the nearest one of a box, on average."""
+        top, left, bottom, right = box
+        height, width = 8 * self.size[0], 8 * self.size[1]
+        found = []
+        for y in range(i * height // grid[0], -(-(i + 1) * height // grid[0])):
+            for x in range(j * width // grid[1], -(-(j + 1) * width // grid[1])):
+                down = max(top - y, 0, y - min(bottom, height) + 1)
+                across = max(left - x, 0, x - min(right, width) + 1)
+                found.append((down**2 + across**2) ** 0.5)
+        return sum(found) / len(found)
 
     # -- masks -------------------------------------------------------------------------------------
 
@@ -160,21 +217,49 @@ class CPAMAttention:
         assert height * width == positions
         return height, width
 
-    def masks(self, positions: int) -> tuple[Tensor, Tensor]:
-        """M_s and M_t, (L,) bool, on a layer's grid."""
+    def masks(self, positions: int) -> dict[str, Tensor]:
+        """M_s, M_t and where objects are added, (L,) bool, on a layer's grid."""
         settings, grid = self.settings, self.grid(positions)
-        pixels = np.zeros((8 * self.size[0], 8 * self.size[1]), dtype=bool)
-        for top, left, bottom, right in settings.boxes:
-            pixels[top:bottom, left:right] = True
-        share = settings.expansion or EXPANSIONS[settings.strategy]
-        item, large = (self.on(mask, grid) for mask in (pixels, grown_by_square(pixels, share)))
-        if settings.strategy == "background":
-            return ~large, ~large
+        tasks = settings.tasks or ("change",) * len(settings.boxes)
         if settings.strategy == "remove":
-            return large, torch.zeros_like(large)
-        return item, large if self.refined is None else self.on(self.refined, grid)
+            tasks = ("remove",) * len(settings.boxes)
+        items, large = {}, {}
+        for task, strategy in (
+            ("change", settings.strategy),
+            ("remove", "remove"),
+            ("add", "add"),
+        ):
+            pixels = np.zeros((8 * self.size[0], 8 * self.size[1]), dtype=bool)
+            for (top, left, bottom, right), own in zip(settings.boxes, tasks, strict=True):
+                if own == task:
+                    pixels[top:bottom, left:right] = True
+            items[task] = pixels
+            large[task] = grown_by_square(pixels, settings.expansion or EXPANSIONS[strategy])
+        if settings.strategy == "background":
+            rest = ~self.on(large["change"], grid)
+            return {"source": rest, "target": rest, "added": torch.zeros_like(rest)}
+        source, target, added, removed = (np.zeros_like(pixels) for _ in range(4))
+        for place in np.ndindex(pixels.shape):
+            if items["change"][place] or items["add"][place]:
+                source[place] = target[place] = True
+                added[place] = items["add"][place]
+            elif large["remove"][place]:
+                source[place] = removed[place] = True
+            elif large["change"][place] or large["add"][place]:
+                target[place] = True
+                added[place] = large["add"][place]
+        found = {
+            name: self.on(mask, grid)
+            for name, mask in (("source", source), ("target", target), ("added", added))
+        }
+        if self.refined is not None:
+            follows = self.on(self.refined, grid) & ~self.on(removed, grid)
+            found["target"] = follows | found["added"]
+        return found
 
     def on(self, mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
+        if not mask.any():
+            return torch.zeros(grid[0] * grid[1], dtype=torch.bool)
         return torch.from_numpy(
             on_grid(mask[None], *grid, self.settings.variant)[0].copy()
         ).flatten()
@@ -199,9 +284,11 @@ def edit(
     count = len(settings.sampling.timesteps())
     draws = torch.rand(count, len(layers), generator=torch.Generator().manual_seed(seed))
     rows = [row for word in settings.words.split() for row in rows_of(encoder, prompts[1], word)]
-    attention = CPAMAttention(
-        settings, layers, rows, draws < settings.plain, (x0.shape[-2], x0.shape[-1])
-    )
+    texts = None
+    if settings.phrases:
+        texts = restrict(encoder, settings.phrases, settings.variant, prompts[1])
+    size = (x0.shape[-2], x0.shape[-1])
+    attention = CPAMAttention(settings, layers, rows, draws < settings.plain, size, texts)
     return edit_inverted(
         network,
         encoder,

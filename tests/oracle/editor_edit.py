@@ -3,7 +3,7 @@ diffusers, step by step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -29,7 +29,9 @@ BATCH = Scene(PAIRS, (), (10, 6), batch=2)
 class Method:
     """An editor and its oracle. translate: the oracle's settings -> the editor's. edit: the
     oracle's, of one image. prompts: the oracle's source and target prompt under its settings.
-    full_prompts: those that the editor is given, joined from no phrases. regions: of its masks.
+    full_prompts: those that the editor is given, joined from no phrases; None where it joins them
+    itself. regions: of its masks. pairs: the phrases of its edits. negative: the negative prompt
+    that the editor is given, or None for its own.
     adds_result: whether the oracle gives the result after its steps; that of virtual inversion is
     the last prediction."""
 
@@ -38,21 +40,27 @@ class Method:
     edit: Callable[..., list[Step]]
     prompts: Callable[[Any], tuple[str, str]] = lambda settings: PROMPTS
     adds_result: bool = False
-    full_prompts: Callable[[Any], tuple[str, str]] = lambda settings: PROMPTS
+    full_prompts: Callable[[Any], tuple[str | None, str | None]] = lambda settings: PROMPTS
     regions: Callable[[Any, Scene], Regions | None] = lambda settings, scene: None
+    negative: Callable[[Any], str | None] = lambda settings: None
+    pairs: Callable[[Any], Sequence[tuple[str, str]]] = lambda settings: PAIRS
 
 
 def run_pack(method: Method, scene: Scene, settings: Any, variant: Variant = "paper") -> list[Step]:
     """z and p (B, C, h, w) of the target at every step, and last the result."""
     from ale_edit.host import editing
     from ale_edit.host.sampling.schedule import sigmas_of
+    from ale_edit.host.text.embedding import encode_text
 
     pack, mine = twins(), method.translate(settings)
     source, target = method.full_prompts(settings)
-    edits = edits_of(PAIRS, source_prompt=source, target_prompt=target, variant=variant)
+    pairs = method.pairs(settings)
+    edits = edits_of(pairs, source_prompt=source, target_prompt=target, variant=variant)
+    negative = method.negative(settings)
     edit = editing.open_edit(
         method.editor, mine, pack.model, pack.clip, edits,
         regions=method.regions(settings, scene), reuses_source=False,
+        negative=None if negative is None else encode_text(pack.clip, negative),
     )  # fmt: skip
     sigmas = sigmas_of(pack.model, edit.plan.schedule)
     latents = scene.latents / pack.latent_scale

@@ -61,15 +61,23 @@ def noise_of(network: Network, out: Tensor, t: int, z: Tensor) -> Tensor:
     return abar**0.5 * out + (1 - abar) ** 0.5 * z
 
 
-def invert(network: Network, text: Tensor, x0: Tensor, sampling: Sampling) -> list[Tensor]:
-    """The latents (C, h, w) of an image, from noise to the image. text: (N, D)."""
+def invert(
+    network: Network,
+    text: Tensor,
+    x0: Tensor,
+    sampling: Sampling,
+    change: Callable[[Tensor], Tensor] = lambda e: e,
+) -> list[Tensor]:
+    """The latents (C, h, w) of an image, from noise to the image. text: (N, D). change: of the
+    noise of each step that leads to another level."""
     found, z = [x0], x0
     before = -1
     for t in reversed(sampling.timesteps()):
         label = t if sampling.is_published else max(before, 0)
         # the prompt's pooled vector, where there is one
         e = noise_of(network, network(z[None], label, text[None], (1,))[0], label, z)
-        z = ddim(z, e, alpha_bar(before, network), alpha_bar(t, network))
+        less, more = alpha_bar(before, network), alpha_bar(t, network)
+        z = ddim(z, change(e) if less > more else e, less, more)
         found.insert(0, z)
         before = t
     return found

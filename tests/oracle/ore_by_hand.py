@@ -53,11 +53,14 @@ def find(part: list[int], whole: list[int]) -> list[int]:
     raise ValueError(f"{part} is not in {whole}")
 
 
-def restrict(encoder: TextEncoder, phrases: Sequence[str], variant: str) -> Texts:
-    """Algorithm 1 for the base prompt 'phrase and phrase and ...'."""
-    base_ids = encoder.ids(" and ".join(phrases))
+def restrict(
+    encoder: TextEncoder, phrases: Sequence[str], variant: str, prompt: str | None = None
+) -> Texts:
+    """Algorithm 1 for the base prompt 'phrase and phrase and ...', or for a given one."""
+    prompt = prompt or " and ".join(phrases)
+    base_ids = encoder.ids(prompt)
     end = len(base_ids) - 1
-    plain = encoder.encode(" and ".join(phrases))
+    plain = encoder.encode(prompt)
     alone = [encoder.encode(phrase) for phrase in phrases]
     rows = [find(encoder.ids(phrase)[1:-1], base_ids) for phrase in phrases]
     base = plain.clone()

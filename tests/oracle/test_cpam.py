@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from ale_edit.attention.control import Control
 from ale_edit.editors import cpam
-from ale_edit.regions.regions import ImageRegions
+from ale_edit.editors.cpam_masks import Masks
+from ale_edit.regions.regions import ImageRegions, grow_by_area
 from ale_edit.tests.tiny import box_mask
 
 from .cpam_diffusers import EXPANSIONS, Settings, edit
-from .editor_edit import BATCH, PAIRS, SMALL, Method, run_oracle, run_pack, worst_error
+from .editor_edit import BATCH, PAIRS, PROMPTS, SMALL, Method, run_oracle, run_pack, worst_error
 from .inverted_diffusers import Sampling
 from .planted import Mistake
 from .whole_edit import Scene, errors
@@ -42,6 +44,7 @@ def translate(settings: Settings) -> cpam.CPAMSettings:
         start_step_share=float(settings.start_step),
         start_layer_share=float(settings.start_layer),
         mask_threshold=settings.threshold,
+        object_texts="each its own" if settings.phrases else "whole prompt",
     )
 
 
@@ -53,13 +56,52 @@ def regions(settings: Settings, scene: Scene) -> ImageRegions:
             for top, left, bottom, right in settings.boxes
         ]
     )
-    return ImageRegions(masks, masks, tuple(source for source, _ in PAIRS[: len(masks)]))
+    return ImageRegions(masks, masks, tuple(s or t for s, t in pairs_of(settings)))
 
 
-CPAM = Method(cpam.EDITOR, translate, edit, adds_result=True, regions=regions)
+OF_TASK = {
+    "change": ("grey wolf", "brown goat"),
+    "remove": ("yellow moon", ""),
+    "add": ("", "yellow ball"),
+}
+
+
+def pairs_of(settings: Settings) -> tuple[tuple[str, str], ...]:
+    return tuple(OF_TASK[task] for task in settings.tasks) or PAIRS[: len(settings.boxes)]
+
+
+def prompts_of(settings: Settings) -> tuple[str, str]:
+    """Of tasks, what the editor joins itself."""
+    if not settings.tasks:
+        return PROMPTS
+    sources, targets = (
+        [phrase for phrase in side if phrase] for side in zip(*pairs_of(settings), strict=True)
+    )
+    return " and ".join(sources), " and ".join(targets)
+
+
+CPAM = Method(
+    cpam.EDITOR,
+    translate,
+    edit,
+    adds_result=True,
+    regions=regions,
+    pairs=pairs_of,
+    prompts=prompts_of,
+    full_prompts=lambda settings: (None, None) if settings.tasks else PROMPTS,
+)
 REPLACE = Settings()
 POSE = Settings("pose / view", threshold=0.42)
 TALL = ((10, 6, 50, 30), (50, 20, 75, 44))  # of the scene BATCH
+# The wolf's mask grows into the moon's, and that of the ball into the wolf's.
+MIXED = Settings(
+    boxes=((6, 26, 42, 52), (10, 54, 50, 78), (16, 4, 60, 24)),
+    tasks=("change", "remove", "add"),
+    expansion="0.5",
+    threshold=0.42,
+    words="brown goat",
+)
+MIXED_POSE = replace(MIXED, strategy="pose / view", start_step=Fraction(1, 5))
 
 
 @pytest.mark.parametrize(
@@ -67,8 +109,9 @@ TALL = ((10, 6, 50, 30), (50, 20, 75, 44))  # of the scene BATCH
     [
         (replace(REPLACE, plain=0.1), SMALL),
         (replace(POSE, boxes=TALL, plain=0.1), BATCH),
+        (MIXED_POSE, SMALL),
     ],
-    ids=["replace", "pose"],
+    ids=["replace", "pose", "one kept, one removed, one added"],
 )
 def test_every_step_equals_the_oracles(settings: Settings, scene: Scene):
     assert worst_error(CPAM, scene, settings) <= BOUND
@@ -83,6 +126,11 @@ OTHERS = [
     replace(POSE, start_step=Fraction(0), start_layer=Fraction(0), plain=0.5),
     replace(REPLACE, boxes=((17, 9, 20, 12),)),  # less than a cell of any grid
     replace(REPLACE, boxes=((0, 0, 1000, 1000),)),
+    *(replace(MIXED, strategy=s) for s in ("add", "replace", "replace (refined)")),
+    replace(MIXED, expansion=None),
+    replace(MIXED_POSE, variant="published code"),
+    replace(MIXED, tasks=("remove", "remove", "remove")),
+    replace(MIXED, tasks=("remove", "add", "add"), strategy="pose / view"),
 ]
 
 
@@ -134,6 +182,13 @@ def test_the_prompt_does_not_matter_where_objects_are_removed():
     assert errors(ours, theirs, SMALL) == [0.0] * len(ours)
 
 
+def test_objects_that_are_all_removed_are_removed_as_by_the_strategy_bit_for_bit():
+    settings = replace(MIXED, tasks=("remove",) * 3, strategy="pose / view")
+    ours = run_pack(CPAM, SMALL, settings)
+    theirs = run_pack(CPAM, SMALL, replace(settings, strategy="remove"))
+    assert errors(ours, theirs, SMALL) == [0.0] * len(ours)
+
+
 # -- planted mistakes ------------------------------------------------------------------------------
 
 
@@ -157,13 +212,27 @@ def of_first_image(right: Any) -> Any:
     return wrong
 
 
+def exchange(cells: Masks) -> Masks:
+    return cells._replace(source=cells.target, target=cells.source)
+
+
+def without(cells: Masks, name: str) -> Masks:
+    return cells._replace(**{name: torch.zeros_like(cells[0])})
+
+
+def grow_over(masks: Masks, raw: Tensor, strategy: Any, expansion: float) -> Masks:
+    return masks._replace(target=torch.maximum(masks.target, grow_by_area(raw[0], expansion)))
+
+
 MODULE = "editors.cpam"
 CONTROL = f"{MODULE}:CPAMControl"
+MASKS = "editors.cpam_masks"
 FEW = replace(REPLACE, sampling=replace(REPLACE.sampling, steps=5))
 FEW_POSE = replace(POSE, sampling=FEW.sampling, start_step=Fraction(1, 5))
 FEW_CODE = replace(FEW, variant="published code")
 FEW_REMOVE, FEW_BACKGROUND = (replace(FEW, strategy=s) for s in ("remove", "background"))
 FEW_PLAIN = replace(FEW, plain=0.3, boxes=TALL)
+FEW_MIXED, FEW_MIXED_POSE = (replace(s, sampling=FEW.sampling) for s in (MIXED, MIXED_POSE))
 MISTAKES = [
     Mistake(
         "background reads the object",
@@ -186,19 +255,19 @@ MISTAKES = [
     Mistake(
         "masks of source and target exchanged",
         f"{MODULE}:adapt",
-        lambda right: lambda source, target, keeps: right(target, source, keeps),
+        lambda right: lambda cells, keeps: right(exchange(cells), keeps),
         replace(FEW, expansion="0.5"),
     ),
     Mistake(
         "the rest attends to the prompt",
         f"{MODULE}:extract",
-        lambda right: lambda source, target: right(source, torch.ones_like(target)),
+        lambda right: lambda cells: right(cells._replace(target=torch.ones_like(cells.target))),
         FEW,
     ),
     Mistake(
         "extraction by the source's mask",
         f"{MODULE}:extract",
-        lambda right: lambda source, target: right(target, source),
+        lambda right: lambda cells: right(exchange(cells)),
         replace(FEW, expansion="0.5"),
     ),
     Mistake(
@@ -207,7 +276,7 @@ MISTAKES = [
         lambda _: lambda self, layer, step, is_cond: is_cond,
         FEW,
     ),
-    Mistake("mask not grown", f"{MODULE}:grow_by_area", lambda _: lambda mask, share: mask, FEW),
+    Mistake("mask not grown", f"{MASKS}:grow_by_area", lambda _: lambda mask, share: mask, FEW),
     Mistake(
         "inverted with the source prompt",
         f"{MODULE}:plan_inversion",
@@ -245,19 +314,19 @@ MISTAKES = [
     Mistake(
         "maps of the words behind",
         f"{MODULE}:_find_rows",
-        lambda right: lambda inputs: tuple(row + 3 for row in right(inputs)),
+        lambda right: lambda *args: tuple(row + 3 for row in right(*args)),
         FEW_POSE,
     ),
     Mistake(
         "the prompt where objects are removed",
         f"{CONTROL}._draw_cells",
-        lambda right: lambda *args: (right(*args)[0],) * 2,
+        lambda right: lambda *args: right(*args)._replace(target=right(*args).source),
         FEW_REMOVE,
     ),
     Mistake(
         "the object changed in place of the background",
         f"{CONTROL}._draw_cells",
-        lambda right: lambda *args: tuple(~cells for cells in right(*args)),
+        lambda right: lambda *args: type(right(*args))(*(~cells for cells in right(*args))),
         FEW_BACKGROUND,
     ),
     Mistake("hard masks in the published code", f"{MODULE}:LEAST_SHARE", lambda _: 0.0, FEW_CODE),
@@ -267,6 +336,56 @@ MISTAKES = [
         of_first_image,
         FEW_PLAIN,
         scene="batch",
+    ),
+    Mistake(
+        "a removed object changed",
+        f"{MODULE}:find_tasks",
+        lambda right: lambda *args: tuple("change" if t == "remove" else t for t in right(*args)),
+        FEW_MIXED,
+    ),
+    Mistake(
+        "an added object left out",
+        f"{MODULE}:find_tasks",
+        lambda right: lambda *args: tuple("remove" if t == "add" else t for t in right(*args)),
+        FEW_MIXED,
+    ),
+    Mistake(
+        "a removed object in the prompt",
+        "host.editing:_encode_sides",
+        lambda right: (
+            lambda *args: right(
+                *args[:-1], replace(args[-1], target_prompt="brown goat and yellow moon and ball")
+            )
+        ),
+        FEW_MIXED,
+    ),
+    Mistake(
+        "an object that grows into one that is removed",
+        f"{MODULE}:make_masks",
+        lambda right: lambda raw, tasks, *args: grow_over(right(raw, tasks, *args), raw, *args),
+        FEW_MIXED,
+    ),
+    Mistake(
+        "an added object with the look of the source",
+        f"{MODULE}:_objects",
+        lambda right: (
+            lambda readers, cells, keeps: right(
+                readers, cells._replace(added=torch.zeros_like(cells.added)), keeps
+            )
+        ),
+        FEW_MIXED_POSE,
+    ),
+    Mistake(
+        "an added object whose mask follows the words",
+        f"{CONTROL}._draw_cells",
+        lambda right: lambda *args: without(right(*args), "added"),
+        FEW_MIXED_POSE,
+    ),
+    Mistake(
+        "a mask that follows the words to an object that is removed",
+        f"{CONTROL}._draw_cells",
+        lambda right: lambda *args: without(right(*args), "removed"),
+        FEW_MIXED_POSE,
     ),
 ]
 

@@ -36,8 +36,7 @@ def test_the_unicode_arrow_is_an_arrow():
     [
         ("wolf -> goat\nmoon", ["line 2 of the text", '"moon"', 'no "->"']),
         ("a -> b -> c", ["line 1 of the text", '"a -> b -> c"', "2 arrows"]),
-        ("wolf -> goat\n\n -> ball", ["line 3 of the text", "source", "empty"]),
-        ("wolf ->", ["line 1 of the text", "target", "empty"]),
+        ("wolf -> goat\n\n -> ", ["line 3 of the text", "empty on both sides"]),
         ("", ["no edit", "wolf -> brown-colored goat"]),
         ("# only a remark\n\n", ["no edit"]),
     ],
@@ -48,11 +47,31 @@ def test_a_bad_list_is_refused_with_its_line_its_text_and_the_cure(text: str, wo
     assert [word for word in words if word not in str(error.value)] == []
 
 
-@pytest.mark.parametrize(("pair", "side"), [((" ", "goat"), "source"), (("wolf", "\n"), "target")])
-def test_an_empty_side_is_named(pair: tuple[str, str], side: str):
-    with pytest.raises(ValueError, match=f"^the {side} phrase .* is empty") as error:
-        make_edit(*pair)
-    assert "Name the object" in str(error.value)
+@pytest.mark.parametrize(
+    ("line", "source", "target"), [(" -> goat", "", "goat"), ("wolf ->", "wolf", "")]
+)
+def test_one_side_may_be_empty_and_the_other_names_the_object(line: str, source: str, target: str):
+    for edit in (make_edit(source or " ", target or "\n"), *parse_edits(line)):
+        assert (edit.source, edit.target, edit.name) == (source, target, source or target)
+
+
+def test_two_empty_sides_are_refused_with_the_cure():
+    with pytest.raises(ValueError, match="^the edit .* is empty on both sides. Write what"):
+        make_edit(" ", "\n")
+
+
+def test_nothing_is_a_word():
+    (edit,) = parse_edits("wolf -> nothing")
+    assert (edit.source, edit.target) == ("wolf", "nothing")
+
+
+def test_an_added_object_is_in_the_target_prompt_alone_and_a_removed_one_in_the_sources():
+    edits = Edits(parse_edits("wolf -> goat\nhat ->\n-> tree"))
+    assert edits.prompt("source") == "wolf and hat" and edits.prompt("target") == "goat and tree"
+    assert edits.names == ("wolf", "hat", "tree")
+    assert Edits(parse_edits("wolf ->")).prompt("target") == ""
+    whole = Edits(parse_edits("wolf ->"), "a wolf in fog", "fog")
+    assert (whole.prompt("source"), whole.prompt("target")) == ("a wolf in fog", "fog")
 
 
 def test_edits_are_added_without_changing_the_earlier_ones():
@@ -131,3 +150,11 @@ def test_one_edit_alone_changes_its_own_words(lines, source_prompt, place, targe
 def test_a_single_edit_keeps_its_full_prompts():
     single = Edits(parse_edits("wolf -> goat"), "a wolf", "a goat at night")
     assert edit_alone(single, 0) is single
+
+
+def test_a_removed_object_alone_leaves_its_phrase_out_of_the_source_prompt():
+    edits = Edits(parse_edits("wolf ->\nmoon -> ball"))
+    assert edit_alone(edits, 0).prompt("target") == "moon"
+    assert edit_alone(edits, 1).prompt("target") == "wolf and ball"
+    full = Edits(edits.items, "a wolf under a moon")
+    assert edit_alone(full, 0).prompt("target").split() == ["a", "under", "a", "moon"]

@@ -108,6 +108,17 @@ def test_factors_are_read_with_their_phrases():
     assert parse_factors(" , ") == []
 
 
+def test_phrases_with_commas_are_read_whole():
+    phrases = ["small, red ball", "red ball", "", "(old) hat, or cap"]
+    text = "small, red ball: 8, red ball: 2,(old) hat, or cap:-5\nglasses: 1"
+    assert parse_factors(text, "scales", phrases) == [
+        ("small, red ball", 8.0),
+        ("red ball", 2.0),
+        ("(old) hat, or cap", -5.0),
+        ("glasses", 1.0),
+    ]
+
+
 @pytest.mark.parametrize("text", ["goat", "goat: much", "goat: nan", ": 2", "goat 2"])
 def test_what_is_no_factor_is_refused(text: str):
     with pytest.raises(ValueError, match="which is not a word with a factor"):

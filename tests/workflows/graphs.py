@@ -169,6 +169,8 @@ NEED_PAINT = ["ale_edit_drawn_masks", "compare_editors_own"]
 """Those whose objects a person paints in the mask editor."""
 QUICK: dict[str, dict[str, dict[str, Any]]] = {
     "mag_edit": {"MAG-Edit": {"steps": 15, "inversion_method": "direct", "iterations": 3}},
+    "dpl": {"DPL": {"steps": 8, "updates": 2, "null_updates": 2}},
+    "pix2pix_zero": {"pix2pix-zero": {"steps": 10}},
 }
 """By node, what a workflow is run with that takes minutes as it is."""
 NEED_FILES = NEED_DETECTOR + NEED_CLIP + NEED_INVERSION

@@ -39,8 +39,8 @@ def values(inputs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if not isinstance(value, list)}
 
 
-LEFT_OUT = {"ALEMAGEdit", "ALELEDITS"}
-"""One takes minutes; the other has time steps and guidance of its own."""
+LEFT_OUT = {"ALEMAGEdit", "ALEDPL", "ALEPix2PixZero", "ALELEDITS"}
+"""Three compute gradients; the last has time steps and guidance of its own."""
 
 
 @every_comparison
