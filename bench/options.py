@@ -178,7 +178,8 @@ JOBS = {
 
 
 def split_edit(text: str) -> tuple[str, str]:
-    """(source, target), as headless/table.py has it; that cannot be imported without aiohttp."""
+    """(source, target), as headless/table.py has it, which cannot be imported without aiohttp; but
+    ALE-Edit, which the demo runs, needs both."""
     source, arrow, target = (part.strip() for part in text.partition("->"))
     if not (source and arrow and target) or "->" in target or source.startswith("#"):
         raise ValueError(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ale_edit.editors import COMPARED
+from ale_edit.editors import COMPARED, p2p
 from ale_edit.editors.editor import Editor
 from ale_edit.host.editing import open_edit
 from ale_edit.host.inverting.methods import invert_by
@@ -79,12 +79,21 @@ def methods_of(editor: Editor) -> tuple[str | None, ...]:
     return next((field.metadata["choices"] for field in found), (None,))
 
 
-CASES = [(editor, method) for editor in COMPARED for method in methods_of(editor)]
+USUAL = (COMPARED[0], p2p.EDITOR)
+"""With and without an inversion. CI runs the others."""
+CASES = [
+    pytest.param(
+        editor,
+        method,
+        id=f"{editor.name} {method}",
+        marks=() if editor in USUAL else pytest.mark.ci,
+    )
+    for editor in COMPARED
+    for method in methods_of(editor)
+]
 
 
-@pytest.mark.parametrize(
-    ("editor", "method"), CASES, ids=[f"{editor.name} {method}" for editor, method in CASES]
-)
+@pytest.mark.parametrize(("editor", "method"), CASES)
 def test_an_edit_is_that_of_the_noise_that_v_means(editor: Editor, method: str | None):
     model, clip, latent = comfy_model(), comfy_clip(), source_latent()
     settings = SETTINGS[editor.name]

@@ -198,8 +198,9 @@ def test_every_workflow_of_the_demo_model_runs(name, with_client, run):
 
 
 BAD_INPUT = [
-    ({"Edit 1": {"source": "", "target": "ring"}}, "Edit 1"),
-    ({"Edit 1": {"target": "  "}}, "Edit 1"),
+    ({"Edit 1": {"source": "", "target": " "}}, "Edit 1"),
+    ({"Edit 1": {"source": "", "target": "ring"}}, "Embeddings"),
+    ({"Edit 1": {"target": "  "}}, "Embeddings"),
     ({"Source image": {"image": "no such file.png"}}, "Source image"),
     ({"Schedule": {"steps": 0}}, "Schedule"),
     # Not every ComfyUI checks the choices of V3 nodes itself (tests/versions.py).
