@@ -59,11 +59,11 @@ def maps_by_hand(
         and name.endswith("attn2")
         and not name.startswith("middle_block")
     ]
-    if texts is None:
-        texts = plain(clip, PROMPT)[0][0].repeat(len(latents), 1, 1, 1)
+    same = plain(clip, PROMPT)[0][0].repeat(len(latents), 1, 1, 1)
+    each_text = same if texts is None else texts
     try:
         with torch.inference_mode():
-            for latent, sigma, text in zip(latents, sigmas, texts, strict=True):
+            for latent, sigma, text in zip(latents, sigmas, each_text, strict=True):
                 model.model.apply_model(latent, torch.tensor([sigma]), c_crossattn=text)
     finally:
         for hook in hooks:
