@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-pytestmark = pytest.mark.comfy
+pytestmark = [pytest.mark.comfy, pytest.mark.ci]
 
 
 @pytest.fixture(scope="module")

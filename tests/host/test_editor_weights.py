@@ -52,7 +52,9 @@ def test_fp8_weights_edit_as_the_same_numbers_in_the_computing_type(case, clip):
 
 
 @every_case
-@pytest.mark.parametrize("share", [0.0, 0.3])  # of each load; three make an edit
+@pytest.mark.parametrize(
+    "share", [0.0, pytest.param(0.3, marks=pytest.mark.ci)]
+)  # of each load; three make an edit
 def test_a_model_that_is_not_or_half_loaded_gives_the_same_edit(
     case, share, clip, budget: Callable[[float], None]
 ):

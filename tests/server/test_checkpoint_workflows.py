@@ -112,6 +112,7 @@ def test_the_lora_reaches_the_edit(files, prepared, run):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_every_editor_edits_the_picture_and_stands_on_the_sheet(files, prepared, run):
     workflow = prepared(COMPARISON)
     workflow.fill("All editors", cell_height=SIDE)
