@@ -44,11 +44,13 @@ def advise_guidance(inversion: Inversion, guidance: float, node: str) -> None:
 
 
 def require_method(inversion: Inversion, settings: Any) -> None:
-    """Raises ValueError for an inversion by a method that is none of an editor's. One by DPL has
-    negative texts as null-text inversion has, and serves where that does."""
-    method = "null-text" if inversion.method == "DPL" else inversion.method
+    """Raises ValueError for an inversion by a method that is none of an editor's. Those with
+    negative texts of their own serve alike."""
     for field in fields(settings):
-        if field.name == "inversion_method" and method not in field.metadata["choices"]:
+        if field.name != "inversion_method":
+            continue
+        alike = set(OPTIMISED) if inversion.method in OPTIMISED else {inversion.method}
+        if alike.isdisjoint(field.metadata["choices"]):
             ways = [way for way in field.metadata["choices"] if way != "virtual"]
             raise ValueError(
                 f"the inversion is by {inversion.method}, which this editor cannot start from. "

@@ -28,7 +28,7 @@ from ale_edit.inversion.stored import Inversion, Schedule
 from ale_edit.regions.regions import make_regions
 from ale_edit.tests.host.runs import plain, relative_error, use_opaque_attention
 from ale_edit.tests.host.test_every_editor import rows_of
-from ale_edit.tests.host.test_stopped_runs import live_bytes
+from ale_edit.tests.host.test_stopped_runs import interrupt_at
 from ale_edit.tests.oracle.bridge import comfy_clip, comfy_model
 from ale_edit.tests.tiny import (
     edits_of,
@@ -350,16 +350,6 @@ def test_an_interruption_stops_at_once_and_frees_its_memory(clear, monkeypatch, 
     the negative text."""
     model, clip = clear
     edit(model, clip)
-    held, rows = live_bytes(), rows_of(monkeypatch, model)
-    counted = model.model.apply_model
-
-    def stop(*args: Any, **named: Any) -> Tensor:
-        if len(rows) == call:
-            comfy.model_management.interrupt_current_processing()
-        return counted(*args, **named)
-
-    monkeypatch.setattr(model.model, "apply_model", stop)
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
-        edit(model, clip)
-    assert len(rows) <= call + 1 and live_bytes() <= held
-    assert not comfy.model_management.processing_interrupted()
+    rows = rows_of(monkeypatch, model)
+    interrupt_at(call, lambda: edit(model, clip), model, rows, monkeypatch)
+    assert len(rows) <= call + 1

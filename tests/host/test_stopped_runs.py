@@ -134,6 +134,25 @@ def nothing_kept(model: Any) -> Iterator[None]:
     source_branch.forget(model.model)
 
 
+def interrupt_at(
+    call: int, run: Callable[[], object], model: Any, rows: list[int], monkeypatch: Any
+) -> None:
+    """Interrupt a run at a call of its model, as the button of ComfyUI does, and see that nothing
+    is kept. rows: of each call, as `rows_of` counts them."""
+    held, counted = live_bytes(), model.model.apply_model
+
+    def stop(*args: Any, **named: Any) -> Any:
+        if len(rows) == call:
+            comfy.model_management.interrupt_current_processing()
+        return counted(*args, **named)
+
+    monkeypatch.setattr(model.model, "apply_model", stop)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run()
+    assert live_bytes() <= held
+    assert not comfy.model_management.processing_interrupted()
+
+
 def live_bytes() -> int:
     """Of all tensors that are alive and hold memory (those that torch.compile traces with do
     not)."""
